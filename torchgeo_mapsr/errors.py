@@ -1,0 +1,12 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What a user can put right."""
+
+
+class InputError(ValueError):
+    """Something that the user gave cannot be used.
+
+    The message is one line that says what is wrong and what to do; the command line
+    prints it and exits with code 2.
+    """
