@@ -1,0 +1,280 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""A pyramid of token grids, and what is linear in its high-resolution features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .upsample import Bilinear, Upsampler
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Features of an image batch, as token grids of one or several strides.
+
+    Token (i, j) of level l covers the pixels [i*s_l, (i+1)*s_l) x [j*s_l, (j+1)*s_l).
+    With U_l the upsampling operator and F_l the (h_l w_l, D_l) grid of a level, the
+    high-resolution feature vector of a pixel is the concatenation of its rows of
+    U_l F_l, of length D = sum_l D_l. That D x H x W map is never made: every method
+    states the identity that its short form rests on. A level of stride 1 is at the
+    pixels already, whichever the upsampler: there U is the identity.
+
+    Immutable: methods return new objects or tensors, and are differentiable.
+
+    Args:
+        levels: Grids, (B, D_l, h_l, w_l). They may reach beyond the image (padding);
+            what is beyond counts as a neighbour and is cropped.
+        strides: Pixels a token, for each level.
+        size: Height and width (H, W) of the image in pixels.
+        upsampler: The operator U.
+
+    Raises:
+        ValueError: If a grid does not cover the image.
+    """
+
+    levels: tuple[Tensor, ...]
+    strides: tuple[int, ...]
+    size: tuple[int, int]
+    upsampler: Upsampler = field(default_factory=Bilinear)
+
+    def __post_init__(self) -> None:
+        """Check that every level covers the image."""
+        for level, stride in zip(self.levels, self.strides, strict=True):
+            h, w = level.shape[-2:]
+            if h * stride < self.size[0] or w * stride < self.size[1]:
+                raise ValueError(
+                    f'A {h} x {w} token grid of stride {stride} does not cover an '
+                    f'image of {self.size[0]} x {self.size[1]} pixels'
+                )
+
+    @classmethod
+    def concat(cls, members: Sequence['Tokens']) -> 'Tokens':
+        """All members' levels in order: concatenated feature vectors.
+
+        Args:
+            members: Tokens of the same images; the first one's upsampler is kept.
+
+        Returns:
+            The concatenation.
+        """
+        first = members[0]
+        return replace(
+            first,
+            levels=tuple(level for member in members for level in member.levels),
+            strides=tuple(stride for member in members for stride in member.strides),
+        )
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Features of each level, D_l; their sum is D."""
+        return tuple(level.shape[1] for level in self.levels)
+
+    def with_upsampler(self, upsampler: Upsampler) -> Self:
+        """The same grids under another operator U.
+
+        Args:
+            upsampler: The operator.
+
+        Returns:
+            New tokens that share the grids.
+        """
+        return replace(self, upsampler=upsampler)
+
+    def to(self, target: torch.device | torch.dtype | str) -> Self:
+        """Move or convert the grids, as :meth:`torch.Tensor.to`.
+
+        Args:
+            target: A device or a floating point type.
+
+        Returns:
+            New tokens.
+        """
+        return replace(self, levels=tuple(level.to(target) for level in self.levels))
+
+    def affine(self, scale: Tensor, shift: Tensor | None = None) -> Self:
+        """Scale and shift the features: (U F) a + b = U (F a + b), as U 1 = 1.
+
+        Args:
+            scale: (D,) factors a.
+            shift: (D,) summands b.
+
+        Returns:
+            New tokens.
+        """
+        scales = scale.split(self.channels)
+        levels = [
+            level * part.to(level)[:, None, None]
+            for level, part in zip(self.levels, scales, strict=True)
+        ]
+        if shift is not None:
+            shifts = shift.split(self.channels)
+            levels = [
+                level + part.to(level)[:, None, None]
+                for level, part in zip(levels, shifts, strict=True)
+            ]
+        return replace(self, levels=tuple(levels))
+
+    def project(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Linear scores of every pixel, W (U F) + b = sum_l U_l (F_l W_l^T) + b.
+
+        Args:
+            weight: (K, D) weights.
+            bias: (K,) intercepts.
+
+        Returns:
+            (B, K, H, W) scores.
+        """
+        scores = []
+        parts = weight.split(self.channels, dim=1)
+        for level, stride, part in zip(self.levels, self.strides, parts, strict=True):
+            grid = torch.einsum('kd,bdij->bkij', part.to(level), level)
+            scores.append(self._operator(stride).apply(grid, stride, self.size))
+        total = torch.stack(scores).sum(0) if len(scores) > 1 else scores[0]
+        return total if bias is None else total + bias.to(total)[:, None, None]
+
+    def squared_norms(self) -> Tensor:
+        """Squared length of every pixel's features, |U F|^2 = sum_l |U_l F_l|^2.
+
+        Returns:
+            (B, H, W), from dot products of neighbouring tokens (see
+            :meth:`Upsampler.squared_norms`).
+        """
+        norms = [
+            self._operator(stride).squared_norms(level, stride, self.size)
+            for level, stride in zip(self.levels, self.strides, strict=True)
+        ]
+        return torch.stack(norms).sum(0)
+
+    def norms(self) -> Tensor:
+        """Length of every pixel's features, |U F|.
+
+        Returns:
+            (B, H, W).
+        """
+        return self.squared_norms().sqrt()
+
+    def adjoint(self, maps: Tensor) -> Tensor:
+        """Sums of features weighted by maps, sum_x m(x) (U F)(x) = F^T (U^T m).
+
+        Args:
+            maps: (B, K, H, W) weights of the pixels.
+
+        Returns:
+            (B, K, D) weighted sums.
+        """
+        sums = []
+        for level, stride in zip(self.levels, self.strides, strict=True):
+            h, w = level.shape[-2:]
+            given = self._operator(stride).adjoint(maps.to(level), stride, (h, w))
+            sums.append(torch.einsum('bkij,bdij->bkd', given, level))
+        return torch.cat(sums, dim=-1)
+
+    def gather(self, batch: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+        """High-resolution features of chosen pixels, K tokens each.
+
+        Args:
+            batch: (N,) index of each pixel's image.
+            rows: (N,) row of each pixel.
+            cols: (N,) column of each pixel.
+
+        Returns:
+            (N, D) rows of U F.
+        """
+        features = []
+        for level, stride in zip(self.levels, self.strides, strict=True):
+            h, w = level.shape[-2:]
+            base, offsets, weights = self._operator(stride).taps(
+                batch, rows, cols, stride, (h, w), level.dtype
+            )
+            # A neighbour beyond the grid has weight zero: any valid index serves.
+            index = (base[:, None] + offsets).clamp(0, h * w - 1)
+            features.append(
+                F.embedding_bag(
+                    index + (batch * (h * w))[:, None],
+                    _rows(level),
+                    per_sample_weights=weights,
+                    mode='sum',
+                )
+            )
+        return torch.cat(features, dim=1)
+
+    def pool(
+        self, mask_region: Tensor, n: int, valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean features of every region, R F with R = (region average) U.
+
+        The weight of a token in a region is the sum of its weights in the region's
+        pixels, found without looking at a feature; then one sparse product.
+
+        Args:
+            mask_region: (B, H, W) int64, 0 where a pixel belongs to no region, i + 1
+                where it belongs to region i of its image.
+            n: Regions an image.
+            valid: (B, H, W), pixels that are not valid (0) are left out.
+
+        Returns:
+            (B, n, D) means, zero for a region without a pixel, and (B, n) int64
+            numbers of pixels.
+        """
+        inside = mask_region > 0
+        if valid is not None:
+            inside = inside & (valid > 0)
+        batch, rows, cols = inside.nonzero(as_tuple=True)
+        region = batch * n + mask_region[inside] - 1
+        count = torch.bincount(region, minlength=len(mask_region) * n)
+        sums = [
+            self._pool_level(level, stride, batch, rows, cols, region, len(count))
+            for level, stride in zip(self.levels, self.strides, strict=True)
+        ]
+        total = torch.cat(sums, dim=1)
+        means = total / count.clamp(min=1)[:, None]
+        return means.view(-1, n, means.shape[1]), count.view(-1, n)
+
+    def _pool_level(
+        self,
+        level: Tensor,
+        stride: int,
+        batch: Tensor,
+        rows: Tensor,
+        cols: Tensor,
+        region: Tensor,
+        regions: int,
+    ) -> Tensor:
+        """Sums of U F over the regions of all images, (regions, D_l)."""
+        h, w = level.shape[-2:]
+        features = _rows(level)
+        base, offsets, weights = self._operator(stride).taps(
+            batch, rows, cols, stride, (h, w), level.dtype
+        )
+        # Pixels of one region with the same reference token share all their tokens:
+        # their weights are added up first, in an order that is sorted by region.
+        key, inverse = torch.unique(region * (h * w) + base, return_inverse=True)
+        summed = weights.new_zeros(len(key), len(offsets))
+        summed = summed.index_add(0, inverse, weights)
+        owner = key.div(h * w, rounding_mode='floor')
+        image = owner.div(regions // len(level), rounding_mode='floor')
+        index = ((key % (h * w))[:, None] + offsets).clamp(0, h * w - 1)
+        index = index + (image * (h * w))[:, None]
+        first = torch.searchsorted(owner, torch.arange(regions, device=owner.device))
+        return F.embedding_bag(
+            index.flatten(),
+            features,
+            first * len(offsets),
+            per_sample_weights=summed.flatten(),
+            mode='sum',
+        )
+
+    def _operator(self, stride: int) -> Upsampler:
+        """U of a level."""
+        return Bilinear() if stride == 1 else self.upsampler
+
+
+def _rows(level: Tensor) -> Tensor:
+    """A grid as one row of features a token, (B * h * w, D)."""
+    return level.permute(0, 2, 3, 1).reshape(-1, level.shape[1])
