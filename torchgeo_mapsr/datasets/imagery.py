@@ -1,0 +1,281 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""HR imagery on one grid, from one file or a mosaic."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.warp import reproject
+
+from ..errors import InputError
+from .raster import PathLike, RasterFile, open_rasters, pixel_offset, union
+
+# Largest share of values between 0 and full that a band of transparency may have.
+FEATHERED = 0.05
+
+
+class Imagery:
+    """Rasters of any band count and data type, read as float32 by windows of one grid.
+
+    The grid is the first file's. Files that share it are read as they are; others are
+    warped to it, bilinear. Where files overlap, the first that has data is taken. A
+    raster of embeddings is imagery too: one band a dimension.
+
+    A pixel is invalid outside the files, where the file's mask (internal or .msk) or
+    alpha band says so, or where it is no-data: in all bands for integers, where 0 may
+    also be a dark pixel's value; in any band for floats. NaN and infinity are no-data.
+
+    GDAL calls the fourth band of many NAIP tiles *alpha* though it is near infrared. It
+    is taken for transparency only if it looks like one: nearly all values of a sample
+    are 0 or full. Naming the band in *bands* settles it.
+
+    Args:
+        paths: files, folders, VRTs or URLs that rasterio opens
+        bands: bands to read, from 1 (default: all but alpha)
+        nodata: no-data value (default: that of the files)
+
+    Raises:
+        InputError: a file cannot be used, or the files do not fit together
+    """
+
+    def __init__(
+        self,
+        paths: PathLike | Iterable[PathLike],
+        bands: Sequence[int] | None = None,
+        nodata: float | None = None,
+    ) -> None:
+        files = open_rasters(paths)
+        transparent = bands is None and _is_transparency(files)
+        self._layers = tuple(_layer(f, bands, nodata, transparent) for f in files)
+        first = self._layers[0]
+        for layer in self._layers:
+            if len(layer.indexes) != len(first.indexes):
+                raise InputError(
+                    f'{layer.file.path} has {len(layer.indexes)} bands but '
+                    f'{first.file.path} has {len(first.indexes)}; '
+                    'choose common ones with bands'
+                )
+        boxes = [_box(f.geobox, files[0].geobox) for f in files]
+        self.geobox: GeoBox = union(boxes, files[0].geobox)
+        self._boxes = [_box(f.geobox, self.geobox) for f in files]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files, as they were given."""
+        return tuple(layer.file.path for layer in self._layers)
+
+    @property
+    def bands(self) -> int:
+        """Number of bands that are read."""
+        return len(self._layers[0].indexes)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Data type that holds the values of all files."""
+        return np.result_type(
+            *(layer.file.dtypes[i - 1] for layer in self._layers for i in layer.indexes)
+        )
+
+    @property
+    def footprints(self) -> tuple[GeoBox, ...]:
+        """What each file covers, as a crop of the grid."""
+        return tuple(_crop(self.geobox, box) for box in self._boxes)
+
+    def fingerprint(self) -> str:
+        """Digest of the files and of how they are read."""
+        parts = [(layer.file.fingerprint(), *layer.choices) for layer in self._layers]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def read(self, geobox: GeoBox) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Read a crop of the grid.
+
+        Args:
+            geobox: pixels of :attr:`geobox`, or beyond it
+
+        Returns:
+            values as they are stored, (C, H, W), 0 where invalid; and which pixels are
+            valid, (H, W)
+
+        Raises:
+            ValueError: *geobox* has other pixels than the grid
+            InputError: a file cannot be read
+        """
+        offset = pixel_offset(geobox, self.geobox)
+        if offset is None:
+            raise ValueError(f'{geobox} is not a crop of {self.geobox}')
+        height, width = geobox.shape
+        image = np.zeros((self.bands, height, width), np.float32)
+        valid = np.zeros((height, width), bool)
+        for layer, (top, left, bottom, right) in zip(
+            self._layers, self._boxes, strict=True
+        ):
+            top, bottom = (min(max(v - offset[0], 0), height) for v in (top, bottom))
+            left, right = (min(max(v - offset[1], 0), width) for v in (left, right))
+            rows, cols = slice(top, bottom), slice(left, right)
+            if top == bottom or left == right or valid[rows, cols].all():
+                continue
+            values, known = layer.read(_crop(geobox, (top, left, bottom, right)))
+            known &= ~valid[rows, cols]
+            np.copyto(image[:, rows, cols], values, where=known)
+            valid[rows, cols] |= known
+        return image, valid
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """How one file of the mosaic is read."""
+
+    file: RasterFile
+    indexes: tuple[int, ...]
+    nodata: tuple[float | None, ...]
+    alpha: int | None
+
+    @property
+    def choices(self) -> tuple[tuple[int, ...], tuple[float | None, ...], int | None]:
+        return self.indexes, self.nodata, self.alpha
+
+    def read(self, geobox: GeoBox) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Read a grid that touches the file, in the file's pixels or in others."""
+        offset = pixel_offset(geobox, self.file.geobox)
+        if offset is None:
+            return self._warp(geobox)
+        (row, col), (height, width) = offset, geobox.shape
+        return self._window(slice(row, row + height), slice(col, col + width))
+
+    def _window(
+        self, rows: slice, cols: slice
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Read a window of the file."""
+        values = self.file.read(self.indexes, rows, cols)
+        valid = np.ones(values.shape[1:], bool)
+        if self.alpha is not None:
+            valid &= self.file.read([self.alpha], rows, cols)[0] > 0
+        elif self.file.masked:
+            valid &= self.file.read([self.indexes[0]], rows, cols, mask=True)[0] > 0
+        if values.dtype.kind == 'f':
+            valid &= np.isfinite(values).all(axis=0)
+        if all(value is not None for value in self.nodata):
+            absent = values == np.array(self.nodata)[:, None, None]
+            whole = values.dtype.kind != 'f'
+            valid &= ~(absent.all(axis=0) if whole else absent.any(axis=0))
+        return np.where(valid, values, 0).astype(np.float32), valid
+
+    def _warp(self, geobox: GeoBox) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Warp the file to another grid; invalid pixels do not bleed into others."""
+        source = self.file.geobox
+        # the kernel reaches a pixel further, in the target where it reduces
+        top, left, bottom, right = _box(geobox.pad(2), source)
+        top, left = max(top - 2, 0), max(left - 2, 0)
+        bottom, right = min(bottom + 2, source.height), min(right + 2, source.width)
+        shape = (len(self.indexes), *geobox.shape)
+        if top >= bottom or left >= right:
+            return np.zeros(shape, np.float32), np.zeros(geobox.shape, bool)
+        values, valid = self._window(slice(top, bottom), slice(left, right))
+        values[:, ~valid] = np.nan
+        pixels = geobox.project(_outline(source)).area / (source.width * source.height)
+        scale = min(pixels**0.5, 1)
+        warped = np.full(shape, np.nan, np.float32)
+        reproject(
+            values,
+            warped,
+            src_transform=_crop(source, (top, left, bottom, right)).affine,
+            src_crs=_rasterio_crs(source),
+            src_nodata=np.nan,
+            dst_transform=geobox.affine,
+            dst_crs=_rasterio_crs(geobox),
+            dst_nodata=np.nan,
+            resampling=Resampling.bilinear,
+            # What GDAL would derive from the window, and so show as seams: an
+            # approximate transform, and the kernel's width where it reduces.
+            tolerance=0,
+            XSCALE=scale,
+            YSCALE=scale,
+        )
+        known: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(warped))
+        return np.where(known, warped, 0), known
+
+
+def _layer(
+    file: RasterFile,
+    bands: Sequence[int] | None,
+    nodata: float | None,
+    transparent: bool,
+) -> _Layer:
+    """Choose the bands of a file, and check them."""
+    alpha = file.alpha if bands is None and transparent else None
+    if bands is None:
+        indexes = tuple(i for i in range(1, file.count + 1) if i != alpha)
+    else:
+        indexes = tuple(bands)
+    if not indexes:
+        raise InputError(f'{file.path}: has no band besides alpha')
+    for index in indexes:
+        if not 1 <= index <= file.count:
+            raise InputError(
+                f'{file.path}: has no band {index}; its bands are 1 to {file.count}'
+            )
+    values = tuple(file.nodata[i - 1] if nodata is None else nodata for i in indexes)
+    return _Layer(file, indexes, values, alpha)
+
+
+def _is_transparency(files: Sequence[RasterFile]) -> bool:
+    """Whether bands that are called alpha hold transparency, from 3 × 3 samples a file.
+
+    A few files do: the question is put to each until one says no.
+    """
+    for file in files[:8]:
+        if file.alpha is None:
+            continue
+        dtype = np.dtype(file.dtypes[file.alpha - 1])
+        full = 1.0 if dtype.kind == 'f' else float(np.iinfo(dtype).max)
+        samples = []
+        for i in (0, 1, 2):
+            for j in (0, 1, 2):
+                top, left = (
+                    max(size - 64, 0) * k // 2
+                    for size, k in zip(file.geobox.shape, (i, j), strict=True)
+                )
+                rows = slice(top, min(top + 64, file.geobox.height))
+                cols = slice(left, min(left + 64, file.geobox.width))
+                samples.append(file.read([file.alpha], rows, cols).ravel())
+        values = np.concatenate(samples)
+        if np.mean((values != 0) & (values != full)) > FEATHERED:
+            return False
+    return True
+
+
+def _box(grid: GeoBox, reference: GeoBox) -> tuple[int, int, int, int]:
+    """Pixels of a reference grid that a grid covers: top, left, bottom, right."""
+    offset = pixel_offset(grid, reference)
+    if offset is not None:
+        return (*offset, offset[0] + grid.height, offset[1] + grid.width)
+    box = reference.project(_outline(grid)).boundingbox
+    return (
+        int(np.floor(box.bottom)),
+        int(np.floor(box.left)),
+        int(np.ceil(box.top)),
+        int(np.ceil(box.right)),
+    )
+
+
+def _outline(grid: GeoBox) -> Geometry:
+    """What a grid covers; straight edges of one projection are curves in another."""
+    return grid.extent.segmented(grid.extent.length / 64)
+
+
+def _rasterio_crs(grid: GeoBox) -> CRS:
+    assert grid.crs is not None
+    return CRS.from_wkt(grid.crs.to_wkt())
+
+
+def _crop(grid: GeoBox, box: tuple[int, int, int, int]) -> GeoBox:
+    """Crop a grid to a box, which may reach beyond it."""
+    return union([box], grid)

@@ -1,0 +1,148 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Label rasters in their own CRS and grid."""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from ..errors import InputError
+from .raster import PathLike, RasterFile, open_rasters, pixel_offset, union
+from .region import region_map
+
+
+class LabelRaster:
+    """Class codes on one grid, from one file or a mosaic of files on that grid.
+
+    Codes are never resampled: not between grids and not within one.
+
+    Args:
+        files: files on one grid; where they overlap, the first that has data is taken
+
+    Raises:
+        InputError: the files are not on one grid, or do not hold codes
+    """
+
+    def __init__(self, files: Iterable[RasterFile]) -> None:
+        self._files = tuple(files)
+        boxes = []
+        for file in self._files:
+            bands = file.count - (file.alpha is not None)
+            if bands != 1 or file.alpha == 1:
+                raise InputError(
+                    f'{file.path}: has {bands} bands; labels are one band of class codes'
+                )
+            offset = pixel_offset(file.geobox, self._files[0].geobox)
+            if offset is None:
+                raise InputError(
+                    f'{file.path}: is not on the grid of {self._files[0].path}'
+                )
+            height, width = file.geobox.shape
+            boxes.append((*offset, offset[0] + height, offset[1] + width))
+        self.geobox: GeoBox = union(boxes, self._files[0].geobox)
+        top, left = min(b[0] for b in boxes), min(b[1] for b in boxes)
+        self._boxes = [(a - top, b - left, c - top, d - left) for a, b, c, d in boxes]
+
+    @classmethod
+    def open(cls, paths: PathLike | Iterable[PathLike]) -> 'tuple[LabelRaster, ...]':
+        """Open label files, one raster for each distinct grid.
+
+        Args:
+            paths: files, folders or URLs that rasterio opens
+
+        Returns:
+            rasters in the order in which their grids first appear
+
+        Raises:
+            InputError: a file cannot be used
+        """
+        groups: list[list[RasterFile]] = []
+        for file in open_rasters(paths):
+            for group in groups:
+                if pixel_offset(file.geobox, group[0].geobox) is not None:
+                    group.append(file)
+                    break
+            else:
+                groups.append([file])
+        return tuple(cls(group) for group in groups)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files, as they were given."""
+        return tuple(file.path for file in self._files)
+
+    def fingerprint(self) -> str:
+        """Digest of the files."""
+        parts = [file.fingerprint() for file in self._files]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def read(self, rows: slice, cols: slice) -> NDArray[np.int64]:
+        """Read a window of codes.
+
+        Args:
+            rows: first and last + 1 row in the grid; below 0 and beyond the last row is
+                outside (not counted from the end)
+            cols: columns, likewise
+
+        Returns:
+            raw codes, (h, w); -1 = no data, masked or outside
+
+        Raises:
+            InputError: a file cannot be read, or holds values that are not codes
+        """
+        height, width = rows.stop - rows.start, cols.stop - cols.start
+        codes = np.full((height, width), -1, np.int64)
+        for file, (top, left, bottom, right) in zip(
+            self._files, self._boxes, strict=True
+        ):
+            first, last = max(rows.start, top), min(rows.stop, bottom)
+            start, stop = max(cols.start, left), min(cols.stop, right)
+            if first >= last or start >= stop:
+                continue
+            part = codes[
+                first - rows.start : last - rows.start,
+                start - cols.start : stop - cols.start,
+            ]
+            found = _codes(
+                file, slice(first - top, last - top), slice(start - left, stop - left)
+            )
+            np.copyto(part, found, where=part == -1)
+        return codes
+
+    def at(self, geobox: GeoBox) -> NDArray[np.int64]:
+        """Look up the code at the centre of each pixel of another grid.
+
+        Args:
+            geobox: a grid in any CRS
+
+        Returns:
+            raw codes, (H, W); -1 = no data, masked or outside
+        """
+        regions = region_map(geobox, self.geobox)
+        codes = self.read(regions.rows, regions.cols).ravel()
+        return np.concatenate([[-1], codes])[regions.mask_region]
+
+
+def _codes(file: RasterFile, rows: slice, cols: slice) -> NDArray[np.int64]:
+    """Read codes of one file, -1 where it has none."""
+    band = 2 if file.alpha == 1 else 1
+    values = file.read([band], rows, cols)[0]
+    valid = np.ones(values.shape, bool)
+    if file.masked or file.alpha is not None:
+        valid &= file.read([band], rows, cols, mask=True)[0] > 0
+    nodata = file.nodata[band - 1]
+    if nodata is not None:
+        valid &= values != nodata
+    if values.dtype.kind == 'f':
+        valid &= np.isfinite(values)
+        whole = np.where(valid, values, 0)
+        if (whole != np.rint(whole)).any():
+            raise InputError(
+                f'{file.path}: holds fractions; labels are whole class codes'
+            )
+        values = whole
+    return np.where(valid, values.astype(np.int64), -1)

@@ -1,0 +1,195 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Which LR cell holds which HR pixel."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+
+# Largest error of an interpolated coordinate, in metres on the ground.
+TOLERANCE = 1e-3
+
+# Added before a coordinate is floored, in LR pixels (< 1 µm on a 30 m grid): where an
+# HR pixel's centre lies on a cell's edge, rounding must not choose the cell.
+TIE = 1e-8
+
+
+@dataclass(frozen=True)
+class RegionMap:
+    """The LR cells of one HR chip.
+
+    Args:
+        mask_region: which cell holds each pixel's centre, (H, W) int64: 0 = outside,
+            i + 1 = cell i of the flattened LR window
+        window: first row, first column, height and width of the LR window, in cells of
+            the LR grid. It may reach beyond the label raster
+        share: visible share of each cell, (h·w,) float64 in 0..1. It is 1 when no pixel
+            of the cell lies outside the chip; otherwise the cell's pixels in the chip
+            over the pixels that a whole cell has; 0 for a cell without a pixel
+    """
+
+    mask_region: NDArray[np.int64]
+    window: tuple[int, int, int, int]
+    share: NDArray[np.float64]
+
+    @property
+    def rows(self) -> slice:
+        """Rows of the LR window, in the LR grid."""
+        return slice(self.window[0], self.window[0] + self.window[2])
+
+    @property
+    def cols(self) -> slice:
+        """Columns of the LR window, in the LR grid."""
+        return slice(self.window[1], self.window[1] + self.window[3])
+
+
+def region_map(hr: GeoBox, lr: GeoBox) -> RegionMap:
+    """Find the LR cell of every pixel of a chip.
+
+    A cell is cut by the chip's edge if it holds a pixel of the ring that is one pixel
+    wide around the chip. That needs neither the inverse projection nor a tolerance, and
+    holds for grids that are rotated against each other.
+
+    Args:
+        hr: grid of the chip
+        lr: grid of the labels, in any CRS
+
+    Returns:
+        the cells, in a window snapped outward to whole cells
+    """
+    ringed = lr_coordinates(hr.pad(1), lr)
+    known: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(ringed))
+    cells = np.floor(np.where(known, ringed, 0) + TIE).astype(np.int64)
+    inner = (slice(1, -1), slice(1, -1))
+    inside = known[inner]
+    if not inside.any():
+        empty = np.zeros(hr.shape, np.int64)
+        return RegionMap(empty, (0, 0, 0, 0), np.zeros(0))
+
+    row, col = cells[:, *inner]
+    top, left = int(row[inside].min()), int(col[inside].min())
+    height = int(row[inside].max()) - top + 1
+    width = int(col[inside].max()) - left + 1
+    mask_region = np.where(inside, (row - top) * width + (col - left) + 1, 0)
+
+    visible = np.bincount(mask_region.ravel(), minlength=height * width + 1)[1:]
+    ring = np.ones(known.shape, bool)
+    ring[inner] = False
+    row, col = cells[:, ring & known]
+    near = (row >= top) & (row < top + height) & (col >= left) & (col < left + width)
+    cut = np.zeros(height * width, bool)
+    cut[(row[near] - top) * width + col[near] - left] = True
+    share = np.where(cut, np.minimum(visible / _cell_pixels(ringed), 1), visible > 0)
+    return RegionMap(mask_region, (top, left, height, width), share)
+
+
+def lr_coordinates(hr: GeoBox, lr: GeoBox) -> NDArray[np.float64]:
+    """Project the centres of HR pixels into the LR grid.
+
+    Between different CRSs only the knots of a control grid are projected, and the rest
+    is bilinear between them. The grid is refined until its exact points and their
+    interpolation from every second one differ by less than :data:`TOLERANCE`; the finer
+    of the two is used. All points of the finer grid are compared, not only the middles
+    of the coarser one: between conformal projections the errors along x and y cancel
+    there.
+
+    Args:
+        hr: grid of the chip
+        lr: grid of the labels, in any CRS
+
+    Returns:
+        (row, col) in units of LR pixels, (2, H, W); their floor is the cell.
+        Not finite where the LR CRS is not defined
+    """
+    height, width = hr.shape
+    every = np.arange(height, dtype=float), np.arange(width, dtype=float)
+    if hr.crs == lr.crs:
+        return _project(hr, lr, *every)
+
+    tolerance = TOLERANCE / _metres(lr)
+    knots = 3
+    fine = _project(hr, lr, *_knots(hr, knots))
+    while True:
+        coarse, knots = fine, 2 * knots - 1
+        if knots >= max(height, width):
+            return _project(hr, lr, *every)
+        fine = _project(hr, lr, *_knots(hr, knots))
+        if not np.isfinite(fine).all():
+            return _project(hr, lr, *every)
+        halves = np.linspace(0, coarse.shape[1] - 1, knots)
+        error = np.abs(_bilinear(coarse, halves, halves) - fine).max()
+        if error <= tolerance:
+            scale = [(knots - 1) / max(size - 1, 1) for size in (height, width)]
+            return _bilinear(fine, every[0] * scale[0], every[1] * scale[1])
+
+
+def _knots(hr: GeoBox, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Evenly spaced rows and columns from the first pixel to the last."""
+    height, width = hr.shape
+    return np.linspace(0, height - 1, count), np.linspace(0, width - 1, count)
+
+
+def _project(
+    hr: GeoBox, lr: GeoBox, rows: NDArray[np.float64], cols: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Exact LR coordinates of the centres of HR pixels, (2, len(rows), len(cols))."""
+    col, row = np.meshgrid(cols + 0.5, rows + 0.5)
+    x, y = hr.pix2wld(col, row)
+    if hr.crs != lr.crs:
+        assert hr.crs is not None
+        assert lr.crs is not None
+        transformer = _transformer(hr.crs, lr.crs)
+        x, y = transformer.transform(x, y)
+        if lr.crs.geographic:
+            # One chip's longitudes must not jump by 360° at the antimeridian, and
+            # rasters run from −180° or from 0°.
+            height, width = hr.shape
+            centre, _ = transformer.transform(*hr.pix2wld(width / 2, height / 2))
+            middle, _ = lr.pix2wld(lr.width / 2, lr.height / 2)
+            centre += 360 * np.round((middle - centre) / 360)
+            x = x + 360 * np.round((centre - x) / 360)
+    col, row = lr.wld2pix(x, y)
+    return np.stack([row, col])
+
+
+@lru_cache(maxsize=64)
+def _transformer(source: CRS, target: CRS) -> Transformer:
+    """Transformer between two CRSs, x before y."""
+    return Transformer.from_crs(source.proj, target.proj, always_xy=True)
+
+
+def _bilinear(
+    grid: NDArray[np.float64], rows: NDArray[np.float64], cols: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Interpolate (2, n, m) at fractional rows and columns: hat · grid · hatᵀ."""
+
+    def hat(at: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+        return np.maximum(1 - np.abs(at[:, None] - np.arange(count)), 0)
+
+    return hat(rows, grid.shape[1]) @ grid @ hat(cols, grid.shape[2]).T
+
+
+def _metres(grid: GeoBox) -> float:
+    """Metres of one pixel's longer side."""
+    a, b, _, d, e, *_ = grid.affine
+    assert grid.crs is not None
+    axes = grid.crs.proj.axis_info
+    unit = axes[0].unit_conversion_factor if axes else 1.0
+    if grid.crs.geographic:
+        unit *= 6378137.0  # radians at the equator
+    return float(max(np.hypot(a, d), np.hypot(b, e)) * unit)
+
+
+def _cell_pixels(coordinates: NDArray[np.float64]) -> float:
+    """Pixels of a whole cell, from the area of the pixel in the chip's middle."""
+    i, j = (size // 2 for size in coordinates.shape[1:])
+    right = coordinates[:, i, j] - coordinates[:, i, j - 1]
+    down = coordinates[:, i, j] - coordinates[:, i - 1, j]
+    area = abs(right[0] * down[1] - right[1] * down[0])
+    return float(1 / area) if area > 0 else 1.0
