@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
-from rasterio.crs import CRS
-from rasterio.enums import Resampling
-from rasterio.warp import reproject
+from scipy.ndimage import map_coordinates
 
 from ..errors import InputError
 from .raster import PathLike, RasterFile, open_rasters, pixel_offset, union
+from .region import lr_coordinates
 
 # Largest share of values between 0 and full that a band of transparency may have.
 FEATHERED = 0.05
@@ -169,38 +168,37 @@ class _Layer:
         return np.where(valid, values, 0).astype(np.float32), valid
 
     def _warp(self, geobox: GeoBox) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Warp the file to another grid; invalid pixels do not bleed into others."""
+        """Warp the file to another grid, bilinear over its valid pixels.
+
+        Where the file is finer, each pixel is the mean of several points. GDAL's warper
+        is not used: its kernel and its rounding depend on the window that is asked for,
+        which shows as seams between windows.
+        """
         source = self.file.geobox
-        # the kernel reaches a pixel further, in the target where it reduces
-        top, left, bottom, right = _box(geobox.pad(2), source)
-        top, left = max(top - 2, 0), max(left - 2, 0)
-        bottom, right = min(bottom + 2, source.height), min(right + 2, source.width)
-        shape = (len(self.indexes), *geobox.shape)
+        area = geobox.project(_outline(source)).area
+        points = max(1, round((source.width * source.height / area) ** 0.5))
+        place = lr_coordinates(geobox.zoom_out(1 / points), source) - 0.5
+        top, left = (max(int(np.floor(p.min())), 0) for p in place)
+        bottom = min(int(np.ceil(place[0].max())) + 1, source.height)
+        right = min(int(np.ceil(place[1].max())) + 1, source.width)
+        image = np.zeros((len(self.indexes), *geobox.shape), np.float32)
         if top >= bottom or left >= right:
-            return np.zeros(shape, np.float32), np.zeros(geobox.shape, bool)
+            return image, np.zeros(geobox.shape, bool)
         values, valid = self._window(slice(top, bottom), slice(left, right))
-        values[:, ~valid] = np.nan
-        pixels = geobox.project(_outline(source)).area / (source.width * source.height)
-        scale = min(pixels**0.5, 1)
-        warped = np.full(shape, np.nan, np.float32)
-        reproject(
-            values,
-            warped,
-            src_transform=_crop(source, (top, left, bottom, right)).affine,
-            src_crs=_rasterio_crs(source),
-            src_nodata=np.nan,
-            dst_transform=geobox.affine,
-            dst_crs=_rasterio_crs(geobox),
-            dst_nodata=np.nan,
-            resampling=Resampling.bilinear,
-            # What GDAL would derive from the window, and so show as seams: an
-            # approximate transform, and the kernel's width where it reduces.
-            tolerance=0,
-            XSCALE=scale,
-            YSCALE=scale,
-        )
-        known: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(warped))
-        return np.where(known, warped, 0), known
+        place -= np.array([top, left])[:, None, None]
+
+        def sample(band: NDArray[np.float32]) -> NDArray[np.float32]:
+            at = map_coordinates(band, place, order=1, mode='grid-constant')
+            blocks = at.reshape(geobox.height, points, geobox.width, points)
+            mean: NDArray[np.float32] = blocks.mean(axis=(1, 3))
+            return mean
+
+        weight = sample(valid.astype(np.float32))
+        # half of the pixel, with room for rounding where the grids are half a pixel off
+        known = weight > 0.49
+        for i, band in enumerate(values):
+            np.divide(sample(band), weight, out=image[i], where=known)
+        return image, known
 
 
 def _layer(
@@ -269,11 +267,6 @@ def _box(grid: GeoBox, reference: GeoBox) -> tuple[int, int, int, int]:
 def _outline(grid: GeoBox) -> Geometry:
     """What a grid covers; straight edges of one projection are curves in another."""
     return grid.extent.segmented(grid.extent.length / 64)
-
-
-def _rasterio_crs(grid: GeoBox) -> CRS:
-    assert grid.crs is not None
-    return CRS.from_wkt(grid.crs.to_wkt())
 
 
 def _crop(grid: GeoBox, box: tuple[int, int, int, int]) -> GeoBox:

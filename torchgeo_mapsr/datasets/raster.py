@@ -3,6 +3,7 @@
 
 """One raster file: checked when it is named, opened when it is read."""
 
+import atexit
 import hashlib
 import json
 import os
@@ -271,3 +272,11 @@ def _handle(path: str, stamp: tuple[int, ...]) -> DatasetReader:
             handles.popitem(last=False)[1].close()
     handles.move_to_end(key)
     return handles[key]
+
+
+@atexit.register
+def _close() -> None:
+    """Close this thread's handles while rasterio can still do so without noise."""
+    if getattr(_local, 'process', None) == os.getpid():
+        for handle in _local.handles.values():
+            handle.close()

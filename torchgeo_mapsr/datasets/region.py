@@ -154,7 +154,9 @@ def _project(
             middle, _ = lr.pix2wld(lr.width / 2, lr.height / 2)
             centre += 360 * np.round((middle - centre) / 360)
             x = x + 360 * np.round((centre - x) / 360)
-    col, row = lr.wld2pix(x, y)
+    # infinite where the LR CRS is not defined
+    with np.errstate(invalid='ignore'):
+        col, row = lr.wld2pix(x, y)
     return np.stack([row, col])
 
 

@@ -1,0 +1,196 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.warp
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from rasterio.enums import ColorInterp
+
+from torchgeo_mapsr.datasets.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.imagery import Imagery
+from torchgeo_mapsr.datasets.labels import LabelRaster
+from torchgeo_mapsr.datasets.legend import Legend
+from torchgeo_mapsr.errors import InputError
+
+from .conftest import HR, UTM, Write
+
+ALBERS = Affine(30, 0, 1339185, 0, -30, 1736145)
+
+
+def codes(*shape: int, dtype: str = 'uint8') -> NDArray[np.generic]:
+    return np.random.default_rng(0).integers(1, 90, shape).astype(dtype)
+
+
+def everything(raster: LabelRaster) -> NDArray[np.int64]:
+    height, width = raster.geobox.shape
+    return raster.read(slice(0, height), slice(0, width))
+
+
+@pytest.mark.parametrize('dtype', ['uint8', 'int16', 'uint16', 'int32', 'float32'])
+def test_codes_are_raw(write: Write, dtype: str) -> None:
+    values = codes(8, 9, dtype=dtype)
+    path = write('a.tif', values, ALBERS, 'EPSG:5070')
+    (raster,) = LabelRaster.open(path)
+    assert raster.paths == (path,)
+    assert raster.geobox == GeoBox((8, 9), ALBERS, 'EPSG:5070')
+    assert everything(raster).dtype == np.int64
+    np.testing.assert_array_equal(everything(raster), values)
+
+
+def test_outside_is_minus_one(write: Write) -> None:
+    values = codes(8, 9)
+    (raster,) = LabelRaster.open(write('a.tif', values))
+    padded = np.pad(values.astype(int), 20, constant_values=-1)
+    for top, left, height, width in [(-3, -2, 20, 20), (5, 5, 9, 9), (-15, 0, 9, 9)]:
+        np.testing.assert_array_equal(
+            raster.read(slice(top, top + height), slice(left, left + width)),
+            padded[top + 20 : top + 20 + height, left + 20 : left + 20 + width],
+        )
+
+
+def test_nodata_and_masks(write: Write) -> None:
+    values = codes(8, 9)
+    expected = np.where(values == values[3, 3], -1, values.astype(int))
+    (raster,) = LabelRaster.open(write('a.tif', values, nodata=values[3, 3]))
+    np.testing.assert_array_equal(everything(raster), expected)
+
+    mask = np.random.default_rng(1).random((8, 9)) < 0.5
+    masked = np.where(mask, values.astype(int), -1)
+    (raster,) = LabelRaster.open(write('b.tif', values, mask=mask))
+    np.testing.assert_array_equal(everything(raster), masked)
+
+    two = np.stack([values, mask * np.uint8(255)])
+    interp = [ColorInterp.gray, ColorInterp.alpha]
+    (raster,) = LabelRaster.open(write('c.tif', two, colorinterp=interp))
+    np.testing.assert_array_equal(everything(raster), masked)
+
+    floats = np.where(mask, values, np.nan).astype('float32')
+    (raster,) = LabelRaster.open(write('d.tif', floats))
+    np.testing.assert_array_equal(everything(raster), masked)
+
+
+def test_files_on_one_grid_are_one_raster(write: Write) -> None:
+    values = codes(20, 30)
+    paths = [
+        write('r.tif', values[:, 18:], ALBERS * Affine.translation(18, 0), 'EPSG:5070'),
+        write('other.tif', values, ALBERS * Affine.translation(0.5, 0), 'EPSG:5070'),
+        write('l.tif', values[:, :20], ALBERS, 'EPSG:5070'),
+        write('utm.tif', values),
+    ]
+    rasters = LabelRaster.open(paths)
+    assert [r.paths for r in rasters] == [
+        (paths[0], paths[2]),
+        (paths[1],),
+        (paths[3],),
+    ]
+    assert rasters[0].geobox == GeoBox((20, 30), ALBERS, 'EPSG:5070')
+    np.testing.assert_array_equal(everything(rasters[0]), values)
+    prints = {r.fingerprint() for r in rasters}
+    assert len(prints) == 3
+    assert prints == {r.fingerprint() for r in LabelRaster.open(paths)}
+
+
+def test_first_file_with_data_wins(write: Write) -> None:
+    first, second = codes(6, 6), np.full((6, 6), 99, 'uint8')
+    first[:3] = 0
+    (raster,) = LabelRaster.open(
+        [write('a.tif', first, nodata=0), write('b.tif', second)]
+    )
+    np.testing.assert_array_equal(everything(raster), np.where(first == 0, 99, first))
+
+
+def test_bad_input(write: Write) -> None:
+    with pytest.raises(InputError, match='3 bands; labels are one band'):
+        LabelRaster.open(write('rgb.tif', codes(3, 5, 5)))
+    (raster,) = LabelRaster.open(write('f.tif', np.full((5, 5), 0.5, 'float32')))
+    with pytest.raises(InputError, match='fractions'):
+        everything(raster)
+    files = [
+        LabelRaster.open(write(f'{i}.tif', codes(5, 5), HR * Affine.rotation(i)))[0]
+        for i in range(2)
+    ]
+    with pytest.raises(InputError, match='not on the grid of'):
+        LabelRaster([f for r in files for f in r._files])
+
+
+def test_at_is_nearest_neighbour(write: Write) -> None:
+    values = codes(40, 40, dtype='uint16')
+    transform = ALBERS * Affine.translation(-10, -10)
+    path = write('a.tif', values, transform, 'EPSG:5070')
+    (raster,) = LabelRaster.open(path)
+    grid = GeoBox((448, 448), HR, UTM)
+    expected = np.zeros((448, 448), 'uint16')
+    with rasterio.open(path) as source:
+        rasterio.warp.reproject(
+            rasterio.band(source, 1),
+            expected,
+            dst_transform=HR,
+            dst_crs=UTM,
+            resampling=rasterio.warp.Resampling.nearest,
+            init_dest_nodata=False,
+        )
+    found = raster.at(grid)
+    # GDAL's transform is an approximation to an eighth of a pixel
+    assert np.mean(found != expected) < 0.01
+    # on its own grid it is a plain read
+    np.testing.assert_array_equal(raster.at(raster.geobox), values)
+    beyond = raster.at(raster.geobox.pad(3))
+    np.testing.assert_array_equal(beyond[3:-3, 3:-3], values)
+    assert (beyond[:3] == -1).all()
+
+
+CHESAPEAKE = {1: 1, 2: 2, 3: 3, 4: 4, 5: 4, 6: 4}
+OPENEARTHMAP = {1: 3, 2: 3, 7: 3, 3: 4, 4: 4, 8: 4, 5: 2, 6: 1}
+
+
+class TestRealScenes:
+    """The figures for copying the LR labels, as data/README.md gives them."""
+
+    def confusion(
+        self, folder: Path, labels: str, truth_classes: dict[int, int]
+    ) -> NDArray[np.int64]:
+        grid = Imagery(folder / 'imagery.tif').geobox
+        (lr,) = LabelRaster.open(folder / labels)
+        (hr,) = LabelRaster.open(folder / 'hr.tif')
+        target = Legend.load('land-cover-4')
+        chesapeake = 'chesapeake' in str(folder)
+        walk = Crosswalk.load('nlcd' if chesapeake else target, target)
+        table = np.zeros(256, int)
+        table[list(truth_classes)] = list(truth_classes.values())
+        truth, copy = table[hr.at(grid)] - 1, walk.index(lr.at(grid))
+        known = (truth >= 0) & (copy >= 0)
+        pairs = truth[known] * 4 + copy[known]
+        return np.bincount(pairs, minlength=16).reshape(4, 4)
+
+    def miou(self, confusion: NDArray[np.int64]) -> float:
+        union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+        present = confusion.sum(1) > 0
+        return float(np.mean(np.diag(confusion)[present] / union[present]))
+
+    @pytest.mark.parametrize(
+        ('scene', 'labels', 'expected'),
+        [
+            ('austin_29', 'lr.tif', 0.624),
+            ('austin_29', 'lr_noisy.tif', 0.458),
+            ('wielkopolskie_9', 'lr.tif', 0.583),
+            ('wielkopolskie_9', 'lr_noisy.tif', 0.333),
+        ],
+    )
+    def test_openearthmap(
+        self, shared: Path, scene: str, labels: str, expected: float
+    ) -> None:
+        folder = shared / 'data/openearthmap' / scene
+        confusion = self.confusion(folder, labels, OPENEARTHMAP)
+        assert round(self.miou(confusion), 3) == expected
+
+    def test_chesapeake(self, shared: Path) -> None:
+        folders = sorted((shared / 'data/chesapeake_wv').iterdir())
+        pooled = [self.confusion(f, 'lr.tif', CHESAPEAKE) for f in folders]
+        assert len(pooled) == 8
+        assert self.miou(np.sum(pooled, axis=0)) == pytest.approx(0.400, abs=0.001)
