@@ -1,0 +1,101 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+
+from torchgeo_mapsr.datasets.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.labels import LabelRaster
+from torchgeo_mapsr.datasets.legend import Legend
+from torchgeo_mapsr.datasets.region import region_map
+from torchgeo_mapsr.evaluation import consistency
+from torchgeo_mapsr.evaluation.consistency import MapSummary, summarise
+
+LEGEND = Legend.load('land-cover-4')
+NLCD = Crosswalk.load('nlcd', 'land-cover-4')
+
+
+def write(path: Path, codes: np.ndarray, affine: Affine, crs: str) -> Path:
+    profile = {'driver': 'GTiff', 'dtype': 'uint8', 'count': 1, 'nodata': 0, 'crs': crs}
+    height, width = codes.shape
+    with rasterio.open(
+        path, 'w', height=height, width=width, transform=affine, **profile
+    ) as dataset:
+        dataset.write(codes.astype(np.uint8), 1)
+    return path
+
+
+@pytest.fixture
+def rasters(tmp_path: Path) -> tuple[Path, LabelRaster]:
+    """A map in UTM, and NLCD on a rotated Albers grid that covers a part of it."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 5, (8, 10)).repeat(40, 0).repeat(40, 1)
+    mapped = np.where(rng.random((310, 390)) < 0.6, coarse[:310, :390], 0)
+    path = write(
+        tmp_path / 'map.tif', mapped, Affine(1, 0, 3.7e5, 0, -1, 4.3e6), 'EPSG:26918'
+    )
+    x, y = Transformer.from_crs(26918, 5070, always_xy=True).transform(
+        3.7e5 + 120, 4.3e6 - 60
+    )
+    codes = rng.choice([11, 41, 82, 22, 0, 77, 12], (9, 8))
+    affine = Affine(30, 0, x - 80, 0, -30, y + 110)
+    labels = write(tmp_path / 'nlcd.tif', codes, affine, 'EPSG:5070')
+    return path, LabelRaster.open(labels)[0]
+
+
+def dense(path: Path, labels: LabelRaster) -> MapSummary:
+    """The same counts from whole arrays, cell by cell."""
+    with rasterio.open(path) as dataset:
+        mapped = LEGEND.index(dataset.read(1).astype(int))
+        region = region_map(GeoBox.from_rio(dataset), labels.geobox)
+    truth = NLCD.index(labels.read(region.rows, region.cols)).ravel()
+    cells, agreeing = np.zeros(4, int), np.zeros(4, int)
+    for cell, known in enumerate(truth):
+        inside = mapped[(region.mask_region == cell + 1) & (mapped >= 0)]
+        if known < 0 or inside.size == 0:
+            continue
+        cells[known] += 1
+        agreeing[known] += np.bincount(inside, minlength=4).argmax() == known
+    pixels = np.bincount(mapped[mapped >= 0], minlength=4)
+    nodata = int((mapped < 0).sum())
+    return MapSummary(LEGEND, pixels, pixels / 1e4, nodata, cells, agreeing)
+
+
+@pytest.mark.parametrize('block', [64, 150, 1024])
+def test_windows_count_what_the_whole_does(
+    rasters: tuple[Path, LabelRaster], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, labels = rasters
+    expected = dense(path, labels)
+    assert expected.cells.sum() > 20
+    assert 0 < expected.agreeing.sum() < expected.cells.sum()
+    monkeypatch.setattr(consistency, '_BLOCK', block)
+    result = summarise(path, LEGEND, [labels], NLCD)
+    for name in ('pixels', 'nodata', 'cells', 'agreeing'):
+        np.testing.assert_array_equal(getattr(result, name), getattr(expected, name))
+    np.testing.assert_allclose(result.hectares, expected.hectares)
+
+
+def test_report_of_it(rasters: tuple[Path, LabelRaster]) -> None:
+    path, labels = rasters
+    content = summarise(path, LEGEND, [labels], NLCD).to_dict()
+    json.dumps(content, allow_nan=False)
+    assert content['pixels'] + content['nodata_pixels'] == 310 * 390
+    assert sum(c['pixels'] for c in content['classes']) == content['pixels']
+    np.testing.assert_allclose(
+        sum(c['share'] for c in content['classes']), 1, atol=1e-3
+    )
+    np.testing.assert_allclose(content['hectares'], content['pixels'] / 1e4)
+
+
+def test_without_labels(rasters: tuple[Path, LabelRaster]) -> None:
+    content = summarise(rasters[0], LEGEND).to_dict()
+    assert content['lr_cells'] == 0
+    assert content['lr_agreement'] is None

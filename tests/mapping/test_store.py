@@ -1,0 +1,168 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.mapping.plan import Tile
+from torchgeo_mapsr.mapping.store import WorkStore, digest, replacing
+
+WORK = {'settings': {'seed': 0, 'backbone': 'rcf'}, 'inputs': {'a.tif': 'abc'}}
+TILE = Tile(1, 2, slice(0, 4), slice(4, 9))
+
+
+def save(store: WorkStore) -> np.ndarray:
+    classes = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    store.save(0, TILE, classes=classes, scores=np.stack([classes, classes]))
+    return classes
+
+
+def test_tiles_come_back(tmp_path: Path) -> None:
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        assert not store.has(0, TILE)
+        classes = save(store)
+        assert store.has(0, TILE)
+        assert not store.has(1, TILE)
+        np.testing.assert_array_equal(store.load(0, TILE, 'classes'), classes)
+        assert store.load(0, TILE, 'scores').shape == (2, 4, 5)
+
+
+def test_same_work_is_resumed(tmp_path: Path) -> None:
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        save(store)
+        store.fit.write_bytes(b'fit')
+        assert not store.resumed
+    with WorkStore(tmp_path / 'w', json.loads(json.dumps(WORK))) as store:
+        assert store.resumed
+        assert store.notice == ''
+        assert store.has(0, TILE)
+        assert store.fit.read_bytes() == b'fit'
+
+
+def test_other_work_starts_over_and_says_why(tmp_path: Path) -> None:
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        save(store)
+        store.fit.write_bytes(b'fit')
+    other = {**WORK, 'settings': {'seed': 1, 'backbone': 'rcf'}}
+    with WorkStore(tmp_path / 'w', other) as store:
+        assert not store.resumed
+        assert 'settings.seed' in store.notice
+        assert 'backbone' not in store.notice
+        assert not store.has(0, TILE)
+        assert not store.fit.exists()
+
+
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"digest": 3}', 'null'])
+def test_damaged_manifest_starts_over(tmp_path: Path, text: str) -> None:
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        save(store)
+    (tmp_path / 'w' / 'manifest.json').write_text(text)
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        assert not store.resumed
+        assert 'damaged' in store.notice
+        assert not store.has(0, TILE)
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        assert store.resumed
+
+
+def test_half_written_files_are_not_resumed(tmp_path: Path) -> None:
+    with WorkStore(tmp_path / 'w', WORK):
+        pass
+    (tmp_path / 'w' / '0_1_2.npz.part').write_bytes(b'half')
+    (tmp_path / 'w' / 'out_map.tif').write_bytes(b'half')
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        assert store.resumed
+        assert not store.has(0, TILE)
+        names = {path.name for path in store.folder.iterdir()}
+    assert names - {'lock'} == {'manifest.json'}
+
+
+def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / 'w').mkdir()
+    (tmp_path / 'w' / 'thesis.docx').write_text('mine')
+    with (
+        pytest.raises(InputError, match=r'thesis\.docx'),
+        WorkStore(tmp_path / 'w', WORK),
+    ):
+        pass
+    assert (tmp_path / 'w' / 'thesis.docx').read_text() == 'mine'
+
+
+def test_second_run_is_refused(tmp_path: Path) -> None:
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        save(store)
+        with (
+            pytest.raises(InputError, match='Another run'),
+            WorkStore(tmp_path / 'w', {'other': 'work'}),
+        ):
+            pass
+        assert store.has(0, TILE)
+
+
+def test_killed_run_leaves_finished_tiles_and_no_lock(tmp_path: Path) -> None:
+    script = f"""
+import numpy as np, sys, time
+from pathlib import Path
+from torchgeo_mapsr.mapping.plan import Tile
+from torchgeo_mapsr.mapping.store import WorkStore
+store = WorkStore(Path({str(tmp_path / 'w')!r}), {WORK!r}).__enter__()
+store.save(0, Tile(1, 2, slice(0, 4), slice(4, 9)), classes=np.ones((4, 5), 'uint8'))
+print('saved', flush=True)
+time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == b'saved'
+    with (
+        pytest.raises(InputError, match='Another run'),
+        WorkStore(tmp_path / 'w', WORK),
+    ):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        assert store.resumed
+        assert store.load(0, TILE, 'classes').sum() == 20
+
+
+def fail_half_way(path: Path) -> None:
+    with replacing(path) as part:
+        part.write_text('half')
+        raise OSError('disk full')
+
+
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / 'file'
+    path.write_text('old')
+    with pytest.raises(OSError, match='full'):
+        fail_half_way(path)
+    assert path.read_text() == 'old'
+    assert os.listdir(tmp_path) == ['file']
+
+
+def test_publish_and_discard(tmp_path: Path) -> None:
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        scratch = store.scratch('map.tif')
+        scratch.write_bytes(b'map')
+        store.publish(scratch, tmp_path / 'map.tif')
+        store.finish(0)
+    assert (tmp_path / 'map.tif').read_bytes() == b'map'
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        assert store.published == [str(tmp_path / 'map.tif')]
+        assert store.finished == [0]
+        store.discard()
+    assert os.listdir(tmp_path) == ['map.tif']
+
+
+def test_digest_does_not_depend_on_order() -> None:
+    assert digest({'a': 1, 'b': 2}) == digest({'b': 2, 'a': 1})
+    assert digest({'a': 1}) != digest({'a': 2})

@@ -1,0 +1,123 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from torchgeo_mapsr.mapping.plan import Chip, Plan
+from torchgeo_mapsr.mapping.sweep import BlendedTile, ScoredChip, schedule, sweep
+from torchgeo_mapsr.mapping.write import NO_PERCENT
+
+SHAPE = (330, 290)
+
+
+def plan(tile: int) -> Plan:
+    geobox = GeoBox(SHAPE, Affine(1, 0, 5e5, 0, -1, 4e6), 'EPSG:26917')
+    return Plan(geobox, 96, tile, overlap=24, halo=6)
+
+
+def scorer(
+    plan: Plan, valid: np.ndarray, log: list[Chip] | None = None
+) -> tuple[Callable[[Chip], Chip], Callable[[Chip], ScoredChip]]:
+    """A model whose answer depends on the chip, as a backbone's does."""
+
+    def score(chip: Chip) -> ScoredChip:
+        if log is not None:
+            log.append(chip)
+        window = plan.window(chip)
+        if not valid[window].any():
+            return ScoredChip(None, valid[window])
+        rng = torch.Generator().manual_seed(chip.row * 100 + chip.col)
+        logits = torch.randn(3, *valid[window].shape, generator=rng)
+        return ScoredChip(logits.softmax(0), valid[window])
+
+    return (lambda chip: chip), score
+
+
+def run(tile: int, valid: np.ndarray) -> BlendedTile:
+    """All tiles put together."""
+    part = plan(tile)
+    classes = np.full(SHAPE, -9)
+    confidence = np.zeros(SHAPE, np.uint8)
+    scores = np.zeros((3, *SHAPE), np.uint8)
+    for done, result in sweep(part, list(part.tiles()), 3, *scorer(part, valid)):
+        classes[done.rows, done.cols] = result.classes
+        confidence[done.rows, done.cols] = result.confidence
+        scores[:, done.rows, done.cols] = result.scores
+    return BlendedTile(classes, confidence, scores)
+
+
+@pytest.fixture
+def valid() -> np.ndarray:
+    mask = np.ones(SHAPE, bool)
+    mask[:150, :160] = False  # larger than a chip and than a tile
+    mask[300, 100] = False
+    return mask
+
+
+def test_blend_is_the_weighted_mean_of_all_chips(valid: np.ndarray) -> None:
+    part = plan(128)
+    total = np.zeros((3, *SHAPE))
+    weight = np.zeros(SHAPE)
+    read, score = scorer(part, valid)
+    for chip in part.lattice():
+        scored = score(read(chip))
+        if scored.probabilities is None:
+            continue
+        wy, wx = part.weights(chip)
+        rows, cols = part.window(chip)
+        total[:, rows, cols] += scored.probabilities.numpy() * wy[:, None] * wx
+        weight[rows, cols] += wy[:, None] * wx
+    expected = total / np.where(valid, weight, 1)
+    result = run(128, valid)
+    np.testing.assert_array_equal(
+        result.classes, np.where(valid, expected.argmax(0), -1)
+    )
+    percent = 100 * expected.max(0)
+    assert np.abs(result.confidence - percent)[valid].max() <= 0.5 + 1e-3
+    assert (result.confidence[~valid] == NO_PERCENT).all()
+    assert (result.scores[:, ~valid] == NO_PERCENT).all()
+    np.testing.assert_array_equal(result.confidence[valid], result.scores.max(0)[valid])
+
+
+@pytest.mark.parametrize('tile', [50, 128, 200])
+def test_any_tile_size_gives_the_same_bits(valid: np.ndarray, tile: int) -> None:
+    expected, result = run(1024, valid), run(tile, valid)
+    np.testing.assert_array_equal(result.classes, expected.classes)
+    np.testing.assert_array_equal(result.scores, expected.scores)
+
+
+def test_resumed_tiles_are_the_same(valid: np.ndarray) -> None:
+    """Tiles do not depend on which others were made before."""
+    part = plan(100)
+    tiles = list(part.tiles())
+    complete = {str(t): r for t, r in sweep(part, tiles, 3, *scorer(part, valid))}
+    for tile, result in sweep(part, tiles[2::3], 3, *scorer(part, valid)):
+        np.testing.assert_array_equal(result.scores, complete[str(tile)].scores)
+
+
+def test_schedule_is_what_is_scored(valid: np.ndarray) -> None:
+    part = plan(100)
+    tiles = list(part.tiles())
+    log: list[Chip] = []
+    for _ in sweep(part, tiles, 3, *scorer(part, valid, log)):
+        pass
+    assert log == list(schedule(part, tiles))
+    assert set(log) == set(part.lattice())
+    alone = sum(len(part.chips(tile)) for tile in tiles)
+    assert len(log) < alone  # neighbours hand chips on
+
+
+def test_errors_of_the_reader_arrive() -> None:
+    part = plan(100)
+
+    def read(chip: Chip) -> Chip:
+        raise OSError('truncated')
+
+    with pytest.raises(OSError, match='truncated'):
+        next(sweep(part, list(part.tiles()), 3, read, scorer(part, np.ones(SHAPE))[1]))

@@ -1,0 +1,140 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""One picture of a run: imagery, LR labels, map and confidence side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+
+from ..datasets.crosswalk import Crosswalk
+from ..datasets.imagery import Imagery
+from ..datasets.labels import LabelRaster
+from ..datasets.legend import Legend
+
+_SIZE = 800
+_NOTHING = (235, 235, 235)
+
+
+def save_panel(
+    path: Path,
+    map_path: Path,
+    legend: Legend,
+    imagery: Imagery,
+    labels: Sequence[LabelRaster] = (),
+    crosswalk: Crosswalk | None = None,
+    confidence: Path | None = None,
+    bands: Sequence[int] = (1, 2, 3),
+) -> None:
+    """Draw the panel.
+
+    Everything is read at the size that it is drawn in, from overviews where a file has
+    them: the cost does not depend on the size of the map.
+
+    Args:
+        path: PNG file to write.
+        map_path: The map.
+        legend: Its legend.
+        imagery: What it was made of.
+        labels: LR labels, drawn in the map's classes.
+        crosswalk: From the labels' legend to the map's; needed if there are labels.
+        confidence: The map's confidence in percent.
+        bands: Bands of the imagery's files to show as red, green and blue, from 1;
+            the first one alone if there are fewer than three.
+    """
+    grid = _thumbnail(imagery.geobox)
+    colors = np.concatenate([legend.colors, [_NOTHING]]).astype(np.uint8)
+    shown = list(bands[:3]) if min(len(bands), imagery.bands) >= 3 else [bands[0]]
+    pictures = [('imagery', _picture(imagery, grid, shown))]
+    if labels and crosswalk is not None:
+        index = np.full(grid.shape, -1)
+        for raster in labels:
+            found = crosswalk.index(raster.at(grid))
+            index = np.where(index < 0, found, index)
+        pictures.append(('coarse labels', colors[index]))
+    codes, known = _read(map_path, grid, [1], Resampling.nearest)
+    index = np.where(known, legend.index(codes[0].astype(np.int64)), -1)
+    pictures.append(('map', colors[index]))
+
+    count = len(pictures) + (confidence is not None)
+    height, width = grid.shape
+    side = 4.0
+    tall = side * min(max(height / width, 0.3), 2.5)
+    figure = Figure((side * count, tall + 0.8), dpi=150, layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for axis, (title, picture) in zip(axes, pictures, strict=False):
+        axis.imshow(picture, interpolation='nearest')
+        axis.set_title(title)
+    if confidence is not None:
+        percent, known = _read(confidence, grid, [1], Resampling.average)
+        masked = np.ma.masked_array(percent[0], ~known)
+        image = axes[-1].imshow(masked, vmin=0, vmax=100, cmap='viridis')
+        axes[-1].set_title('confidence (%)')
+        figure.colorbar(image, ax=axes[-1], fraction=0.04)
+    for axis in axes:
+        axis.set_axis_off()
+    present = sorted(set(np.unique(index)) - {-1})
+    handles = [
+        Patch(color=legend.colors[i] / 255, label=legend.classes[i].name)
+        for i in present
+    ]
+    figure.legend(handles=handles, loc='outside lower center', ncols=8, frameon=False)
+    figure.savefig(path, format='png')
+
+
+def _thumbnail(grid: GeoBox) -> GeoBox:
+    """A grid of at most 800 pixels a side over the same place."""
+    factor = max(1.0, max(grid.shape) / _SIZE)
+    return grid.zoom_out(factor)
+
+
+def _picture(imagery: Imagery, grid: GeoBox, bands: list[int]) -> NDArray[np.uint8]:
+    """Three bands stretched to their 2nd to 98th percentile, (h, w, 3)."""
+    values = np.zeros((len(bands), *grid.shape))
+    known = np.zeros(grid.shape, bool)
+    for path in imagery.paths:
+        found, valid = _read(path, grid, bands, Resampling.average)
+        fresh = valid & ~known
+        values[:, fresh] = found[:, fresh]
+        known |= valid
+    picture = np.empty((*grid.shape, 3))
+    for channel in range(3):
+        band = values[channel % len(bands)]
+        low, high = np.percentile(band[known], [2, 98]) if known.any() else (0, 1)
+        picture[..., channel] = (band - low) / max(high - low, 1e-9)
+    picture = (picture.clip(0, 1) * 255).round()
+    picture[~known] = _NOTHING
+    return picture.astype(np.uint8)
+
+
+def _read(
+    path: str | Path, grid: GeoBox, bands: list[int], resampling: Resampling
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """A raster on the small grid, (bands, h, w), and where it has data, (h, w)."""
+    with (
+        rasterio.open(path) as source,
+        WarpedVRT(
+            source,
+            crs=str(grid.crs.to_wkt()) if grid.crs else None,
+            transform=grid.affine,
+            width=grid.width,
+            height=grid.height,
+            resampling=resampling,
+            add_alpha=source.nodata is None
+            and rasterio.enums.ColorInterp.alpha not in source.colorinterp,
+        ) as small,
+    ):
+        values = small.read(bands).astype(float)
+        known = small.dataset_mask() > 0
+    known &= np.isfinite(values).all(0)
+    return values, known

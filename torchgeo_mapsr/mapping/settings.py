@@ -1,0 +1,301 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Everything that a mapping job can be told, in one place.
+
+The command line's options and help, the configuration digest that resuming depends on,
+and the settings in the report are all read off the fields of :class:`MapJob`.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+
+def _about(
+    group: str,
+    help: str,
+    metavar: str | None = None,
+    choices: tuple[str, ...] | None = None,
+    result: bool = True,
+) -> dict[str, Any]:
+    """What else is to be known of a field.
+
+    Args:
+        group: Heading in ``--help``.
+        help: What it does.
+        metavar: Name of its value in ``--help``.
+        choices: Allowed values.
+        result: Whether its value, as it stands, decides what the map is. Files do by
+            their content.
+    """
+    return locals()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapJob:
+    """A land-cover map to be made.
+
+    Args:
+        imagery: HR rasters, each a path that rasterio opens.
+        output: The map (one mosaic), or a folder (a map for each file of imagery).
+        labels: LR label rasters; may be left out if *model* is given.
+
+    The other fields are documented by ``torchgeo-mapsr map --help``.
+
+    Raises:
+        InputError: If the fields contradict one another.
+    """
+
+    imagery: tuple[str, ...] = field(
+        metadata=_about(
+            'input', 'HR imagery: one or more rasters', 'IMAGERY', result=False
+        )
+    )
+    labels: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            'input',
+            'coarse label rasters, in any grid and CRS; they may cover only a part of '
+            'the imagery',
+            'FILE',
+            result=False,
+        ),
+    )
+    legend: str | None = field(
+        default=None,
+        metadata=_about(
+            'input',
+            'legend of the labels: nlcd, chesapeake-7, worldcover, openearthmap, '
+            'dynamic-world, land-cover-4, or a YAML or JSON file',
+            'NAME|FILE',
+        ),
+    )
+    target: str = field(
+        default='land-cover-4',
+        metadata=_about('input', 'legend of the map', 'NAME|FILE'),
+    )
+    crosswalk: str | None = field(
+        default=None,
+        metadata=_about(
+            'input',
+            'how the labels’ classes become the map’s, where there are several ways',
+            'NAME|FILE',
+        ),
+    )
+    bands: tuple[int, ...] | None = field(
+        default=None,
+        metadata=_about(
+            'input', 'bands of the imagery to use, from 1 (default: all but alpha)', 'N'
+        ),
+    )
+    nodata: float | None = field(
+        default=None,
+        metadata=_about(
+            'input',
+            'value of imagery pixels without data (default: what the files say)',
+            'VALUE',
+        ),
+    )
+    output: str | Path = field(
+        metadata=_about(
+            'output',
+            'the map, a .tif; or a folder (it exists, ends with a slash or has no '
+            'suffix), which gets a map for each file of imagery',
+            'PATH',
+            result=False,
+        )
+    )
+    overwrite: bool = field(
+        default=False,
+        metadata=_about('output', 'replace outputs that exist', result=False),
+    )
+    confidence: bool = field(
+        default=True,
+        metadata=_about(
+            'output',
+            'write NAME_confidence.tif: probability of the mapped class, 0–100',
+        ),
+    )
+    scores: bool = field(
+        default=False,
+        metadata=_about(
+            'output', 'write NAME_scores.tif: probability of every class, 0–100'
+        ),
+    )
+    save_model: Path | None = field(
+        default=None,
+        metadata=_about(
+            'output',
+            'keep the fit, to map other imagery with --model',
+            'FILE',
+            None,
+            False,
+        ),
+    )
+    quiet: bool = field(
+        default=False,
+        metadata=_about('output', 'print nothing but errors', result=False),
+    )
+    backbone: str = field(
+        default='rcf',
+        metadata=_about(
+            'model',
+            'frozen features: rcf, identity (embedding rasters), timm:NAME?options, '
+            'torchgeo:WEIGHTS, or several joined by +',
+            'SPEC',
+        ),
+    )
+    weights: str | None = field(
+        default=None,
+        metadata=_about(
+            'model',
+            'weights of the backbone from a .safetensors or .pth file',
+            'FILE',
+            result=False,
+        ),
+    )
+    model: Path | None = field(
+        default=None,
+        metadata=_about(
+            'model',
+            'use a fit kept with --save-model; it needs no labels',
+            'FILE',
+            result=False,
+        ),
+    )
+    score: str = field(
+        default='auto',
+        metadata=_about(
+            'model',
+            'what scores a pixel; auto: chosen by held-out coarse cells',
+            choices=('auto', 'probe', 'cosine', 'lda', 'fusion'),
+        ),
+    )
+    prior: float | None = field(
+        default=None,
+        metadata=_about(
+            'model',
+            'weight of the smoothed coarse labels at prediction '
+            '(default: chosen by held-out coarse cells)',
+            'WEIGHT',
+        ),
+    )
+    prompts: int = field(default=1, metadata=_about('model', 'prompts per class', 'N'))
+    confidence_quantile: float = field(
+        default=0.0,
+        metadata=_about(
+            'model',
+            'build prompts from pixels above this quantile of the probe’s confidence',
+            'Q',
+        ),
+    )
+    centre: bool = field(
+        default=False,
+        metadata=_about('model', 'centre the features before prompts are matched'),
+    )
+    class_balance: bool = field(
+        default=False,
+        metadata=_about('model', 'give every class the same weight in the fit'),
+    )
+    upsampler: str = field(
+        default='bilinear',
+        metadata=_about(
+            'model',
+            'how scores get from tokens to pixels',
+            None,
+            ('bilinear', 'bilateral'),
+        ),
+    )
+    propagate: str = field(
+        default='none',
+        metadata=_about(
+            'model',
+            'spatial refinement of the scores',
+            choices=('none', 'tokens', 'superpixels'),
+        ),
+    )
+    chip_size: int = field(
+        default=448,
+        metadata=_about(
+            'computing', 'side of what the backbone sees at once', 'PIXELS'
+        ),
+    )
+    overlap: int | None = field(
+        default=None,
+        metadata=_about(
+            'computing',
+            'what neighbouring chips share (default: what the backbone needs)',
+            'PIXELS',
+        ),
+    )
+    tile_size: int = field(
+        default=2048,
+        metadata=_about(
+            'computing', 'side of what is written, and resumed, at once', 'PIXELS'
+        ),
+    )
+    max_chips: int = field(
+        default=64,
+        metadata=_about('computing', 'chips that the fit looks at, at most', 'N'),
+    )
+    device: str = field(
+        default='auto',
+        metadata=_about(
+            'computing', 'auto, cpu, cuda or cuda:N', 'DEVICE', result=False
+        ),
+    )
+    precision: str = field(
+        default='fp32',
+        metadata=_about(
+            'computing', 'arithmetic of the backbone', choices=('fp32', 'bf16', 'fp16')
+        ),
+    )
+    seed: int = field(default=0, metadata=_about('computing', 'random seed', 'N'))
+
+    def __post_init__(self) -> None:
+        for name in ('chip_size', 'tile_size', 'max_chips', 'prompts'):
+            if getattr(self, name) < 1:
+                raise InputError(f'{flag(name)} must be at least 1.')
+        if not 0 <= self.confidence_quantile < 1:
+            raise InputError('--confidence-quantile must be at least 0 and below 1.')
+        for item in fields(self):
+            choices, value = item.metadata['choices'], getattr(self, item.name)
+            if choices and value not in choices:
+                raise InputError(
+                    f'{flag(item.name)} must be one of {", ".join(choices)}, '
+                    f'not {value!r}.'
+                )
+        if not self.imagery:
+            raise InputError('Give at least one file of imagery.')
+        if not self.labels and self.model is None:
+            raise InputError(
+                'Give coarse labels with --labels, or a saved fit with --model.'
+            )
+        if self.labels and self.legend is None:
+            raise InputError('Give the legend of the labels with --legend.')
+
+    def to_dict(self, *, results_only: bool = False) -> dict[str, Any]:
+        """The settings as JSON types.
+
+        Args:
+            results_only: Only those whose values decide what the map is.
+        """
+        return {
+            item.name: _plain(getattr(self, item.name))
+            for item in fields(self)
+            if item.metadata['result'] or not results_only
+        }
+
+
+def flag(name: str) -> str:
+    """The command line's name of a field."""
+    return '--' + name.replace('_', '-')
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
