@@ -50,11 +50,11 @@ def write(tmp_path: Path) -> Write:
                 **profile,
             ) as target,
         ):
+            if colorinterp is not None:
+                target.colorinterp = colorinterp
             target.write(array)
             if mask is not None:
                 target.write_mask(np.asarray(mask))
-            if colorinterp is not None:
-                target.colorinterp = colorinterp
         return str(path)
 
     return _write

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from odc.geo.geom import Geometry
 from scipy.ndimage import map_coordinates
 
 from ..errors import InputError
-from .raster import PathLike, RasterFile, open_rasters, pixel_offset, union
+from .grid import box_in, clip, crop, hull, outline, pixel_offset
+from .raster import PathLike, RasterFile, open_rasters
 from .region import lr_coordinates
 
 # Largest share of values between 0 and full that a band of transparency may have.
@@ -62,9 +62,11 @@ class Imagery:
                     f'{first.file.path} has {len(first.indexes)}; '
                     'choose common ones with bands'
                 )
-        boxes = [_box(f.geobox, files[0].geobox) for f in files]
-        self.geobox: GeoBox = union(boxes, files[0].geobox)
-        self._boxes = [_box(f.geobox, self.geobox) for f in files]
+        boxes = [box_in(file.geobox, files[0].geobox) for file in files]
+        #: the grid
+        self.geobox = crop(files[0].geobox, hull(boxes))
+        #: what each file covers, as a crop of the grid
+        self.footprints = tuple(crop(files[0].geobox, box) for box in boxes)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -82,11 +84,6 @@ class Imagery:
         return np.result_type(
             *(layer.file.dtypes[i - 1] for layer in self._layers for i in layer.indexes)
         )
-
-    @property
-    def footprints(self) -> tuple[GeoBox, ...]:
-        """What each file covers, as a crop of the grid."""
-        return tuple(_crop(self.geobox, box) for box in self._boxes)
 
     def fingerprint(self) -> str:
         """Digest of the files and of how they are read."""
@@ -113,15 +110,13 @@ class Imagery:
         height, width = geobox.shape
         image = np.zeros((self.bands, height, width), np.float32)
         valid = np.zeros((height, width), bool)
-        for layer, (top, left, bottom, right) in zip(
-            self._layers, self._boxes, strict=True
-        ):
-            top, bottom = (min(max(v - offset[0], 0), height) for v in (top, bottom))
-            left, right = (min(max(v - offset[1], 0), width) for v in (left, right))
+        for layer, footprint in zip(self._layers, self.footprints, strict=True):
+            box = clip(box_in(footprint, geobox), height, width)
+            top, left, bottom, right = box
             rows, cols = slice(top, bottom), slice(left, right)
             if top == bottom or left == right or valid[rows, cols].all():
                 continue
-            values, known = layer.read(_crop(geobox, (top, left, bottom, right)))
+            values, known = layer.read(crop(geobox, box))
             known &= ~valid[rows, cols]
             np.copyto(image[:, rows, cols], values, where=known)
             valid[rows, cols] |= known
@@ -175,7 +170,7 @@ class _Layer:
         which shows as seams between windows.
         """
         source = self.file.geobox
-        area = geobox.project(_outline(source)).area
+        area = geobox.project(outline(source)).area
         points = max(1, round((source.width * source.height / area) ** 0.5))
         place = lr_coordinates(geobox.zoom_out(1 / points), source) - 0.5
         top, left = (max(int(np.floor(p.min())), 0) for p in place)
@@ -248,27 +243,3 @@ def _is_transparency(files: Sequence[RasterFile]) -> bool:
         if np.mean((values != 0) & (values != full)) > FEATHERED:
             return False
     return True
-
-
-def _box(grid: GeoBox, reference: GeoBox) -> tuple[int, int, int, int]:
-    """Pixels of a reference grid that a grid covers: top, left, bottom, right."""
-    offset = pixel_offset(grid, reference)
-    if offset is not None:
-        return (*offset, offset[0] + grid.height, offset[1] + grid.width)
-    box = reference.project(_outline(grid)).boundingbox
-    return (
-        int(np.floor(box.bottom)),
-        int(np.floor(box.left)),
-        int(np.ceil(box.top)),
-        int(np.ceil(box.right)),
-    )
-
-
-def _outline(grid: GeoBox) -> Geometry:
-    """What a grid covers; straight edges of one projection are curves in another."""
-    return grid.extent.segmented(grid.extent.length / 64)
-
-
-def _crop(grid: GeoBox, box: tuple[int, int, int, int]) -> GeoBox:
-    """Crop a grid to a box, which may reach beyond it."""
-    return union([box], grid)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from ..errors import InputError
-from .raster import PathLike, RasterFile, open_rasters, pixel_offset, union
+from .grid import Box, box_in, clip, crop, hull, pixel_offset
+from .raster import PathLike, RasterFile, open_rasters
 from .region import region_map
 
 
@@ -29,23 +30,19 @@ class LabelRaster:
 
     def __init__(self, files: Iterable[RasterFile]) -> None:
         self._files = tuple(files)
-        boxes = []
+        first = self._files[0].geobox
         for file in self._files:
             bands = file.count - (file.alpha is not None)
-            if bands != 1 or file.alpha == 1:
+            if bands != 1:
                 raise InputError(
                     f'{file.path}: has {bands} bands; labels are one band of class codes'
                 )
-            offset = pixel_offset(file.geobox, self._files[0].geobox)
-            if offset is None:
+            if pixel_offset(file.geobox, first) is None:
                 raise InputError(
                     f'{file.path}: is not on the grid of {self._files[0].path}'
                 )
-            height, width = file.geobox.shape
-            boxes.append((*offset, offset[0] + height, offset[1] + width))
-        self.geobox: GeoBox = union(boxes, self._files[0].geobox)
-        top, left = min(b[0] for b in boxes), min(b[1] for b in boxes)
-        self._boxes = [(a - top, b - left, c - top, d - left) for a, b, c, d in boxes]
+        #: the grid
+        self.geobox = crop(first, hull([box_in(f.geobox, first) for f in self._files]))
 
     @classmethod
     def open(cls, paths: PathLike | Iterable[PathLike]) -> 'tuple[LabelRaster, ...]':
@@ -94,22 +91,15 @@ class LabelRaster:
         Raises:
             InputError: a file cannot be read, or holds values that are not codes
         """
-        height, width = rows.stop - rows.start, cols.stop - cols.start
-        codes = np.full((height, width), -1, np.int64)
-        for file, (top, left, bottom, right) in zip(
-            self._files, self._boxes, strict=True
-        ):
-            first, last = max(rows.start, top), min(rows.stop, bottom)
-            start, stop = max(cols.start, left), min(cols.stop, right)
-            if first >= last or start >= stop:
+        window = crop(self.geobox, (rows.start, cols.start, rows.stop, cols.stop))
+        codes = np.full(window.shape, -1, np.int64)
+        for file in self._files:
+            box = clip(box_in(file.geobox, window), *window.shape)
+            top, left, bottom, right = box
+            if top == bottom or left == right:
                 continue
-            part = codes[
-                first - rows.start : last - rows.start,
-                start - cols.start : stop - cols.start,
-            ]
-            found = _codes(
-                file, slice(first - top, last - top), slice(start - left, stop - left)
-            )
+            found = _codes(file, box_in(crop(window, box), file.geobox))
+            part = codes[top:bottom, left:right]
             np.copyto(part, found, where=part == -1)
         return codes
 
@@ -127,8 +117,9 @@ class LabelRaster:
         return np.concatenate([[-1], codes])[regions.mask_region]
 
 
-def _codes(file: RasterFile, rows: slice, cols: slice) -> NDArray[np.int64]:
+def _codes(file: RasterFile, box: Box) -> NDArray[np.int64]:
     """Read codes of one file, -1 where it has none."""
+    rows, cols = slice(box[0], box[2]), slice(box[1], box[3])
     band = 2 if file.alpha == 1 else 1
     values = file.read([band], rows, cols)[0]
     valid = np.ones(values.shape, bool)

@@ -34,9 +34,6 @@ SUFFIXES = ('.tif', '.tiff', '.vrt', '.img', '.jp2')
 #: Files that one thread keeps open.
 OPEN_FILES = 32
 
-# Two grids are one if their pixels are nowhere further apart than this part of a pixel.
-ALIGNED = 0.01
-
 
 @dataclass(frozen=True)
 class RasterFile:
@@ -209,33 +206,6 @@ def open_rasters(paths: PathLike | Iterable[PathLike]) -> tuple[RasterFile, ...]
     if not names:
         raise InputError('no raster files were given')
     return tuple(RasterFile.open(name) for name in names)
-
-
-def pixel_offset(grid: GeoBox, reference: GeoBox) -> tuple[int, int] | None:
-    """Row and column of a grid's first pixel in a reference grid.
-
-    Returns:
-        None if the grids are not one: another CRS, or pixels that lie elsewhere
-    """
-    if grid.crs != reference.crs:
-        return None
-    place = ~reference.affine * grid.affine
-    col, row = round(place.c), round(place.f)
-    height, width = grid.shape
-    apart = [
-        abs(moved - kept)
-        for x, y in ((0, 0), (width, 0), (0, height), (width, height))
-        for moved, kept in zip(place * (x, y), (x + col, y + row), strict=True)
-    ]
-    return (row, col) if max(apart) < ALIGNED else None
-
-
-def union(boxes: Sequence[tuple[int, int, int, int]], reference: GeoBox) -> GeoBox:
-    """Grid that holds all (top, left, bottom, right) boxes of a reference grid."""
-    tops, lefts, bottoms, rights = zip(*boxes, strict=True)
-    top, left = min(tops), min(lefts)
-    moved = reference.translate_pix(left, top)
-    return GeoBox((max(bottoms) - top, max(rights) - left), moved.affine, moved.crs)
 
 
 def _crs(crs: rasterio.crs.CRS) -> CRS:
