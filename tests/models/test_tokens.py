@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from torchgeo_mapsr.models.joint_bilateral import JointBilateral
 from torchgeo_mapsr.models.tokens import Tokens
-from torchgeo_mapsr.models.upsample import JointBilateral
 
 CASES = st.fixed_dictionaries(
     {

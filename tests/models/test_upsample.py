@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from torchgeo_mapsr.models.upsample import Bilinear, JointBilateral, Upsampler
+from torchgeo_mapsr.models.joint_bilateral import JointBilateral
+from torchgeo_mapsr.models.upsample import Bilinear, Upsampler
 
 SHAPES = st.tuples(st.integers(1, 23), st.integers(1, 23))
 
