@@ -4,16 +4,62 @@
 """Where one pixel grid lies in another."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
+import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
-from odc.geo.geom import Geometry
+from pyproj import Transformer
+
+from ..errors import InputError
 
 #: Top, left, bottom and right edge, in pixels of a grid; may reach beyond it.
 Box = tuple[int, int, int, int]
 
 # Two grids are one if their pixels are nowhere further apart than this part of a pixel.
 ALIGNED = 0.01
+
+
+def project(
+    grid: GeoBox, reference: GeoBox, row: NDArray[np.float64], col: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Project points from the pixels of one grid to those of another, exactly.
+
+    Args:
+        grid: grid that the points are given in
+        reference: grid to project them to, in any CRS
+        row: rows, of any shape; 0 is the upper edge of the first
+        col: columns, of the same shape
+
+    Returns:
+        (row, col), (2, ...); not finite where the reference's CRS is not defined
+    """
+    x, y = grid.pix2wld(col, row)
+    if grid.crs != reference.crs:
+        assert grid.crs is not None
+        assert reference.crs is not None
+        transformer = _transformer(grid.crs, reference.crs)
+        x, y = transformer.transform(x, y)
+        if reference.crs.geographic:
+            # One grid's longitudes must not jump by 360° at the antimeridian, and
+            # rasters begin at −180° or at 0°.
+            centre, _ = transformer.transform(
+                *grid.pix2wld(grid.width / 2, grid.height / 2)
+            )
+            middle, _ = reference.pix2wld(reference.width / 2, reference.height / 2)
+            centre += 360 * np.round((middle - centre) / 360)
+            x = x + 360 * np.round((centre - x) / 360)
+    with np.errstate(invalid='ignore'):
+        col, row = reference.wld2pix(x, y)
+    return np.stack([row, col])
+
+
+@lru_cache(maxsize=64)
+def _transformer(source: CRS, target: CRS) -> Transformer:
+    """Transformer between two CRSs, x before y."""
+    return Transformer.from_crs(source.proj, target.proj, always_xy=True)
 
 
 def pixel_offset(grid: GeoBox, reference: GeoBox) -> tuple[int, int] | None:
@@ -35,19 +81,51 @@ def pixel_offset(grid: GeoBox, reference: GeoBox) -> tuple[int, int] | None:
     return (row, col) if max(apart) < ALIGNED else None
 
 
-def outline(grid: GeoBox) -> Geometry:
-    """What a grid covers; straight edges of one projection are curves in another."""
-    return grid.extent.segmented(grid.extent.length / 64)
+def _outline(grid: GeoBox, reference: GeoBox) -> NDArray[np.float64]:
+    """Edge of a grid in pixels of another, (2, N); straight lines may have become curves."""
+    col, row = grid.boundary(64).T.astype(float)
+    return project(grid, reference, row, col)
 
 
 def box_in(grid: GeoBox, reference: GeoBox) -> Box:
-    """Pixels of a reference grid that a grid covers, whole ones."""
+    """Pixels of a reference grid that a grid covers, whole ones.
+
+    Raises:
+        InputError: the grid has no place in the reference's CRS
+    """
     offset = pixel_offset(grid, reference)
     if offset is not None:
         return (*offset, offset[0] + grid.height, offset[1] + grid.width)
-    left, bottom, right, top = reference.project(outline(grid)).boundingbox.round().bbox
-    # rows count downward: the box's bottom is the first row
-    return int(bottom), int(left), int(top), int(right)
+    edge = _outline(grid, reference)
+    if not np.isfinite(edge).all():
+        raise InputError(
+            f'rasters in {grid.crs} and {reference.crs} have no common grid'
+        )
+    top, left = np.floor(edge.min(axis=1)).astype(int).tolist()
+    bottom, right = np.ceil(edge.max(axis=1)).astype(int).tolist()
+    return top, left, bottom, right
+
+
+def coverage(grid: GeoBox, reference: GeoBox) -> float:
+    """Share of a grid that a reference grid covers, 0..1, by their bounding boxes.
+
+    The grid is projected, not the reference: a label raster of a continent has no
+    outline in the UTM zone of a chip.
+    """
+    edge = _outline(grid, reference)
+    if not np.isfinite(edge).all():
+        return 0.0
+    low, high = edge.min(axis=1), edge.max(axis=1)
+    common = np.minimum(high, reference.shape.yx) - np.maximum(low, 0)
+    return float(np.prod(np.maximum(common, 0) / (high - low)))
+
+
+def pixel_ratio(grid: GeoBox, reference: GeoBox) -> float:
+    """Area of a grid's pixel in pixels of a reference grid, the mean over the grid."""
+    row, col = _outline(grid, reference)
+    row, col = row - row[0], col - col[0]
+    area = np.abs(np.sum(col * np.roll(row, -1) - row * np.roll(col, -1))) / 2
+    return float(area / (grid.width * grid.height))
 
 
 def crop(grid: GeoBox, box: Box) -> GeoBox:

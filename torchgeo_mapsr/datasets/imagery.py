@@ -13,7 +13,7 @@ from odc.geo.geobox import GeoBox
 from scipy.ndimage import map_coordinates
 
 from ..errors import InputError
-from .grid import box_in, clip, crop, hull, outline, pixel_offset
+from .grid import box_in, clip, crop, hull, pixel_offset, pixel_ratio
 from .raster import PathLike, RasterFile, open_rasters
 from .region import lr_coordinates
 
@@ -170,8 +170,7 @@ class _Layer:
         which shows as seams between windows.
         """
         source = self.file.geobox
-        area = geobox.project(outline(source)).area
-        points = max(1, round((source.width * source.height / area) ** 0.5))
+        points = max(1, round(pixel_ratio(source, geobox) ** -0.5))
         place = lr_coordinates(geobox.zoom_out(1 / points), source) - 0.5
         top, left = (max(int(np.floor(p.min())), 0) for p in place)
         bottom = min(int(np.ceil(place[0].max())) + 1, source.height)

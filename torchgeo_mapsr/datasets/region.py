@@ -4,13 +4,12 @@
 """Which LR cell holds which HR pixel."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
+
+from .grid import project
 
 # Largest error of an interpolated coordinate, in metres on the ground.
 TOLERANCE = 1e-3
@@ -110,18 +109,18 @@ def lr_coordinates(hr: GeoBox, lr: GeoBox) -> NDArray[np.float64]:
     height, width = hr.shape
     every = np.arange(height, dtype=float), np.arange(width, dtype=float)
     if hr.crs == lr.crs:
-        return _project(hr, lr, *every)
+        return _centres(hr, lr, *every)
 
     tolerance = TOLERANCE / _metres(lr)
     knots = 3
-    fine = _project(hr, lr, *_knots(hr, knots))
+    fine = _centres(hr, lr, *_knots(hr, knots))
     while True:
         coarse, knots = fine, 2 * knots - 1
         if knots >= max(height, width):
-            return _project(hr, lr, *every)
-        fine = _project(hr, lr, *_knots(hr, knots))
+            return _centres(hr, lr, *every)
+        fine = _centres(hr, lr, *_knots(hr, knots))
         if not np.isfinite(fine).all():
-            return _project(hr, lr, *every)
+            return _centres(hr, lr, *every)
         halves = np.linspace(0, coarse.shape[1] - 1, knots)
         error = np.abs(_bilinear(coarse, halves, halves) - fine).max()
         if error <= tolerance:
@@ -135,35 +134,12 @@ def _knots(hr: GeoBox, count: int) -> tuple[NDArray[np.float64], NDArray[np.floa
     return np.linspace(0, height - 1, count), np.linspace(0, width - 1, count)
 
 
-def _project(
+def _centres(
     hr: GeoBox, lr: GeoBox, rows: NDArray[np.float64], cols: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Exact LR coordinates of the centres of HR pixels, (2, len(rows), len(cols))."""
-    col, row = np.meshgrid(cols + 0.5, rows + 0.5)
-    x, y = hr.pix2wld(col, row)
-    if hr.crs != lr.crs:
-        assert hr.crs is not None
-        assert lr.crs is not None
-        transformer = _transformer(hr.crs, lr.crs)
-        x, y = transformer.transform(x, y)
-        if lr.crs.geographic:
-            # One chip's longitudes must not jump by 360° at the antimeridian, and
-            # rasters run from −180° or from 0°.
-            height, width = hr.shape
-            centre, _ = transformer.transform(*hr.pix2wld(width / 2, height / 2))
-            middle, _ = lr.pix2wld(lr.width / 2, lr.height / 2)
-            centre += 360 * np.round((middle - centre) / 360)
-            x = x + 360 * np.round((centre - x) / 360)
-    # infinite where the LR CRS is not defined
-    with np.errstate(invalid='ignore'):
-        col, row = lr.wld2pix(x, y)
-    return np.stack([row, col])
-
-
-@lru_cache(maxsize=64)
-def _transformer(source: CRS, target: CRS) -> Transformer:
-    """Transformer between two CRSs, x before y."""
-    return Transformer.from_crs(source.proj, target.proj, always_xy=True)
+    """Exact LR coordinates of the centres of pixels, (2, len(rows), len(cols))."""
+    row, col = np.meshgrid(rows + 0.5, cols + 0.5, indexing='ij')
+    return project(hr, lr, row, col)
 
 
 def _bilinear(

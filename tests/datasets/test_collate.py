@@ -1,0 +1,68 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torchgeo_mapsr.datasets.collate import collate_pairs, widen
+
+shapes = st.tuples(st.integers(0, 7), st.integers(0, 9))
+
+
+def make(shape: tuple[int, int], seed: int) -> dict[str, object]:
+    generator = torch.Generator().manual_seed(seed)
+    cells = shape[0] * shape[1]
+    return {
+        'image': torch.rand(3, 8, 8, generator=generator),
+        'lr_label': torch.randint(-1, 96, shape, generator=generator),
+        'lr_pixels': torch.rand(shape, generator=generator),
+        'mask_region': torch.randint(0, cells + 1, (8, 8), generator=generator),
+        'crs': f'EPSG:{seed}',
+    }
+
+
+def look_up(label: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.tensor([-1]), label.flatten()])[region]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(shapes, min_size=1, max_size=5), st.integers(0, 999))
+def test_every_pixel_keeps_its_cell(sizes: list[tuple[int, int]], seed: int) -> None:
+    samples = [make(shape, seed + i) for i, shape in enumerate(sizes)]
+    copies = [make(shape, seed + i) for i, shape in enumerate(sizes)]
+    batch = collate_pairs(samples)
+    height, width = (max(sizes) for sizes in zip(*sizes, strict=True))
+    assert batch['lr_label'].shape == (len(sizes), height, width)
+    assert batch['lr_pixels'].shape == (len(sizes), height, width)
+    assert batch['crs'] == [f'EPSG:{seed + i}' for i in range(len(sizes))]
+    for i, (sample, copy) in enumerate(zip(samples, copies, strict=True)):
+        region = batch['mask_region'][i]
+        torch.testing.assert_close(
+            look_up(batch['lr_label'][i], region),
+            look_up(copy['lr_label'], copy['mask_region']),
+        )
+        assert torch.equal(region > 0, copy['mask_region'] > 0)
+        h, w = sizes[i]
+        padding = batch['lr_label'][i].clone()
+        padding[:h, :w] = -1
+        assert (padding == -1).all()
+        # what the caller holds stays as it was
+        for key, value in copy.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(sample[key], value)
+
+
+def test_other_tensors_are_stacked_and_shares_are_optional() -> None:
+    samples = [make((2, 3), 0), make((3, 2), 1)]
+    for sample in samples:
+        del sample['lr_pixels']
+    batch = collate_pairs(samples)
+    assert 'lr_pixels' not in batch
+    assert batch['image'].shape == (2, 3, 8, 8)
+
+
+def test_widen() -> None:
+    region = torch.tensor([0, 1, 3, 4, 6])
+    torch.testing.assert_close(widen(region, 3, 5), torch.tensor([0, 1, 3, 6, 8]))
+    torch.testing.assert_close(widen(region, 3, 3), region)

@@ -1,0 +1,295 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""HR imagery and LR labels of one place, each in its own grid."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import geopandas
+import numpy as np
+import pandas
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from pyproj import CRS
+from torchgeo.datasets import GeoDataset, RasterDataset
+
+from .._compat import Sample, georeference
+from ..errors import InputError
+from .grid import coverage, pixel_ratio
+from .imagery import Imagery
+from .labels import LabelRaster
+from .legend import Legend
+from .plot import plot_sample
+from .raster import PathLike
+from .region import region_map
+
+ImagerySource = Imagery | RasterDataset | PathLike | Iterable[PathLike]
+LabelSource = (
+    LabelRaster | RasterDataset | PathLike | Iterable[LabelRaster] | Iterable[PathLike]
+)
+
+
+class LRHRPair(GeoDataset):
+    """HR imagery with LR labels, and HR labels where there are any.
+
+    Nothing is resampled: the image is read in its own pixels, the LR labels in their
+    own cells, and ``mask_region`` says which cell holds the centre of each pixel. A
+    sample has
+
+    * ``image``: values as they are stored, (C, H, W) float32, 0 where invalid
+    * ``mask_valid``: 1 where the imagery has data, (H, W) int64
+    * ``lr_label``: codes of the LR cells that the chip touches, (h, w) int64,
+      -1 = no label
+    * ``mask_region``: 0 = outside, i + 1 = cell i of the flattened ``lr_label``,
+      (H, W) int64. To augmentations it is a mask like others: after flips, quarter
+      turns and crops it still points to the right cells, so ``lr_label`` stays as it is
+    * ``lr_pixels``: pixels that each whole cell has, (h, w) float32. The visible share
+      of a cell is its pixels in ``mask_region`` over this, also after a crop
+    * ``mask``: codes of the HR labels, (H, W) int64, -1 = no label; if *truth* is given
+
+    and the georeference keys of the installed torchgeo.
+
+    A query is snapped to the imagery's pixels; its part outside the imagery is invalid.
+    Where several label rasters (grids) are given, a chip takes the one that covers most
+    of it.
+
+    Args:
+        imagery: files, a torchgeo dataset of which the files are taken, or Imagery
+        labels: files, a torchgeo dataset of which the files are taken, or rasters
+        truth: HR labels, likewise
+        transforms: takes a sample and returns it transformed
+        bands: bands of the imagery, from 1 (default: all but alpha)
+        nodata: no-data value of the imagery (default: that of the files)
+        legend: what the codes of *labels* mean, for :meth:`plot`
+        truth_legend: what the codes of *truth* mean, for :meth:`plot`
+
+    Raises:
+        InputError: the files cannot be used, do not overlap, or the labels are finer
+            than the imagery
+    """
+
+    def __init__(
+        self,
+        imagery: ImagerySource,
+        labels: LabelSource,
+        truth: LabelSource | None = None,
+        transforms: Callable[[Sample], Sample] | None = None,
+        bands: Sequence[int] | None = None,
+        nodata: float | None = None,
+        legend: Legend | None = None,
+        truth_legend: Legend | None = None,
+    ) -> None:
+        self.imagery = _imagery(imagery, bands, nodata)
+        self.labels = _labels(labels)
+        self.truth = _labels(truth) if truth is not None else ()
+        self.transforms = transforms
+        self.legend, self.truth_legend = legend, truth_legend
+
+        grid = self.imagery.geobox
+        affine = grid.affine
+        if affine.b or affine.d or affine.a < 0 or affine.e > 0:
+            raise InputError(
+                f'{self.imagery.paths[0]}: is rotated or not north-up; '
+                'warp it first (gdalwarp)'
+            )
+        self._check()
+
+        self.paths = [os.fspath(path) for path in self.imagery.paths]
+        self._res = (affine.a, -affine.e)
+        times = [(pandas.Timestamp.min, pandas.Timestamp.max)] * len(self.paths)
+        self.index = geopandas.GeoDataFrame(
+            {'filepath': self.paths},
+            index=pandas.IntervalIndex.from_tuples(times, 'both', name='datetime'),
+            geometry=[f.extent.geom for f in self.imagery.footprints],
+            crs=grid.crs.proj if grid.crs else None,
+        )
+
+    def _check(self) -> None:
+        met = [
+            (raster, tile)
+            for raster in self.labels
+            for tile in self.tiles
+            if coverage(tile, raster.geobox) > 0
+        ]
+        if not met:
+            raise InputError(
+                f'{self.labels[0].paths[0]}: does not overlap '
+                f'{self.imagery.paths[0]}; give labels of the same place'
+            )
+        for raster, tile in met:
+            if pixel_ratio(tile, raster.geobox) > 1.5:
+                raise InputError(
+                    f'{raster.paths[0]}: has smaller pixels than '
+                    f'{self.imagery.paths[0]}; labels must be coarser than the imagery'
+                )
+
+    @property
+    def crs(self) -> CRS:
+        """CRS of the imagery."""
+        return self.index.crs
+
+    @crs.setter
+    def crs(self, new_crs: CRS) -> None:
+        # torchgeo's & and | set it; here it would have to warp
+        if new_crs != self.crs:
+            raise InputError('an LR/HR pair keeps the CRS of its imagery; put it first')
+
+    @property
+    def res(self) -> tuple[float, float]:
+        """Width and height of a pixel of the imagery."""
+        return self._res
+
+    @res.setter
+    def res(self, new_res: float | tuple[float, float]) -> None:
+        res = new_res if isinstance(new_res, tuple) else (new_res, new_res)
+        if res != self.res:
+            raise InputError('an LR/HR pair keeps the pixels of its imagery')
+
+    @property
+    def tiles(self) -> tuple[GeoBox, ...]:
+        """What there is to sample from: the grid of each file."""
+        return self.imagery.footprints
+
+    def __getitem__(self, query: Any) -> Sample:
+        """Retrieve the chip of a spatiotemporal slice.
+
+        Args:
+            query: [xmin:xmax, ymin:ymax, tmin:tmax] in the imagery's CRS; what is left
+                out is the whole range
+
+        Returns:
+            the sample
+
+        Raises:
+            IndexError: *query* does not meet the imagery
+            InputError: *query* asks for another resolution
+        """
+        x, y, t = self._disambiguate_slice(query)
+        if not np.allclose((x.step, y.step), self.res):
+            raise InputError(
+                f'an LR/HR pair is read in its own pixels of {self.res}, '
+                f'not in steps of {(x.step, y.step)}'
+            )
+        hits = self.index[self.index.index.overlaps(pandas.Interval(t.start, t.stop))]
+        if hits.cx[x.start : x.stop, y.start : y.stop].empty:
+            raise IndexError(f'query: {query} not found in bounds: {self.bounds}')
+        sample = self.sample(self.snap(x, y))
+        return sample if self.transforms is None else self.transforms(sample)
+
+    def snap(self, x: slice, y: slice) -> GeoBox:
+        """Find the pixels that are nearest to a query.
+
+        Args:
+            x: from west to east, in the imagery's CRS
+            y: from south to north
+        """
+        left, top = ~self.imagery.geobox.affine * (x.start, y.stop)
+        width = max(round((x.stop - x.start) / self.res[0]), 1)
+        height = max(round((y.stop - y.start) / self.res[1]), 1)
+        corner = self.imagery.geobox.translate_pix(round(left), round(top))
+        return GeoBox((height, width), corner.affine, corner.crs)
+
+    def sample(self, geobox: GeoBox) -> Sample:
+        """Read a chip.
+
+        Args:
+            geobox: pixels of the imagery's grid, or beyond it
+
+        Returns:
+            the sample, not transformed
+        """
+        image, valid = self.imagery.read(geobox)
+        labels = self._nearest(geobox)
+        regions = region_map(geobox, labels.geobox)
+        codes = labels.read(regions.rows, regions.cols)
+        pixels = np.bincount(regions.mask_region.ravel(), minlength=codes.size + 1)[1:]
+        whole = pixels / np.where(pixels > 0, regions.share, 1)
+        arrays = {
+            'image': image,
+            'mask_valid': valid.astype(np.int64),
+            'mask_region': regions.mask_region,
+            'lr_label': codes,
+            'lr_pixels': whole.reshape(codes.shape).astype(np.float32),
+        }
+        if self.truth:
+            arrays['mask'] = self._truth(geobox)
+        sample: Sample = {key: torch.from_numpy(value) for key, value in arrays.items()}
+        return sample | georeference(geobox, self.bounds[2])
+
+    def _nearest(self, geobox: GeoBox) -> LabelRaster:
+        """The label raster that covers most of a chip; the first of equals."""
+        if len(self.labels) == 1:
+            return self.labels[0]
+        covered = [coverage(geobox, raster.geobox) for raster in self.labels]
+        return self.labels[int(np.argmax(covered))]
+
+    def _truth(self, geobox: GeoBox) -> NDArray[np.int64]:
+        """HR label of each pixel, from the first raster that has one."""
+        codes = self.truth[0].at(geobox)
+        for raster in self.truth[1:]:
+            if (codes == -1).any():
+                codes = np.where(codes == -1, raster.at(geobox), codes)
+        return codes
+
+    def plot(
+        self, sample: Sample, show_titles: bool = True, suptitle: str | None = None
+    ) -> Figure:
+        """Plot the image and the labels of a sample side by side.
+
+        Args:
+            sample: one sample, with ``prediction`` (codes as those of *truth*) if there
+                is one
+            show_titles: put a title above each panel
+            suptitle: title of the figure
+
+        Returns:
+            the figure
+        """
+        return plot_sample(
+            sample, self.legend, self.truth_legend, show_titles, suptitle
+        )
+
+
+def _imagery(
+    source: ImagerySource, bands: Sequence[int] | None, nodata: float | None
+) -> Imagery:
+    """Imagery of files or of a torchgeo dataset's files."""
+    if isinstance(source, Imagery):
+        if bands is not None or nodata is not None:
+            raise InputError('give bands and nodata to Imagery, not to the pair')
+        return source
+    if isinstance(source, RasterDataset):
+        if bands is None:
+            indexes = getattr(source, 'band_indexes', None)
+            bands = None if indexes is None else tuple(indexes)
+        return Imagery(_files(source), bands, nodata)
+    return Imagery(source, bands, nodata)
+
+
+def _labels(source: LabelSource) -> tuple[LabelRaster, ...]:
+    """Label rasters of files or of a torchgeo dataset's files."""
+    if isinstance(source, LabelRaster):
+        return (source,)
+    if isinstance(source, RasterDataset):
+        return LabelRaster.open(_files(source))
+    if isinstance(source, str | os.PathLike):
+        return LabelRaster.open(source)
+    given = list(source)
+    rasters = tuple(item for item in given if isinstance(item, LabelRaster))
+    if rasters and len(rasters) == len(given):
+        return rasters
+    return LabelRaster.open([i for i in given if not isinstance(i, LabelRaster)])
+
+
+def _files(dataset: RasterDataset) -> list[str]:
+    """Files that a torchgeo dataset has indexed."""
+    if dataset.separate_files:
+        raise InputError(
+            f'{type(dataset).__name__} keeps each band in a file of its own; '
+            'stack them first (gdalbuildvrt -separate)'
+        )
+    return list(dataset.index['filepath'])
