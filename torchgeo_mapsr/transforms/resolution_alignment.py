@@ -1,0 +1,93 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Resolution alignment: imagery as a coarser sensor would see it."""
+
+from typing import Any
+
+import kornia.augmentation as K
+import torch
+from kornia.augmentation import random_generator as rg
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+class ResolutionAlignment(K.IntensityAugmentationBase2D):
+    """Shrink images by a random ratio and enlarge them again, bilinear both ways.
+
+    Liu et al. 2025, equations 1 and 2: ``X_D = D(X, U(r1, r2))``, ``X_U = U(X_D)``,
+    where the small image has ``round(r · H) × round(r · W)`` pixels. It closes the gap
+    between training imagery and coarser imagery. Images keep their size, masks are left
+    alone, and images that are not drawn (see *p*) are left as they are.
+
+    Each image of a batch draws its own ratio. The paper names no values for r1 and r2.
+
+    Args:
+        ratio: r1 and r2, the bounds of the ratio, with 0 < r1 ≤ r2 ≤ 1
+        antialias: low-pass when shrinking. The paper says bilinear interpolation and no
+            more, which in PyTorch is without; with it, ratios below ½ skip no pixels
+        same_on_batch: draw one ratio for the whole batch
+        p: probability that an image is changed
+        keepdim: return an image without batch axis as it came
+
+    Raises:
+        ValueError: *ratio* has other bounds
+
+    """
+
+    def __init__(
+        self,
+        ratio: tuple[float, float] = (0.25, 1.0),
+        antialias: bool = False,
+        same_on_batch: bool = False,
+        p: float = 0.5,
+        keepdim: bool = False,
+    ) -> None:
+        if not 0 < ratio[0] <= ratio[1] <= 1:
+            raise ValueError(f'ratio must have 0 < r1 <= r2 <= 1, not {ratio}')
+        super().__init__(p=p, same_on_batch=same_on_batch, p_batch=1.0, keepdim=keepdim)
+        self.flags = {'antialias': antialias}
+        self._param_generator = rg.PlainUniformGenerator((ratio, 'ratio', None, None))
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Change the images that are drawn.
+
+        Args:
+            input: (B, C, H, W) float
+            params: ``ratio``, (B,)
+            flags: ``antialias``
+            transform: not used
+
+        Returns:
+            (B, C, H, W)
+        """
+        size = input.shape[-2:]
+        # the small images differ in size, so one by one
+        return torch.cat(
+            [
+                _resize(
+                    _resize(
+                        image,
+                        [max(round(side * ratio), 1) for side in size],
+                        flags['antialias'],
+                    ),
+                    list(size),
+                    False,
+                )
+                for image, ratio in zip(
+                    input.split(1), params['ratio'].tolist(), strict=True
+                )
+            ]
+        )
+
+
+def _resize(image: Tensor, size: list[int], antialias: bool) -> Tensor:
+    return interpolate(
+        image, size, mode='bilinear', align_corners=False, antialias=antialias
+    )
