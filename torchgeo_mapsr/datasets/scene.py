@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from rasterio import Affine
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 from scipy.special import ndtr
