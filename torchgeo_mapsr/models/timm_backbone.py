@@ -154,8 +154,10 @@ def _input_bands(state: dict[str, Tensor], cfg: Any) -> int:
 
 def _create(name: str, label: str, seed: int, pretrained: bool, **options: Any) -> Any:
     """Make the whole model, for any input size where the model allows it."""
+    # Which of the two a family has goes by its age; some swallow the other in silence.
+    dynamic, lenient = {'dynamic_img_size': True}, {'strict_img_size': False}
     any_size: tuple[dict[str, Any], ...]
-    any_size = {'dynamic_img_size': True}, {'strict_img_size': False}, {}
+    any_size = {**dynamic, **lenient}, dynamic, lenient, {}
     for free in any_size:
         try:
             with torch.random.fork_rng(devices=[]):
