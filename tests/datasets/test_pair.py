@@ -233,7 +233,7 @@ class TestQuery:
             pair[0:100, 0:100]
 
     def test_other_resolution(self, pair: LRHRPair) -> None:
-        with pytest.raises(InputError, match='its own pixels'):
+        with pytest.raises(InputError, match='their own pixels'):
             pair[HR.c : HR.c + 50 : 2]
 
     def test_transforms(self, files: dict[str, str]) -> None:
@@ -309,9 +309,9 @@ class TestOperands:
         self, pair: LRHRPair, files: dict[str, str]
     ) -> None:
         pair.crs, pair.res = pair.crs, 1.0
-        with pytest.raises(InputError, match='keeps the CRS'):
+        with pytest.raises(InputError, match='keep the CRS'):
             pair.crs = LabelRaster.open(files['labels'])[0].geobox.crs.proj
-        with pytest.raises(InputError, match='keeps the pixels'):
+        with pytest.raises(InputError, match='keep the pixels'):
             pair.res = 2.0
         assert pair.crs.to_epsg() == 26917
         assert pair.res == (1, 1)

@@ -5,25 +5,20 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-import geopandas
 import numpy as np
-import pandas
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from pyproj import CRS
-from torchgeo.datasets import GeoDataset, RasterDataset
+from torchgeo.datasets import RasterDataset
 
 from .._compat import Sample, georeference
 from ..errors import InputError
+from .chips import ChipDataset
 from .grid import coverage, pixel_ratio
 from .imagery import Imagery
 from .labels import LabelRaster
 from .legend import Legend
-from .plot import plot_sample
 from .raster import PathLike
 from .region import region_map
 
@@ -33,7 +28,7 @@ LabelSource = (
 )
 
 
-class LRHRPair(GeoDataset):
+class LRHRPair(ChipDataset):
     """HR imagery with LR labels, and HR labels where there are any.
 
     Nothing is resampled: the image is read in its own pixels, the LR labels in their
@@ -84,29 +79,22 @@ class LRHRPair(GeoDataset):
         truth_legend: Legend | None = None,
     ) -> None:
         self.imagery = _imagery(imagery, bands, nodata)
-        self.labels = _labels(labels)
-        self.truth = _labels(truth) if truth is not None else ()
-        self.transforms = transforms
-        self.legend, self.truth_legend = legend, truth_legend
-
-        grid = self.imagery.geobox
-        affine = grid.affine
+        self.labels = label_rasters(labels)
+        self.truth = label_rasters(truth) if truth is not None else ()
+        affine = self.imagery.geobox.affine
         if affine.b or affine.d or affine.a < 0 or affine.e > 0:
             raise InputError(
                 f'{self.imagery.paths[0]}: is rotated or not north-up; '
                 'warp it first (gdalwarp)'
             )
-        self._check()
-
-        self.paths = [os.fspath(path) for path in self.imagery.paths]
-        self._res = (affine.a, -affine.e)
-        times = [(pandas.Timestamp.min, pandas.Timestamp.max)] * len(self.paths)
-        self.index = geopandas.GeoDataFrame(
-            {'filepath': self.paths},
-            index=pandas.IntervalIndex.from_tuples(times, 'both', name='datetime'),
-            geometry=[f.extent.geom for f in self.imagery.footprints],
-            crs=grid.crs.proj if grid.crs else None,
+        super().__init__(
+            self.imagery.footprints,
+            self.imagery.paths,
+            transforms,
+            legend,
+            truth_legend,
         )
+        self._check()
 
     def _check(self) -> None:
         met = [
@@ -127,58 +115,9 @@ class LRHRPair(GeoDataset):
                     f'{self.imagery.paths[0]}; labels must be coarser than the imagery'
                 )
 
-    @property
-    def crs(self) -> CRS:
-        """CRS of the imagery."""
-        return self.index.crs
-
-    @crs.setter
-    def crs(self, new_crs: CRS) -> None:
-        # torchgeo's & and | set it; here it would have to warp
-        if new_crs != self.crs:
-            raise InputError('an LR/HR pair keeps the CRS of its imagery; put it first')
-
-    @property
-    def res(self) -> tuple[float, float]:
-        """Width and height of a pixel of the imagery."""
-        return self._res
-
-    @res.setter
-    def res(self, new_res: float | tuple[float, float]) -> None:
-        res = new_res if isinstance(new_res, tuple) else (new_res, new_res)
-        if res != self.res:
-            raise InputError('an LR/HR pair keeps the pixels of its imagery')
-
-    @property
-    def tiles(self) -> tuple[GeoBox, ...]:
-        """What there is to sample from: the grid of each file."""
-        return self.imagery.footprints
-
-    def __getitem__(self, query: Any) -> Sample:
-        """Retrieve the chip of a spatiotemporal slice.
-
-        Args:
-            query: [xmin:xmax, ymin:ymax, tmin:tmax] in the imagery's CRS; what is left
-                out is the whole range
-
-        Returns:
-            the sample
-
-        Raises:
-            IndexError: *query* does not meet the imagery
-            InputError: *query* asks for another resolution
-        """
-        x, y, t = self._disambiguate_slice(query)
-        if not np.allclose((x.step, y.step), self.res):
-            raise InputError(
-                f'an LR/HR pair is read in its own pixels of {self.res}, '
-                f'not in steps of {(x.step, y.step)}'
-            )
-        hits = self.index[self.index.index.overlaps(pandas.Interval(t.start, t.stop))]
-        if hits.cx[x.start : x.stop, y.start : y.stop].empty:
-            raise IndexError(f'query: {query} not found in bounds: {self.bounds}')
-        sample = self.sample(self.snap(x, y))
-        return sample if self.transforms is None else self.transforms(sample)
+    def chip(self, x: slice, y: slice) -> Sample:
+        """Read the chip that is nearest to a box."""
+        return self.sample(self.snap(x, y))
 
     def snap(self, x: slice, y: slice) -> GeoBox:
         """Find the pixels that are nearest to a query.
@@ -235,24 +174,6 @@ class LRHRPair(GeoDataset):
                 codes = np.where(codes == -1, raster.at(geobox), codes)
         return codes
 
-    def plot(
-        self, sample: Sample, show_titles: bool = True, suptitle: str | None = None
-    ) -> Figure:
-        """Plot the image and the labels of a sample side by side.
-
-        Args:
-            sample: one sample, with ``prediction`` (codes as those of *truth*) if there
-                is one
-            show_titles: put a title above each panel
-            suptitle: title of the figure
-
-        Returns:
-            the figure
-        """
-        return plot_sample(
-            sample, self.legend, self.truth_legend, show_titles, suptitle
-        )
-
 
 def _imagery(
     source: ImagerySource, bands: Sequence[int] | None, nodata: float | None
@@ -270,7 +191,7 @@ def _imagery(
     return Imagery(source, bands, nodata)
 
 
-def _labels(source: LabelSource) -> tuple[LabelRaster, ...]:
+def label_rasters(source: LabelSource) -> tuple[LabelRaster, ...]:
     """Label rasters of files or of a torchgeo dataset's files."""
     if isinstance(source, LabelRaster):
         return (source,)

@@ -32,7 +32,6 @@ class ResolutionAlignment(K.IntensityAugmentationBase2D):
 
     Raises:
         ValueError: *ratio* has other bounds
-
     """
 
     def __init__(

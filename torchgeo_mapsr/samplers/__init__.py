@@ -1,0 +1,8 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Which chips to read."""
+
+from .chips import ChipSampler
+
+__all__ = ('ChipSampler',)
