@@ -1,0 +1,215 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The fitted part of MapSR: what comes after the frozen backbone."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..datasets.legend import Legend
+from ..errors import InputError
+from .probe import ABSENT, LinearProbe
+from .prompts import CosinePrompts
+from .tokens import Tokens
+
+SCORES = ('fusion', 'probe', 'lda', 'cosine')
+
+# Of the saved file: what a reader must understand.
+FORMAT = 'torchgeo-mapsr fit 1'
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """Class probabilities of every pixel from tokens, without any training.
+
+    Everything is linear in the features, or needs their norms only, so that C or C k
+    channels are upsampled and never D (see :class:`Tokens`).
+
+    Args:
+        target: Legend of the classes, C.
+        score: What scores a pixel: ``probe``, ``lda`` (prompts under a within-class
+            covariance), ``fusion`` (the mean of these two's probabilities) or
+            ``cosine`` (the published form).
+        probe: The linear probe, on features as the backbone gives them.
+        lda: Scores of C k prompts, on the same; its temperature is part of it.
+        cosine: Prompts of the published form.
+        temperature: By which cosines are divided before the softmax.
+        prior_weight: Weight of the LR labels at prediction, where there are any.
+        frequency: Frequency of each class among the LR cells of the fit, (C,).
+        calibration: What the backbone learned from the imagery.
+        provenance: How this was made: backbone, legends, crosswalk, counts, settings,
+            versions. JSON types.
+    """
+
+    target: Legend
+    score: str
+    probe: LinearProbe
+    lda: LinearProbe
+    cosine: CosinePrompts
+    temperature: float
+    prior_weight: float
+    frequency: Tensor
+    calibration: Mapping[str, Tensor] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES:
+            raise InputError(
+                f'The score must be one of {", ".join(SCORES)}, got {self.score!r}'
+            )
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, C."""
+        return len(self.target)
+
+    @property
+    def present(self) -> Tensor:
+        """Classes that the fit saw, (C,) bool. Others are never predicted."""
+        return self.frequency > 0
+
+    def log_probabilities(
+        self, tokens: Tokens, evidence: Tensor | None = None
+    ) -> Tensor:
+        """Log-probabilities of the classes of every pixel.
+
+        Args:
+            tokens: Tokens of a batch.
+            evidence: What the LR labels say, (B, C, H, W), from
+                :func:`~torchgeo_mapsr.models.prior.evidence`; None if there are none.
+
+        Returns:
+            (B, C, H, W) float32.
+        """
+        if self.score == 'cosine':
+            cosine = self.cosine.match_tokens(tokens).float() / self.temperature
+            absent = ~self.present.to(cosine.device)
+            log_p = cosine.masked_fill(absent[:, None, None], ABSENT).log_softmax(1)
+        else:
+            log_p = self._linear(tokens)
+        if evidence is not None and self.prior_weight > 0:
+            log_p = (log_p + self.prior_weight * evidence.to(log_p)).log_softmax(1)
+        return log_p
+
+    def _linear(self, tokens: Tokens) -> Tensor:
+        """Scores of the probe, the discriminant or both, in one projection."""
+        c = self.classes
+        used = {'probe': [self.probe], 'lda': [self.lda]}.get(
+            self.score, [self.probe, self.lda]
+        )
+        weight = torch.cat([part.weight for part in used])
+        bias = torch.cat([part.bias for part in used])
+        # Bfloat16 would lose the difference of large logits: only tokens may be half.
+        logits = tokens.project(weight, bias).float()
+        parts = []
+        for part in used:
+            own, logits = logits[:, : len(part.bias)], logits[:, len(part.bias) :]
+            if len(part.bias) > c:
+                own = own.unflatten(1, (c, -1)).amax(2)
+            parts.append(own.log_softmax(1))
+        if len(parts) == 1:
+            return parts[0]
+        return torch.stack(parts).logsumexp(0) - torch.log(torch.tensor(len(parts)))
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device.
+
+        Args:
+            device: Where the tokens are.
+
+        Returns:
+            A new classifier.
+        """
+
+        def move(probe: LinearProbe) -> LinearProbe:
+            return LinearProbe(probe.weight.to(device), probe.bias.to(device))
+
+        cosine = CosinePrompts(
+            self.cosine.prompts.to(device), self.cosine.centre.to(device)
+        )
+        return replace(
+            self,
+            probe=move(self.probe),
+            lda=move(self.lda),
+            cosine=cosine,
+            frequency=self.frequency.to(device),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: a few hundred kilobytes.
+
+        Args:
+            path: The file; a parent folder must exist.
+        """
+        tensors = {
+            'probe.weight': self.probe.weight,
+            'probe.bias': self.probe.bias,
+            'lda.weight': self.lda.weight,
+            'lda.bias': self.lda.bias,
+            'cosine.prompts': self.cosine.prompts,
+            'cosine.centre': self.cosine.centre,
+            'frequency': self.frequency,
+            **{f'backbone.{name}': t for name, t in self.calibration.items()},
+        }
+        fields = {
+            'target': self.target.to_dict(),
+            'score': self.score,
+            'temperature': self.temperature,
+            'prior_weight': self.prior_weight,
+            'provenance': dict(self.provenance),
+        }
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
+            path,
+            {'format': FORMAT, 'fit': json.dumps(fields, sort_keys=True)},
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> 'Classifier':
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The classifier, on the CPU.
+
+        Raises:
+            InputError: If the file is not one of ours, or is damaged.
+        """
+        try:
+            with safe_open(str(path), framework='pt') as file:
+                metadata = file.metadata() or {}
+                if metadata.get('format') != FORMAT:
+                    raise InputError(
+                        f'{path} is not a fit of torchgeo-mapsr (--save-model writes '
+                        f'one): its format is {metadata.get("format")!r}'
+                    )
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise InputError(f'Cannot read the fit {path}: {error}') from error
+        fields = json.loads(metadata['fit'])
+        return cls(
+            Legend.load(fields['target']),
+            fields['score'],
+            LinearProbe(tensors['probe.weight'], tensors['probe.bias']),
+            LinearProbe(tensors['lda.weight'], tensors['lda.bias']),
+            CosinePrompts(tensors['cosine.prompts'], tensors['cosine.centre']),
+            fields['temperature'],
+            fields['prior_weight'],
+            tensors['frequency'],
+            {
+                name.removeprefix('backbone.'): tensor
+                for name, tensor in tensors.items()
+                if name.startswith('backbone.')
+            },
+            fields['provenance'],
+        )

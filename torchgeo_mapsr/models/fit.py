@@ -1,0 +1,208 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""From samples to a classifier: probe, prompts and the weight of the prior."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..datasets.legend import Legend
+from ..errors import InputError
+from .classifier import Classifier
+from .prior import choose_weight, neighbour_shares
+from .probe import ABSENT, STRENGTHS, LinearProbe, class_weights, fit_probe, hold_out
+from .prompts import CosinePrompts, cluster, select, within_class_discriminant
+from .samples import CellSamples, PixelSamples
+
+# L2 strength where there are too few cells to choose one.
+CAUTIOUS = 1e-2
+
+# Pixels that prompts are made from, at most.
+MAX_PIXELS = 60_000
+
+TEMPERATURES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How a classifier is fitted.
+
+    Args:
+        score: See :class:`Classifier`.
+        balance: Cells weigh by (cells of their class) ** -balance: 0 weighs cells
+            equally and 1 classes. Half way was best for mean IoU on all development
+            scenes.
+        strength: L2 strength of the probe; None to choose it by held-out LR cells.
+        prior: Weight of the LR labels at prediction; None to choose it likewise.
+        prompts: Prompts a class.
+        confidence_quantile: See :func:`~torchgeo_mapsr.models.prompts.select`.
+        centre: Whether cosine similarity is seen from the mean of all features.
+        seed: Seed of folds and clusters.
+    """
+
+    score: str = 'fusion'
+    balance: float = 0.5
+    strength: float | None = None
+    prior: float | None = None
+    prompts: int = 1
+    confidence_quantile: float = 0.0
+    centre: bool = False
+    seed: int = 0
+
+
+def fit_classifier(
+    cells: CellSamples,
+    pixels: PixelSamples,
+    target: Legend,
+    options: FitOptions | None = None,
+) -> Classifier:
+    """Fit everything after the backbone, without any HR label.
+
+    1. Features are scaled by the standard deviation of *pixels*, not of region means:
+       fine channels average out over a cell, and would come back as noise.
+    2. A linear probe on the mean features of whole LR cells (MapSR, stage 1), its L2
+       strength chosen by held-out blocks of cells.
+    3. Class prompts from the pixels where probe and LR label agree (MapSR, stage 2).
+    4. The weight of the LR labels at prediction, from the same held-out cells.
+
+    Args:
+        cells: LR cells.
+        pixels: Pixels of these cells.
+        target: Legend of the classes.
+        options: How; the defaults if None.
+
+    Returns:
+        The classifier; its provenance has the counts and what was chosen.
+
+    Raises:
+        InputError: If the whole cells have fewer than two classes.
+    """
+    options = options or FitOptions()
+    classes = len(target)
+    used = cells[cells.usable]
+    count = torch.bincount(used.label, minlength=classes)
+    _check(count, cells, target)
+
+    scale, mean = torch.std_mean(pixels.features.double(), dim=0)
+    scale = torch.where(scale > 1e-6 * scale.max(), scale, 1.0)
+    mean, scale = mean.float(), scale.float()
+    features = (used.features - mean) / scale
+    frequency = count / count.sum()
+    found: dict[str, Any] = {
+        'cells': dict(zip(target.class_names, count.tolist(), strict=True))
+    }
+
+    strength, prior = options.strength, options.prior
+    if len(used.block.unique()) < 2:
+        strength = CAUTIOUS if strength is None else strength
+        prior = 0.0 if prior is None else prior
+    if strength is None or prior is None:
+        held = hold_out(
+            features,
+            used.label,
+            used.block,
+            classes,
+            options.balance,
+            options.seed,
+            STRENGTHS if strength is None else (strength,),
+        )
+        strength = held.strength
+        found['held_out_loss'] = held.losses
+        if prior is None:
+            shares, support = neighbour_shares(cells, classes)
+            own = cells.usable.nonzero()[:, 0][held.index]
+            prior = choose_weight(
+                held.log_probability,
+                shares[:, own],
+                support[own],
+                used.label[held.index],
+                frequency,
+                options.balance,
+            )
+    weight = class_weights(used.label, classes, options.balance)
+    probe = fit_probe(features, used.label, classes, strength, weight)
+
+    lda, cosine, temperature = _prompts(
+        probe, features, used.label, weight, pixels, mean, scale, options
+    )
+    found |= {'strength': strength, 'prior_weight': prior, 'pixels': len(pixels)}
+    return Classifier(
+        target,
+        options.score,
+        probe.unscale(mean, scale),
+        lda,
+        cosine,
+        temperature,
+        prior,
+        frequency,
+        provenance={'fit': found, 'options': asdict(options)},
+    )
+
+
+def _prompts(
+    probe: LinearProbe,
+    features: Tensor,
+    label: Tensor,
+    weight: Tensor,
+    pixels: PixelSamples,
+    mean: Tensor,
+    scale: Tensor,
+    options: FitOptions,
+) -> tuple[LinearProbe, CosinePrompts, float]:
+    """Both kinds of prompts, and the temperature of the cosine."""
+    classes = len(probe.bias)
+    generator = torch.Generator().manual_seed(options.seed)
+    some = torch.randperm(len(pixels), generator=generator)[:MAX_PIXELS]
+    raw = pixels.features[some]
+    standard = (raw - mean) / scale
+    chosen, of_class = select(
+        probe(standard), pixels.label[some], options.confidence_quantile
+    )
+    raw, standard = raw[chosen], standard[chosen]
+
+    prompts = cluster(standard, of_class, classes, options.prompts, options.seed)
+    lda = within_class_discriminant(standard, of_class, prompts)
+    logits = lda(features).unflatten(1, (classes, -1)).amax(2)
+    sharpness = 1 / _temperature(logits, label, weight)
+    lda = LinearProbe(
+        lda.weight * sharpness,
+        torch.where(lda.bias > ABSENT, lda.bias * sharpness, ABSENT),
+    )
+
+    centre = mean if options.centre else torch.zeros_like(mean)
+    unit = F.normalize(raw - centre, dim=1)
+    published = cluster(unit, of_class, classes, options.prompts, options.seed)
+    cosine = CosinePrompts(published, centre)
+    similarity = cosine.match(features * scale + mean)
+    return lda.unscale(mean, scale), cosine, _temperature(similarity, label, weight)
+
+
+def _temperature(logits: Tensor, label: Tensor, weight: Tensor) -> float:
+    """The temperature at which logits of LR cells make their labels most likely."""
+    spread = float(logits[logits > ABSENT / 2].std().clamp(min=1e-6))
+
+    def loss(temperature: float) -> float:
+        scores = (logits / temperature).clamp(min=-30)
+        return float(F.cross_entropy(scores, label, reduction='none').double() @ weight)
+
+    return min((spread * t for t in TEMPERATURES), key=loss)
+
+
+def _check(count: Tensor, cells: CellSamples, target: Legend) -> None:
+    """A map needs two classes."""
+    present = [
+        name for name, n in zip(target.class_names, count.tolist(), strict=True) if n
+    ]
+    if len(present) >= 2:
+        return
+    labelled = int((cells.label >= 0).sum())
+    there = f"only '{present[0]}'" if present else 'no class'
+    raise InputError(
+        f'The labels have {there} among the {int(count.sum())} whole cells of the '
+        f'imagery ({labelled} labelled cells in all): a map needs two classes or more. '
+        'Check the legend and the crosswalk, or give a larger area.'
+    )
