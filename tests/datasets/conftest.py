@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
 from numpy.typing import ArrayLike
+from rasterio.transform import Affine
 
 Write = Callable[..., str]
 

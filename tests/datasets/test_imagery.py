@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.shutil import copy as copy_raster
+from rasterio.transform import Affine
 from rasterio.vrt import WarpedVRT
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader, Dataset

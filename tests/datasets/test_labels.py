@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.warp
-from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp
+from rasterio.transform import Affine
 
 from torchgeo_mapsr.datasets.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.imagery import Imagery

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 import torchgeo.samplers
-from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from rasterio.transform import Affine
 from torch.utils.data import DataLoader
 from torchgeo.datasets import RasterDataset, stack_samples
 

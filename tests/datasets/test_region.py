@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
-from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
+from rasterio.transform import Affine
 
 from torchgeo_mapsr.datasets.region import lr_coordinates, region_map
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
+from rasterio.transform import Affine
 from torch import Tensor
 
 from torchgeo_mapsr.datasets.region import region_map

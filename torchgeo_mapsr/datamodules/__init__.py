@@ -2,3 +2,8 @@
 # Licensed under the MIT License.
 
 """Data modules of LR/HR pairs."""
+
+from .chesapeake import ChesapeakePairsDataModule
+from .pair import ChipDataModule, PairDataModule
+
+__all__ = ('ChesapeakePairsDataModule', 'ChipDataModule', 'PairDataModule')

@@ -3,7 +3,7 @@
 
 """Batches of LR/HR samples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from .._compat import Sample
 
 
-def collate_pairs(samples: Sequence[Sample]) -> Sample:
+def collate_pairs(samples: Iterable[Sample]) -> Sample:
     """Stack samples whose LR windows differ in size.
 
     ``lr_label`` is padded with -1 (no label) and ``lr_pixels`` with 0, at the right and
@@ -26,6 +26,7 @@ def collate_pairs(samples: Sequence[Sample]) -> Sample:
     Returns:
         the batch: tensors stacked along a new first axis, anything else as lists
     """
+    samples = list(samples)
     height = max(sample['lr_label'].shape[-2] for sample in samples)
     width = max(sample['lr_label'].shape[-1] for sample in samples)
     fitted = [_fit(sample, height, width) for sample in samples]

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
+from rasterio.transform import Affine
 
 from ..errors import InputError
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import shapely
-from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasterio.transform import Affine
 
 from .._compat import Sample
+from ..errors import InputError
 from .chips import ChipDataset
 from .grid import crop, project
 from .legend import Legend
@@ -37,10 +38,12 @@ class LRHRPairs(ChipDataset):
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         self.pairs = tuple(pairs)
+        if not self.pairs:
+            raise InputError('there is no imagery')
         self._owners = [pair for pair in self.pairs for _ in pair.tiles]
         super().__init__(
             [tile for pair in self.pairs for tile in pair.tiles],
-            [path for pair in self.pairs for path in pair.paths],
+            [path for pair in self.pairs for path in pair.imagery.paths],
             transforms,
             self.pairs[0].legend,
             self.pairs[0].truth_legend,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Generator
-from torch.utils.data import Sampler
+from torchgeo.samplers import GeoSampler
 
 from ..datasets.chips import ChipDataset
 from ..datasets.grid import crop
@@ -15,7 +15,7 @@ from ..datasets.grid import crop
 Query = tuple[slice, slice]
 
 
-class ChipSampler(Sampler[Query]):
+class ChipSampler(GeoSampler):
     """Sample each tile in its own pixels: all of it once, or at random.
 
     torchgeo's samplers work too, but skip tiles that are hardly larger than a chip, or

@@ -1,0 +1,81 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.data.chesapeake_pairs.data import make_rasters
+from torchgeo_mapsr.datasets.pairs import LRHRPairs
+from torchgeo_mapsr.samplers import ChipSampler
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> LRHRPairs:
+    """Two tiles of 192 pixels, in two UTM zones."""
+    root: Path = tmp_path_factory.mktemp('rasters')
+    make_rasters(root)
+    return LRHRPairs.from_files(root / 'naip', root / 'nlcd', root / 'lc')
+
+
+@pytest.mark.parametrize(
+    ('size', 'stride', 'count'),
+    [(64, None, 9), (100, None, 4), (192, None, 1), (150, 30, 9), (300, None, 1)],
+)
+def test_every_pixel_is_visited(
+    dataset: LRHRPairs, size: int, stride: int | None, count: int
+) -> None:
+    sampler = ChipSampler(dataset, size, stride)
+    assert len(sampler) == 2 * count
+    queries = list(sampler)
+    assert len(queries) == 2 * count
+    for tile, pair in enumerate(dataset.pairs):
+        grid = pair.imagery.geobox
+        whole = pair.sample(grid)['image']
+        seen = torch.zeros(grid.height, grid.width)
+        for query in queries[tile * count : (tile + 1) * count]:
+            sample = dataset[query]
+            assert sample['image'].shape == (4, size, size)
+            if size <= 192:
+                assert sample['mask_valid'].all()
+                # where the chip lies is found by the content of its corner
+                patches = whole.unfold(1, 4, 1).unfold(2, 4, 1)
+                corner = sample['image'][:, None, None, :4, :4]
+                same = (patches == corner).all(-1).all(-1).all(0)
+                ((top, left),) = same.nonzero().tolist()
+                chip = whole[:, top : top + size, left : left + size]
+                torch.testing.assert_close(sample['image'], chip)
+                seen[top : top + size, left : left + size] = 1
+            else:
+                torch.testing.assert_close(sample['image'][:, :192, :192], whole)
+                seen[:] = 1
+        assert seen.all()
+
+
+def test_random_chips_lie_in_tiles(dataset: LRHRPairs) -> None:
+    torch.manual_seed(0)
+    sampler = ChipSampler(dataset, 150, length=40)
+    assert len(sampler) == 40
+    queries = list(sampler)
+    assert len(set(map(str, queries))) == 40
+    assert list(sampler) != queries
+    west = 0
+    for query in queries:
+        sample = dataset[query]
+        assert sample['mask_valid'].all()
+        west += query[0].start < 300_000
+    assert 8 < west < 32
+
+
+def test_generator(dataset: LRHRPairs) -> None:
+    drawn = [
+        list(
+            ChipSampler(
+                dataset, 50, length=5, generator=torch.Generator().manual_seed(seed)
+            )
+        )
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]

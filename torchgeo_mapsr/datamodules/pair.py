@@ -1,0 +1,165 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Data modules of LR/HR pairs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import kornia.augmentation as K
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import nn
+from torch.utils.data import DataLoader
+from torchgeo.datamodules import GeoDataModule
+
+from .._compat import Sample
+from ..datasets.chips import ChipDataset
+from ..datasets.collate import collate_pairs
+from ..datasets.pairs import LRHRPairs
+from ..samplers import ChipSampler
+
+
+class ChipDataModule(GeoDataModule, ABC):
+    """What data modules of LR/HR pairs have in common.
+
+    Batches keep the values of the imagery as they are stored (torchgeo's base class
+    would divide them by 255): backbones know their own mean and standard deviation.
+
+    Args:
+        batch_size: chips in a batch
+        patch_size: height and width of a chip, in pixels
+        stride: pixels between chips when all are visited (default: *patch_size*)
+        length: number of random chips in a training epoch. By default all chips are
+            visited once, which is what a convex fit on LR cells wants
+        num_workers: processes that read
+        augment: flip and turn training chips
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 1,
+        patch_size: int = 448,
+        stride: int | None = None,
+        length: int | None = None,
+        num_workers: int = 0,
+        augment: bool = False,
+    ) -> None:
+        super().__init__(LRHRPairs, batch_size, patch_size, length, num_workers)
+        self.size, self.stride = patch_size, stride
+        self.collate_fn = collate_pairs  # type: ignore[assignment]
+        self.aug = nn.Identity()
+        if augment:
+            self.train_aug = K.AugmentationSequential(
+                K.RandomHorizontalFlip(p=0.5),
+                K.RandomVerticalFlip(p=0.5),
+                K.RandomRotation90((0, 3), p=1),
+                data_keys=None,
+                keepdim=True,
+            )
+
+    @abstractmethod
+    def chips(self, split: str) -> ChipDataset:
+        """Make the dataset of a split: train, val, test or predict."""
+
+    def setup(self, stage: str) -> None:
+        """Set up datasets and samplers.
+
+        Args:
+            stage: fit, validate, test or predict
+        """
+        if stage == 'fit':
+            self.train_dataset = self.chips('train')
+            self.train_sampler = ChipSampler(
+                self.train_dataset, self.size, self.stride, self.length
+            )
+        if stage in ('fit', 'validate'):
+            self.val_dataset, self.val_sampler = self._visit('val')
+        if stage == 'test':
+            self.test_dataset, self.test_sampler = self._visit('test')
+        if stage == 'predict':
+            self.predict_dataset, self.predict_sampler = self._visit('predict')
+
+    def _visit(self, split: str) -> tuple[ChipDataset, ChipSampler]:
+        """A split and all of its chips, in order."""
+        dataset = self.chips(split)
+        return dataset, ChipSampler(dataset, self.size, self.stride)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Load the training chips, the last incomplete batch included.
+
+        torchgeo drops that batch: of a few chips nothing would be left.
+        """
+        return DataLoader(
+            self._valid_attribute('train_dataset'),
+            batch_size=self.batch_size,
+            sampler=self._valid_attribute('train_sampler'),
+            num_workers=self.num_workers,
+            collate_fn=self.collate_fn,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def transfer_batch_to_device(
+        self, batch: Sample, device: torch.device, dataloader_idx: int
+    ) -> Sample:
+        """Move tensors, leave the rest.
+
+        torchgeo 0.8.1 deletes ``crs`` and ``bounds`` here, so that predictions lose
+        their place; Lightning leaves alone what it cannot move.
+
+        Args:
+            batch: the batch
+            device: where to
+            dataloader_idx: not used
+
+        Returns:
+            the batch on the device
+        """
+        return LightningDataModule.transfer_batch_to_device(
+            self, batch, device, dataloader_idx
+        )
+
+
+class PairDataModule(ChipDataModule):
+    """Data module of imagery, LR labels and, where there are any, HR labels.
+
+    Each imagery file is read in its own grid. All stages see the same files: LR labels
+    are not the truth, and *truth* is not used in training.
+
+    Args:
+        imagery: files or folders
+        labels: files or folders of LR labels, in any CRS and grid
+        truth: files or folders of HR labels
+        bands: bands of the imagery, from 1
+        nodata: no-data value of the imagery
+        batch_size: chips in a batch
+        patch_size: height and width of a chip, in pixels
+        stride: pixels between chips when all are visited
+        length: number of random chips in a training epoch (default: all chips)
+        num_workers: processes that read
+        augment: flip and turn training chips
+    """
+
+    def __init__(
+        self,
+        imagery: str | Sequence[str],
+        labels: str | Sequence[str],
+        truth: str | Sequence[str] | None = None,
+        bands: Sequence[int] | None = None,
+        nodata: float | None = None,
+        batch_size: int = 1,
+        patch_size: int = 448,
+        stride: int | None = None,
+        length: int | None = None,
+        num_workers: int = 0,
+        augment: bool = False,
+    ) -> None:
+        super().__init__(batch_size, patch_size, stride, length, num_workers, augment)
+        self.imagery, self.labels, self.truth = imagery, labels, truth
+        self.bands, self.nodata = bands, nodata
+
+    def chips(self, split: str) -> LRHRPairs:
+        """Pair the files, the same for all splits."""
+        return LRHRPairs.from_files(
+            self.imagery, self.labels, self.truth, bands=self.bands, nodata=self.nodata
+        )
