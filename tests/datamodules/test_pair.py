@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torchgeo.datamodules import BaseDataModule
 
 from tests.data.chesapeake_pairs import data
 from torchgeo_mapsr.datamodules import ChesapeakePairsDataModule, PairDataModule
@@ -149,6 +151,21 @@ def test_worker_processes(paths: dict[str, str]) -> None:
     for a, b in zip(module.train_dataloader(), plain.train_dataloader(), strict=True):
         torch.testing.assert_close(a['image'], b['image'])
         torch.testing.assert_close(a['mask_region'], b['mask_region'])
+
+
+@pytest.mark.parametrize('kind', ['PairDataModule', 'ChesapeakePairsDataModule'])
+def test_from_a_config(paths: dict[str, str], root: Path, kind: str) -> None:
+    """As ``torchgeo fit --config`` reads it."""
+    arguments = paths if kind == 'PairDataModule' else {'root': str(root / 'rasters')}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(BaseDataModule, 'data')
+    options = {**arguments, 'batch_size': 2, 'patch_size': 96}
+    name = f'torchgeo_mapsr.datamodules.{kind}'
+    config = parser.parse_object({'data': {'class_path': name, 'init_args': options}})
+    module = parser.instantiate_classes(config).data
+    module.setup('fit')
+    (batch, *_) = module.train_dataloader()
+    assert batch['image'].shape == (2, 4, 96, 96)
 
 
 class TestChesapeake:

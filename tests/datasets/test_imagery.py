@@ -3,7 +3,10 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -111,13 +114,19 @@ class TestValidity:
         np.testing.assert_array_equal(valid, np.arange(20)[:, None] >= np.full(20, 5))
         np.testing.assert_array_equal(image, values)
 
-    def test_float_nodata_in_any_band(self, write: Write) -> None:
+    @pytest.mark.parametrize('nodata', [-9999.0, 0.1, -3.4028234663852886e38])
+    def test_float_nodata_in_any_band(self, write: Write, nodata: float) -> None:
         values = noise(3, 20, 20, dtype='float32')
-        values[1, :5] = -9999
-        image, valid = self.read(write('a.tif', values, nodata=-9999))
+        values[1, :5] = nodata
+        image, valid = self.read(write('a.tif', values, nodata=nodata))
         assert not valid[:5].any()
         assert valid[5:].all()
         assert not image[:, :5].any()
+
+    def test_nodata_that_the_type_cannot_hold(self, write: Write) -> None:
+        values = np.full((1, 5, 5), 241, 'uint8')  # −9999 modulo 256
+        _, valid = self.read(write('a.tif', values), nodata=-9999)
+        assert valid.all()
 
     @pytest.mark.parametrize('nodata', [None, np.nan, -1.0])
     def test_nan_and_infinity(self, write: Write, nodata: float | None) -> None:
@@ -302,6 +311,32 @@ def test_vsi_paths(write: Write) -> None:
         assert len(imagery.fingerprint()) == 64
 
 
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    """Where the files are served, by a process of its own: GDAL opens with the GIL."""
+    command = [sys.executable, '-u', '-m', 'http.server', '0', '--bind', '127.0.0.1']
+    with subprocess.Popen(
+        [*command, '--directory', str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        port = server.stdout.readline().split(' port ')[1].split()[0]
+        yield f'http://127.0.0.1:{port}'
+        server.terminate()
+
+
+def test_urls(write: Write, url: str) -> None:
+    values = noise(2, 20, 20)
+    write('a.tif', values)
+    imagery = Imagery(f'{url}/a.tif')
+    np.testing.assert_array_equal(imagery.read(imagery.geobox)[0], values)
+    assert imagery.fingerprint() == Imagery(f'{url}/a.tif').fingerprint()
+    with pytest.raises(InputError, match=r'absent\.tif: cannot be read'):
+        Imagery(f'{url}/absent.tif')
+
+
 @pytest.mark.parametrize(
     'transform',
     [HR * Affine.rotation(30), Affine(1, 0, HR.c, 0, 1, HR.f)],
@@ -434,6 +469,8 @@ class TestFingerprint:
     def test_same(self, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         path = write('a.tif', noise(3, 5, 5))
         assert Imagery(path).fingerprint() == Imagery(path).fingerprint()
+        monkeypatch.chdir(Path(path).parent)
+        assert Imagery('a.tif').fingerprint() == Imagery(path).fingerprint()
 
     def test_changes_with_file_and_choices(self, write: Write) -> None:
         path = write('a.tif', noise(3, 5, 5))

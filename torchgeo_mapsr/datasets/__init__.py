@@ -3,19 +3,24 @@
 
 """LR/HR label pairs, legends, crosswalks, joint statistics and region geometry."""
 
-from .chesapeake import ChesapeakePairs
-from .chips import ChipDataset
-from .collate import collate_pairs
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .crosswalk import Crosswalk
 from .imagery import Imagery
 from .labels import LabelRaster
 from .legend import Legend, LegendClass
-from .pair import LRHRPair
-from .pairs import LRHRPairs
 from .recovered import RecoveredLabels
 from .region import RegionMap, lr_coordinates, region_map
 from .scene import Scene, make_scene
 from .statistics import JointStatistics
+
+if TYPE_CHECKING:
+    from .chesapeake import ChesapeakePairs
+    from .chips import ChipDataset
+    from .collate import collate_pairs
+    from .pair import LRHRPair
+    from .pairs import LRHRPairs
 
 __all__ = (
     'ChesapeakePairs',
@@ -36,3 +41,20 @@ __all__ = (
     'make_scene',
     'region_map',
 )
+
+# torchgeo takes seconds to import. What is built on it is imported when it is asked
+# for, so that rasters and legends can be used, and bad ones refused, at once.
+_ON_TORCHGEO = {
+    'ChesapeakePairs': 'chesapeake',
+    'ChipDataset': 'chips',
+    'LRHRPair': 'pair',
+    'LRHRPairs': 'pairs',
+    'collate_pairs': 'collate',
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name that needs torchgeo."""
+    if name not in _ON_TORCHGEO:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'.{_ON_TORCHGEO[name]}', __name__), name)

@@ -157,9 +157,12 @@ class _Layer:
         if values.dtype.kind == 'f':
             valid &= np.isfinite(values).all(axis=0)
         if all(value is not None for value in self.nodata):
-            absent = values == np.array(self.nodata)[:, None, None]
-            whole = values.dtype.kind != 'f'
-            valid &= ~(absent.all(axis=0) if whole else absent.any(axis=0))
+            floats = values.dtype.kind == 'f'
+            # as the file would store it: 0.1 is another number in float32. Integers are
+            # compared as they are, for −9999 must not wrap around to a uint8
+            nodata = np.array(self.nodata, values.dtype if floats else None)
+            absent = values == nodata[:, None, None]
+            valid &= ~(absent.any(axis=0) if floats else absent.all(axis=0))
         return np.where(valid, values, 0).astype(np.float32), valid
 
     def _warp(self, geobox: GeoBox) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -5,7 +5,6 @@
 
 import atexit
 import hashlib
-import json
 import os
 import threading
 import warnings
@@ -160,17 +159,14 @@ class RasterFile:
         handle = _handle(self.path, self.stamp)
         digest = hashlib.sha256()
         box = self.geobox
-        header = [
-            box.shape.yx,
-            tuple(box.affine),
-            str(box.crs),
-            self.dtypes,
-            handle.tags(),
-        ]
-        digest.update(json.dumps([self.path, header, repr(self.nodata)]).encode())
-        for name in sorted({self.path, *handle.files}):
-            local = os.path.abspath(name) if os.path.exists(name) else name
-            digest.update(repr((local, _stamp(name))).encode())
+        header = box.shape.yx, tuple(box.affine), str(box.crs), self.dtypes, self.nodata
+        digest.update(repr((header, sorted(handle.tags().items()))).encode())
+        names = {
+            os.path.abspath(name) if os.path.exists(name) else name
+            for name in (self.path, *handle.files)
+        }
+        for name in sorted(names):
+            digest.update(repr((name, _stamp(name))).encode())
             if os.path.isfile(name):
                 with open(name, 'rb') as stream:
                     digest.update(stream.read(1 << 16))
