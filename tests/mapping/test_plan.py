@@ -16,8 +16,9 @@ from torchgeo_mapsr.mapping.plan import Axis, Plan, default_overlap
 def axes(draw: st.DrawFn) -> Axis:
     halo = draw(st.integers(0, 12))
     overlap = draw(st.integers(2 * halo + 1, 2 * halo + 30))
-    chip = draw(st.integers(overlap + 1, overlap + 100))
-    return Axis(draw(st.integers(1, 900)), chip, overlap, halo)
+    align = draw(st.integers(1, 16))
+    chip = draw(st.integers(overlap + align, overlap + 100))
+    return Axis(draw(st.integers(1, 900)), chip, overlap, halo, align)
 
 
 @given(axes())
@@ -36,6 +37,7 @@ def test_axis_is_a_partition_of_unity(axis: Axis) -> None:
     assert axis.starts[-1] + axis.size == axis.length
     assert axis.weights.shape == (len(axis.starts), min(axis.chip, axis.length))
     assert (np.diff(axis.starts) <= axis.chip - axis.overlap).all()
+    assert (axis.starts[:-1] % axis.align == 0).all()
 
 
 @given(axes())

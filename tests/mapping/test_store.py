@@ -69,20 +69,21 @@ def test_damaged_manifest_starts_over(tmp_path: Path, text: str) -> None:
         assert not store.resumed
         assert 'damaged' in store.notice
         assert not store.has(0, TILE)
+        save(store)
     with WorkStore(tmp_path / 'w', WORK) as store:
         assert store.resumed
 
 
 def test_half_written_files_are_not_resumed(tmp_path: Path) -> None:
-    with WorkStore(tmp_path / 'w', WORK):
-        pass
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        store.fit.write_bytes(b'fit')
     (tmp_path / 'w' / '0_1_2.npz.part').write_bytes(b'half')
     (tmp_path / 'w' / 'out_map.tif').write_bytes(b'half')
     with WorkStore(tmp_path / 'w', WORK) as store:
         assert store.resumed
         assert not store.has(0, TILE)
         names = {path.name for path in store.folder.iterdir()}
-    assert names - {'lock'} == {'manifest.json'}
+    assert names - {'lock'} == {'manifest.json', 'fit.safetensors'}
 
 
 def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
@@ -166,3 +167,26 @@ def test_publish_and_discard(tmp_path: Path) -> None:
 def test_digest_does_not_depend_on_order() -> None:
     assert digest({'a': 1, 'b': 2}) == digest({'b': 2, 'a': 1})
     assert digest({'a': 1}) != digest({'a': 2})
+
+
+def test_nothing_kept_leaves_nothing_behind(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match='single class'),
+        WorkStore(tmp_path / 'w', WORK),
+    ):
+        raise InputError('single class')
+    assert os.listdir(tmp_path) == []
+
+
+def test_publish_to_another_file_system(tmp_path: Path) -> None:
+    other = Path('/dev/shm')
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip('there is only one file system')
+    target = other / f'torchgeo-mapsr-{os.getpid()}'
+    try:
+        with WorkStore(tmp_path / 'w', WORK) as store:
+            store.scratch('fit').write_bytes(b'fit')
+            store.publish(store.scratch('fit'), target)
+        assert target.read_bytes() == b'fit'
+    finally:
+        target.unlink()

@@ -17,9 +17,9 @@ from odc.geo.geobox import GeoBox
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ..datasets.crosswalk import Crosswalk
+from ..datasets.grid import pixel_offset
 from ..datasets.labels import LabelRaster
 from ..datasets.legend import Legend
-from ..datasets.raster import pixel_offset
 from ..errors import InputError
 from .area import row_areas
 

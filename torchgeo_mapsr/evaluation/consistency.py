@@ -116,6 +116,20 @@ def summarise(
     return MapSummary(legend, pixels, hectares, nodata, cells, agreeing)
 
 
+def cell_diameter(hr: GeoBox, lr: GeoBox) -> int:
+    """Upper bound of an LR cell's diameter in HR pixels.
+
+    Args:
+        hr: HR grid; what is found holds in its middle.
+        lr: LR grid.
+    """
+    row, col = (size // 2 for size in hr.shape)
+    pixel = hr[row : row + 1, col : col + 1].pad(1)
+    at = lr_coordinates(pixel, lr)
+    side = min(hypot(*(at[:, 1, 2] - at[:, 1, 1])), hypot(*(at[:, 2, 1] - at[:, 1, 1])))
+    return ceil(1.5 / side) + 2
+
+
 def _agreement(
     dataset: Any,
     geobox: GeoBox,
@@ -127,7 +141,7 @@ def _agreement(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """LR cells whose centroid lies in a window, and the agreeing ones, by class."""
     n = len(legend)
-    margin = _cell_diameter(geobox[rows, cols], labels.geobox)
+    margin = cell_diameter(geobox[rows, cols], labels.geobox)
     height, width = geobox.shape
     top, left = max(rows.start - margin, 0), max(cols.start - margin, 0)
     wide = (
@@ -160,15 +174,6 @@ def _agreement(
     truth = known[judged]
     same = counts[judged].argmax(1) == truth
     return np.bincount(truth, minlength=n), np.bincount(truth[same], minlength=n)
-
-
-def _cell_diameter(hr: GeoBox, lr: GeoBox) -> int:
-    """Upper bound of an LR cell's diameter in HR pixels, in the middle of *hr*."""
-    row, col = (size // 2 for size in hr.shape)
-    pixel = hr[row : row + 1, col : col + 1].pad(1)
-    at = lr_coordinates(pixel, lr)
-    side = min(hypot(*(at[:, 1, 2] - at[:, 1, 1])), hypot(*(at[:, 2, 1] - at[:, 1, 1])))
-    return ceil(1.5 / side) + 2
 
 
 def _blocks(geobox: GeoBox) -> Iterator[tuple[slice, slice]]:

@@ -33,6 +33,8 @@ class Axis:
         overlap: Pixels that neighbouring chips share, at least.
         halo: Pixels at a chip's border that lack context and get no weight, except
             at the raster's edge, where there is no better chip.
+        align: Pixels that the starts of chips are multiples of, but for the last: with
+            the backbone's largest stride, chips see the same tokens where they meet.
 
     Raises:
         InputError: If *halo* and *overlap* leave nothing of a chip.
@@ -42,13 +44,15 @@ class Axis:
     chip: int
     overlap: int
     halo: int = 0
+    align: int = 1
 
     def __post_init__(self) -> None:
-        if self.length > self.chip and not 2 * self.halo < self.overlap < self.chip:
+        room = self.chip - self.overlap - self.align
+        if self.length > self.chip and not (2 * self.halo < self.overlap and room >= 0):
             raise InputError(
-                f'A chip size of {self.chip} pixels is too small: this backbone needs '
-                f'an overlap of more than {2 * self.halo} pixels (overlap is '
-                f'{self.overlap}); give a larger --chip-size.'
+                f'Chips of {self.chip} pixels with an overlap of {self.overlap} do not '
+                f'suit this backbone: the overlap must be above {2 * self.halo} and at '
+                f'most {self.chip - self.align}; give a larger --chip-size.'
             )
 
     @property
@@ -60,8 +64,11 @@ class Axis:
     def starts(self) -> NDArray[np.int64]:
         """First pixel of each chip, ascending."""
         room = self.length - self.size
-        count = 1 + -(-room // (self.chip - self.overlap)) if room else 1
-        return np.linspace(0, room, count).round().astype(np.int64)
+        if not room:
+            return np.zeros(1, np.int64)
+        count = 1 + -(-room // (self.chip - self.overlap - self.align + 1))
+        even = np.linspace(0, room, count).astype(np.int64)
+        return np.unique(np.append(even[:-1] // self.align * self.align, room))
 
     @cached_property
     def weights(self) -> NDArray[np.float32]:
@@ -147,6 +154,7 @@ class Plan:
         tile: Pixels of a tile's side.
         overlap: Pixels that neighbouring chips share, at least.
         halo: The backbone's halo, see :class:`Axis`.
+        align: The backbone's largest stride, see :class:`Axis`.
     """
 
     geobox: GeoBox
@@ -154,14 +162,15 @@ class Plan:
     tile: int
     overlap: int
     halo: int = 0
+    align: int = 1
 
     @cached_property
     def axes(self) -> tuple[Axis, Axis]:
         """Chips along rows and along columns."""
         height, width = self.geobox.shape
         return (
-            Axis(height, self.chip, self.overlap, self.halo),
-            Axis(width, self.chip, self.overlap, self.halo),
+            Axis(height, self.chip, self.overlap, self.halo, self.align),
+            Axis(width, self.chip, self.overlap, self.halo, self.align),
         )
 
     def tiles(self) -> Iterator[Tile]:

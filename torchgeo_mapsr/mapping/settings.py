@@ -170,16 +170,16 @@ class MapJob:
         default='auto',
         metadata=_about(
             'model',
-            'what scores a pixel; auto: chosen by held-out coarse cells',
-            choices=('auto', 'probe', 'cosine', 'lda', 'fusion'),
+            'what scores a pixel; fusion: the mean of probe and lda',
+            choices=('auto', 'fusion', 'probe', 'lda', 'cosine'),
         ),
     )
     prior: float | None = field(
         default=None,
         metadata=_about(
             'model',
-            'weight of the smoothed coarse labels at prediction '
-            '(default: chosen by held-out coarse cells)',
+            'weight of the smoothed coarse labels at prediction, or auto: chosen by '
+            'held-out coarse cells (default: auto)',
             'WEIGHT',
         ),
     )
@@ -196,9 +196,13 @@ class MapJob:
         default=False,
         metadata=_about('model', 'centre the features before prompts are matched'),
     )
-    class_balance: bool = field(
-        default=False,
-        metadata=_about('model', 'give every class the same weight in the fit'),
+    class_balance: float = field(
+        default=0.5,
+        metadata=_about(
+            'model',
+            'in the fit, 0: every coarse cell counts alike, 1: every class does',
+            '0..1',
+        ),
     )
     upsampler: str = field(
         default='bilinear',
@@ -261,6 +265,10 @@ class MapJob:
                 raise InputError(f'{flag(name)} must be at least 1.')
         if not 0 <= self.confidence_quantile < 1:
             raise InputError('--confidence-quantile must be at least 0 and below 1.')
+        if not 0 <= self.class_balance <= 1:
+            raise InputError('--class-balance must be between 0 and 1.')
+        if self.prior is not None and self.prior < 0:
+            raise InputError('--prior must not be negative.')
         for item in fields(self):
             choices, value = item.metadata['choices'], getattr(self, item.name)
             if choices and value not in choices:

@@ -3,6 +3,7 @@
 
 """The folder of a run's unfinished work: what is in it is complete."""
 
+import errno
 import hashlib
 import json
 import os
@@ -95,7 +96,14 @@ class WorkStore:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # A run that ends before any work was kept leaves no folder behind.
+        if self.folder.exists() and not self._work():
+            self.discard()
         self._lock.release()
+
+    def _work(self) -> bool:
+        names = {entry.name for entry in self.folder.iterdir()}
+        return bool(names - {'lock', 'manifest.json'}) or bool(self.published)
 
     def _acquire(self) -> None:
         """Take the lock; the system drops it when a process dies."""
@@ -187,14 +195,20 @@ class WorkStore:
 
         Args:
             scratch: The file, in this folder.
-            path: Its final name, on the same file system.
+            path: Its final name.
         """
         if str(path.absolute()) not in self.published:
             self.published.append(str(path.absolute()))
             self._write()
         with scratch.open('rb') as file:
             os.fsync(file.fileno())
-        os.replace(scratch, path)
+        try:
+            os.replace(scratch, path)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with replacing(path) as part:
+                shutil.copyfile(scratch, part)
 
     def finish(self, image: int) -> None:
         """Remember that the map of image number *image* is published."""

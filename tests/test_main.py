@@ -1,0 +1,107 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from torchgeo_mapsr import __version__
+from torchgeo_mapsr.datasets.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.scene import Scene, make_scene
+from torchgeo_mapsr.evaluation.accuracy import compare
+from torchgeo_mapsr.main import main
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Scene]:
+    return [
+        make_scene(tmp_path_factory.mktemp('scene'), seed=seed, size=(150, 200))
+        for seed in (0, 1)
+    ]
+
+
+def test_help_is_fast_and_complete() -> None:
+    """Neither torch nor rasterio is imported for it."""
+    script = (
+        'import sys\n'
+        'from torchgeo_mapsr.main import main\n'
+        'try:\n'
+        "    main(['map', '--help'])\n"
+        'except SystemExit as stop:\n'
+        "    sys.exit(stop.code or 3 * bool({'torch', 'rasterio'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for option in ('--labels', '--no-confidence', '--backbone', '--propagate'):
+        assert option in done.stdout
+
+
+def test_module_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, '-m', 'torchgeo_mapsr', '--version'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    'args',
+    [
+        [],
+        ['mpa'],
+        ['map', 'a.tif'],
+        ['map', 'a.tif', '--output', 'o.tif', '--seed', 'x'],
+        ['map', 'a.tif', '--output', 'o.tif', '--labels', 'l.tif'],
+        ['map', 'none.tif', '--output', 'o.tif', '--labels', 'l', '--legend', 'nlcd'],
+        ['evaluate', 'none.tif', '--truth', 'none.tif'],
+        ['evaluate', 'none.tif', '--truth', 'none.tif', '--legend', 'nlcb'],
+        ['evaluate', 'a.tif', 'b.tif', '--truth', 'none.tif'],
+    ],
+)
+def test_mistakes_are_one_line_and_code_2(
+    args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(args)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    captured = capsys.readouterr()
+    assert captured.err.count('\n') == 1
+    assert captured.err.startswith('torchgeo-mapsr')
+    assert captured.out == ''
+
+
+def test_evaluate_pools_files(
+    scenes: list[Scene], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The LR labels as the map: looked up at the truth's pixels."""
+    args = ['evaluate', *(str(s.labels) for s in scenes)]
+    args += ['--truth', *(str(s.truth) for s in scenes)]
+    args += ['--legend', 'nlcd', '--target', 'land-cover-4']
+    args += ['--truth-legend', 'land-cover-4', '--json', str(tmp_path / 'e.json')]
+    assert main(args) == 0
+    nlcd = Crosswalk.load('nlcd', 'land-cover-4')
+    same = Crosswalk.load('land-cover-4', 'land-cover-4')
+    one, two = (compare(s.labels, s.truth, nlcd, same) for s in scenes)
+    content = json.loads((tmp_path / 'e.json').read_text())
+    assert content['confusion'] == (one + two).matrix.tolist()
+    assert content['miou'] == pytest.approx((one + two).miou, abs=1e-6)
+    assert f'{100 * (one + two).miou:.1f}' in capsys.readouterr().out
+
+
+def test_lightning_verbs_are_torchgeos(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-mapsr', 'fit', '--help'])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    assert '--trainer' in capsys.readouterr().out

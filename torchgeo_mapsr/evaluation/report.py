@@ -1,0 +1,110 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What a run did, for people and for programs."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import rasterio
+from rich.table import Table
+
+from .. import __version__
+from .accuracy import Confusion
+from .consistency import MapSummary
+
+_PACKAGES = (
+    'torchgeo',
+    'torch',
+    'timm',
+    'kornia',
+    'rasterio',
+    'pyproj',
+    'odc-geo',
+    'numpy',
+    'scipy',
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, GDAL and the packages that a map depends on."""
+    found = {
+        'torchgeo-mapsr': __version__,
+        'python': platform.python_version(),
+        'gdal': rasterio.__gdal_version__,
+    }
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def run_report(
+    settings: Mapping[str, Any],
+    fit: Mapping[str, Any],
+    maps: Mapping[str, MapSummary],
+    timings: Mapping[str, float],
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The report of a run, as JSON types.
+
+    Args:
+        settings: What the run was told.
+        fit: Where the fit comes from and what it has seen.
+        maps: Summary of each map, by its path.
+        timings: Seconds by stage.
+        notes: Anything that a person should know.
+    """
+    return {
+        'created': datetime.now(UTC).isoformat(timespec='seconds'),
+        'versions': versions(),
+        'settings': dict(settings),
+        'fit': dict(fit),
+        'maps': [{'map': path, **s.to_dict()} for path, s in maps.items()],
+        'timings': dict(timings),
+        'notes': list(notes),
+    }
+
+
+def area_table(maps: Sequence[MapSummary]) -> Table:
+    """Classes, areas and agreement with the LR labels, over all maps."""
+    table = Table(title='Land cover')
+    for name in ('class', 'hectares', 'share', 'agreement with coarse labels'):
+        table.add_column(name, justify='left' if name == 'class' else 'right')
+    legend = maps[0].legend
+    hectares = np.sum([m.hectares for m in maps], axis=0)
+    pixels = np.sum([m.pixels for m in maps], axis=0)
+    cells = np.sum([m.cells for m in maps], axis=0)
+    agreeing = np.sum([m.agreeing for m in maps], axis=0)
+    for i, item in enumerate(legend.classes):
+        same = f'{agreeing[i]} of {cells[i]} cells' if cells[i] else '–'
+        share = _percent(pixels[i] / pixels.sum()) if pixels.any() else '–'
+        table.add_row(item.name, f'{hectares[i]:.2f}', f'{share} %', same)
+    return table
+
+
+def accuracy_table(results: Mapping[str, Confusion]) -> Table:
+    """Figures of merit in percent, a column for each result."""
+    table = Table(title='Agreement with high-resolution labels (%)')
+    table.add_column('')
+    for name in results:
+        table.add_column(name, justify='right')
+    found = list(results.values())
+    for i, item in enumerate(found[0].legend.classes):
+        table.add_row(f'IoU {item.name}', *(_percent(r.iou[i]) for r in found))
+    table.add_section()
+    table.add_row('mIoU', *(_percent(r.miou) for r in found))
+    table.add_row('FWIoU', *(_percent(r.fwiou) for r in found))
+    table.add_row('mean F1', *(_percent(r.macro_f1) for r in found))
+    table.add_row('accuracy', *(_percent(r.accuracy) for r in found))
+    return table
+
+
+def _percent(value: float) -> str:
+    return '–' if np.isnan(value) else f'{100 * value:.1f}'

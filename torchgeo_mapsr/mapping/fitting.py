@@ -1,0 +1,220 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The fit pass over some chips, and fits that were made before."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..datasets.crosswalk import Crosswalk
+from ..errors import InputError
+from ..evaluation.report import versions
+from ..models.backbone import Backbone, create_backbone
+from ..models.classifier import Classifier
+from ..models.fit import FitOptions, fit_classifier
+from ..models.spec import parse_spec
+from .collect import (
+    Collector,
+    LabelledChip,
+    Place,
+    Samples,
+    labelled_places,
+    read_labelled,
+)
+from .inputs import Inputs
+from .model import Extractor
+from .plan import Plan
+from .prefetch import prefetch
+from .settings import MapJob
+from .stopwatch import Stopwatch
+
+# Chips that a backbone learns filters and statistics from.
+_CALIBRATION = 16
+
+# Cells after which no further chip is looked at: more change the fit little.
+_CELLS = 40_000
+
+# Pixels to draw from all chips.
+_PIXELS = 100_000
+
+
+def make_backbone(job: MapJob, inputs: Inputs, saved: Classifier | None) -> Backbone:
+    """The backbone of a job, or of a saved fit.
+
+    Args:
+        job: The job.
+        inputs: What it reads.
+        saved: A fit that was made before.
+
+    Raises:
+        InputError: If the backbone cannot be made, or is not the one of the fit.
+    """
+    dtype = str(inputs.dtype) if inputs.dtype.kind in 'ui' else None
+    if saved is None:
+        members = [
+            member.with_option('seed', str(job.seed))
+            if member.kind == 'rcf' and 'seed' not in member.options
+            else member
+            for member in parse_spec(job.backbone)
+        ]
+        spec = '+'.join(map(str, members))
+        return create_backbone(spec, inputs.bands, job.weights, dtype)
+    made = saved.provenance['backbone']
+    if made['bands'] != inputs.bands:
+        raise InputError(
+            f'The fit was made on imagery of {made["bands"]} bands, this has '
+            f'{inputs.bands}; choose bands with --bands.'
+        )
+    backbone = create_backbone(made['spec'], inputs.bands, job.weights, dtype)
+    backbone.load_calibration(dict(saved.calibration))
+    if backbone.weights_digest() != made['weights']:
+        raise InputError(
+            f'The weights of the backbone {made["spec"]!r} are not those that the fit '
+            'was made with; name their file with --weights.'
+        )
+    return backbone
+
+
+def check_saved(saved: Classifier, inputs: Inputs) -> None:
+    """Make sure that a fit that was made before makes the map that is asked for.
+
+    Args:
+        saved: The fit.
+        inputs: What the job reads.
+
+    Raises:
+        InputError: If its classes are others.
+    """
+    if saved.target != inputs.target:
+        raise InputError(
+            f"The fit maps the classes of '{saved.target.name}', not of "
+            f"'{inputs.target.name}'; give --target {saved.target.name}."
+        )
+
+
+def fit(
+    job: MapJob,
+    inputs: Inputs,
+    plans: Sequence[Plan],
+    extractor: Extractor,
+    watch: Stopwatch,
+    start: Callable[[int], Callable[[], None]],
+) -> Classifier:
+    """Look at some chips and fit a classifier.
+
+    Args:
+        job: The job.
+        inputs: What it reads; with labels.
+        plans: Plan of each raster.
+        extractor: The backbone. It is calibrated here.
+        watch: Counts the time.
+        start: Starts a progress bar of so many steps; gives a function that steps it.
+
+    Returns:
+        The classifier, with the backbone's calibration and its provenance.
+
+    Raises:
+        InputError: If there are no usable labels.
+    """
+    crosswalk = inputs.crosswalk
+    assert crosswalk is not None
+    places = labelled_places(plans, inputs.labels, job.seed)
+    expected = min(len(places), job.max_chips)
+    tick = start(expected)
+
+    def read(place: Place) -> LabelledChip:
+        with watch('read'):
+            image, plan = inputs.images[place.image], plans[place.image]
+            return read_labelled(image, plan, place.chip, inputs.labels)
+
+    backbone = extractor.backbone
+    if backbone.needs_calibration:
+        chips = (chip for chip in prefetch(read, places) if chip.valid.any())
+        with watch('backbone'):
+            backbone.calibrate(_sample(islice(chips, _CALIBRATION)))
+    collector = Collector(crosswalk, -(-_PIXELS // expected), job.seed)
+    used = 0
+    for chip in prefetch(read, places):
+        if not len(chip.codes):
+            continue
+        with watch('backbone'):
+            tokens = extractor(chip.image)
+        with watch('probe'):
+            collector.add(chip, tokens)
+        tick()
+        used += 1
+        if used == job.max_chips or len(collector) >= _CELLS:
+            break
+    if not used:
+        raise InputError(
+            'The labels have no data where the imagery has; check their no-data value '
+            'and their place.'
+        )
+    with watch('probe'):
+        samples = collector.samples()
+        classifier = fit_classifier(
+            samples.cells, samples.pixels, inputs.target, _options(job)
+        )
+    provenance = {
+        **classifier.provenance,
+        'backbone': {
+            'spec': backbone.spec,
+            'bands': inputs.bands,
+            'channels': sum(backbone.channels),
+            'weights': backbone.weights_digest(),
+        },
+        'chips': used,
+        'labels': _label_counts(samples, crosswalk),
+        'seed': job.seed,
+        'versions': versions(),
+    }
+    return replace(
+        classifier, calibration=backbone.calibration(), provenance=provenance
+    )
+
+
+def _sample(chips: Iterator[LabelledChip]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and their validity, as a backbone's calibration takes them."""
+    for chip in chips:
+        yield torch.from_numpy(chip.image), torch.from_numpy(chip.valid)
+
+
+def _options(job: MapJob) -> FitOptions:
+    default = FitOptions()
+    return FitOptions(
+        score=default.score if job.score == 'auto' else job.score,
+        balance=job.class_balance,
+        prior=job.prior,
+        prompts=job.prompts,
+        confidence_quantile=job.confidence_quantile,
+        centre=job.centre,
+        seed=job.seed,
+    )
+
+
+def _label_counts(samples: Samples, crosswalk: Crosswalk) -> dict[str, Any]:
+    """How many LR cells were used, and which were not, as JSON types."""
+    unknown = crosswalk.unknown(samples.codes)
+    ignored = samples.codes[crosswalk.index(samples.codes) < 0]
+    codes, counts = np.unique(ignored, return_counts=True)
+    nothing = {*unknown, crosswalk.source.nodata}
+    return {
+        'legend': crosswalk.source.name,
+        'target': crosswalk.target.name,
+        'crosswalk': crosswalk.name,
+        'reference': crosswalk.reference,
+        'cells': len(samples.cells),
+        'cells_used': int(samples.cells.usable.sum()),
+        'cells_ignored_by_code': {
+            str(code): count
+            for code, count in zip(codes.tolist(), counts.tolist(), strict=True)
+            if code not in nothing
+        },
+        'unknown_codes': {str(code): count for code, count in unknown.items()},
+    }

@@ -1,0 +1,108 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What a job reads, opened and checked."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..datasets.crosswalk import Crosswalk
+from ..datasets.imagery import Imagery
+from ..datasets.labels import LabelRaster
+from ..datasets.legend import Legend
+from ..errors import InputError
+from ..evaluation.report import versions
+from .outputs import Outputs
+from .settings import MapJob
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Imagery, labels and legends of a job.
+
+    Args:
+        images: Imagery of each map.
+        labels: LR labels, one raster for each distinct grid.
+        target: Legend of the map.
+        crosswalk: From the labels' legend to *target*; None without labels.
+    """
+
+    images: tuple[Imagery, ...]
+    labels: tuple[LabelRaster, ...]
+    target: Legend
+    crosswalk: Crosswalk | None
+
+    @classmethod
+    def open(cls, job: MapJob, outputs: Outputs) -> 'Inputs':
+        """Open everything that a job names.
+
+        Args:
+            job: The job.
+            outputs: Its outputs, which say which files belong to one map.
+
+        Raises:
+            InputError: If something cannot be read, or does not fit together.
+        """
+        target = Legend.load(job.target)
+        if target.codes.max() > 255:
+            raise InputError(
+                f"The legend '{target.name}' has codes above 255, which the map "
+                '(uint8) cannot hold; give another --target.'
+            )
+        crosswalk = None
+        if job.legend is not None:
+            crosswalk = Crosswalk.load(job.legend, target, job.crosswalk)
+        images = tuple(Imagery(o.imagery, job.bands, job.nodata) for o in outputs.maps)
+        for image in images:
+            if image.bands != images[0].bands:
+                raise InputError(
+                    f'{image.paths[0]} has {image.bands} bands but '
+                    f'{images[0].paths[0]} has {images[0].bands}; choose common ones '
+                    'with --bands.'
+                )
+        labels = LabelRaster.open(job.labels) if job.labels else ()
+        return cls(images, labels, target, crosswalk)
+
+    @property
+    def bands(self) -> int:
+        """Bands of the imagery."""
+        return self.images[0].bands
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type that holds the values of all imagery."""
+        return np.result_type(*(image.dtype for image in self.images))
+
+    def describe(self, job: MapJob) -> dict[str, Any]:
+        """All that a map depends on, as JSON types: the key of unfinished work.
+
+        Args:
+            job: The job that was opened.
+        """
+        files = {
+            f'{name} {value}': _digest(Path(value))
+            for name, value in (
+                ('weights', job.weights),
+                ('model', job.model),
+                ('legend', job.legend),
+                ('target', job.target),
+                ('crosswalk', job.crosswalk),
+            )
+            if value is not None and Path(value).is_file()
+        }
+        files |= {' '.join(image.paths): image.fingerprint() for image in self.images}
+        files |= {
+            ' '.join(raster.paths): raster.fingerprint() for raster in self.labels
+        }
+        used = {name: versions()[name] for name in ('torchgeo-mapsr', 'torch')}
+        settings = job.to_dict(results_only=True)
+        return {'settings': settings, 'inputs': files, 'versions': used}
+
+
+def _digest(path: Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -1,0 +1,268 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The whole job: paths in, maps and a report out."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from ..datasets.raster import open_rasters
+from ..evaluation.consistency import MapSummary, summarise
+from ..evaluation.panel import save_panel
+from ..evaluation.report import area_table, run_report
+from ..models.classifier import Classifier
+from .fitting import check_saved, fit, make_backbone
+from .inputs import Inputs
+from .model import Extractor, Model, ReadChip, device_of
+from .outputs import Output, Outputs
+from .plan import Plan, Tile, default_overlap
+from .settings import MapJob
+from .stopwatch import Stopwatch
+from .store import WorkStore, replacing
+from .sweep import ScoredChip, schedule, sweep
+from .write import Layer, map_nodata, write_cog
+
+
+@dataclass(frozen=True)
+class MapResult:
+    """What a job has made.
+
+    Args:
+        maps: The class maps.
+        report: Content of the report.
+        report_path: Where it is.
+    """
+
+    maps: tuple[Path, ...]
+    report: dict[str, Any]
+    report_path: Path
+
+
+def map_region(job: MapJob, console: Console | None = None) -> MapResult:
+    """Make land-cover maps of a region.
+
+    A fit pass looks at some chips, a map pass at all. Finished tiles and the fit are
+    kept beside the output until the end; interrupted, the same job goes on from them.
+
+    Args:
+        job: What to do.
+        console: Where progress and a summary go; nowhere by default.
+
+    Returns:
+        What was made.
+
+    Raises:
+        InputError: If something that was given cannot be used. Nothing is overwritten.
+        OSError: If something cannot be written.
+    """
+    console = console or Console(quiet=True)
+    watch = Stopwatch()
+    with watch('read'):
+        files = [file.path for file in open_rasters(job.imagery)]
+        outputs = Outputs.of(job, files)
+        inputs = Inputs.open(job, outputs)
+        description = inputs.describe(job)
+    run = _Run(job, inputs, outputs, console, watch)
+    with WorkStore(outputs.work, description) as store:
+        outputs.check(job, store.published)
+        if store.notice:
+            console.print(store.notice)
+        if store.resumed:
+            console.print(f'Going on with the work in {store.folder}.')
+        return run(store)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A job with everything that is open while it runs."""
+
+    job: MapJob
+    inputs: Inputs
+    outputs: Outputs
+    console: Console
+    watch: Stopwatch
+
+    def __call__(self, store: WorkStore) -> MapResult:
+        with self._bar() as bar:
+            model, plans = self._model(store, bar)
+            if self.job.save_model is not None:
+                scratch = store.scratch(self.job.save_model.name)
+                model.classifier.save(scratch)
+                self.job.save_model.parent.mkdir(parents=True, exist_ok=True)
+                store.publish(scratch, self.job.save_model)
+            self._sweep(store, model, plans, bar)
+        summaries = {}
+        for number, output in enumerate(self.outputs.maps):
+            if number not in store.finished:
+                self._publish(store, number, output, plans[number])
+                store.finish(number)
+            with self.watch('report'):
+                summaries[str(output.map)] = self._summary(output.map)
+        report = run_report(
+            self.job.to_dict(), model.provenance, summaries, self.watch.to_dict()
+        )
+        scratch = store.scratch(self.outputs.report.name)
+        scratch.write_text(json.dumps(report, indent=1) + '\n')
+        store.publish(scratch, self.outputs.report)
+        store.discard()
+        self._tell(summaries, model)
+        maps = tuple(output.map for output in self.outputs.maps)
+        return MapResult(maps, report, self.outputs.report)
+
+    def _model(self, store: WorkStore, bar: Progress) -> tuple[Model, tuple[Plan, ...]]:
+        """Fit a model, or take the job's or that of an interrupted run."""
+        job, inputs = self.job, self.inputs
+        device = device_of(job.device)
+        kept = store.fit if store.fit.exists() else job.model
+        saved = None if kept is None else Classifier.load(kept)
+        if saved is not None:
+            check_saved(saved, inputs)
+        with self.watch('backbone'):
+            backbone = make_backbone(job, inputs, saved).to(device)
+        extractor = Extractor(backbone, device, job.precision)
+        overlap = job.overlap or default_overlap(job.chip_size, backbone.halo)
+        plans = tuple(
+            Plan(
+                image.geobox,
+                job.chip_size,
+                job.tile_size,
+                overlap,
+                backbone.halo,
+                max(backbone.strides),
+            )
+            for image in inputs.images
+        )
+        classifier = saved or fit(
+            job, inputs, plans, extractor, self.watch, _starter(bar, 'Fit')
+        )
+        if not store.fit.exists():
+            with replacing(store.fit) as part:
+                classifier.save(part)
+        if job.score != 'auto':
+            classifier = replace(classifier, score=job.score)
+        if job.prior is not None:
+            classifier = replace(classifier, prior_weight=job.prior)
+        return Model(extractor, classifier.to(device), inputs, self.watch), plans
+
+    def _sweep(
+        self, store: WorkStore, model: Model, plans: Sequence[Plan], bar: Progress
+    ) -> None:
+        """The map pass: make and keep all tiles that are not there yet."""
+        pending = {
+            number: [tile for tile in plan.tiles() if not store.has(number, tile)]
+            for number, plan in enumerate(plans)
+            if number not in store.finished
+        }
+        chips = sum(1 for n, t in pending.items() for _ in schedule(plans[n], t))
+        tick = _starter(bar, 'Map')(chips)
+
+        def score(chip: ReadChip) -> ScoredChip:
+            scored = model.score(chip)
+            tick()
+            return scored
+
+        codes = self.inputs.target.codes.astype(np.uint8)
+        nodata = map_nodata(self.inputs.target)
+        for number, tiles in pending.items():
+            plan = plans[number]
+            read = model.reader(self.inputs.images[number], plan)
+            for tile, result in sweep(plan, tiles, len(codes), read, score):
+                known = result.classes >= 0
+                arrays = {'classes': np.where(known, codes[result.classes], nodata)}
+                if self.job.confidence:
+                    arrays['confidence'] = result.confidence
+                if self.job.scores:
+                    arrays['scores'] = result.scores
+                with self.watch('write'):
+                    store.save(number, tile, **arrays)
+
+    def _publish(
+        self, store: WorkStore, number: int, output: Output, plan: Plan
+    ) -> None:
+        """Put the tiles of a map together and give the files their names."""
+        target = self.inputs.target
+        layers = {'classes': (output.map, Layer.classes(target, map_nodata(target)))}
+        if self.job.confidence:
+            layers['confidence'] = output.confidence, Layer.confidence()
+        if self.job.scores:
+            layers['scores'] = output.scores, Layer.scores(target)
+        scratch = {name: store.scratch(path.name) for name, (path, _) in layers.items()}
+        for name, (_, layer) in layers.items():
+
+            def load(tile: Tile, name: str = name) -> NDArray[np.uint8]:
+                return store.load(number, tile, name)
+
+            with self.watch('write'):
+                write_cog(scratch[name], plan.geobox, layer, plan.tiles(), load)
+        with self.watch('report'):
+            save_panel(
+                store.scratch(output.panel.name),
+                scratch['classes'],
+                target,
+                self.inputs.images[number],
+                self.inputs.labels,
+                self.inputs.crosswalk,
+                scratch.get('confidence'),
+                self.job.bands or (1, 2, 3),
+            )
+        output.map.parent.mkdir(parents=True, exist_ok=True)
+        store.publish(store.scratch(output.panel.name), output.panel)
+        for name in ('scores', 'confidence'):
+            if name in layers:
+                store.publish(scratch[name], layers[name][0])
+        store.publish(store.scratch(output.sidecar.name), output.sidecar)
+        # The map comes last: where it is, the rest is too.
+        store.publish(scratch['classes'], output.map)
+
+    def _summary(self, path: Path) -> MapSummary:
+        inputs = self.inputs
+        return summarise(path, inputs.target, inputs.labels, inputs.crosswalk)
+
+    def _bar(self) -> Progress:
+        """Progress bars on a terminal, nothing elsewhere."""
+        return Progress(
+            TextColumn('{task.description}'),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn('chips'),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=self.console.quiet or not self.console.is_terminal,
+        )
+
+    def _tell(self, summaries: dict[str, MapSummary], model: Model) -> None:
+        """Say what was made."""
+        labels = model.provenance.get('labels', {})
+        for code, count in labels.get('unknown_codes', {}).items():
+            self.console.print(
+                f'Note: {count} cells of the labels have code {code}, which the legend '
+                f"'{labels['legend']}' does not have; they were ignored."
+            )
+        self.console.print(area_table(list(summaries.values())))
+        for path in summaries:
+            self.console.print(f'Map: {path}')
+        self.console.print(f'Report: {self.outputs.report}')
+
+
+def _starter(bar: Progress, name: str) -> Callable[[int], Callable[[], None]]:
+    """A function that starts a bar of so many steps, and gives one that steps it."""
+
+    def start(total: int) -> Callable[[], None]:
+        task = bar.add_task(name, total=total)
+        return lambda: bar.advance(task)
+
+    return start
