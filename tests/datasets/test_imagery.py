@@ -268,6 +268,22 @@ class TestMosaic:
                 np.testing.assert_array_equal(known, valid[rows, cols])
                 np.testing.assert_allclose(part, image[:, rows, cols], atol=1e-3)
 
+    def test_window_beside_a_warped_file(self, write: Write) -> None:
+        # its bounding box in the grid is larger than the file, which is turned by 45°
+        turned = HR * Affine.translation(100, 0) * Affine.rotation(45)
+        paths = [
+            write('a.tif', noise(1, 5, 5)),
+            write('b.tif', noise(1, 80, 80), turned),
+        ]
+        imagery = Imagery(paths)
+        image, valid = imagery.read(imagery.geobox)
+        assert 0.2 < valid.mean() < 0.6
+        height, width = imagery.geobox.shape
+        part, known = imagery.read(imagery.geobox[height - 9 :, width - 9 :])
+        assert not known.any()
+        assert not part.any()
+        np.testing.assert_array_equal(image[:, -9:, -9:], part)
+
     def test_invalid_pixels_do_not_bleed(self, write: Write) -> None:
         values = np.full((1, 50, 50), 100, 'int16')
         values[0, 20:30, 20:30] = -32768
@@ -380,6 +396,26 @@ class TestBadInput:
     def test_complex(self, write: Write) -> None:
         path = write('a.tif', np.zeros((1, 5, 5), 'complex64'))
         assert 'complex' in self.message(path)
+
+    def test_without_bands(self, tmp_path: Path) -> None:
+        path = tmp_path / 'a.gpkg'
+        options = {'width': 5, 'height': 5, 'count': 1, 'dtype': 'uint8', 'crs': UTM}
+        for name in ('one', 'two'):
+            table = {'RASTER_TABLE': name, 'APPEND_SUBDATASET': path.exists()}
+            with rasterio.open(
+                path, 'w', driver='GPKG', transform=HR, **options, **table
+            ) as file:
+                file.write(noise(1, 5, 5))
+        assert 'no bands; name one of its subdatasets' in self.message(path)
+
+    def test_no_common_grid(self, write: Write) -> None:
+        behind = Affine(0.1, 0, 100, 0, -0.1, 5)
+        globe = Affine(1e4, 0, -5e4, 0, -1e4, 5e4)
+        paths = [
+            write('a.tif', noise(1, 9, 9), globe, '+proj=ortho +lon_0=-80'),
+            write('b.tif', noise(1, 9, 9), behind, 'EPSG:4326'),
+        ]
+        assert 'no common grid' in self.message(paths)
 
     @pytest.mark.parametrize('tiled', [False, True])
     def test_truncated(self, write: Write, tiled: bool) -> None:
