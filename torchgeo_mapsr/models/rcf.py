@@ -17,8 +17,13 @@ from .tokens import Tokens
 # Patches that the filters of one stride are drawn and whitened from.
 PATCHES = 4000
 
-# Whitening adds this share of the mean eigenvalue, so that noise is not blown up.
-FLOOR = 0.1
+# Whitening adds this share of the mean eigenvalue, so that noise is not blown up: of
+# patches, and of colours.
+FLOOR, COLOUR_FLOOR = 0.1, 0.02
+
+# Filters that are computed at once: what lies between them and the result stays in
+# memory that is used again, and fresh memory costs a CPU more than the convolution.
+CHUNK = 16
 
 
 class RCF(Backbone):
@@ -39,10 +44,15 @@ class RCF(Backbone):
     stride  features                                              channels
     ======= ===================================================== ==================
     1       bands, cos(w^T x + b) of whitened bands               C + colours
-    each    bands, 3 x 3 mean of max(z - 1/2, 0), max(-z - 1/2,0) C + 2 filters
+    each    3 x 3 means of bands, max(z - 1/2, 0), max(-z - 1/2,0) C + 2 filters
     ======= ===================================================== ==================
 
-    with z the unit-variance responses of the whitened filters.
+    with bands of zero mean and unit variance, and z the unit-variance responses of the
+    whitened filters. A missing value (NaN) and a band that was constant in calibration
+    count as the band's mean.
+
+    The halo holds for images whose sides are multiples of the coarsest stride, and
+    images that start at multiples of it have the same features beyond it.
 
     Args:
         bands: Bands of the imagery, C.
@@ -79,8 +89,8 @@ class RCF(Backbone):
                 f'kernel={kernel}, filters={filters}, strides={strides}'
             )
         fine, each = bands + colours, bands + 2 * filters
-        # The filter's and the mean's reach on the coarsest level, and half a token
-        # of interpolation.
+        # Reach of the filter, the mean and the interpolation on the coarsest level,
+        # from the middle of a token: before it, a pixel looks to the other side.
         reach = math.ceil((kernel // 2 + 1.5) * max(strides))
         super().__init__(
             bands, (fine, *(each for _ in strides)), (1, *strides), halo=reach
@@ -108,23 +118,33 @@ class RCF(Backbone):
                 together: some dozens are plenty.
 
         Raises:
-            InputError: If no chip has a valid pixel, or all are smaller than a filter.
+            InputError: If no chip has a valid pixel, or no block of valid pixels as
+                large as a token.
         """
         generator = torch.Generator().manual_seed(self.seed)
-        images = [(image.float().cpu(), valid.bool().cpu()) for image, valid in chips]
+        images = []
+        for image, valid in chips:
+            image = image.float().cpu()
+            images.append((image, valid.bool().cpu() & image.isfinite().all(0)))
         pixels = [image[:, valid] for image, valid in images if valid.any()]
         if not pixels:
             raise InputError('The imagery has no valid pixel to draw filters from')
         sample = torch.cat([p[:, :: max(p.shape[1] // 50_000, 1)] for p in pixels], 1)
-        std, mean = torch.std_mean(sample.double(), dim=1)
+        std, mean = torch.std_mean(sample.double(), dim=1, correction=0)
+        # A constant band says nothing, here and where it is not constant after all.
+        std = torch.where(std > 0, std, torch.inf)
         self.mean.copy_(mean)
-        # A constant band says nothing, and must not divide by zero.
-        self.std.copy_(torch.where(std > 0, std, 1.0))
-        images = [(self._standardise(image), valid) for image, valid in images]
+        self.std.copy_(std)
+        # In single precision and on the CPU, so that every device draws the same.
+        mean, std = mean.float()[:, None], std.float()[:, None]
+        sample = (sample - mean) / std
+        for i, (image, valid) in enumerate(images):
+            standard = (image - mean[..., None]) / std[..., None]
+            images[i] = torch.where(valid, standard, 0), valid
 
-        whiten = _whitening(self._standardise(sample[..., None])[..., 0].T, 0.02)
-        gauss = torch.randn(len(self.phase), self.bands or 0, generator=generator)
-        self.frequency.copy_(gauss @ whiten.to(gauss))
+        whiten = _whitening(sample.T, COLOUR_FLOOR)
+        gauss = torch.randn(len(self.phase), len(sample), generator=generator)
+        self.frequency.copy_(gauss @ whiten)
         phase = torch.rand(len(self.phase), generator=generator)
         self.phase.copy_(phase * 2 * math.pi)
 
@@ -162,32 +182,49 @@ class RCF(Backbone):
 
         Returns:
             Tokens of one level for the colours and one for each stride.
+
+        Raises:
+            RuntimeError: If it was neither calibrated nor given a calibration.
         """
-        height, width = image.shape[-2:]
-        image = self._standardise(image)
-        # As a product with the pixels: a 1 x 1 convolution pads its few input
-        # channels and takes three times as long on a CPU.
-        waves = torch.einsum('kc,bcij->bkij', self.frequency, image)
-        waves = torch.cos(waves + self.phase[:, None, None])
-        levels = [torch.cat([image, waves], dim=1)]
+        if self.needs_calibration:
+            raise RuntimeError(
+                'Call calibrate or load_calibration before the first image'
+            )
+        size = image.shape[-2], image.shape[-1]
+        mean, std = self.mean[:, None, None], self.std[:, None, None]
+        image = ((image.to(mean) - mean) / std).nan_to_num(nan=0)
+        levels = [self._waves(image)]
         for i, stride in enumerate(self.strides[1:]):
             coarse = _average(image, stride)
             levels.append(self._textures(coarse, self.weight[i], self.bias[i]))
-        return Tokens(tuple(levels), self.strides, (height, width))
+        return Tokens(tuple(levels), self.strides, size)
+
+    def _waves(self, image: Tensor) -> Tensor:
+        """The finest level: bands, and waves of their colours."""
+        batch, bands, height, width = image.shape
+        level = image.new_empty(batch, bands + len(self.phase), height, width)
+        level[:, :bands] = image
+        for pixels, waves in zip(image.flatten(2), level[:, bands:], strict=True):
+            # A product in place: a 1 x 1 convolution pads its few input channels and
+            # takes three times as long on a CPU.
+            waves = waves.view(len(self.phase), height * width)
+            torch.addmm(self.phase[:, None], self.frequency, pixels, out=waves)
+            waves.cos_()
+        return level
 
     def _textures(self, image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """One level: bands and rectified, locally averaged responses."""
-        margin = self.kernel // 2
-        response = F.conv2d(_pad(image, margin), weight, bias)
-        features = torch.cat(
-            [image, F.relu(response - 0.5), F.relu(-0.5 - response)], dim=1
-        )
-        return F.avg_pool2d(_pad(features, 1), 3, stride=1)
-
-    def _standardise(self, image: Tensor) -> Tensor:
-        """Zero mean and unit variance of every band."""
-        mean, std = self.mean[:, None, None], self.std[:, None, None]
-        return (image.to(mean.device, mean.dtype) - mean) / std
+        """One level: locally averaged bands and rectified responses."""
+        batch, bands, height, width = image.shape
+        level = image.new_empty(batch, bands + 2 * self.filters, height, width)
+        above, below = level[:, bands:].chunk(2, dim=1)
+        _mean(image, level[:, :bands])
+        padded = _pad(image, self.kernel // 2)
+        for first in range(0, self.filters, CHUNK):
+            part = slice(first, first + CHUNK)
+            response = F.conv2d(padded, weight[part], bias[part])
+            _mean((response - 0.5).relu_(), above[:, part])
+            _mean((-0.5 - response).relu_(), below[:, part])
+        return level
 
     def _patches(
         self,
@@ -195,21 +232,28 @@ class RCF(Backbone):
         stride: int,
         generator: torch.Generator,
     ) -> Tensor:
-        """Flat patches of valid pixels at a stride, (PATCHES, C k k)."""
-        places, scaled = [], []
-        for n, (image, valid) in enumerate(images):
-            coarse = _pad(_average(image[None], stride), self.kernel // 2)[0]
+        """Flat patches around tokens of valid pixels, (PATCHES, C k k)."""
+        places = []
+        for n, (_, valid) in enumerate(images):
             whole = _average(valid[None, None].float(), stride)[0, 0] > 0.999
-            scaled.append(coarse.unfold(1, self.kernel, 1).unfold(2, self.kernel, 1))
             rows, cols = whole.nonzero(as_tuple=True)
             places.append(torch.stack([torch.full_like(rows, n), rows, cols], dim=1))
         place = torch.cat(places)
         if not len(place):
             raise InputError(
-                f'No valid block of {stride} x {stride} pixels to draw filters from'
+                f'No block of {stride} x {stride} valid pixels to draw filters from; '
+                'give smaller strides, as in rcf?strides=1,2'
             )
         place = place[torch.randint(len(place), (PATCHES,), generator=generator)]
-        return torch.stack([scaled[n][:, r, c].flatten() for n, r, c in place.tolist()])
+        number, rows, cols = place.T
+        patches = torch.empty(PATCHES, self.weight[0, 0].numel())
+        for n, (image, _) in enumerate(images):
+            own = number == n
+            coarse = _pad(_average(image[None], stride), self.kernel // 2)[0]
+            windows = coarse.unfold(1, self.kernel, 1).unfold(2, self.kernel, 1)
+            found = windows[:, rows[own], cols[own]]
+            patches[own] = found.transpose(0, 1).flatten(1)
+        return patches
 
 
 def _average(image: Tensor, stride: int) -> Tensor:
@@ -224,6 +268,16 @@ def _pad(image: Tensor, margin: int) -> Tensor:
     """Mirror at the border, or hold the border where the image is too small for it."""
     mode = 'reflect' if min(image.shape[-2:]) > margin else 'replicate'
     return F.pad(image, (margin,) * 4, mode=mode)
+
+
+def _mean(image: Tensor, out: Tensor) -> None:
+    """Mean over 3 x 3, written to *out*: far faster than a pooling of stride 1."""
+    image = _pad(image, 1)
+    rows = image[..., :-2, :] + image[..., 1:-1, :]
+    rows += image[..., 2:, :]
+    torch.add(rows[..., :-2], rows[..., 1:-1], out=out)
+    out += rows[..., 2:]
+    out /= 9
 
 
 def _whitening(samples: Tensor, floor: float) -> Tensor:
