@@ -84,6 +84,7 @@ def fit_probe(
     strength: float,
     weight: Tensor | None = None,
     iterations: int = 200,
+    width: int | None = None,
 ) -> LinearProbe:
     r"""Solve the convex problem, by L-BFGS in double precision.
 
@@ -103,20 +104,16 @@ def fit_probe(
         strength: λ.
         weight: Weight of each cell, of sum 1; equal ones by default.
         iterations: At most.
+        width: D in the penalty, if *features* are coordinates in a subspace.
 
     Returns:
         The probe.
     """
-    x = features.double()
-    count, dimensions = x.shape
-    basis = None
-    if dimensions > count:
-        # The solution is a combination of the cells: search in their span.
-        u, s, basis = torch.linalg.svd(x, full_matrices=False)
-        x = u * s
+    x, basis = span(features)
+    count, dimensions = features.shape
     w = torch.full((count,), 1 / count).double() if weight is None else weight.double()
     target = torch.nn.functional.one_hot(label, classes).double()
-    penalty = strength * dimensions
+    penalty = strength * (dimensions if width is None else width)
 
     def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         theta = torch.from_numpy(flat).view(classes, -1)
@@ -140,6 +137,26 @@ def fit_probe(
     present = torch.bincount(label, minlength=classes) > 0
     bias = torch.where(present, theta[:, -1], ABSENT)
     return LinearProbe(solution.to(features), bias.to(features))
+
+
+def span(features: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Coordinates of cells in the span of their features, where that is smaller.
+
+    The penalised solution is a combination of the cells' features: it need not be
+    looked for elsewhere.
+
+    Args:
+        features: (n, D).
+
+    Returns:
+        Coordinates (n, min(n, D)) in double precision, and an orthonormal basis (n, D)
+        if n < D, or else None.
+    """
+    x = features.double()
+    if x.shape[1] <= x.shape[0]:
+        return x, None
+    u, s, basis = torch.linalg.svd(x, full_matrices=False)
+    return u * s, basis
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,16 +221,20 @@ def hold_out(
     said = torch.zeros(len(strengths), len(label), classes)
     for k in range(folds):
         seen = fold != k
+        x, basis = span(features[seen])
+        unseen = features[~seen].double()
+        unseen = unseen if basis is None else unseen @ basis.T
         for i, strength in enumerate(strengths):
             probe = fit_probe(
-                features[seen],
+                x,
                 label[seen],
                 classes,
                 strength,
                 class_weights(label[seen], classes, balance),
+                width=features.shape[1],
             )
             # A class that only the held-out cells have costs much, but not all.
-            logits = probe(features[~seen]).clamp(min=-30)
+            logits = probe(unseen).clamp(min=-30)
             said[i, ~seen] = logits.log_softmax(1).float()
     truth = said.gather(2, label.expand(len(strengths), -1)[..., None])[..., 0]
     losses = -(truth.double() * weight).sum(1)

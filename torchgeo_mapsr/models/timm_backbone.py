@@ -56,7 +56,7 @@ def timm_backbone(
         dtype: Data type of the imagery's file; the default of `scale` goes by it.
         weights: Local weight file, or ``random`` for none.
         layers: Indices of stages or blocks, counted from 0 or, negative, from the
-            last.
+            last; by default those up to stride 16, or the last of one stride.
         norm: Whether the final norm is applied to all layers taken; by default where
             all have the same stride.
         bands: Bands of the imagery that the model takes, in its order, counted from

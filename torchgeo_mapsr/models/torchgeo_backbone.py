@@ -55,7 +55,7 @@ def torchgeo_backbone(
         available: Bands of the imagery.
         weights: Local weight file, or ``random`` for none.
         layers: Indices of stages or blocks, counted from 0 or, negative, from the
-            last.
+            last; by default those up to stride 16, or the last of one stride.
         bands: Bands of the imagery that the model takes, in its order, counted from
             1.
         scale: What the imagery's values are divided by to be in the units of the
