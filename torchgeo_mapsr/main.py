@@ -36,6 +36,7 @@ _EXAMPLES = """examples:
   torchgeo-mapsr fit --config mapsr.yaml
 """
 
+_KEPT = 'What is finished is kept: the same command again goes on from there.'
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -59,21 +60,13 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         sys.stderr.write('\n')
-        _fail(
-            'Stopped. What is finished is kept: the same command again goes on from '
-            'there.'
-            if options.run is _map
-            else 'Stopped.'
-        )
+        _fail(f'Stopped. {_KEPT if options.run is _map else ""}')
         return 130
     except OSError as error:
         where = f' ({error.filename})' if error.filename else ''
-        if error.errno in _DISK_FULL:
-            return _fail(
-                f'The disk is full{where}. Make room and give the same command again: '
-                'it goes on from where it stopped.'
-            )
-        return _fail(f'{error.strerror or error}{where}')
+        full = error.errno in _DISK_FULL
+        what = 'The disk is full' if full else error.strerror or str(error)
+        return _fail(f'{what}{where}. {_KEPT if options.run is _map else ""}')
 
 
 def _fail(message: str) -> int:
@@ -88,7 +81,14 @@ def _lightning(args: list[str] | None) -> int:
 
     from . import datamodules, tasks  # noqa: F401
 
-    torchgeo_main(args)
+    try:
+        torchgeo_main(args)
+    except ValueError as error:
+        # jsonargparse wraps what the constructor of a task raises
+        own = error if isinstance(error, InputError) else error.__cause__
+        if not isinstance(own, InputError):
+            raise
+        return _fail(str(own))
     return 0
 
 

@@ -121,3 +121,8 @@ def test_errors_of_the_reader_arrive() -> None:
 
     with pytest.raises(OSError, match='truncated'):
         next(sweep(part, list(part.tiles()), 3, read, scorer(part, np.ones(SHAPE))[1]))
+
+
+def test_nothing_left_to_do() -> None:
+    part = plan(100)
+    assert list(sweep(part, [], 3, *scorer(part, np.ones(SHAPE)))) == []

@@ -54,16 +54,16 @@ def save_panel(
     grid = _thumbnail(imagery.geobox)
     colors = np.concatenate([legend.colors, [_NOTHING]]).astype(np.uint8)
     shown = list(bands[:3]) if min(len(bands), imagery.bands) >= 3 else [bands[0]]
-    pictures = [('imagery', _picture(imagery, grid, shown))]
+    codes = _read(map_path, grid, [1], Resampling.nearest)[0]
+    mapped = legend.index(np.nan_to_num(codes, nan=-1).astype(np.int64))
+    pictures = [('imagery', _picture(imagery, grid, shown, mapped >= 0))]
     if labels and crosswalk is not None:
         index = np.full(grid.shape, -1)
         for raster in labels:
             found = crosswalk.index(raster.at(grid))
             index = np.where(index < 0, found, index)
         pictures.append(('coarse labels', colors[index]))
-    codes, known = _read(map_path, grid, [1], Resampling.nearest)
-    index = np.where(known, legend.index(codes[0].astype(np.int64)), -1)
-    pictures.append(('map', colors[index]))
+    pictures.append(('map', colors[mapped]))
 
     count = len(pictures) + (confidence is not None)
     height, width = grid.shape
@@ -76,14 +76,13 @@ def save_panel(
         axis.imshow(picture, interpolation='nearest')
         axis.set_title(title)
     if confidence is not None:
-        percent, known = _read(confidence, grid, [1], Resampling.average)
-        masked = np.ma.masked_array(percent[0], ~known)
-        image = axes[-1].imshow(masked, vmin=0, vmax=100, cmap='viridis')
+        percent = _read(confidence, grid, [1], Resampling.average)[0]
+        image = axes[-1].imshow(percent, vmin=0, vmax=100, cmap='viridis')
         axes[-1].set_title('confidence (%)')
         figure.colorbar(image, ax=axes[-1], fraction=0.04)
     for axis in axes:
         axis.set_axis_off()
-    present = sorted(set(np.unique(index)) - {-1})
+    present = sorted(set(np.unique(mapped)) - {-1})
     handles = [
         Patch(color=legend.colors[i] / 255, label=legend.classes[i].name)
         for i in present
@@ -98,15 +97,21 @@ def _thumbnail(grid: GeoBox) -> GeoBox:
     return grid.zoom_out(factor)
 
 
-def _picture(imagery: Imagery, grid: GeoBox, bands: list[int]) -> NDArray[np.uint8]:
-    """Three bands stretched to their 2nd to 98th percentile, (h, w, 3)."""
+def _picture(
+    imagery: Imagery, grid: GeoBox, bands: list[int], mapped: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """Three bands stretched to their 2nd to 98th percentile, (h, w, 3).
+
+    The map knows best which pixels of the imagery are valid.
+    """
     values = np.zeros((len(bands), *grid.shape))
     known = np.zeros(grid.shape, bool)
     for path in imagery.paths:
-        found, valid = _read(path, grid, bands, Resampling.average)
-        fresh = valid & ~known
+        found = _read(path, grid, bands, Resampling.average)
+        fresh = np.isfinite(found).all(0) & ~known
         values[:, fresh] = found[:, fresh]
-        known |= valid
+        known |= fresh
+    known &= mapped
     picture = np.empty((*grid.shape, 3))
     for channel in range(3):
         band = values[channel % len(bands)]
@@ -119,8 +124,8 @@ def _picture(imagery: Imagery, grid: GeoBox, bands: list[int]) -> NDArray[np.uin
 
 def _read(
     path: str | Path, grid: GeoBox, bands: list[int], resampling: Resampling
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """A raster on the small grid, (bands, h, w), and where it has data, (h, w)."""
+) -> NDArray[np.float32]:
+    """A raster on the small grid, (bands, h, w) float32; NaN where it has no data."""
     with (
         rasterio.open(path) as source,
         WarpedVRT(
@@ -130,11 +135,9 @@ def _read(
             width=grid.width,
             height=grid.height,
             resampling=resampling,
-            add_alpha=source.nodata is None
-            and rasterio.enums.ColorInterp.alpha not in source.colorinterp,
+            dtype='float32',
+            nodata=np.nan,
         ) as small,
     ):
-        values = small.read(bands).astype(float)
-        known = small.dataset_mask() > 0
-    known &= np.isfinite(values).all(0)
-    return values, known
+        values: NDArray[np.float32] = small.read(bands)
+    return values

@@ -116,12 +116,13 @@ class _Run:
             self.job.to_dict(), model.provenance, summaries, self.watch.to_dict()
         )
         scratch = store.scratch(self.outputs.report.name)
-        scratch.write_text(json.dumps(report, indent=1) + '\n')
+        text = json.dumps(report, indent=1)
+        scratch.write_text(text + '\n')
         store.publish(scratch, self.outputs.report)
         store.discard()
         self._tell(summaries, model)
         maps = tuple(output.map for output in self.outputs.maps)
-        return MapResult(maps, report, self.outputs.report)
+        return MapResult(maps, json.loads(text), self.outputs.report)
 
     def _model(self, store: WorkStore, bar: Progress) -> tuple[Model, tuple[Plan, ...]]:
         """Fit a model, or take the job's or that of an interrupted run."""

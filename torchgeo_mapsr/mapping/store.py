@@ -202,6 +202,8 @@ class WorkStore:
             self._write()
         with scratch.open('rb') as file:
             os.fsync(file.fileno())
+        # safetensors makes files that only their owner can read
+        shutil.copymode(self.folder / 'manifest.json', scratch)
         try:
             os.replace(scratch, path)
         except OSError as error:

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TypeVar
 
 import numpy as np
@@ -81,9 +82,8 @@ def sweep(
     """
     reads = prefetch(read, schedule(plan, tiles))
     handed: dict[Chip, ScoredChip] = {}
-    following = [*tiles[1:], None]
-    for tile, following_tile in zip(tiles, following, strict=True):
-        needed = set(plan.chips(following_tile)) if following_tile else set()
+    for tile, following in zip_longest(tiles, tiles[1:]):
+        needed = set(plan.chips(following)) if following else set()
         kept: dict[Chip, ScoredChip] = {}
         canvas = _Canvas(tile, classes)
         for chip in plan.chips(tile):

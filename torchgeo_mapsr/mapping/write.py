@@ -21,6 +21,7 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -30,6 +31,8 @@ from .plan import Tile
 #: No data in confidence and score files, whose values are percentages.
 NO_PERCENT = 255
 _BLOCK = 512
+
+_INCOMPLETE = 'A file could not be written completely: the disk may be full'
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,9 @@ def write_cog(
                 for tile in tiles:
                     values = load(tile).reshape(*shape, tile.shape[1])
                     if not np.array_equal(dataset.read(window=_window(tile)), values):
-                        raise OSError(errno.EIO, 'what was written is not there', path)
-    except RasterioError as error:
-        raise OSError(errno.EIO, f'GDAL could not write it ({error})', path) from error
+                        raise OSError(errno.EIO, _INCOMPLETE, str(path))
+    except (RasterioError, CPLE_BaseError) as error:
+        raise OSError(errno.EIO, _INCOMPLETE, str(path)) from error
     finally:
         flat.unlink(missing_ok=True)
         _aux(flat).unlink(missing_ok=True)

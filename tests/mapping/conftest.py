@@ -1,0 +1,46 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from torchgeo_mapsr.datasets.scene import Scene, make_scene
+from torchgeo_mapsr.mapping.settings import MapJob
+
+#: Small, but of two strides, so that halo, alignment and blending matter.
+BACKBONE = 'rcf?filters=6&colours=24&strides=1,4'
+
+
+@pytest.fixture(scope='session')
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return make_scene(tmp_path_factory.mktemp('scene'), seed=3, size=(330, 290))
+
+
+@pytest.fixture
+def job(scene: Scene, tmp_path: Path) -> MapJob:
+    """A job of seconds, with several chips and tiles."""
+    return MapJob(
+        imagery=(str(scene.imagery),),
+        labels=(str(scene.labels),),
+        legend=scene.legend,
+        output=tmp_path / 'cover.tif',
+        backbone=BACKBONE,
+        chip_size=128,
+        tile_size=100,
+        device='cpu',
+    )
+
+
+def arguments(job: MapJob, **changes: Any) -> list[str]:
+    """The command line of a job."""
+    job = replace(job, **changes)
+    args = ['map', *job.imagery, '--output', str(job.output)]
+    if job.labels:
+        args += ['--labels', *job.labels, '--legend', str(job.legend)]
+    for name in ('backbone', 'chip_size', 'tile_size', 'device', 'model'):
+        if getattr(job, name) is not None:
+            args += [f'--{name.replace("_", "-")}', str(getattr(job, name))]
+    return args

@@ -1,0 +1,150 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Runs that are killed, stopped or out of disk, as a person would meet them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from torchgeo_mapsr.main import main
+from torchgeo_mapsr.mapping.job import map_region
+from torchgeo_mapsr.mapping.settings import MapJob
+from torchgeo_mapsr.mapping.store import WorkStore
+
+from .conftest import arguments
+
+
+@pytest.fixture
+def expected(job: MapJob, tmp_path: Path) -> np.ndarray:
+    """The map of a run that nothing happens to."""
+    undisturbed = replace(job, output=tmp_path / 'undisturbed' / 'cover.tif')
+    with rasterio.open(map_region(undisturbed).maps[0]) as dataset:
+        return dataset.read()
+
+
+def start(job: MapJob, before: str = '') -> subprocess.Popen[str]:
+    script = (
+        f'{before}\nimport sys\nfrom torchgeo_mapsr.main import main\n'
+        f'sys.exit(main({arguments(job)!r}))'
+    )
+    return subprocess.Popen(
+        [sys.executable, '-c', script], stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_tiles(job: MapJob, process: subprocess.Popen[str], count: int) -> None:
+    folder = Path(f'{job.output}.parts')
+    end = time.monotonic() + 240
+    while len(list(folder.glob('*.npz'))) < count:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def finish(
+    job: MapJob, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, int]:
+    """Run the same command again: the same map, without the finished tiles.
+
+    Returns:
+        Tiles that were there, and that were made.
+    """
+    folder = Path(f'{job.output}.parts')
+    there = len(list(folder.glob('*.npz')))
+    assert (folder / 'fit.safetensors').exists()
+    assert not Path(job.output).exists()
+    made = []
+    save = WorkStore.save
+
+    def count(self: WorkStore, image: int, tile: object, **arrays: np.ndarray) -> None:
+        made.append(tile)
+        save(self, image, tile, **arrays)
+
+    monkeypatch.setattr(WorkStore, 'save', count)
+    assert main(arguments(job)) == 0
+    assert not folder.exists()
+    with rasterio.open(job.output) as dataset:
+        np.testing.assert_array_equal(dataset.read(), expected)
+    return there, len(made)
+
+
+def test_killed_run_is_resumed(
+    job: MapJob,
+    expected: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    process = start(job)
+    wait_for_tiles(job, process, 3)
+    process.kill()
+    process.communicate()
+    there, made = finish(job, expected, monkeypatch)
+    assert there >= 3
+    assert there + made == 4 * 3
+    assert 'Going on' in capsys.readouterr().out
+
+
+def test_ctrl_c_keeps_what_is_finished(
+    job: MapJob, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start(job)
+    wait_for_tiles(job, process, 2)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 'same command again' in message
+    assert 'Traceback' not in message
+    there, made = finish(job, expected, monkeypatch)
+    assert there + made == 4 * 3
+
+
+def test_disk_full_is_one_line(
+    job: MapJob, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on the size of files stands for a full disk: write(2) fails alike.
+
+    The fit is larger than the limit, tiles are not: it is set when tiles are made.
+    """
+    before = (
+        'import resource\n'
+        'from torchgeo_mapsr.mapping.job import _Run\n'
+        'publish = _Run._publish\n'
+        'def limited(*args):\n'
+        '    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n'
+        '    publish(*args)\n'
+        '_Run._publish = limited\n'
+    )
+    process = start(job, before)
+    _, message = process.communicate(timeout=240)
+    assert process.returncode == 2, message
+    lines = [line for line in message.splitlines() if line.startswith('torchgeo')]
+    assert len(lines) == 1
+    assert 'disk' in lines[0]
+    assert 'Traceback' not in message
+    folder = Path(job.output).parent
+    assert not [path for path in folder.glob('cover*') if path.is_file()]
+    there, made = finish(job, expected, monkeypatch)
+    assert (there, made) == (12, 0)
+
+
+def test_changed_settings_start_over(
+    job: MapJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(f'{job.output}.parts')
+    folder.mkdir()
+    (folder / 'manifest.json').write_text('{"digest": "0", "description": {}}')
+    (folder / '0_0_0.npz').write_bytes(b'of other settings')
+    assert main(arguments(job)) == 0
+    assert 'Starting over' in capsys.readouterr().out
+    assert Path(job.output).exists()
+    assert not folder.exists()
+    assert os.listdir(Path(job.output).parent)
