@@ -3,4 +3,93 @@
 
 """Land-cover map super-resolution for torchgeo."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .datamodules import ChesapeakePairsDataModule, PairDataModule
+    from .datasets import (
+        ChesapeakePairs,
+        Crosswalk,
+        Imagery,
+        JointStatistics,
+        LabelRaster,
+        Legend,
+        LRHRPair,
+        LRHRPairs,
+        collate_pairs,
+        make_scene,
+    )
+    from .errors import InputError
+    from .mapping.job import map_region
+    from .mapping.settings import MapJob
+    from .models.backbone import create_backbone
+    from .models.classifier import Classifier
+    from .samplers import ChipSampler
+    from .tasks import MapSRTask
+    from .transforms import RegionAggregation, ResolutionAlignment
+
 __version__ = '0.1.0'
+
+__all__ = (
+    'ChesapeakePairs',
+    'ChesapeakePairsDataModule',
+    'ChipSampler',
+    'Classifier',
+    'Crosswalk',
+    'Imagery',
+    'InputError',
+    'JointStatistics',
+    'LRHRPair',
+    'LRHRPairs',
+    'LabelRaster',
+    'Legend',
+    'MapJob',
+    'MapSRTask',
+    'PairDataModule',
+    'RegionAggregation',
+    'ResolutionAlignment',
+    'collate_pairs',
+    'create_backbone',
+    'make_scene',
+    'map_region',
+)
+
+# Where each name lives. torch and torchgeo take seconds to import, so that it happens
+# when a name is asked for: `torchgeo-mapsr --help` asks for none.
+_HOMES = {
+    'datamodules': ('ChesapeakePairsDataModule', 'PairDataModule'),
+    'datasets': (
+        'ChesapeakePairs',
+        'Crosswalk',
+        'Imagery',
+        'JointStatistics',
+        'LRHRPair',
+        'LRHRPairs',
+        'LabelRaster',
+        'Legend',
+        'collate_pairs',
+        'make_scene',
+    ),
+    'errors': ('InputError',),
+    'mapping.job': ('map_region',),
+    'mapping.settings': ('MapJob',),
+    'models.backbone': ('create_backbone',),
+    'models.classifier': ('Classifier',),
+    'samplers': ('ChipSampler',),
+    'tasks': ('MapSRTask',),
+    'transforms': ('RegionAggregation', 'ResolutionAlignment'),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name."""
+    if name not in _HOME:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'.{_HOME[name]}', __name__), name)
+
+
+def __dir__() -> list[str]:
+    """Public names, whether they are imported yet or not."""
+    return [*globals(), *__all__]

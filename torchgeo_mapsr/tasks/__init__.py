@@ -2,3 +2,8 @@
 # Licensed under the MIT License.
 
 """Lightning modules."""
+
+from .mapsr import MapSRTask
+from .predicting import PredictingTask
+
+__all__ = ('MapSRTask', 'PredictingTask')

@@ -1,0 +1,556 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import timm
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from matplotlib.figure import Figure
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchgeo import samplers
+
+from torchgeo_mapsr import MapJob, map_region
+from torchgeo_mapsr.datamodules import PairDataModule
+from torchgeo_mapsr.datasets import Crosswalk, LRHRPair, collate_pairs, make_scene
+from torchgeo_mapsr.datasets.scene import Scene
+from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.evaluation.accuracy import compare
+from torchgeo_mapsr.models.classifier import Classifier
+from torchgeo_mapsr.models.probe import LinearProbe, class_weights
+from torchgeo_mapsr.tasks import MapSRTask
+
+SMALL = 'rcf?filters=8&colours=32&strides=1,2,4'
+# cross-validation is tested where it lives
+QUICK: dict[str, Any] = {'strength': 1e-3, 'prior': 0.2, 'max_pixels': 4000}
+
+
+class Chips(LightningDataModule):
+    """The chips of a scene, read once."""
+
+    def __init__(self, scene: Scene, **options: Any) -> None:
+        super().__init__()
+        paths = [str(p) for p in (scene.imagery, scene.labels, scene.truth)]
+        pairs = PairDataModule(*paths, **{'batch_size': 2, 'patch_size': 224} | options)
+        pairs.setup('predict')
+        self.batches = list(pairs.predict_dataloader())
+
+    def loader(self) -> DataLoader[Any]:
+        return DataLoader(self.batches, batch_size=None)
+
+    train_dataloader = val_dataloader = test_dataloader = predict_dataloader = loader
+
+
+@pytest.fixture(scope='module')
+def chips(made_scene: Scene) -> Chips:
+    return Chips(made_scene)
+
+
+def trainer(folder: Path | None = None, **options: Any) -> Trainer:
+    quiet = {'enable_progress_bar': False, 'enable_model_summary': False}
+    options = {'max_epochs': 1, 'num_sanity_val_steps': 0} | quiet | options
+    return Trainer(
+        accelerator='cpu',
+        logger=False,
+        enable_checkpointing=folder is not None,
+        default_root_dir=folder,
+        **options,
+    )
+
+
+def probabilities(task: MapSRTask, data: LightningDataModule) -> Tensor:
+    predicted = trainer().predict(task, data)
+    return torch.cat([batch['probabilities'] for batch in predicted])
+
+
+class Watch(Callback):
+    """Looks at the backbone while the task is trained."""
+
+    def __init__(self) -> None:
+        self.seen: list[bool] = []
+
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        task = args[1]
+        self.seen.append(any(m.training for m in task.backbone.modules()))
+
+
+class Fitted:
+    def __init__(self, scene: Scene, chips: Chips, folder: Path) -> None:
+        self.scene, self.chips, self.watch = scene, chips, Watch()
+        self.task = MapSRTask(SMALL)
+        self.trainer = trainer(
+            folder, max_epochs=9, num_sanity_val_steps=2, callbacks=[self.watch]
+        )
+        self.trainer.fit(self.task, chips)
+        self.metrics = dict(self.trainer.callback_metrics)
+        self.checkpoint = Path(self.trainer.checkpoint_callback.best_model_path)
+        self.probabilities = probabilities(self.task, chips)
+
+
+@pytest.fixture(scope='module')
+def fitted(
+    made_scene: Scene, chips: Chips, tmp_path_factory: pytest.TempPathFactory
+) -> Fitted:
+    return Fitted(made_scene, chips, tmp_path_factory.mktemp('fit'))
+
+
+def test_fit_takes_one_epoch_and_sees_every_cell(fitted: Fitted) -> None:
+    assert fitted.trainer.current_epoch == 1
+    labels = fitted.task.classifier.provenance['labels']
+    usable = sum(
+        int(((crosswalk_index(b['lr_label']) >= 0) & whole(b)).sum())
+        for b in fitted.chips.batches
+    )
+    assert labels['cells_used'] == usable > 100
+    assert labels['unknown_codes'] == {}
+    assert fitted.task.classifier.provenance['backbone']['spec'] == SMALL
+
+
+def crosswalk_index(codes: Tensor) -> Tensor:
+    crosswalk = Crosswalk.load('nlcd', 'land-cover-4')
+    return torch.from_numpy(crosswalk.index(codes.numpy()))
+
+
+def whole(batch: dict[str, Any]) -> Tensor:
+    """Cells all of whose pixels are in the chip."""
+    shape = batch['lr_label'].shape
+    region = batch['mask_region']
+    count = torch.stack(
+        [torch.bincount(r.flatten(), minlength=shape[1:].numel() + 1) for r in region]
+    )
+    count = count[:, 1:].view(shape)
+    return (count > 0) & ((count - batch['lr_pixels']).abs() < 0.5)
+
+
+def test_map_beats_the_coarse_labels(fitted: Fitted) -> None:
+    scene = fitted.scene
+    same = Crosswalk.load('land-cover-4', 'land-cover-4')
+    coarse = Crosswalk.load('nlcd', 'land-cover-4')
+    copy = compare(scene.labels, scene.truth, coarse, same)
+    assert fitted.metrics['val_mIoU'] > copy.miou + 0.05
+
+
+def test_metrics_are_pooled(fitted: Fitted) -> None:
+    """Validation, test and a confusion matrix of the predictions agree."""
+    (tested,) = trainer().test(fitted.task, fitted.chips, verbose=False)
+    for name, value in tested.items():
+        assert fitted.metrics[name.replace('test', 'val')] == pytest.approx(value)
+    mask = torch.cat([batch['mask'] for batch in fitted.chips.batches])
+    index = fitted.probabilities.argmax(1)
+    matrix = np.zeros((4, 4))
+    np.add.at(matrix, (mask.numpy() - 1, index.numpy()), 1)
+    hit, true = np.diag(matrix), matrix.sum(1)
+    iou = hit / (true + matrix.sum(0) - hit)
+    assert tested['test_OverallAccuracy'] == pytest.approx(hit.sum() / matrix.sum())
+    assert tested['test_mIoU'] == pytest.approx(iou.mean(), rel=1e-5)
+    assert tested['test_FWIoU'] == pytest.approx(iou @ true / true.sum(), rel=1e-5)
+
+    agreeing = cells = 0
+    for batch, part in zip(fitted.chips.batches, index.split(2), strict=True):
+        label, complete = crosswalk_index(batch['lr_label']), whole(batch)
+        for n, region in enumerate(batch['mask_region']):
+            for i in (complete[n] & (label[n] >= 0)).flatten().nonzero()[:, 0]:
+                votes = torch.bincount(part[n][region == i + 1], minlength=4)
+                agreeing += int(votes.argmax() == label[n].flatten()[i])
+                cells += 1
+    assert tested['test_LRAgreement'] == pytest.approx(agreeing / cells)
+
+
+def test_prediction_is_a_distribution_with_its_place(fitted: Fitted) -> None:
+    (first, *_) = trainer().predict(fitted.task, fitted.chips)
+    total = first['probabilities'].sum(1)
+    torch.testing.assert_close(total, torch.ones_like(total))
+    keys = {key for key in fitted.chips.batches[0] if key in first}
+    assert keys in ({'bounds', 'crs'}, {'bounds', 'transform'})
+
+
+def test_labels_are_a_prior_where_there_are_any(fitted: Fitted) -> None:
+    task, batch = fitted.task, fitted.chips.batches[0]
+    bare = task.predict_step({'image': batch['image']}, 0)['probabilities']
+    torch.testing.assert_close(bare, task(batch['image']).exp())
+    weight = task.classifier.prior_weight
+    assert weight > 0
+    given = fitted.probabilities[: len(bare)]
+    assert not torch.allclose(bare, given)
+    label = crosswalk_index(batch['lr_label'])
+    flat = torch.nn.functional.pad(label.flatten(1), (1, 0), value=-1)
+    pixel = flat.gather(1, batch['mask_region'].flatten(1)).view_as(batch['mask'])
+    for_label = [
+        p.gather(1, pixel.clamp(min=0)[:, None])[:, 0][pixel >= 0].mean()
+        for p in (bare, given)
+    ]
+    assert for_label[1] > for_label[0]
+
+
+def test_backbone_is_frozen(fitted: Fitted) -> None:
+    task = fitted.task
+    assert fitted.watch.seen
+    assert not any(fitted.watch.seen)
+    optimised = fitted.trainer.optimizers[0].param_groups[0]['params']
+    assert {id(p) for p in optimised} == {id(p) for p in task.probe.parameters()}
+    assert not any(name.startswith('backbone') for name in task.state_dict())
+
+
+class TestCheckpoint:
+    def test_predicts_the_same(self, fitted: Fitted) -> None:
+        again = MapSRTask.load_from_checkpoint(fitted.checkpoint)
+        assert torch.equal(probabilities(again, fitted.chips), fitted.probabilities)
+        made = json.loads(json.dumps(fitted.task.classifier.provenance))
+        assert again.classifier.provenance == made
+
+    def test_through_the_trainer(self, fitted: Fitted) -> None:
+        predicted = trainer().predict(
+            MapSRTask(SMALL), fitted.chips, ckpt_path=str(fitted.checkpoint)
+        )
+        found = torch.cat([batch['probabilities'] for batch in predicted])
+        assert torch.equal(found, fitted.probabilities)
+
+    def test_is_strict(self, fitted: Fitted) -> None:
+        content = torch.load(fitted.checkpoint, weights_only=True)
+        state = content['state_dict']
+        keys = MapSRTask(SMALL).load_state_dict(state, strict=True)
+        assert keys.missing_keys == keys.unexpected_keys == []
+        del state['probe.bias']
+        with pytest.raises(RuntimeError, match=r'probe\.bias'):
+            MapSRTask(SMALL).load_state_dict(state)
+
+    def test_is_small_whatever_the_backbone(self, chips: Chips, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        network = timm.create_model('mobilenetv2_100', pretrained=False)
+        weights = tmp_path / 'mobilenet.safetensors'
+        save_file(network.state_dict(), weights)
+        assert weights.stat().st_size > 10_000_000
+        spec = 'timm:mobilenetv2_100?layers=1,2&mean=0.5&std=0.5'
+        task = MapSRTask(spec, weights=str(weights), **QUICK)
+        before = {k: v.clone() for k, v in task.backbone.state_dict().items()}
+        run = trainer(tmp_path, limit_val_batches=0)
+        run.fit(task, chips)
+        # batch statistics too
+        for name, tensor in task.backbone.state_dict().items():
+            assert torch.equal(tensor, before[name])
+        checkpoint = Path(run.checkpoint_callback.best_model_path)
+        assert checkpoint.stat().st_size < 1_000_000
+        again = MapSRTask.load_from_checkpoint(checkpoint)
+        image = chips.batches[0]['image'][:1, :, :96, :96]
+        assert torch.equal(again(image), task(image))
+
+
+class TestSavedFit:
+    @pytest.fixture(scope='class')
+    def path(self, fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        path = tmp_path_factory.mktemp('saved') / 'fit.safetensors'
+        fitted.task.classifier.save(path)
+        return path
+
+    def test_predicts_the_same(self, fitted: Fitted, path: Path) -> None:
+        task = MapSRTask(SMALL, model=path)
+        assert torch.equal(probabilities(task, fitted.chips), fitted.probabilities)
+        assert 'model' not in task.hparams
+
+    def test_elsewhere(self, path: Path, tmp_path: Path) -> None:
+        scene = make_scene(tmp_path, seed=0, size=(200, 230), origin=(325e3, 4.2092e6))
+        elsewhere = Chips(scene, patch_size=200)
+        task = MapSRTask(SMALL, model=str(path))
+        (tested,) = trainer().test(task, elsewhere, verbose=False)
+        assert tested['test_OverallAccuracy'] > 0.6
+
+    def test_is_that_of_the_map_command(
+        self, fitted: Fitted, path: Path, tmp_path: Path
+    ) -> None:
+        """Which predicts the same with it, and whose own fits the task takes."""
+        scene = fitted.scene
+        inputs: dict[str, Any] = {
+            'imagery': (str(scene.imagery),),
+            'labels': (str(scene.labels),),
+            'legend': scene.legend,
+        }
+        own = tmp_path / 'own.safetensors'
+        map_region(MapJob(**inputs, model=path, output=tmp_path / 'a.tif'))
+        map_region(
+            MapJob(**inputs, backbone=SMALL, save_model=own, output=tmp_path / 'b.tif')
+        )
+        for name, task in (('a', fitted.task), ('b', MapSRTask(SMALL, model=own))):
+            with rasterio.open(tmp_path / f'{name}.tif') as file:
+                mapped = file.read(1)
+            found = probabilities(task, fitted.chips).argmax(1) + 1
+            # the last chips of a row or column are moved back into the imagery
+            corners = [(0, 0), (0, 224), (160, 0), (160, 224)]
+            for chip, (top, left) in zip(found, corners, strict=True):
+                part = mapped[top : top + 224, left : left + 224]
+                assert (part == chip.numpy()).mean() > 0.98
+
+    @pytest.mark.parametrize(
+        ('options', 'message'),
+        [
+            ({'backbone': 'rcf?filters=4'}, 'made with the backbone rcf'),
+            ({'backbone': 'identity'}, 'made with the backbone rcf'),
+            ({'target': 'worldcover'}, 'give target=land-cover-4'),
+        ],
+    )
+    def test_must_fit(self, path: Path, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            MapSRTask(**{'backbone': SMALL, 'model': path, **options})
+
+    def test_must_have_the_same_weights(self, path: Path, tmp_path: Path) -> None:
+        other = Classifier.load(path)
+        other.provenance['backbone']['weights'] = '0' * 16
+        other.save(tmp_path / 'other.safetensors')
+        with pytest.raises(InputError, match='other weights'):
+            MapSRTask(SMALL, model=tmp_path / 'other.safetensors')
+
+
+class TestSGD:
+    @pytest.fixture(scope='class')
+    def solved(self, chips: Chips) -> tuple[MapSRTask, MapSRTask, list[float]]:
+        options = QUICK | {'strength': 1e-2, 'backbone': 'identity'}
+        lbfgs = MapSRTask(**options)
+        trainer(limit_val_batches=0).fit(lbfgs, chips)
+        sgd = MapSRTask(**options, solver='sgd', lr=0.05)
+        losses: list[float] = []
+
+        class Losses(Callback):
+            def on_train_epoch_end(self, run: Trainer, _: Any) -> None:
+                losses.append(float(run.callback_metrics['train_loss']))
+
+        run = trainer(limit_val_batches=0, max_epochs=60, callbacks=[Losses()])
+        run.fit(sgd, chips)
+        assert run.current_epoch == 60
+        return lbfgs, sgd, losses
+
+    def test_approaches_the_optimum(
+        self, chips: Chips, solved: tuple[MapSRTask, MapSRTask, list[float]]
+    ) -> None:
+        """The objective of the L-BFGS probe, computed here in plain terms."""
+        lbfgs, sgd, losses = solved
+        features, label = [], []
+        for batch in chips.batches:
+            index, complete = crosswalk_index(batch['lr_label']), whole(batch)
+            for n, region in enumerate(batch['mask_region']):
+                for i in (complete[n] & (index[n] >= 0)).flatten().nonzero()[:, 0]:
+                    inside = batch['image'][n][:, region == i + 1]
+                    features.append(inside.mean(1))
+                    label.append(index[n].flatten()[i])
+        x, y = torch.stack(features), torch.stack(label)
+        weight = class_weights(y, 4, 0.5)
+
+        def objective(probe: LinearProbe) -> float:
+            each = torch.nn.functional.cross_entropy(probe(x), y, reduction='none')
+            squares = ((probe.weight * sgd.scale) ** 2).sum()
+            return float(each.double() @ weight + 1e-2 * 4 / 2 * squares)
+
+        best, found = (objective(task.classifier.probe) for task in (lbfgs, sgd))
+        nothing = objective(LinearProbe(torch.zeros(4, 4), torch.zeros(4)))
+        assert best < 0.8 * nothing
+        assert found == pytest.approx(best, rel=0.01)
+        assert losses[-1] < losses[0]
+
+    def test_prompts_are_made_with_it(
+        self, chips: Chips, solved: tuple[MapSRTask, MapSRTask, list[float]]
+    ) -> None:
+        lbfgs, sgd, _ = solved
+        assert sgd.classifier.provenance['solver'] == 'sgd'
+        a, b = (probabilities(task, chips).argmax(1) for task in (lbfgs, sgd))
+        assert (a == b).float().mean() > 0.97
+
+    def test_goes_on_from_a_checkpoint(self, chips: Chips, tmp_path: Path) -> None:
+        task = MapSRTask('identity', solver='sgd', **QUICK)
+        first = trainer(tmp_path, limit_val_batches=0)
+        first.fit(task, chips)
+        path = first.checkpoint_callback.best_model_path
+        again = MapSRTask('identity', solver='sgd', **QUICK)
+        second = trainer(limit_val_batches=0, max_epochs=2)
+        second.fit(again, chips, ckpt_path=path)
+        assert second.global_step == 2 * len(chips.batches)
+        assert torch.equal(again.scale, task.scale)
+        assert not torch.equal(again.probe.weight, task.probe.weight)
+
+
+def test_calibration_waits_for_enough_chips(chips: Chips) -> None:
+    """And no chip that waited is lost."""
+    counts = []
+    for number in (1, 2, 100):
+        task = MapSRTask(SMALL, calibration_chips=number, **QUICK)
+        trainer(limit_val_batches=0).fit(task, chips)
+        labels = task.classifier.provenance['labels']
+        counts.append((labels['cells'], labels['cells_used']))
+        digest = task.classifier.provenance['backbone']['weights']
+        assert digest == task.backbone.weights_digest()
+        assert not task.backbone.needs_calibration
+    assert len(set(counts)) == 1
+
+
+def test_half_precision_is_for_the_backbone_alone(chips: Chips) -> None:
+    """Which has nothing to compute here."""
+    task = MapSRTask('identity', **QUICK)
+    trainer(limit_val_batches=0).fit(task, chips)
+    half = trainer(precision='bf16-mixed').predict(task, chips)
+    found = torch.cat([batch['probabilities'] for batch in half])
+    assert torch.equal(found, probabilities(task, chips))
+
+
+def test_bilateral_upsampling(chips: Chips, fitted: Fitted) -> None:
+    task = MapSRTask(SMALL, upsampler='bilateral', **QUICK)
+    small = Chips(fitted.scene, patch_size=128, batch_size=1)
+    small.batches = small.batches[:4]
+    trainer(limit_val_batches=1).fit(task, small)
+    plain = MapSRTask(SMALL, **QUICK)
+    plain.load_state_dict(task.state_dict())
+    image = small.batches[0]['image']
+    assert not torch.allclose(task(image), plain(image))
+
+
+@pytest.mark.parametrize('grid', ['GridGeoSampler', 'GriddedPatchSampler'])
+def test_torchgeo_samplers(made_scene: Scene, grid: str) -> None:
+    """Inside a trainer that someone has already, with plain loaders."""
+    if not hasattr(samplers, grid):
+        pytest.skip(f'no {grid} in this torchgeo')
+    random = {'GridGeoSampler': 'RandomGeoSampler'}.get(grid, 'RandomPatchSampler')
+    pair = LRHRPair(made_scene.imagery, made_scene.labels, made_scene.truth)
+    several = getattr(samplers, random)(pair, size=160, length=6)
+    every = getattr(samplers, grid)(pair, size=160, stride=160)
+    train, test = (
+        DataLoader(pair, batch_size=2, sampler=sampler, collate_fn=collate_pairs)
+        for sampler in (several, every)
+    )
+    task = MapSRTask(SMALL, **QUICK)
+    run = trainer()
+    run.fit(task, train, test)
+    (tested,) = run.test(task, test, verbose=False)
+    assert tested['test_OverallAccuracy'] > 0.6
+    assert len(run.predict(task, test)) == len(test)
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from torchgeo_mapsr import MapSRTask, PairDataModule
+from torchgeo_mapsr.tasks.saved import to_bytes
+
+class Same(Callback):
+    def on_train_end(self, trainer, task):
+        mine = task.backbone.weights_digest(), to_bytes(task.classifier).tolist()
+        all_of_them = [None, None]
+        torch.distributed.all_gather_object(all_of_them, mine)
+        assert all_of_them[0] == all_of_them[1]
+
+*paths, spec, folder = sys.argv[1:]
+for backbone, solver in (('identity', 'lbfgs'), (spec, 'sgd')):
+    task = MapSRTask(
+        backbone, solver=solver, strength=0.01, prior=0.2, max_pixels=10**6
+    )
+    trainer = Trainer(
+        accelerator='cpu', devices=2, strategy='ddp_fork', max_epochs=1, logger=False,
+        enable_checkpointing=False, num_sanity_val_steps=0, callbacks=[Same()],
+    )
+    trainer.fit(task, PairDataModule(*paths, patch_size=224))
+    task.classifier.save(f'{folder}/{solver}.safetensors')
+"""
+
+
+def test_two_processes_share_the_chips(
+    made_scene: Scene, chips: Chips, tmp_path: Path
+) -> None:
+    """And find what one finds; all that they know is the same."""
+    paths = [made_scene.imagery, made_scene.labels, made_scene.truth]
+    done = subprocess.run(
+        [sys.executable, '-c', TWO_PROCESSES, *map(str, paths), SMALL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    one = MapSRTask('identity', strength=0.01, prior=0.2, max_pixels=10**6)
+    trainer(limit_val_batches=0).fit(one, chips)
+    for solver in ('lbfgs', 'sgd'):
+        two = Classifier.load(tmp_path / f'{solver}.safetensors')
+        for key in ('cells', 'cells_used'):
+            found = two.provenance['labels'][key]
+            assert found == one.classifier.provenance['labels'][key]
+        if solver == 'lbfgs':
+            wanted = one.classifier.probe.weight
+            torch.testing.assert_close(two.probe.weight, wanted, rtol=0.01, atol=1e-4)
+
+
+class TestMistakes:
+    def test_no_fit(self, chips: Chips) -> None:
+        for stage in ('validate', 'test', 'predict'):
+            with pytest.raises(InputError, match='no fit to predict with'):
+                getattr(trainer(), stage)(MapSRTask(SMALL), chips)
+
+    def test_other_bands(self, chips: Chips) -> None:
+        with pytest.raises(InputError, match='give the task bands=4'):
+            trainer().fit(MapSRTask(SMALL, bands=3), chips)
+
+    def test_one_class(self, chips: Chips) -> None:
+        batch = chips.batches[0]
+        water = batch | {'lr_label': torch.full_like(batch['lr_label'], 11)}
+        loader = DataLoader([water], batch_size=None)
+        with pytest.raises(InputError, match="only 'Water'"):
+            trainer().fit(MapSRTask(SMALL, **QUICK), loader)
+
+    def test_unknown_codes_are_reported(self, chips: Chips) -> None:
+        codes = chips.batches[0]['lr_label'].clone()
+        codes[0, 2, 3:5] = 7
+        batch = chips.batches[0] | {'lr_label': codes}
+        task = MapSRTask(SMALL, **QUICK)
+        with pytest.warns(UserWarning, match=r"'nlcd' does not have .* 7 \(2 cells\)"):
+            trainer().fit(task, DataLoader([batch], batch_size=None))
+        assert task.classifier.provenance['labels']['unknown_codes'] == {'7': 2}
+
+    @pytest.mark.parametrize(
+        'options',
+        [{'backbone': 'rfc'}, {'legend': 'nlcb'}, {'crosswalk': 'x'}, {'model': 'x'}],
+    )
+    def test_names(self, options: dict[str, Any]) -> None:
+        with pytest.raises(InputError):
+            MapSRTask(**options)
+
+
+class TestPlot:
+    def test_predicts(self, fitted: Fitted) -> None:
+        batch = fitted.chips.batches[0]
+        sample = {k: v[1] for k, v in batch.items() if isinstance(v, Tensor)}
+        figure = fitted.task.plot(sample, suptitle='A chip')
+        titles = [axis.get_title() for axis in figure.axes]
+        assert titles == ['Image', 'LR labels', 'HR labels', 'Prediction']
+        drawn = figure.axes[3].images[0].get_array()
+        index = fitted.probabilities[1].argmax(0)
+        colors = fitted.task.crosswalk.target.colors
+        np.testing.assert_array_equal(drawn, colors[index])
+
+    def test_needs_no_fit(self, fitted: Fitted) -> None:
+        batch = fitted.chips.batches[0]
+        sample = {k: v[0] for k, v in batch.items() if isinstance(v, Tensor)}
+        assert len(MapSRTask(SMALL).plot(sample).axes) == 3
+
+    def test_is_logged(self, fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+        """To whatever logger takes figures, as TensorBoard's does."""
+
+        class Experiment:
+            figures: dict[str, Figure]
+
+            def __init__(self) -> None:
+                self.figures = {}
+
+            def add_figure(self, name: str, figure: Figure, step: int) -> None:
+                self.figures[name] = figure
+
+        class Logger:
+            experiment = Experiment()
+
+        monkeypatch.setattr(MapSRTask, 'logger', Logger())
+        trainer().validate(fitted.task, fitted.chips, verbose=False)
+        names = {f'image/{i}' for i in range(len(fitted.chips.batches))}
+        assert set(Logger.experiment.figures) == names

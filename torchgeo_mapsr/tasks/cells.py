@@ -1,0 +1,94 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The LR cells of a batch."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._compat import Sample
+from ..datasets.crosswalk import Crosswalk
+from ..errors import InputError
+from ..models.samples import WHOLE
+from ..models.tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class BatchCells:
+    """The LR cells of a batch.
+
+    Args:
+        region: 0 = outside, i + 1 = cell i of the sample, (B, H, W) int64.
+        valid: Pixels with data, (B, H, W) bool.
+        codes: Raw codes, (B, h, w) int64.
+        label: Target classes, (B, h, w) int64, -1 if none.
+        share: Visible share of each cell, (B, h, w) in 0..1.
+    """
+
+    region: Tensor
+    valid: Tensor
+    codes: Tensor
+    label: Tensor
+    share: Tensor
+
+    @classmethod
+    def of(cls, batch: Sample, crosswalk: Crosswalk) -> Self:
+        """Look at a batch.
+
+        Args:
+            batch: With ``mask_region``, ``lr_label`` and ``lr_pixels``, as a collated
+                batch of :class:`~torchgeo_mapsr.datasets.LRHRPair` has them.
+            crosswalk: From its codes to classes.
+
+        Raises:
+            InputError: If the batch has no LR labels.
+        """
+        missing = [
+            k for k in ('mask_region', 'lr_label', 'lr_pixels') if k not in batch
+        ]
+        if missing:
+            raise InputError(
+                f'The batch has no {", ".join(missing)}: use LRHRPair or another '
+                'dataset of pairs, with collate_pairs'
+            )
+        # Augmentations may give masks a channel axis, and another type.
+        height, width = batch['mask_region'].shape[-2:]
+        region = batch['mask_region'].reshape(-1, height, width).long()
+        valid = torch.ones_like(region, dtype=torch.bool)
+        if 'mask_valid' in batch:
+            valid = batch['mask_valid'].reshape(-1, height, width) > 0
+        codes, whole = batch['lr_label'], batch['lr_pixels']
+        label = torch.from_numpy(crosswalk.index(codes.cpu().numpy())).to(codes.device)
+        seen = torch.where(valid, region, 0).flatten(1)
+        count = whole.new_zeros(len(seen), whole[0].numel() + 1)
+        count = count.scatter_add(1, seen, torch.ones_like(seen, dtype=count.dtype))
+        share = count[:, 1:].view_as(whole) / whole.clamp(min=1)
+        return cls(region, valid, codes, label, share.clamp(max=1))
+
+    @property
+    def usable(self) -> Tensor:
+        """Cells that are whole and labelled, (B, h, w) bool."""
+        return (self.label >= 0) & (self.share >= WHOLE)
+
+    def features(self, tokens: Tokens) -> Tensor:
+        """Mean HR features R F of each cell, (B, h w, D).
+
+        Args:
+            tokens: Tokens of the batch.
+        """
+        return tokens.pool(self.region, self.label[0].numel(), self.valid)[0]
+
+    def of_pixels(self, values: Tensor, outside: int) -> Tensor:
+        """The value of the cell that each pixel lies in, (B, H, W).
+
+        Args:
+            values: One for each cell, (B, h, w).
+            outside: Value of pixels outside of all cells, and without data.
+        """
+        flat = F.pad(values.flatten(1), (1, 0), value=outside)
+        found = flat.gather(1, self.region.flatten(1)).view_as(self.region)
+        return torch.where(self.valid, found, outside)
