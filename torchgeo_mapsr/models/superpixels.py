@@ -1,0 +1,88 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Superpixels of imagery with any number of bands."""
+
+import math
+
+import numpy as np
+import torch
+from skimage.segmentation import slic
+from torch import Tensor
+
+# Values outside these quantiles of a band are as bright or dark as these.
+RANGE = 0.01, 0.99
+
+# Principal components that bands are reduced to. A rotation: up to here, distances of
+# colours stay what they are.
+COMPONENTS = 4
+
+# Pixels that the bands' statistics are taken from, at most.
+SAMPLE = 50_000
+
+
+def superpixels(
+    image: Tensor, spacing: float, compactness: float, valid: Tensor | None = None
+) -> Tensor:
+    """Segments of similar colour (SLIC), of some *spacing* x *spacing* pixels each.
+
+    Every band counts alike: its values are stretched to 0..1, and the distance of two
+    colours is their root mean square difference.
+
+    References:
+        * Achanta et al. 2012, https://doi.org/10.1109/TPAMI.2012.120
+
+    Args:
+        image: (C, H, W) values as read from the file.
+        spacing: Pixels between the centres of segments, about.
+        compactness: Colour difference that weighs as much as one spacing.
+        valid: (H, W), pixels that are not valid (0) belong to no segment.
+
+    Returns:
+        (H, W) int64 on the image's device: 0 = not valid, i + 1 = segment i. Every
+        segment has a pixel.
+    """
+    bands = image.detach().float().cpu()
+    inside = torch.ones(image.shape[-2:], dtype=torch.bool)
+    if valid is not None:
+        inside = valid.cpu() > 0
+    if not inside.any():
+        return torch.zeros_like(inside, dtype=torch.int64, device=image.device)
+    colours = _colours(bands, inside)
+    # slic scales the largest difference of any two values to one, and its compactness
+    # with it; this takes that back.
+    extent = float(colours.max() - colours.min()) or 1.0
+    labels = slic(
+        colours.permute(1, 2, 0).numpy(),
+        n_segments=max(round(inside.numel() / spacing**2), 1),
+        compactness=compactness / extent,
+        channel_axis=2,
+        convert2lab=False,
+        start_label=1,
+    )
+    labels = np.where(inside.numpy(), labels, 0)
+    # Segments without a valid pixel must not count.
+    present = np.zeros(labels.max() + 1, np.int64)
+    present[np.unique(labels)] = 1
+    present[0] = 0
+    numbers = np.where(present, present.cumsum(), 0)
+    return torch.from_numpy(numbers[labels]).to(image.device)
+
+
+def _colours(bands: Tensor, inside: Tensor) -> Tensor:
+    """Stretched and rotated bands, zero where not valid, (at most 4, H, W)."""
+    pixels = bands[:, inside]
+    sample = pixels[:, :: -(-pixels.shape[1] // SAMPLE)]
+    low, high = torch.quantile(sample, torch.tensor(RANGE), dim=1)[..., None]
+    extent = torch.where(high > low, high - low, 1.0)
+
+    def stretch(values: Tensor) -> Tensor:
+        return ((values - low) / extent).clamp(0, 1) / math.sqrt(len(bands))
+
+    mean = stretch(sample).mean(1, keepdim=True)
+    centred = stretch(sample) - mean
+    _, axes = torch.linalg.eigh((centred @ centred.T).double())
+    axes = axes[:, -COMPONENTS:].to(bands)
+    colours = bands.new_zeros(axes.shape[1], *inside.shape)
+    colours[:, inside] = axes.T @ (stretch(pixels) - mean)
+    return colours
