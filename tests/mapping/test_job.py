@@ -227,3 +227,28 @@ def test_published_form_and_fixed_prior(job: MapJob) -> None:
     assert result.report['fit']['score'] == 'cosine'
     assert result.report['fit']['prior_weight'] == 0.5
     assert len(np.unique(codes(job.output))) > 1
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {'upsampler': 'bilateral'},
+        {'propagate': 'superpixels'},
+        {'propagate': 'tokens', 'precision': 'bf16'},
+    ],
+    ids=lambda settings: '-'.join(settings.values()),
+)
+def test_refinements(
+    scene: Scene, job: MapJob, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    """They change the map, and do not spoil it."""
+    plain = map_region(replace(job, output=tmp_path / 'plain.tif')).maps[0]
+    refined = map_region(replace(job, **settings))
+    same = Crosswalk.load(scene.target, scene.target)
+    assert (codes(plain) != codes(refined.maps[0])).any()
+    before, after = (
+        compare(path, scene.truth, same, same).accuracy
+        for path in (plain, refined.maps[0])
+    )
+    assert after > before - 0.05
+    assert ('propagate' in refined.report['timings']) == ('propagate' in settings)

@@ -4,6 +4,7 @@
 """The fit pass over some chips, and fits that were made before."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -42,6 +43,10 @@ _CELLS = 40_000
 
 # Pixels to draw from all chips.
 _PIXELS = 100_000
+
+# Cells below which the probe is solved in one thread: its steps take a millisecond, and
+# threads that wait for one another at each took seven times the CPU's time.
+_FEW = 2000
 
 
 def make_backbone(job: MapJob, inputs: Inputs, saved: Classifier | None) -> Backbone:
@@ -158,9 +163,10 @@ def fit(
         )
     with watch('probe'):
         samples = collector.samples()
-        classifier = fit_classifier(
-            samples.cells, samples.pixels, inputs.target, _options(job)
-        )
+        with _threads(1 if len(samples.cells) < _FEW else torch.get_num_threads()):
+            classifier = fit_classifier(
+                samples.cells, samples.pixels, inputs.target, _options(job)
+            )
     provenance = {
         **classifier.provenance,
         'backbone': {
@@ -177,6 +183,17 @@ def fit(
     return replace(
         classifier, calibration=backbone.calibration(), provenance=provenance
     )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute in so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _sample(chips: Iterator[LabelledChip]) -> Iterator[tuple[Tensor, Tensor]]:

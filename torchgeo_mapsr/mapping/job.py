@@ -27,7 +27,7 @@ from ..evaluation.report import area_table, run_report
 from ..models.classifier import Classifier
 from .fitting import check_saved, fit, make_backbone
 from .inputs import Inputs
-from .model import Extractor, Model, ReadChip, device_of
+from .model import Extractor, Model, ReadChip, band_spread, device_of
 from .outputs import Output, Outputs
 from .plan import Plan, Tile, default_overlap
 from .settings import MapJob
@@ -134,7 +134,6 @@ class _Run:
             check_saved(saved, inputs)
         with self.watch('backbone'):
             backbone = make_backbone(job, inputs, saved).to(device)
-        extractor = Extractor(backbone, device, job.precision)
         overlap = job.overlap or default_overlap(job.chip_size, backbone.halo)
         plans = tuple(
             Plan(
@@ -147,6 +146,11 @@ class _Run:
             )
             for image in inputs.images
         )
+        spread = None
+        if job.upsampler == 'bilateral':
+            with self.watch('read'):
+                spread = band_spread(inputs.images, plans)
+        extractor = Extractor(backbone, device, job.precision, spread)
         classifier = saved or fit(
             job, inputs, plans, extractor, self.watch, _starter(bar, 'Fit')
         )
@@ -157,7 +161,14 @@ class _Run:
             classifier = replace(classifier, score=job.score)
         if job.prior is not None:
             classifier = replace(classifier, prior_weight=job.prior)
-        return Model(extractor, classifier.to(device), inputs, self.watch), plans
+        propagation = None
+        if job.propagate != 'none':
+            # scikit-image takes a while to import
+            from ..models.propagation import Propagation
+
+            propagation = Propagation(nodes=job.propagate)
+        classifier = classifier.to(device)
+        return Model(extractor, classifier, inputs, self.watch, propagation), plans
 
     def _sweep(
         self, store: WorkStore, model: Model, plans: Sequence[Plan], bar: Progress
