@@ -22,7 +22,8 @@ from .tokens import Tokens
 
 SCORES = ('fusion', 'probe', 'lda', 'cosine')
 
-# Of the saved file: what a reader must understand.
+# Of the saved file: the key of its one metadata entry, since several would be written
+# in random order, and the same fit is to be the same bytes.
 FORMAT = 'torchgeo-mapsr fit 1'
 
 
@@ -47,6 +48,9 @@ class Classifier:
         calibration: What the backbone learned from the imagery.
         provenance: How this was made: backbone, legends, crosswalk, counts, settings,
             versions. JSON types.
+
+    Raises:
+        InputError: If there is no such score.
     """
 
     target: Legend
@@ -169,7 +173,7 @@ class Classifier:
         save_file(
             {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
             path,
-            {'format': FORMAT, 'fit': json.dumps(fields, sort_keys=True)},
+            {FORMAT: json.dumps(fields, sort_keys=True)},
         )
 
     @classmethod
@@ -187,29 +191,29 @@ class Classifier:
         """
         try:
             with safe_open(str(path), framework='pt') as file:
-                metadata = file.metadata() or {}
-                if metadata.get('format') != FORMAT:
+                fit = (file.metadata() or {}).get(FORMAT)
+                if fit is None:
                     raise InputError(
-                        f'{path} is not a fit of torchgeo-mapsr (--save-model writes '
-                        f'one): its format is {metadata.get("format")!r}'
+                        f'{path} is not a fit of this torchgeo-mapsr: --save-model '
+                        'writes one'
                     )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
+            fields = json.loads(fit)
+            return cls(
+                Legend.load(fields['target']),
+                fields['score'],
+                LinearProbe(tensors['probe.weight'], tensors['probe.bias']),
+                LinearProbe(tensors['lda.weight'], tensors['lda.bias']),
+                CosinePrompts(tensors['cosine.prompts'], tensors['cosine.centre']),
+                fields['temperature'],
+                fields['prior_weight'],
+                tensors['frequency'],
+                {
+                    name.removeprefix('backbone.'): tensor
+                    for name, tensor in tensors.items()
+                    if name.startswith('backbone.')
+                },
+                fields['provenance'],
+            )
+        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise InputError(f'Cannot read the fit {path}: {error}') from error
-        fields = json.loads(metadata['fit'])
-        return cls(
-            Legend.load(fields['target']),
-            fields['score'],
-            LinearProbe(tensors['probe.weight'], tensors['probe.bias']),
-            LinearProbe(tensors['lda.weight'], tensors['lda.bias']),
-            CosinePrompts(tensors['cosine.prompts'], tensors['cosine.centre']),
-            fields['temperature'],
-            fields['prior_weight'],
-            tensors['frequency'],
-            {
-                name.removeprefix('backbone.'): tensor
-                for name, tensor in tensors.items()
-                if name.startswith('backbone.')
-            },
-            fields['provenance'],
-        )

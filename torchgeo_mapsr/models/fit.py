@@ -59,6 +59,7 @@ def fit_classifier(
     pixels: PixelSamples,
     target: Legend,
     options: FitOptions | None = None,
+    probe: LinearProbe | None = None,
 ) -> Classifier:
     """Fit everything after the backbone, without any HR label.
 
@@ -74,12 +75,15 @@ def fit_classifier(
         pixels: Pixels of these cells.
         target: Legend of the classes.
         options: How; the defaults if None.
+        probe: A probe that was trained elsewhere, on features as the backbone gives
+            them; step 2 is left out then.
 
     Returns:
         The classifier; its provenance has the counts and what was chosen.
 
     Raises:
-        InputError: If the whole cells have fewer than two classes.
+        InputError: If the whole cells have fewer than two classes, or there is no such
+            score.
     """
     options = options or FitOptions()
     classes = len(target)
@@ -88,7 +92,8 @@ def fit_classifier(
     _check(count, cells, target)
 
     scale, mean = torch.std_mean(pixels.features.double(), dim=0)
-    scale = torch.where(scale > 1e-6 * scale.max(), scale, 1.0)
+    # A constant feature's deviation is rounding, whatever the units of the others.
+    scale = torch.where(scale > 1e-6 * mean.abs(), scale, 1.0)
     mean, scale = mean.float(), scale.float()
     features = (used.features - mean) / scale
     frequency = count / count.sum()
@@ -111,7 +116,7 @@ def fit_classifier(
             STRENGTHS if strength is None else (strength,),
         )
         strength = held.strength
-        found['held_out_loss'] = held.losses
+        found['held_out_loss'] = {f'{s:g}': v for s, v in held.losses.items()}
         if prior is None:
             shares, support = neighbour_shares(cells, classes)
             own = cells.usable.nonzero()[:, 0][held.index]
@@ -124,7 +129,10 @@ def fit_classifier(
                 options.balance,
             )
     weight = class_weights(used.label, classes, options.balance)
-    probe = fit_probe(features, used.label, classes, strength, weight)
+    if probe is None:
+        probe = fit_probe(features, used.label, classes, strength, weight)
+    else:
+        probe = probe.unscale(-mean / scale, 1 / scale)  # of standardised features
 
     lda, cosine, temperature = _prompts(
         probe, features, used.label, weight, pixels, mean, scale, options
@@ -166,12 +174,13 @@ def _prompts(
 
     prompts = cluster(standard, of_class, classes, options.prompts, options.seed)
     lda = within_class_discriminant(standard, of_class, prompts)
-    logits = lda(features).unflatten(1, (classes, -1)).amax(2)
+    # Of well separated classes, what is not ABSENT may be below it until it is scaled.
+    known = ~prompts[:, :, 0].isnan()
+    logits = lda(features).unflatten(1, known.shape).amax(2)
+    logits = logits.masked_fill(~known[:, 0], -torch.inf)
     sharpness = 1 / _temperature(logits, label, weight)
-    lda = LinearProbe(
-        lda.weight * sharpness,
-        torch.where(lda.bias > ABSENT, lda.bias * sharpness, ABSENT),
-    )
+    bias = torch.where(known.flatten(), lda.bias * sharpness, ABSENT)
+    lda = LinearProbe(lda.weight * sharpness, bias)
 
     centre = mean if options.centre else torch.zeros_like(mean)
     unit = F.normalize(raw - centre, dim=1)
@@ -182,12 +191,19 @@ def _prompts(
 
 
 def _temperature(logits: Tensor, label: Tensor, weight: Tensor) -> float:
-    """The temperature at which logits of LR cells make their labels most likely."""
-    spread = float(logits[logits > ABSENT / 2].std().clamp(min=1e-6))
+    """The temperature at which logits of LR cells make their labels most likely.
+
+    The logit of a class that cannot be predicted is -inf.
+    """
+    finite = logits[logits.isfinite()]
+    if len(finite) < 2:
+        return 1.0
+    spread = float(finite.std().clamp(min=1e-6))
 
     def loss(temperature: float) -> float:
-        scores = (logits / temperature).clamp(min=-30)
-        return float(F.cross_entropy(scores, label, reduction='none').double() @ weight)
+        # A cell of a class that cannot be predicted costs much, but not all.
+        log_p = (logits / temperature).log_softmax(1).clamp(min=-30)
+        return float(F.nll_loss(log_p, label, reduction='none').double() @ weight)
 
     return min((spread * t for t in TEMPERATURES), key=loss)
 

@@ -37,7 +37,7 @@ NEIGHBOUR_SHARE = 0.3
 TRUST = 2.0
 
 WEIGHTS = tuple(2.0 ** (k / 2) for k in range(-6, 7))
-TEMPERATURES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4)
+SHARPNESS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4)
 
 
 def label_shares(
@@ -50,7 +50,8 @@ def label_shares(
 
     Args:
         hr: Grid of the chip.
-        labels: LR labels; where several have one, the first counts.
+        labels: LR labels; where several have one, the first counts, and the others
+            for what support it leaves open.
         crosswalk: From their codes to C target classes.
 
     Returns:
@@ -76,9 +77,10 @@ def label_shares(
         grid = _smooth(index, classes)
         start = np.array([rows.start, cols.start])[:, None, None]
         found = _interpolate(grid, at - start)
-        free = support <= 0
-        shares = torch.where(free, found[:-1], shares)
-        support = torch.where(free, found[-1], support)
+        # The support fades out over the edge of a raster, and the next one fades in.
+        free = 1 - support
+        shares = shares + free * found[:-1]
+        support = support + free * found[-1]
     return shares, support
 
 
@@ -184,7 +186,7 @@ def choose_weight(
         scores = log_p + strength * added
         each = (
             F.cross_entropy(t * scores, label, reduction='none') @ weight
-            for t in TEMPERATURES
+            for t in SHARPNESS
         )
         return min(float(value) for value in each)
 

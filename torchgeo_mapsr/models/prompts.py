@@ -3,6 +3,7 @@
 
 """Class prompts: what the frozen features of each class look like."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +69,10 @@ def cluster(features: Tensor, label: Tensor, classes: int, k: int, seed: int) ->
         prompts[c] = own.mean(0)
         if k > 1:
             rng = np.random.default_rng(seed)
-            centres, _ = kmeans2(own.double().numpy(), k, minit='++', seed=rng)
+            with warnings.catch_warnings():
+                # Of fewer than k different pixels: prompts that are equal do no harm.
+                warnings.simplefilter('ignore')
+                centres, _ = kmeans2(own.double().numpy(), k, minit='++', seed=rng)
             prompts[c] = torch.from_numpy(centres).to(prompts)
     return prompts
 
@@ -95,16 +99,14 @@ def within_class_discriminant(
     """
     classes, k, dimensions = prompts.shape
     known = ~prompts.isnan().any(2)
-    own = known[label, 0]
-    features, label = features[own], label[own]
-    nearest = prompts[label]
-    if k > 1:
-        distance = ((features[:, None] - nearest) ** 2).sum(2)
-        nearest = nearest[torch.arange(len(label)), distance.argmin(1)]
-    else:
-        nearest = nearest[:, 0]
-    residual = (features - nearest).double()
-    covariance = residual.T @ residual / max(len(residual), 1)
+    covariance = torch.zeros(dimensions, dimensions, dtype=torch.float64)
+    count = 0
+    for c in known[:, 0].nonzero()[:, 0].tolist():
+        own, centres = features[label == c].double(), prompts[c].double()
+        residual = own - centres[torch.cdist(own, centres).argmin(1)]
+        covariance += residual.T @ residual
+        count += len(own)
+    covariance /= max(count, 1)
     spread = covariance.diagonal().mean().clamp(min=1e-12)
     covariance *= 1 - shrinkage
     covariance.diagonal().add_(shrinkage * spread)
