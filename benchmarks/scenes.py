@@ -10,10 +10,11 @@ with different ``--rows`` can fill one file.
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -133,6 +134,22 @@ def run(
     return results
 
 
+def forget(path: Path, sets: Iterable[str], rows: Iterable[str]) -> None:
+    """Take figures out of the results file.
+
+    Args:
+        path: Results file.
+        sets: Sets to look at.
+        rows: Rows to take out.
+    """
+    results = _read(path)
+    for key, found in results['regions'].items():
+        if key.split('/')[0] in sets:
+            for row in rows:
+                found.pop(row, None)
+    _write(path, results)
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {'about': {}, 'settings': {}, 'regions': {}}
@@ -147,7 +164,7 @@ def _write(path: Path, results: dict[str, Any]) -> None:
         sorted(regions, key=lambda r: (order.index(r[0].split('/')[0]), _labels(r[0])))
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
+    part = path.with_suffix(f'.{os.getpid()}.part')
     part.write_text(json.dumps(results, indent=1) + '\n')
     part.replace(path)
 
@@ -218,7 +235,14 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument('--sets', nargs='+', choices=SETS)
     parser.add_argument('--rows', nargs='+', choices=ROWS)
     parser.add_argument('--steps', type=int, default=64, help='of the U-Net')
+    parser.add_argument(
+        '--again',
+        action='store_true',
+        help='forget these rows first, measure them anew',
+    )
     options = parser.parse_args(args)
+    if options.again:
+        forget(options.output, options.sets or SETS, options.rows or ROWS)
     console = Console(highlight=False, soft_wrap=True)
     results = run(
         options.data,

@@ -92,6 +92,10 @@ class TestScenes:
         assert second['regions'][key]['coarse']['miou'] == 0.125
         assert second['regions'][key]['forest20']['miou'] > 0.2
         assert json.loads(output.read_text()) == second
+        scenes.forget(output, ['chesapeake_wv'], ['coarse'])
+        third = scenes.run(data, output, quiet, rows=['coarse'])
+        assert third['regions'][key]['coarse']['miou'] != 0.125
+        assert third['regions'][key]['forest20'] == second['regions'][key]['forest20']
 
     def test_patches_of_one_place_are_one_region(self, tmp_path: Path) -> None:
         for name in ('openearthmap/a', 'openearthmap/b', 'chesapeake_wv/a', 'x/a'):
