@@ -129,7 +129,11 @@ def run(
             results = _read(output)
             results['regions'].setdefault(region.key, {})[name] = found
             results['about'] = _about()
-            results['settings'] = _settings(steps)
+            # A training that is not this run's keeps its own number of steps.
+            kept = {} if name == 'unet' else {'unet': results['settings'].get('unet')}
+            results['settings'] = _settings(steps) | {
+                k: v for k, v in kept.items() if v
+            }
             _write(output, results)
     return results
 
