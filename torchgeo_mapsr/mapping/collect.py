@@ -106,7 +106,7 @@ def _over(plan: Plan, chips: Sequence[Chip], raster: LabelRaster) -> NDArray[np.
     row = rows[:, :1] + np.diff(rows) * part.repeat(3)
     col = cols[:, :1] + np.diff(cols) * np.tile(part, 3)
     at = project(plan.geobox, raster.geobox, row, col)
-    known = np.isfinite(at).all((0, 2))
+    known: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(at), axis=(0, 2))
     at = np.where(known[:, None], at, -1)
     low, high = at.min(2), at.max(2)
     reach = np.array(raster.geobox.shape)[:, None]
