@@ -105,3 +105,18 @@ def test_lightning_verbs_are_torchgeos(
         main()
     assert stop.value.code == 0
     assert '--trainer' in capsys.readouterr().out
+
+
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / 'demo'
+    assert main(['demo', str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert f'Map: {folder / "landcover.tif"}' in out.replace('\n', '')
+    coarse, cover = next(
+        (float(cell) for cell in line.split('│')[2:4])
+        for line in out.splitlines()
+        if 'mIoU' in line
+    )
+    assert cover > coarse + 5
+    assert main(['demo', str(folder)]) == 2
+    assert '--overwrite' in capsys.readouterr().err

@@ -10,6 +10,7 @@ mistyped option should not.
 import argparse
 import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,8 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for what the user can put right, 130 after Ctrl-C.
     """
+    # GDAL's own default is a share of all memory: it would grow with the raster.
+    os.environ.setdefault('GDAL_CACHEMAX', '256')
     given = sys.argv[1:] if args is None else list(args)
     if given and given[0] in LIGHTNING_VERBS:
         return _lightning(None if args is None else given)

@@ -70,6 +70,18 @@ def test_class_map(tmp_path: Path, tile: int) -> None:
     assert left == {'map.tif', 'map.tif.aux.xml'}
 
 
+def test_names_do_not_depend_on_gdals_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torchgeo 0.8.1's command line sets, and many who read from the cloud."""
+    monkeypatch.setenv('GDAL_DISABLE_READDIR_ON_OPEN', 'EMPTY_DIR')
+    path = tmp_path / 'map.tif'
+    values = np.ones((40, 30), np.uint8)
+    write(path, values, plan((40, 30), 512), Layer.classes(LEGEND, 0))
+    monkeypatch.delenv('GDAL_DISABLE_READDIR_ON_OPEN')
+    assert categories(path, tmp_path) == ['no data', *LEGEND.class_names]
+
+
 def test_overviews_hold_classes_only(tmp_path: Path) -> None:
     """An average of water (1) and field (3) is not forest (2)."""
     values = np.where(np.indices((1030, 1030)).sum(0) % 3 > 0, 3, 1).astype(np.uint8)

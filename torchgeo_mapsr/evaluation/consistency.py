@@ -21,7 +21,7 @@ from ..datasets.legend import Legend
 from ..datasets.region import lr_coordinates, region_map
 from .area import row_areas
 
-_BLOCK = 1024
+_BLOCK = 512
 
 
 @dataclass(frozen=True)

@@ -136,8 +136,6 @@ def write_cog(
                 for tile in tiles:
                     values = load(tile).reshape(*shape, tile.shape[1])
                     dataset.write(values, window=_window(tile))
-            if layer.categories is not None:
-                _aux(flat).write_text(_category_names(layer.categories))
             rasterio.shutil.copy(
                 flat,
                 path,
@@ -158,7 +156,9 @@ def write_cog(
         raise OSError(errno.EIO, _INCOMPLETE, str(path)) from error
     finally:
         flat.unlink(missing_ok=True)
-        _aux(flat).unlink(missing_ok=True)
+    if layer.categories is not None:
+        # By hand: GDAL copies a sidecar only where it is allowed to look for one.
+        _aux(path).write_text(_category_names(layer.categories))
 
 
 def _aux(path: Path) -> Path:
