@@ -23,8 +23,19 @@ from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models.backbone import create_backbone
 from torchgeo_mapsr.models.classifier import SCORES, Classifier
 from torchgeo_mapsr.models.fit import CAUTIOUS, FitOptions, fit_classifier
-from torchgeo_mapsr.models.prior import evidence, label_shares
-from torchgeo_mapsr.models.probe import ABSENT, STRENGTHS, LinearProbe, fit_probe
+from torchgeo_mapsr.models.prior import (
+    choose_weight,
+    evidence,
+    label_shares,
+    neighbour_shares,
+)
+from torchgeo_mapsr.models.probe import (
+    ABSENT,
+    STRENGTHS,
+    LinearProbe,
+    fit_probe,
+    hold_out,
+)
 from torchgeo_mapsr.models.prompts import cluster, select
 from torchgeo_mapsr.models.samples import CellSamples, PixelSamples
 from torchgeo_mapsr.models.tokens import Tokens
@@ -36,7 +47,8 @@ PIXELS = 60  # a cell
 class Blobs:
     """A landscape of Gaussian pixels in cells; each class has a mean, all a covariance.
 
-    A cell's label is its most frequent class, which has 70 % of it at least.
+    A cell's label is its most frequent class, which has 70 % of it at least. Cells in
+    squares of *patch* share theirs.
     """
 
     def __init__(
@@ -46,6 +58,7 @@ class Blobs:
         apart: float = 1.2,
         classes: tuple[int, ...] = (0, 1, 2, 3),
         wrong: float = 0.0,
+        patch: int = 1,
         seed: int = 0,
     ) -> None:
         rng = np.random.default_rng(seed)
@@ -54,7 +67,8 @@ class Blobs:
         self.covariance = mix @ mix.T
         self.units = 10.0 ** rng.uniform(-2, 3, d)
         n = side * side
-        label = rng.choice(classes, n)
+        label = rng.choice(classes, (side, side))
+        label = label.repeat(patch, 0).repeat(patch, 1)[:side, :side].ravel()
         purity = rng.uniform(0.7, 1, n)
         other = rng.choice(classes, (n, PIXELS))
         own = rng.random((n, PIXELS)) < purity[:, None]
@@ -311,6 +325,44 @@ def test_cells_that_are_cut_or_unlabelled_have_no_say(blobs: Blobs) -> None:
     assert sum(a.provenance['fit']['cells'].values()) == int((~spoilt).sum())
 
 
+def test_weight_of_the_labels_is_chosen_from_held_out_cells() -> None:
+    """From the cells that were held out, and not from others of the same number."""
+    blobs = Blobs(side=18, apart=0.1, patch=6, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    cut = torch.rand(324, generator=generator) < 0.4
+    cells = replace(
+        blobs.cells,
+        label=torch.where(cut, 3 - blobs.cells.label, blobs.cells.label),
+        share=torch.where(cut, 0.95, 1.0),
+    )
+    options = FitOptions(seed=3)
+    made = fit_classifier(cells, blobs.pixels, TARGET, options)
+
+    x = blobs.pixels.features.double()
+    std, mean = torch.std_mean(x, dim=0)
+    used = cells[~cut]
+    held = hold_out(
+        (used.features - mean.float()) / std.float(),
+        used.label,
+        used.block,
+        4,
+        0.5,
+        seed=3,
+    )
+    assert made.provenance['fit']['strength'] == held.strength
+    shares, support = neighbour_shares(cells, 4)
+    weight = choose_weight(
+        held.log_probability,
+        shares[:, ~cut],
+        support[~cut],
+        used.label,
+        torch.bincount(used.label, minlength=4) / len(used),
+        0.5,
+    )
+    assert weight > 0.1
+    assert made.prior_weight == weight
+
+
 def test_one_block_is_too_little_to_choose_by() -> None:
     small = Blobs(side=3)
     made = fit_classifier(small.cells, small.pixels, TARGET)
@@ -342,6 +394,24 @@ def test_classes_with_hardly_a_pixel(score: str) -> None:
     assert not (log_p.argmax(1) == 1).any()
 
 
+def test_a_cell_that_prompts_cannot_explain_leaves_the_temperature_alone() -> None:
+    """Its class has no prompt: it costs the same at any temperature."""
+    blobs = Blobs(side=9, apart=0.4, classes=(0, 2), wrong=0.4, seed=3)
+    label = blobs.cells.label.clone()
+    label[40] = 3
+    options = FitOptions(score='lda', strength=1e-3, prior=0)
+    plain, odd = (
+        predict(
+            fit_classifier(cells, blobs.pixels, TARGET, options), blobs.pixels.features
+        ).exp()
+        for cells in (blobs.cells, replace(blobs.cells, label=label))
+    )
+    assert 0.7 < plain.amax(1).mean() < 0.95
+    torch.testing.assert_close(
+        odd.amax(1).mean(), plain.amax(1).mean(), atol=0.04, rtol=0
+    )
+
+
 @pytest.mark.parametrize('score', SCORES)
 def test_no_class_has_pixels_enough_for_a_prompt(score: str) -> None:
     blobs = Blobs(side=6, classes=(0, 1), seed=4)
@@ -363,6 +433,24 @@ def test_classes_that_are_very_far_apart() -> None:
             blobs.cells, blobs.pixels, TARGET, FitOptions(score=score, prior=0)
         )
         assert blobs.accuracy(made) > 0.99
+
+
+def test_classes_in_a_line_that_are_very_far_apart() -> None:
+    """The same, where a class in the middle is told by its bias alone."""
+    label = torch.arange(900) // 10 % 4
+    noise = torch.randn(900, 1, generator=torch.Generator().manual_seed(0))
+    x = label[:, None] + 1e-3 * noise
+    rows, cols = torch.arange(90) // 10, torch.arange(90) % 10
+    cells = CellSamples(
+        x.view(90, 10, 1).mean(1),
+        label[::10],
+        torch.ones(90),
+        torch.stack([0 * rows, rows, cols], 1),
+    )
+    made = fit_classifier(
+        cells, PixelSamples(x, label), TARGET, FitOptions(score='lda', strength=1e-5)
+    )
+    assert (predict(made, x).argmax(1) == label).double().mean() > 0.99
 
 
 def test_features_that_do_not_vary(blobs: Blobs) -> None:

@@ -145,16 +145,19 @@ def test_overlapping_chips_agree(tmp_path: Path) -> None:
             x[..., 101:, 77:], y[..., : 224 - 101, : 224 - 77], atol=1e-4, rtol=0
         )
     assert a[1].max() > 0.9
-    # On one grid places are exact, and so are shares.
-    labels = raster(
-        tmp_path, some_codes((20, 20)), Affine(30, 0, 324990, 0, -30, 4210100), HR, 'u'
-    )
-    a = label_shares(chip(224, 224), [labels], CROSSWALK)
-    b = label_shares(chip(224, 224, 101, 77), [labels], CROSSWALK)
-    for x, y in zip(a, b, strict=True):
-        torch.testing.assert_close(
-            x[..., 101:, 77:], y[..., : 224 - 101, : 224 - 77], atol=1e-6, rtol=0
-        )
+
+
+@pytest.mark.parametrize('size', range(30, 46))
+def test_chip_of_any_size_sees_all_labels_that_count(tmp_path: Path, size: int) -> None:
+    """Wherever its border lies in a cell of 15 pixels: on one grid, exactly."""
+    codes = some_codes((12, 12), 5)
+    transform = Affine(30, 0, 324990, 0, -30, 4210100)
+    labels = raster(tmp_path, codes, transform, HR)
+    grid = chip(size, size, 40 + size, 50)
+    shares, support = label_shares(grid, [labels], CROSSWALK)
+    expected = dense_shares(grid, codes, transform, HR)
+    np.testing.assert_allclose(shares, expected[:-1], atol=1e-6)
+    np.testing.assert_allclose(support, expected[-1], atol=1e-6)
 
 
 def test_no_support_far_from_labels(tmp_path: Path) -> None:

@@ -42,10 +42,6 @@ def penalised_loss(
     return fidelity + strength * x.shape[1] / 2 * probe.weight.square().sum()
 
 
-def doubled(probe: LinearProbe) -> LinearProbe:
-    return LinearProbe(probe.weight.double(), probe.bias.double())
-
-
 @pytest.mark.parametrize('balance', [0.0, 0.5, 1.0])
 def test_equals_scikit_learn(balance: float) -> None:
     """Its loss is C Σ wᵢ lossᵢ + |W|²/2, so that C = 1 / (λ D) with weights of sum 1."""
