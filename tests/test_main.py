@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,11 @@ def test_lightning_verbs_are_torchgeos(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, 'argv', ['torchgeo-mapsr', 'fit', '--help'])
+    # torchgeo 0.8.1 sets these for the whole process; they are to be restored
+    for name in ('GDAL_DISABLE_READDIR_ON_OPEN', 'AWS_NO_SIGN_REQUEST'):
+        monkeypatch.setenv(name, os.environ.get(name, ''))
+    for name in ('GDAL_MAX_RAW_BLOCK_CACHE_SIZE', 'GDAL_SWATH_SIZE'):
+        monkeypatch.setenv(name, os.environ.get(name, '200000000'))
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 0

@@ -112,16 +112,16 @@ def test_disk_full_is_one_line(
 ) -> None:
     """A limit on the size of files stands for a full disk: write(2) fails alike.
 
-    The fit is larger than the limit, tiles are not: it is set when tiles are made.
+    The fit is larger than the limit, so that it is set when all tiles are made.
     """
     before = (
         'import resource\n'
-        'from torchgeo_mapsr.mapping.job import _Run\n'
-        'publish = _Run._publish\n'
+        'from torchgeo_mapsr.mapping import job\n'
+        'publish = job.publish\n'
         'def limited(*args):\n'
         '    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n'
         '    publish(*args)\n'
-        '_Run._publish = limited\n'
+        'job.publish = limited\n'
     )
     process = start(job, before)
     _, message = process.communicate(timeout=240)

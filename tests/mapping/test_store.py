@@ -33,6 +33,7 @@ def test_tiles_come_back(tmp_path: Path) -> None:
         assert not store.has(1, TILE)
         np.testing.assert_array_equal(store.load(0, TILE, 'classes'), classes)
         assert store.load(0, TILE, 'scores').shape == (2, 4, 5)
+        assert store.names(0, TILE) == {'classes', 'scores'}
 
 
 def test_same_work_is_resumed(tmp_path: Path) -> None:

@@ -54,13 +54,12 @@ def save_panel(
     grid = _thumbnail(imagery.geobox)
     colors = np.concatenate([legend.colors, [_NOTHING]]).astype(np.uint8)
     shown = list(bands[:3]) if min(len(bands), imagery.bands) >= 3 else [bands[0]]
-    codes = _read(map_path, grid, [1], Resampling.nearest)[0]
-    mapped = legend.index(np.nan_to_num(codes, nan=-1).astype(np.int64))
+    mapped = legend.index(_codes(map_path, grid))
     pictures = [('imagery', _picture(imagery, grid, shown, mapped >= 0))]
     if labels and crosswalk is not None:
         index = np.full(grid.shape, -1)
-        for raster in labels:
-            found = crosswalk.index(raster.at(grid))
+        for file in (path for raster in labels for path in raster.paths):
+            found = crosswalk.index(_codes(file, grid))
             index = np.where(index < 0, found, index)
         pictures.append(('coarse labels', colors[index]))
     pictures.append(('map', colors[mapped]))
@@ -120,6 +119,12 @@ def _picture(
     picture = (picture.clip(0, 1) * 255).round()
     picture[~known] = _NOTHING
     return picture.astype(np.uint8)
+
+
+def _codes(path: str | Path, grid: GeoBox) -> NDArray[np.int64]:
+    """Class codes on the small grid, (h, w); -1 where there is no data."""
+    codes = _read(path, grid, [1], Resampling.nearest)[0]
+    return np.nan_to_num(codes, nan=-1).astype(np.int64)
 
 
 def _read(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,19 +21,19 @@ from rich.progress import (
 
 from ..datasets.raster import open_rasters
 from ..evaluation.consistency import MapSummary, summarise
-from ..evaluation.panel import save_panel
 from ..evaluation.report import area_table, run_report
 from ..models.classifier import Classifier
 from .fitting import check_saved, fit, make_backbone
 from .inputs import Inputs
 from .model import Extractor, Model, ReadChip, band_spread, device_of
-from .outputs import Output, Outputs
-from .plan import Plan, Tile, default_overlap
+from .outputs import Outputs
+from .plan import Plan, default_overlap
+from .publish import publish
 from .settings import MapJob
 from .stopwatch import Stopwatch
 from .store import WorkStore, replacing
 from .sweep import ScoredChip, schedule, sweep
-from .write import Layer, map_nodata, write_cog
+from .write import map_nodata
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,15 @@ class _Run:
         summaries = {}
         for number, output in enumerate(self.outputs.maps):
             if number not in store.finished:
-                self._publish(store, number, output, plans[number])
+                publish(
+                    store,
+                    number,
+                    output,
+                    plans[number],
+                    self.inputs,
+                    self.job.bands,
+                    self.watch,
+                )
                 store.finish(number)
             with self.watch('report'):
                 summaries[str(output.map)] = self._summary(output.map)
@@ -201,44 +208,6 @@ class _Run:
                     arrays['scores'] = result.scores
                 with self.watch('write'):
                     store.save(number, tile, **arrays)
-
-    def _publish(
-        self, store: WorkStore, number: int, output: Output, plan: Plan
-    ) -> None:
-        """Put the tiles of a map together and give the files their names."""
-        target = self.inputs.target
-        layers = {'classes': (output.map, Layer.classes(target, map_nodata(target)))}
-        if self.job.confidence:
-            layers['confidence'] = output.confidence, Layer.confidence()
-        if self.job.scores:
-            layers['scores'] = output.scores, Layer.scores(target)
-        scratch = {name: store.scratch(path.name) for name, (path, _) in layers.items()}
-        for name, (_, layer) in layers.items():
-
-            def load(tile: Tile, name: str = name) -> NDArray[np.uint8]:
-                return store.load(number, tile, name)
-
-            with self.watch('write'):
-                write_cog(scratch[name], plan.geobox, layer, plan.tiles(), load)
-        with self.watch('report'):
-            save_panel(
-                store.scratch(output.panel.name),
-                scratch['classes'],
-                target,
-                self.inputs.images[number],
-                self.inputs.labels,
-                self.inputs.crosswalk,
-                scratch.get('confidence'),
-                self.job.bands or (1, 2, 3),
-            )
-        output.map.parent.mkdir(parents=True, exist_ok=True)
-        store.publish(store.scratch(output.panel.name), output.panel)
-        for name in ('scores', 'confidence'):
-            if name in layers:
-                store.publish(scratch[name], layers[name][0])
-        store.publish(store.scratch(output.sidecar.name), output.sidecar)
-        # The map comes last: where it is, the rest is too.
-        store.publish(scratch['classes'], output.map)
 
     def _summary(self, path: Path) -> MapSummary:
         inputs = self.inputs

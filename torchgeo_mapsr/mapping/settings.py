@@ -21,15 +21,14 @@ def _about(
     choices: tuple[str, ...] | None = None,
     result: bool = True,
 ) -> dict[str, Any]:
-    """What else is to be known of a field.
+    """What else is to be known of a field, for ``--help`` and the digest.
 
     Args:
-        group: Heading in ``--help``.
+        group: Heading.
         help: What it does.
-        metavar: Name of its value in ``--help``.
+        metavar: Name of its value.
         choices: Allowed values.
-        result: Whether its value, as it stands, decides what the map is. Files do by
-            their content.
+        result: Whether its value decides what the map is. Files do by their content.
     """
     return locals()
 
@@ -58,8 +57,7 @@ class MapJob:
         default=(),
         metadata=_about(
             'input',
-            'coarse label rasters, in any grid and CRS; they may cover only a part of '
-            'the imagery',
+            'coarse label rasters, in any grid and CRS, of a part of the imagery or all',
             'FILE',
             result=False,
         ),
@@ -68,8 +66,8 @@ class MapJob:
         default=None,
         metadata=_about(
             'input',
-            'legend of the labels: nlcd, chesapeake-7, worldcover, openearthmap, '
-            'dynamic-world, land-cover-4, or a YAML or JSON file',
+            'legend of the labels: nlcd, worldcover, chesapeake-7, openearthmap, '
+            'dynamic-world, land-cover-4 or a YAML or JSON file',
             'NAME|FILE',
         ),
     )
@@ -81,7 +79,7 @@ class MapJob:
         default=None,
         metadata=_about(
             'input',
-            'how the labels’ classes become the map’s, where there are several ways',
+            'how the labels’ classes become the map’s, if there are several',
             'NAME|FILE',
         ),
     )
@@ -102,8 +100,7 @@ class MapJob:
     output: str | Path = field(
         metadata=_about(
             'output',
-            'the map, a .tif; or a folder (it exists, ends with a slash or has no '
-            'suffix), which gets a map for each file of imagery',
+            'the map, a .tif; or a folder, which gets a map for each file of imagery',
             'PATH',
             result=False,
         )
@@ -152,7 +149,7 @@ class MapJob:
         default=None,
         metadata=_about(
             'model',
-            'weights of the backbone from a .safetensors or .pth file',
+            'weights of the backbone, .safetensors or .pth',
             'FILE',
             result=False,
         ),
@@ -161,7 +158,7 @@ class MapJob:
         default=None,
         metadata=_about(
             'model',
-            'use a fit kept with --save-model; it needs no labels',
+            'a fit kept with --save-model, and its backbone; needs no labels',
             'FILE',
             result=False,
         ),
@@ -178,8 +175,8 @@ class MapJob:
         default=None,
         metadata=_about(
             'model',
-            'weight of the smoothed coarse labels at prediction, or auto: chosen by '
-            'held-out coarse cells (default: auto)',
+            'weight of the coarse labels at prediction, or auto: by held-out cells '
+            '(default: auto)',
             'WEIGHT',
         ),
     )
@@ -187,9 +184,7 @@ class MapJob:
     confidence_quantile: float = field(
         default=0.0,
         metadata=_about(
-            'model',
-            'build prompts from pixels above this quantile of the probe’s confidence',
-            'Q',
+            'model', 'build prompts above this quantile of the probe’s confidence', 'Q'
         ),
     )
     centre: bool = field(
@@ -200,7 +195,7 @@ class MapJob:
         default=0.5,
         metadata=_about(
             'model',
-            'in the fit, 0: every coarse cell counts alike, 1: every class does',
+            '0: every coarse cell counts alike in the fit, 1: every class',
             '0..1',
         ),
     )
@@ -230,9 +225,7 @@ class MapJob:
     overlap: int | None = field(
         default=None,
         metadata=_about(
-            'computing',
-            'what neighbouring chips share (default: what the backbone needs)',
-            'PIXELS',
+            'computing', 'what chips share (default: what the backbone needs)', 'PIXELS'
         ),
     )
     tile_size: int = field(

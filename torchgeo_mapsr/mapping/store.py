@@ -186,6 +186,11 @@ class WorkStore:
         with np.load(self.tile_path(image, tile)) as arrays:
             return arrays[name]
 
+    def names(self, image: int, tile: Tile) -> set[str]:
+        """Names of the arrays of a finished tile."""
+        with np.load(self.tile_path(image, tile)) as arrays:
+            return set(arrays)
+
     def scratch(self, name: str) -> Path:
         """A name for a file that is being put together."""
         return self.folder / f'out_{name}'

@@ -1,0 +1,77 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""From finished tiles to files with their final names."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..evaluation.panel import save_panel
+from .inputs import Inputs
+from .outputs import Output
+from .plan import Plan, Tile
+from .stopwatch import Stopwatch
+from .store import WorkStore
+from .write import Layer, map_nodata, write_cog
+
+
+def publish(
+    store: WorkStore,
+    number: int,
+    output: Output,
+    plan: Plan,
+    inputs: Inputs,
+    bands: Sequence[int] | None,
+    watch: Stopwatch,
+) -> None:
+    """Put the tiles of a map together, and give all files of it their names at once.
+
+    Args:
+        store: Where the tiles are.
+        number: Number of the map in the store.
+        output: Names of its files.
+        plan: Its tiles.
+        inputs: What it was made of.
+        bands: Bands that were used; the first three are drawn.
+        watch: Counts the time.
+
+    Raises:
+        OSError: If a file could not be written.
+    """
+    target = inputs.target
+    every = {
+        'classes': (output.map, Layer.classes(target, map_nodata(target))),
+        'confidence': (output.confidence, Layer.confidence()),
+        'scores': (output.scores, Layer.scores(target)),
+    }
+    kept = store.names(number, next(plan.tiles()))
+    layers = {name: layer for name, layer in every.items() if name in kept}
+    scratch = {name: store.scratch(path.name) for name, (path, _) in layers.items()}
+    for name, (_, layer) in layers.items():
+
+        def load(tile: Tile, name: str = name) -> NDArray[np.uint8]:
+            return store.load(number, tile, name)
+
+        with watch('write'):
+            write_cog(scratch[name], plan.geobox, layer, plan.tiles(), load)
+    with watch('report'):
+        save_panel(
+            store.scratch(output.panel.name),
+            scratch['classes'],
+            target,
+            inputs.images[number],
+            inputs.labels,
+            inputs.crosswalk,
+            scratch.get('confidence'),
+            bands or (1, 2, 3),
+        )
+    output.map.parent.mkdir(parents=True, exist_ok=True)
+    store.publish(store.scratch(output.panel.name), output.panel)
+    for name in ('scores', 'confidence'):
+        if name in layers:
+            store.publish(scratch[name], layers[name][0])
+    store.publish(store.scratch(output.sidecar.name), output.sidecar)
+    # The map comes last: where it is, the rest is too.
+    store.publish(scratch['classes'], output.map)
