@@ -50,7 +50,7 @@ class MapJob:
 
     imagery: tuple[str, ...] = field(
         metadata=_about(
-            'input', 'HR imagery: one or more rasters', 'IMAGERY', result=False
+            'input', 'HR imagery, one or more files', 'IMAGERY', result=False
         )
     )
     labels: tuple[str, ...] = field(
@@ -240,9 +240,7 @@ class MapJob:
     )
     device: str = field(
         default='auto',
-        metadata=_about(
-            'computing', 'auto, cpu, cuda or cuda:N', 'DEVICE', result=False
-        ),
+        metadata=_about('computing', 'auto, cpu or cuda:N', 'DEVICE', result=False),
     )
     precision: str = field(
         default='fp32',
@@ -297,6 +295,5 @@ def flag(name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    plain = list(value) if isinstance(value, tuple) else value
+    return str(plain) if isinstance(plain, Path) else plain
