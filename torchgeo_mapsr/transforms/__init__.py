@@ -1,9 +1,16 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Region aggregation and augmentations that keep it exact."""
+"""Region aggregation, and augmentations that keep it exact."""
 
+from .class_mix import ClassMix, mix_samples
 from .region_aggregation import RegionAggregation, aggregate_regions
 from .resolution_alignment import ResolutionAlignment
 
-__all__ = ('RegionAggregation', 'ResolutionAlignment', 'aggregate_regions')
+__all__ = (
+    'ClassMix',
+    'RegionAggregation',
+    'ResolutionAlignment',
+    'aggregate_regions',
+    'mix_samples',
+)

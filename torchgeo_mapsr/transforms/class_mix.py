@@ -1,0 +1,157 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Class mixing: part of the classes of one sample pasted onto another."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from .._compat import Sample
+from ..datasets.collate import widen
+from ..errors import InputError
+
+
+class ClassMix(nn.Module):
+    """Paste half of the classes of source samples onto target samples.
+
+    ClassMix (Olsson et al. 2021) with the two samples from two domains is DACS
+    (Tranheden et al. 2021), the self-training that Liu et al. 2025 build on. Of the n
+    classes of a source sample ⌈share · n⌉ are drawn; their pixels M take everything
+    from the source, the others from the target: ``M ⊙ x_S + (1 − M) ⊙ x_T``. See
+    :func:`mix_samples` for what becomes of LR labels.
+
+    It works on batches, after augmentations of each domain. Sample i of the target is
+    mixed with sample i of the source, or i modulo their number if there are fewer.
+
+    Args:
+        share: share of the classes to paste, between 0 and 1
+
+    Raises:
+        ValueError: *share* is something else
+    """
+
+    def __init__(self, share: float = 0.5) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f'share is between 0 and 1, not {share}')
+        super().__init__()
+        self.share = share
+
+    def forward(self, source: Sample, target: Sample, classes: Tensor) -> Sample:
+        """Mix two batches.
+
+        Args:
+            source: batch to cut from
+            target: batch to paste on, (B, …)
+            classes: class index of the source's pixels, (B', H, W), −1 = none, which is
+                never pasted
+
+        Returns:
+            the mixed batch, and ``mask_source``: 1 where a pixel is the source's,
+            (B, H, W) int64
+        """
+        some = torch.arange(len(target['image'])) % len(classes)
+        cut = {
+            key: value[some.to(value.device)]
+            for key, value in source.items()
+            if isinstance(value, Tensor)
+        }
+        paste = self.choose(classes[some.to(classes.device)])
+        return mix_samples(cut, target, paste)
+
+    def choose(self, classes: Tensor) -> Tensor:
+        """Draw classes of each sample.
+
+        Args:
+            classes: class index, (B, H, W), −1 = none
+
+        Returns:
+            pixels of the classes that are drawn, (B, H, W) bool
+        """
+        pasted = []
+        for index in classes:
+            present = index[index >= 0].unique()
+            wanted = math.ceil(self.share * len(present))
+            order = torch.randperm(len(present)).to(present.device)
+            pasted.append(torch.isin(index, present[order[:wanted]]))
+        return torch.stack(pasted)
+
+    def extra_repr(self) -> str:
+        """Arguments, for ``print(module)``."""
+        return f'share={self.share}'
+
+
+def mix_samples(source: Sample, target: Sample, paste: Tensor) -> Sample:
+    """Take some pixels of one batch and the others of another, with their labels.
+
+    Keys that begin with ``image`` or ``mask`` are maps and are mixed pixel by pixel. The
+    LR windows of both samples are put side by side, the source's at the left, and
+    ``mask_region`` is numbered for the joint window, so it goes on to point each pixel
+    to the cell that it came from:
+
+    .. code-block:: text
+
+       lr_label    source (h, w)   target (h', w')   →   (max(h, h'), w + w')
+       cell i      row · w + col + 1                 →   row · (w + w') + col + 1
+                   row · w' + col + 1                →   row · (w + w') + w + col + 1
+
+    Cells that the paste cuts are seen in part: ``lr_pixels`` stays that of the whole
+    cell, so their visible share falls. Cells of which nothing is left have no pixel.
+    What only one batch has is left out, and so is the georeference: a mixture lies
+    nowhere.
+
+    Args:
+        source: batch to cut from, as collated
+        target: batch to paste on, of as many samples
+        paste: pixels to take from the source, (B, H, W) bool
+
+    Returns:
+        the mixed batch, and ``mask_source``
+
+    Raises:
+        InputError: the samples differ in size
+    """
+    size, other = source['image'].shape[-2:], target['image'].shape[-2:]
+    if size != other:
+        raise InputError(
+            f'samples to mix have one size, not {tuple(size)} and {tuple(other)}; '
+            'give both datasets the same patch_size'
+        )
+    mixed: Sample = {'mask_source': paste.long()}
+    regions = all('lr_label' in s and 'mask_region' in s for s in (source, target))
+    if regions:
+        source, target = _side_by_side(source, target)
+        for key in ('lr_label', 'lr_pixels'):
+            if key in source and key in target:
+                mixed[key] = torch.cat([source[key], target[key]], dim=-1)
+    for key in source.keys() & target.keys():
+        if key.startswith('image') or (
+            key.startswith('mask') and (regions or key != 'mask_region')
+        ):
+            # augmentations may give masks a channel axis
+            where = paste if target[key].dim() == 3 else paste[:, None]
+            mixed[key] = torch.where(where, source[key], target[key])
+    return mixed
+
+
+def _side_by_side(source: Sample, target: Sample) -> tuple[Sample, Sample]:
+    """Give both LR windows one height, and number their cells for the joint one."""
+    h, w = source['lr_label'].shape[-2:]
+    h2, w2 = target['lr_label'].shape[-2:]
+    height, width = max(h, h2), w + w2
+    left = _lower(source, height - h)
+    right = _lower(target, height - h2)
+    region = widen(target['mask_region'], w2, width)
+    left['mask_region'] = widen(source['mask_region'], w, width)
+    right['mask_region'] = torch.where(region > 0, region + w, 0)
+    return left, right
+
+
+def _lower(sample: Sample, missing: int) -> Sample:
+    """Add empty rows to an LR window."""
+    added = {'lr_label': pad(sample['lr_label'], (0, 0, 0, missing), value=-1)}
+    if 'lr_pixels' in sample:
+        added['lr_pixels'] = pad(sample['lr_pixels'], (0, 0, 0, missing))
+    return sample | added
