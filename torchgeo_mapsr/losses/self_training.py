@@ -1,0 +1,132 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Self-training: pseudo-labels, how far to trust them, and the losses on both domains."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SelfTrainingLoss(nn.Module):
+    """Cross entropy on labelled source and pseudo-labelled target images.
+
+    Liu et al. 2025, equation 8, ``L = L_S + L_T``: :func:`weighted_cross_entropy` of the
+    source (equation 3, weights of 1) and of the target (equation 6, weights λ).
+
+    Args:
+        reduction: *mean* divides each term by its labelled pixels, so that losses do
+            not grow with the chip; *sum* is what the equations print
+    """
+
+    def __init__(self, reduction: Literal['mean', 'sum'] = 'mean') -> None:
+        super().__init__()
+        self.reduction: Literal['mean', 'sum'] = reduction
+
+    def forward(
+        self,
+        source_logits: Tensor,
+        source_label: Tensor,
+        target_logits: Tensor,
+        pseudo_label: Tensor,
+        weight: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute both terms.
+
+        Args:
+            source_logits: (B, C, H, W)
+            source_label: class index, (B, H, W), −1 = none
+            target_logits: (B', C, H, W)
+            pseudo_label: class index, (B', H, W), −1 = none
+            weight: λ of each target image, (B',), or of each pixel, (B', H, W)
+
+        Returns:
+            L_S and L_T; equation 8 is their sum
+        """
+        source = weighted_cross_entropy(
+            source_logits, source_label, reduction=self.reduction
+        )
+        target = weighted_cross_entropy(
+            target_logits, pseudo_label, weight, self.reduction
+        )
+        return source, target
+
+
+def weighted_cross_entropy(
+    logits: Tensor,
+    label: Tensor,
+    weight: Tensor | None = None,
+    reduction: Literal['mean', 'sum'] = 'mean',
+) -> Tensor:
+    """Cross entropy with a weight for each image or pixel.
+
+    Liu et al. 2025, equation 6: ``−Σ_i Σ_j Σ_c λ^i Y^{i,j,c} log f(X)^{i,j,c}``; without
+    weights it is equation 3. The mean is over labelled pixels and not over weights: an
+    image that is trusted half counts half, also where all are.
+
+    Args:
+        logits: (B, C, H, W); half precision is computed in single
+        label: class index, (B, H, W), −1 = none
+        weight: (B,) or (B, H, W); default: 1
+        reduction: *mean* over the pixels with a label, or *sum*
+
+    Returns:
+        the loss; 0, with a gradient of 0, where no pixel has a label
+    """
+    loss = F.cross_entropy(_single(logits), label, ignore_index=-1, reduction='none')
+    if weight is not None:
+        loss = loss * (weight[:, None, None] if weight.dim() == 1 else weight)
+    total = loss.sum()
+    return total / (label >= 0).sum().clamp(min=1) if reduction == 'mean' else total
+
+
+@torch.no_grad()
+def pseudo_labels(
+    logits: Tensor, threshold: float = 0.968, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What the teacher says of target images, and how far to trust it.
+
+    Liu et al. 2025. Equation 5: ``Ŷ = argmax f(X)``, of every pixel: none is thrown away
+    for being unsure. Equation 7: ``λ^i = 1/(H·W) Σ_j [max_c f(X)^{i,j,c} ≥ τ₀]``, the
+    share of the image's pixels that are sure. Pixels without data are in neither.
+
+    Args:
+        logits: of the teacher, (B, C, H, W); half precision is computed in single
+        threshold: τ₀
+        valid: pixels with data, (B, H, W)
+
+    Returns:
+        class index, (B, H, W), −1 where not valid; and λ, (B,) float
+    """
+    confidence, label = _single(logits).softmax(1).max(1)
+    sure = (confidence >= threshold).to(confidence.dtype)
+    if valid is None:
+        return label, sure.mean((1, 2))
+    valid = valid > 0
+    pixels = valid.sum((1, 2)).clamp(min=1)
+    return torch.where(valid, label, -1), (sure * valid).sum((1, 2)) / pixels
+
+
+def agreement(*labels: Tensor) -> Tensor:
+    """Keep what several labellings agree on: selection without a threshold.
+
+    Liu et al. 2025, section II-C, train on "threshold-free" selected pseudo-labels and
+    give no formula. No score enters here either: a pixel keeps its class where all that
+    have an opinion share it.
+
+    Args:
+        labels: class index, (B, H, W), −1 = no opinion
+
+    Returns:
+        class index, (B, H, W), −1 where they differ or nobody knows
+    """
+    most = torch.stack(labels).amax(0)
+    same = [(label == most) | (label < 0) for label in labels]
+    return torch.where(torch.stack(same).all(0), most, -1)
+
+
+def _single(logits: Tensor) -> Tensor:
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    return logits.float() if half else logits
