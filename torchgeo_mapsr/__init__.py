@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         make_scene,
     )
     from .errors import InputError
+    from .losses import ClassBalancedCrossEntropy, ClassCentreContrast, ClassPrior
     from .mapping.job import map_region
     from .mapping.settings import MapJob
     from .models.backbone import create_backbone
@@ -35,6 +36,9 @@ __all__ = (
     'ChesapeakePairs',
     'ChesapeakePairsDataModule',
     'ChipSampler',
+    'ClassBalancedCrossEntropy',
+    'ClassCentreContrast',
+    'ClassPrior',
     'Classifier',
     'Crosswalk',
     'Imagery',
@@ -72,6 +76,7 @@ _HOMES = {
         'make_scene',
     ),
     'errors': ('InputError',),
+    'losses': ('ClassBalancedCrossEntropy', 'ClassCentreContrast', 'ClassPrior'),
     'mapping.job': ('map_region',),
     'mapping.settings': ('MapJob',),
     'models.backbone': ('create_backbone',),
