@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .models.backbone import create_backbone
     from .models.classifier import Classifier
     from .samplers import ChipSampler
-    from .tasks import MapSRTask
+    from .tasks import MapSRTask, SegmentationTask
     from .transforms import RegionAggregation, ResolutionAlignment
 
 __version__ = '0.1.0'
@@ -53,6 +53,7 @@ __all__ = (
     'PairDataModule',
     'RegionAggregation',
     'ResolutionAlignment',
+    'SegmentationTask',
     'collate_pairs',
     'create_backbone',
     'make_scene',
@@ -82,7 +83,7 @@ _HOMES = {
     'models.backbone': ('create_backbone',),
     'models.classifier': ('Classifier',),
     'samplers': ('ChipSampler',),
-    'tasks': ('MapSRTask',),
+    'tasks': ('MapSRTask', 'SegmentationTask'),
     'transforms': ('RegionAggregation', 'ResolutionAlignment'),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

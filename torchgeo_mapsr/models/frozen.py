@@ -76,7 +76,7 @@ class FrozenNetwork(Backbone):
         # What is not finite has no value: the mean does least harm.
         image = image.nan_to_num(nan=0, posinf=0, neginf=0)
         height, width = (max(size), max(size)) if self.square else size
-        padded = _mirror(image, self._ceil(height), self._ceil(width))
+        padded = mirror(image, self._ceil(height), self._ceil(width))
         try:
             grids = self.network(padded.contiguous(memory_format=torch.channels_last))
             return Tokens(tuple(grids), self.strides, size)
@@ -204,8 +204,17 @@ def per_band(
     return (sum(values) / len(values),) * count
 
 
-def _mirror(image: Tensor, height: int, width: int) -> Tensor:
-    """Continue an image to the right and below by its mirror image, repeatedly."""
+def mirror(image: Tensor, height: int, width: int) -> Tensor:
+    """Continue an image to the right and below by its mirror image, repeatedly.
+
+    Args:
+        image: (B, C, H, W).
+        height: Height to reach, in pixels.
+        width: Width to reach, in pixels.
+
+    Returns:
+        (B, C, height, width).
+    """
     for axis, target in ((-2, height), (-1, width)):
         size = image.shape[axis]
         if target > size:

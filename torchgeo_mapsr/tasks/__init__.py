@@ -3,7 +3,9 @@
 
 """Lightning modules."""
 
+from .land_cover import LandCoverTask
 from .mapsr import MapSRTask
 from .predicting import PredictingTask
+from .segmentation import SegmentationTask
 
-__all__ = ('MapSRTask', 'PredictingTask')
+__all__ = ('LandCoverTask', 'MapSRTask', 'PredictingTask', 'SegmentationTask')

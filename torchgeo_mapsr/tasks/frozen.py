@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._compat import BaseTask, Sample
+from .._compat import Sample
 from ..errors import InputError
 from ..models.backbone import Backbone, create_backbone
 from ..models.joint_bilateral import JointBilateral
 from ..models.tokens import Tokens
+from .land_cover import LandCoverTask
 
 _BACKBONE = 'backbone.'
 
@@ -23,7 +24,7 @@ _BACKBONE = 'backbone.'
 _CONTRAST = 0.2
 
 
-class FrozenTask(BaseTask):
+class FrozenTask(LandCoverTask):
     """A task whose backbone never changes.
 
     torchgeo's ``freeze_backbone`` leaves the backbone in training mode, where batch
@@ -40,6 +41,7 @@ class FrozenTask(BaseTask):
 
     def configure_models(self) -> None:
         """Make the backbone that the hyperparameters name."""
+        super().configure_models()
         self.backbone = create_backbone(
             self.hparams['backbone'],
             self.hparams['bands'],
