@@ -6,6 +6,8 @@
 from .class_balanced import ClassBalancedCrossEntropy, class_weight, sample_weight
 from .class_centre import ClassCentreContrast
 from .class_prior import ClassPrior
+from .interval_constraint import IntervalConstraintLoss
+from .label_counting import LabelCounts, block_regions, box_counts, label_counts
 from .lovasz import LovaszLoss
 from .self_training import (
     SelfTrainingLoss,
@@ -13,17 +15,24 @@ from .self_training import (
     pseudo_labels,
     weighted_cross_entropy,
 )
+from .statistics_matching import StatisticsMatchingLoss
 from .symmetric_cross_entropy import SymmetricCrossEntropy
 
 __all__ = (
     'ClassBalancedCrossEntropy',
     'ClassCentreContrast',
     'ClassPrior',
+    'IntervalConstraintLoss',
+    'LabelCounts',
     'LovaszLoss',
     'SelfTrainingLoss',
+    'StatisticsMatchingLoss',
     'SymmetricCrossEntropy',
     'agreement',
+    'block_regions',
+    'box_counts',
     'class_weight',
+    'label_counts',
     'pseudo_labels',
     'sample_weight',
     'weighted_cross_entropy',
