@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from torchgeo_mapsr import __version__
 from torchgeo_mapsr.datasets.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.scene import Scene, make_scene
+from torchgeo_mapsr.datasets.statistics import JointStatistics
 from torchgeo_mapsr.evaluation.accuracy import compare
 from torchgeo_mapsr.main import main
 
@@ -64,6 +66,7 @@ def test_module_runs() -> None:
         ['evaluate', 'none.tif', '--truth', 'none.tif'],
         ['evaluate', 'none.tif', '--truth', 'none.tif', '--legend', 'nlcb'],
         ['evaluate', 'a.tif', 'b.tif', '--truth', 'none.tif'],
+        ['statistics', 'a.tif', '--truth', 'b.tif', '--legend', 'nlcd'],
     ],
 )
 def test_mistakes_are_one_line_and_code_2(
@@ -96,6 +99,26 @@ def test_evaluate_pools_files(
     assert content['confusion'] == (one + two).matrix.tolist()
     assert content['miou'] == pytest.approx((one + two).miou, abs=1e-6)
     assert f'{100 * (one + two).miou:.1f}' in capsys.readouterr().out
+
+
+def test_statistics_are_measured_and_written(
+    scenes: list[Scene], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / 'here.yaml'
+    args = ['statistics', *(str(s.labels) for s in scenes), '--legend', 'nlcd']
+    args += ['--truth', *(str(s.truth) for s in scenes), '--output', str(output)]
+    assert main(args) == 0
+    found = JointStatistics.load(output)
+    assert found.name == 'here'
+    np.testing.assert_allclose(found.mean[found.frequency > 0].sum(axis=1), 1)
+    out = capsys.readouterr().out
+    for i, item in enumerate(found.source.classes):
+        assert (f'│   {item.code} │' in out) == (found.frequency[i] > 0)
+        if found.frequency[i] > 0:
+            water = f'{100 * found.mean[i, 0]:.0f} ± {100 * found.std[i, 0]:.0f}'
+            assert water in out
+    wrong = [*args[:-1], str(tmp_path / 'none' / 'here.yaml')]
+    assert main(wrong) == 2
 
 
 def test_lightning_verbs_are_torchgeos(

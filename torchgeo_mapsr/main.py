@@ -34,6 +34,7 @@ _EXAMPLES = """examples:
   torchgeo-mapsr map a.tif b.tif --labels la.tif lb.tif --legend nlcd --output maps/
   torchgeo-mapsr map c.tif --model fit.safetensors --output c_landcover.tif
   torchgeo-mapsr evaluate maps/*.tif --truth truth/*.tif --truth-legend chesapeake-7
+  torchgeo-mapsr statistics nlcd.tif --truth lc.tif --legend nlcd --output stats.yaml
   torchgeo-mapsr fit --config mapsr.yaml
 """
 
@@ -178,6 +179,47 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=_evaluate)
 
+    statistics = verbs.add_parser(
+        'statistics',
+        help='measure what coarse classes hold, for label super-resolution',
+        description='Mean and standard deviation of the shares of high-resolution '
+        'classes in the cells of each coarse class, as LabelSuperResolutionTask wants '
+        'them (its argument statistics).',
+    )
+    statistics.add_argument(
+        'labels', nargs='+', metavar='LABELS', help='coarse labels; any grid and CRS'
+    )
+    statistics.add_argument(
+        '--truth',
+        nargs='+',
+        required=True,
+        metavar='FILE',
+        help='high-resolution labels of the same place; any grid and CRS',
+    )
+    statistics.add_argument(
+        '--legend', required=True, metavar='NAME|FILE', help='legend of the labels'
+    )
+    statistics.add_argument(
+        '--target',
+        default='land-cover-4',
+        metavar='NAME|FILE',
+        help='legend of the high-resolution classes (default: %(default)s)',
+    )
+    statistics.add_argument(
+        '--truth-legend',
+        metavar='NAME|FILE',
+        help='legend of the truth (default: that of --target)',
+    )
+    statistics.add_argument(
+        '--crosswalk',
+        metavar='NAME|FILE',
+        help='how the truth’s classes become those, where there are several ways',
+    )
+    statistics.add_argument(
+        '--output', type=Path, required=True, metavar='FILE', help='YAML file to write'
+    )
+    statistics.set_defaults(run=_statistics)
+
     for verb in LIGHTNING_VERBS:
         verbs.add_parser(
             verb, help=f'Lightning: {verb} a task from a YAML configuration'
@@ -251,6 +293,27 @@ def _evaluate(options: argparse.Namespace) -> int:
         content = {'crosswalk': truth_crosswalk.name, **total.to_dict()}
         options.json.write_text(json.dumps(content, indent=1) + '\n')
     _show(_console(), {'map': total})
+    return 0
+
+
+def _statistics(options: argparse.Namespace) -> int:
+    from .datasets.crosswalk import Crosswalk
+    from .datasets.legend import Legend
+    from .datasets.measured import measure_statistics
+    from .evaluation.report import statistics_table
+
+    crosswalk = Crosswalk.load(
+        options.truth_legend or options.target, options.target, options.crosswalk
+    )
+    found = measure_statistics(
+        options.labels,
+        options.truth,
+        Legend.load(options.legend),
+        crosswalk,
+        options.output.stem,
+    )
+    found.save(options.output)
+    _console().print(statistics_table(found))
     return 0
 
 

@@ -203,3 +203,11 @@ def test_mistakes_in_a_file(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         JointStatistics.load(path)
     assert message in str(error.value)
+
+
+def test_missing_are_classes_without_a_row() -> None:
+    statistics = JointStatistics.load('malkin2019')
+    codes = np.array([[11, 74, 12], [12, 999, -1], [41, 0, 255]])
+    assert statistics.missing(codes) == (12, 74)
+    assert statistics.missing([[11, 95]]) == ()
+    assert statistics.missing([]) == ()

@@ -10,6 +10,7 @@ from .crosswalk import Crosswalk
 from .imagery import Imagery
 from .labels import LabelRaster
 from .legend import Legend, LegendClass
+from .measured import measure_statistics
 from .recovered import RecoveredLabels
 from .region import RegionMap, lr_coordinates, region_map
 from .scene import Scene, make_scene
@@ -39,6 +40,7 @@ __all__ = (
     'collate_pairs',
     'lr_coordinates',
     'make_scene',
+    'measure_statistics',
     'region_map',
 )
 

@@ -3,6 +3,7 @@
 
 """Joint statistics: how much of each HR class an LR cell of a class holds."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
 from . import catalog
+from .descriptions import described_shares
 from .legend import Legend, code_of
 
 
@@ -70,6 +72,10 @@ class JointStatistics:
     def load(cls, name: str | Path) -> 'JointStatistics':
         """Load statistics.
 
+        A class of the file has either the mean and the standard deviation of the HR
+        classes' shares, in their order, or a description: ``shares``, bounds by HR code,
+        see :func:`~torchgeo_mapsr.datasets.descriptions.described_shares`.
+
         Args:
             name: one of :meth:`names`, or the path of a .yaml or .json file
 
@@ -90,6 +96,10 @@ class JointStatistics:
                 i = int(source.index(code_of(code)))
                 if i < 0:
                     raise ValueError(f"code {code} is not in legend '{source.name}'")
+                if 'shares' in row:
+                    mean[i], std[i] = _described(row['shares'], target)
+                    frequency[i] = row.get('frequency', 1 / len(content['classes']))
+                    continue
                 mean[i], std[i] = row['mean'], row['std']
                 frequency[i] = row['frequency']
         except InputError:
@@ -97,7 +107,8 @@ class JointStatistics:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(
                 f"{name}: statistics are 'source', 'target' and 'classes' of code: "
-                f"'frequency', 'mean' and 'std'; check {error}"
+                f"'frequency', 'mean' and 'std', or 'shares' of HR code: bounds; "
+                f'check {error}'
             ) from error
         return cls(
             str(content.get('name') or Path(name).stem),
@@ -143,15 +154,18 @@ class JointStatistics:
         index, labelled, pixels = index[used], labelled[used], pixels[used]
         weight = np.ones(len(index)) if share is None else np.asarray(share)[used]
 
-        # (L, n) of 0 and weights: sums over the cells of a class are products with it
-        member = (index == np.arange(len(source))[:, None]) * weight
-        total = member.sum(axis=1)
+        def sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+            total = np.bincount(index, weight * values, minlength=len(source))
+            return total.astype(np.float64)
+
+        total = sums(np.ones(len(index)))
         portion = pixels / labelled[:, None]
         # a class without a cell gets NaN, and that without a warning
         per_class = np.where(total > 0, total, np.nan)[:, None]
-        mean = member @ portion / per_class
+        mean = np.stack([sums(column) for column in portion.T], -1) / per_class
         # E[x²] − E[x]², which rounding may leave just under 0
-        variance = np.maximum(member @ portion**2 / per_class - mean**2, 0)
+        square = np.stack([sums(column**2) for column in portion.T], -1) / per_class
+        variance = np.maximum(square - mean**2, 0)
         frequency = total / total.sum() if total.any() else total
         return cls(name, source, target, mean, np.sqrt(variance), frequency, reference)
 
@@ -178,6 +192,21 @@ class JointStatistics:
         }
         text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
         Path(path).write_text(text, encoding='utf-8')
+
+    def missing(self, codes: ArrayLike) -> tuple[int, ...]:
+        """Codes of LR classes that have no statistics.
+
+        Args:
+            codes: codes of cells, of any shape; those that the source legend does not
+                have are no classes
+
+        Returns:
+            the codes without a row, ascending
+        """
+        index = np.unique(self.source.index(codes))
+        index = index[index >= 0]
+        absent = index[np.isnan(self.mean[index]).any(axis=1)]
+        return tuple(self.source.codes[absent].tolist())
 
     def proportions(self, codes: ArrayLike) -> NDArray[np.float64]:
         """Expected share of each HR class in LR cells.
@@ -215,3 +244,16 @@ class JointStatistics:
         result = np.zeros((len(likelihood), len(self.source)))
         result[:, known] = likelihood / likelihood.sum(axis=1, keepdims=True)
         return result
+
+
+def _described(
+    shares: Mapping[Any, Sequence[float]], target: Legend
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means and standard deviations of bounds by HR code."""
+    bounds = {}
+    for code, (least, most) in shares.items():
+        index = int(target.index(code_of(code)))
+        if index < 0:
+            raise ValueError(f"code {code} is not in legend '{target.name}'")
+        bounds[index] = (float(least), float(most))
+    return described_shares(bounds, len(target))

@@ -14,6 +14,7 @@ import rasterio
 from rich.table import Table
 
 from .. import __version__
+from ..datasets.statistics import JointStatistics
 from .accuracy import Confusion
 from .consistency import MapSummary
 
@@ -103,6 +104,25 @@ def accuracy_table(results: Mapping[str, Confusion]) -> Table:
     table.add_row('FWIoU', *(_percent(r.fwiou) for r in found))
     table.add_row('mean F1', *(_percent(r.macro_f1) for r in found))
     table.add_row('accuracy', *(_percent(r.accuracy) for r in found))
+    return table
+
+
+def statistics_table(statistics: JointStatistics) -> Table:
+    """Shares of the HR classes in percent, a row for each LR class that has any."""
+    table = Table(title='Shares of high-resolution classes (%), mean ± deviation')
+    table.add_column('code', justify='right')
+    table.add_column('coarse class')
+    for name in ('of all cells', *statistics.target.class_names):
+        table.add_column(name, justify='right')
+    for i, item in enumerate(statistics.source.classes):
+        if statistics.frequency[i] > 0:
+            shares = zip(statistics.mean[i], statistics.std[i], strict=True)
+            table.add_row(
+                str(item.code),
+                item.name,
+                _percent(statistics.frequency[i]),
+                *(f'{100 * mean:.0f} ± {100 * std:.0f}' for mean, std in shares),
+            )
     return table
 
 
