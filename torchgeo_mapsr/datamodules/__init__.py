@@ -1,9 +1,23 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Data modules of LR/HR pairs."""
+"""Data modules: LR/HR pairs, labelled chips, and source with target."""
 
 from .chesapeake import ChesapeakePairsDataModule
+from .image_chips import (
+    ImageChipsDataModule,
+    OpenEarthMapDataModule,
+    OpenEarthMapSARDataModule,
+)
 from .pair import ChipDataModule, PairDataModule
+from .source_target import SourceTargetDataModule
 
-__all__ = ('ChesapeakePairsDataModule', 'ChipDataModule', 'PairDataModule')
+__all__ = (
+    'ChesapeakePairsDataModule',
+    'ChipDataModule',
+    'ImageChipsDataModule',
+    'OpenEarthMapDataModule',
+    'OpenEarthMapSARDataModule',
+    'PairDataModule',
+    'SourceTargetDataModule',
+)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .chesapeake import ChesapeakePairs
     from .chips import ChipDataset
     from .collate import collate_pairs
+    from .image_chips import ImageChips
+    from .openearthmap import OpenEarthMap
+    from .openearthmap_sar import OpenEarthMapSAR
     from .pair import LRHRPair
     from .pairs import LRHRPairs
 
@@ -27,6 +30,7 @@ __all__ = (
     'ChesapeakePairs',
     'ChipDataset',
     'Crosswalk',
+    'ImageChips',
     'Imagery',
     'JointStatistics',
     'LRHRPair',
@@ -34,6 +38,8 @@ __all__ = (
     'LabelRaster',
     'Legend',
     'LegendClass',
+    'OpenEarthMap',
+    'OpenEarthMapSAR',
     'RecoveredLabels',
     'RegionMap',
     'Scene',
@@ -49,8 +55,11 @@ __all__ = (
 _ON_TORCHGEO = {
     'ChesapeakePairs': 'chesapeake',
     'ChipDataset': 'chips',
+    'ImageChips': 'image_chips',
     'LRHRPair': 'pair',
     'LRHRPairs': 'pairs',
+    'OpenEarthMap': 'openearthmap',
+    'OpenEarthMapSAR': 'openearthmap_sar',
     'collate_pairs': 'collate',
 }
 

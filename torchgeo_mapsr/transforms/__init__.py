@@ -3,12 +3,14 @@
 
 """Region aggregation, and augmentations that keep it exact."""
 
+from .chip import RandomChip
 from .class_mix import ClassMix, mix_samples
 from .region_aggregation import RegionAggregation, aggregate_regions
 from .resolution_alignment import ResolutionAlignment
 
 __all__ = (
     'ClassMix',
+    'RandomChip',
     'RegionAggregation',
     'ResolutionAlignment',
     'aggregate_regions',

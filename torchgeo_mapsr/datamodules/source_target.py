@@ -1,0 +1,130 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Two data modules side by side: a labelled source and an unlabelled target."""
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import CombinedLoader
+
+from .._compat import Sample
+
+PARTS = ('source', 'target')
+
+
+class SourceTargetDataModule(LightningDataModule):
+    """Train on batches of two data modules at once.
+
+    A training batch is a dictionary of two batches, ``source`` and ``target``, each
+    transferred and augmented by its own data module. Validation, test and prediction
+    are the target's. Labels that the target's batches happen to have are for
+    validation: self-training does not look at them.
+
+    Source and target may be the same files; for other places, sensors or seasons give
+    two. Their chips must have the same size.
+
+    Args:
+        source: data with labels
+        target: data to adapt to
+        mode: when an epoch ends: with the longer of the two, the shorter being repeated
+            (*max_size_cycle*), or with the shorter (*min_size*)
+    """
+
+    def __init__(
+        self,
+        source: LightningDataModule,
+        target: LightningDataModule,
+        mode: Literal['max_size_cycle', 'min_size'] = 'max_size_cycle',
+    ) -> None:
+        super().__init__()
+        self.source, self.target = source, target
+        self.mode = mode
+
+    def prepare_data(self) -> None:
+        """Download what there is to download, in one process."""
+        for part in (self.source, self.target):
+            part.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Set up both; only the target where nothing is trained.
+
+        Args:
+            stage: fit, validate, test or predict
+        """
+        for part in (self.source, self.target) if stage == 'fit' else (self.target,):
+            # their augmentations go by what the trainer is doing
+            part.trainer = self.trainer
+            part.setup(stage)
+
+    def train_dataloader(self) -> CombinedLoader:
+        """Load pairs of batches."""
+        loaders = {
+            'source': self.source.train_dataloader(),
+            'target': self.target.train_dataloader(),
+        }
+        return CombinedLoader(loaders, self.mode)
+
+    def val_dataloader(self) -> Any:
+        """Load the target's validation chips."""
+        return self.target.val_dataloader()
+
+    def test_dataloader(self) -> Any:
+        """Load the target's test chips."""
+        return self.target.test_dataloader()
+
+    def predict_dataloader(self) -> Any:
+        """Load the target's chips to predict."""
+        return self.target.predict_dataloader()
+
+    def transfer_batch_to_device(
+        self, batch: Sample, device: torch.device, dataloader_idx: int
+    ) -> Sample:
+        """Move a batch as its own data module does.
+
+        Args:
+            batch: a batch of the target, or one of both
+            device: where to
+            dataloader_idx: index of the loader
+
+        Returns:
+            the batch on the device
+        """
+        if not _is_pair(batch):
+            moved: Sample = self.target.transfer_batch_to_device(
+                batch, device, dataloader_idx
+            )
+            return moved
+        return {
+            part: getattr(self, part).transfer_batch_to_device(
+                batch[part], device, dataloader_idx
+            )
+            for part in PARTS
+        }
+
+    def on_after_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
+        """Augment a batch as its own data module does.
+
+        Args:
+            batch: a batch of the target, or one of both
+            dataloader_idx: index of the loader
+
+        Returns:
+            the augmented batch
+        """
+        if not _is_pair(batch):
+            augmented: Sample = self.target.on_after_batch_transfer(
+                batch, dataloader_idx
+            )
+            return augmented
+        return {
+            part: getattr(self, part).on_after_batch_transfer(
+                batch[part], dataloader_idx
+            )
+            for part in PARTS
+        }
+
+
+def _is_pair(batch: Any) -> bool:
+    return isinstance(batch, dict) and set(batch) == set(PARTS)

@@ -1,0 +1,60 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Chips of one size out of samples of any."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import pad
+
+from .._compat import Sample
+
+
+class RandomChip(nn.Module):
+    """Cut a chip at a random place; pad samples that are smaller.
+
+    Kornia's ``RandomCrop(pad_if_needed=True)`` pads masks with 0, which may be the code
+    of a class. Here images are padded with 0, ``mask_valid`` and ``mask_region`` with 0
+    (no data, no cell) and other masks with -1 (no label), at the right and at the
+    bottom. It works on samples, before they are collated.
+
+    Args:
+        size: height and width in pixels
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, sample: Sample) -> Sample:
+        """Cut.
+
+        Args:
+            sample: with ``image`` (C, H, W) and masks (H, W)
+
+        Returns:
+            the chip; keys that begin neither with ``image`` nor ``mask`` as they are
+        """
+        height, width = sample['image'].shape[-2:]
+        top, left = (
+            int(torch.randint(max(side - self.size, 0) + 1, ()))
+            for side in (height, width)
+        )
+        missing = (0, max(self.size - width, 0), 0, max(self.size - height, 0))
+
+        def cut(key: str, value: Any) -> Any:
+            if not key.startswith(('image', 'mask')):
+                return value
+            part = value[..., top : top + self.size, left : left + self.size]
+            none = -1 if key.startswith('mask') else 0
+            if key in ('mask_valid', 'mask_region'):
+                none = 0
+            return pad(part, missing, value=none)
+
+        return {key: cut(key, value) for key, value in sample.items()}
+
+    def extra_repr(self) -> str:
+        """Arguments, for ``print(module)``."""
+        return f'size={self.size}'
