@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from .._compat import Sample
 from ..errors import InputError
 from ..models.segmentation import SegmentationNetwork
+from ..models.trained import ABOUT
 from .land_cover import LandCoverTask
 
 
@@ -128,6 +129,17 @@ class SegmentationTask(LandCoverTask):
         """
         logits: Tensor = self.network(image)
         return logits
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what ``torchgeo-mapsr map --checkpoint`` has to know.
+
+        Args:
+            checkpoint: What will be saved.
+        """
+        checkpoint[ABOUT] = {
+            'task': type(self).__name__,
+            'target': self.crosswalk.target.to_dict(),
+        }
 
     def log_probabilities(self, batch: Sample) -> Tensor:
         """Log-probabilities of every pixel, (B, classes, H, W).
