@@ -1,7 +1,13 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import os
 from pathlib import Path
+
+# Before torch is imported, here or in a subprocess: workers side by side (pytest -n)
+# have a core each, and threads that wait for one another take that of others.
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import pytest
 
