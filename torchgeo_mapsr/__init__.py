@@ -7,21 +7,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .datamodules import ChesapeakePairsDataModule, PairDataModule
+    from .datamodules import (
+        ChesapeakePairsDataModule,
+        Low2HighDataModule,
+        PairDataModule,
+    )
     from .datasets import (
         ChesapeakePairs,
         Crosswalk,
+        ExemplarLabels,
         Imagery,
         JointStatistics,
         LabelRaster,
         Legend,
+        Low2High,
         LRHRPair,
         LRHRPairs,
         collate_pairs,
         make_scene,
     )
     from .errors import InputError
-    from .losses import ClassBalancedCrossEntropy, ClassCentreContrast, ClassPrior
+    from .losses import (
+        ClassBalancedCrossEntropy,
+        ClassCentreContrast,
+        ClassPrior,
+        RegionCrossEntropy,
+    )
     from .mapping.job import map_region
     from .mapping.settings import MapJob
     from .models.backbone import create_backbone
@@ -41,6 +52,7 @@ __all__ = (
     'ClassPrior',
     'Classifier',
     'Crosswalk',
+    'ExemplarLabels',
     'Imagery',
     'InputError',
     'JointStatistics',
@@ -48,10 +60,13 @@ __all__ = (
     'LRHRPairs',
     'LabelRaster',
     'Legend',
+    'Low2High',
+    'Low2HighDataModule',
     'MapJob',
     'MapSRTask',
     'PairDataModule',
     'RegionAggregation',
+    'RegionCrossEntropy',
     'ResolutionAlignment',
     'SegmentationTask',
     'collate_pairs',
@@ -63,21 +78,32 @@ __all__ = (
 # Where each name lives. torch and torchgeo take seconds to import, so that it happens
 # when a name is asked for: `torchgeo-mapsr --help` asks for none.
 _HOMES = {
-    'datamodules': ('ChesapeakePairsDataModule', 'PairDataModule'),
+    'datamodules': (
+        'ChesapeakePairsDataModule',
+        'Low2HighDataModule',
+        'PairDataModule',
+    ),
     'datasets': (
         'ChesapeakePairs',
         'Crosswalk',
+        'ExemplarLabels',
         'Imagery',
         'JointStatistics',
         'LRHRPair',
         'LRHRPairs',
         'LabelRaster',
         'Legend',
+        'Low2High',
         'collate_pairs',
         'make_scene',
     ),
     'errors': ('InputError',),
-    'losses': ('ClassBalancedCrossEntropy', 'ClassCentreContrast', 'ClassPrior'),
+    'losses': (
+        'ClassBalancedCrossEntropy',
+        'ClassCentreContrast',
+        'ClassPrior',
+        'RegionCrossEntropy',
+    ),
     'mapping.job': ('map_region',),
     'mapping.settings': ('MapJob',),
     'models.backbone': ('create_backbone',),

@@ -36,6 +36,7 @@ _EXAMPLES = """examples:
   torchgeo-mapsr evaluate maps/*.tif --truth truth/*.tif --truth-legend chesapeake-7
   torchgeo-mapsr statistics nlcd.tif --truth lc.tif --legend nlcd --output stats.yaml
   torchgeo-mapsr fit --config mapsr.yaml
+  torchgeo-mapsr low2high tiles/ --output low2high/
 """
 
 _KEPT = 'What is finished is kept: the same command again goes on from there.'
@@ -64,13 +65,13 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         sys.stderr.write('\n')
-        _fail(f'Stopped. {_KEPT if options.run is _map else ""}')
+        _fail(f'Stopped. {_KEPT if options.run in _RESUMED else ""}')
         return 130
     except OSError as error:
         where = f' ({error.filename})' if error.filename else ''
         full = error.errno in _DISK_FULL
         what = 'The disk is full' if full else error.strerror or str(error)
-        return _fail(f'{what}{where}. {_KEPT if options.run is _map else ""}')
+        return _fail(f'{what}{where}. {_KEPT if options.run in _RESUMED else ""}')
 
 
 def _fail(message: str) -> int:
@@ -220,6 +221,43 @@ def _parser() -> argparse.ArgumentParser:
     )
     statistics.set_defaults(run=_statistics)
 
+    low2high = verbs.add_parser(
+        'low2high',
+        help='choose the chips of Low2High from Chesapeake tiles',
+        description='Choose chips of the CVPR 2019 Chesapeake tiles that show several '
+        'classes, and divide them into splits (Workman et al. 2023). It writes an index; '
+        'pixels stay in the tiles. Interrupted, the same command goes on.',
+    )
+    low2high.add_argument('root', type=Path, metavar='ROOT', help='folder of the tiles')
+    low2high.add_argument(
+        '--output',
+        type=Path,
+        required=True,
+        metavar='DIR',
+        help='where to put the index',
+    )
+    low2high.add_argument(
+        '--size',
+        type=int,
+        default=512,
+        help='height and width of a chip, in pixels (default: %(default)s)',
+    )
+    low2high.add_argument(
+        '--layer',
+        choices=('naip-new', 'naip-old'),
+        default='naip-new',
+        help='imagery (default: %(default)s)',
+    )
+    low2high.add_argument(
+        '--crosswalk',
+        metavar='NAME|FILE',
+        help='how NLCD becomes the four classes, where there are several ways',
+    )
+    low2high.add_argument(
+        '--seed', type=int, default=0, help='of the splits (default: %(default)s)'
+    )
+    low2high.set_defaults(run=_low2high)
+
     for verb in LIGHTNING_VERBS:
         verbs.add_parser(
             verb, help=f'Lightning: {verb} a task from a YAML configuration'
@@ -315,6 +353,30 @@ def _statistics(options: argparse.Namespace) -> int:
     found.save(options.output)
     _console().print(statistics_table(found))
     return 0
+
+
+def _low2high(options: argparse.Namespace) -> int:
+    from rich.progress import track
+
+    from .datasets.low2high_index import build_index
+
+    console = _console()
+    counts = build_index(
+        options.root,
+        options.output,
+        options.size,
+        options.layer,
+        options.crosswalk,
+        options.seed,
+        lambda tiles: track(tiles, 'tiles', console=console),
+    )
+    found = ', '.join(f'{name} {count}' for name, count in counts.items())
+    console.print(f'{options.output}: {sum(counts.values())} chips ({found})')
+    return 0
+
+
+#: Verbs that go on where they stopped.
+_RESUMED = (_map, _low2high)
 
 
 def _console(quiet: bool = False) -> 'Console':

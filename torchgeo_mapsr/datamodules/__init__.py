@@ -9,6 +9,7 @@ from .image_chips import (
     OpenEarthMapDataModule,
     OpenEarthMapSARDataModule,
 )
+from .low2high import Low2HighDataModule
 from .pair import ChipDataModule, PairDataModule
 from .source_target import SourceTargetDataModule
 
@@ -16,6 +17,7 @@ __all__ = (
     'ChesapeakePairsDataModule',
     'ChipDataModule',
     'ImageChipsDataModule',
+    'Low2HighDataModule',
     'OpenEarthMapDataModule',
     'OpenEarthMapSARDataModule',
     'PairDataModule',

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from .chesapeake import ChesapeakePairs
     from .chips import ChipDataset
     from .collate import collate_pairs
+    from .exemplars import ExemplarLabels
     from .image_chips import ImageChips
+    from .low2high import Low2High
     from .openearthmap import OpenEarthMap
     from .openearthmap_sar import OpenEarthMapSAR
     from .pair import LRHRPair
@@ -30,6 +32,7 @@ __all__ = (
     'ChesapeakePairs',
     'ChipDataset',
     'Crosswalk',
+    'ExemplarLabels',
     'ImageChips',
     'Imagery',
     'JointStatistics',
@@ -38,6 +41,7 @@ __all__ = (
     'LabelRaster',
     'Legend',
     'LegendClass',
+    'Low2High',
     'OpenEarthMap',
     'OpenEarthMapSAR',
     'RecoveredLabels',
@@ -55,9 +59,11 @@ __all__ = (
 _ON_TORCHGEO = {
     'ChesapeakePairs': 'chesapeake',
     'ChipDataset': 'chips',
+    'ExemplarLabels': 'exemplars',
     'ImageChips': 'image_chips',
     'LRHRPair': 'pair',
     'LRHRPairs': 'pairs',
+    'Low2High': 'low2high',
     'OpenEarthMap': 'openearthmap',
     'OpenEarthMapSAR': 'openearthmap_sar',
     'collate_pairs': 'collate',

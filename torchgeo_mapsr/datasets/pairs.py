@@ -100,8 +100,9 @@ class LRHRPairs(ChipDataset):
     def chip(self, x: slice, y: slice) -> Sample:
         """Read the chip of a box from the tile that covers most of it."""
         box = shapely.box(x.start, y.start, x.stop, y.stop)
-        covered = self.index.geometry.intersection(box).area.to_numpy()
-        best = int(np.argmax(covered))
+        near = np.sort(self.index.sindex.query(box))
+        covered = self.index.geometry.iloc[near].intersection(box).area.to_numpy()
+        best = int(near[np.argmax(covered)]) if near.size else 0
         return self._owners[best].sample(self._window(self.tiles[best], x, y))
 
     def _window(self, tile: GeoBox, x: slice, y: slice) -> GeoBox:

@@ -3,12 +3,14 @@
 
 """Losses for coarse, noisy and scarce labels."""
 
+from .adversarial import discriminator_hinge, generator_hinge, sargmax
 from .class_balanced import ClassBalancedCrossEntropy, class_weight, sample_weight
 from .class_centre import ClassCentreContrast
 from .class_prior import ClassPrior
 from .interval_constraint import IntervalConstraintLoss
 from .label_counting import LabelCounts, block_regions, box_counts, label_counts
 from .lovasz import LovaszLoss
+from .region_cross_entropy import RegionCrossEntropy
 from .self_training import (
     SelfTrainingLoss,
     agreement,
@@ -25,6 +27,7 @@ __all__ = (
     'IntervalConstraintLoss',
     'LabelCounts',
     'LovaszLoss',
+    'RegionCrossEntropy',
     'SelfTrainingLoss',
     'StatisticsMatchingLoss',
     'SymmetricCrossEntropy',
@@ -32,8 +35,11 @@ __all__ = (
     'block_regions',
     'box_counts',
     'class_weight',
+    'discriminator_hinge',
+    'generator_hinge',
     'label_counts',
     'pseudo_labels',
     'sample_weight',
+    'sargmax',
     'weighted_cross_entropy',
 )

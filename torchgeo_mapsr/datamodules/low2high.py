@@ -1,0 +1,84 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Data module of Low2High."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from ..datasets.low2high import Low2High
+from ..samplers import ChipSampler
+from .pair import ChipDataModule
+
+
+class Low2HighDataModule(ChipDataModule):
+    """Data module of Low2High: trains, validates and tests on its splits.
+
+    Training draws as many random chips as there are, since their order in the index is
+    by state; the other stages visit every chip once.
+
+    Args:
+        root: folder of the Chesapeake tiles
+        index: folder of the index, which ``torchgeo-mapsr low2high`` makes
+        states: such as ``['md', 'va']``; all by default
+        test_split: *test*, or *held-out* for what nothing was chosen by
+        target: legend of ``mask``
+        crosswalk: name or file of the crosswalk from NLCD to *target*
+        native_cells: recover the cells of the tiles' NLCD layer
+        batch_size: chips in a batch
+        patch_size: height and width of a chip, in pixels; a smaller one than that of the
+            index takes parts of its chips
+        stride: pixels between chips when all are visited
+        length: number of random chips in a training epoch (default: as many as there
+            are)
+        num_workers: processes that read
+        augment: flip and turn training chips
+    """
+
+    def __init__(
+        self,
+        root: str = 'data',
+        index: str = 'low2high',
+        states: Sequence[str] | None = None,
+        test_split: Literal['test', 'held-out'] = 'test',
+        target: str = 'land-cover-4',
+        crosswalk: str | None = None,
+        native_cells: bool = True,
+        batch_size: int = 8,
+        patch_size: int = 512,
+        stride: int | None = None,
+        length: int | None = None,
+        num_workers: int = 0,
+        augment: bool = True,
+    ) -> None:
+        super().__init__(batch_size, patch_size, stride, length, num_workers, augment)
+        self.root, self.folder, self.states = root, index, states
+        self.splits = {'train': 'train', 'val': 'val'}
+        self.splits |= dict.fromkeys(('test', 'predict'), test_split)
+        self.target, self.crosswalk = target, crosswalk
+        self.native_cells = native_cells
+
+    def setup(self, stage: str) -> None:
+        """Set up datasets and samplers.
+
+        Args:
+            stage: fit, validate, test or predict
+        """
+        super().setup(stage)
+        if stage == 'fit':
+            dataset: Any = self.train_dataset
+            self.train_sampler = ChipSampler(
+                dataset, self.size, length=self.length or len(dataset.tiles)
+            )
+
+    def chips(self, split: str) -> Low2High:
+        """Make the dataset of a split."""
+        return Low2High(
+            self.root,
+            self.folder,
+            self.splits[split],
+            None if self.states is None else tuple(self.states),
+            self.target,
+            self.crosswalk,
+            self.native_cells,
+        )
