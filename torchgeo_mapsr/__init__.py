@@ -37,13 +37,14 @@ if TYPE_CHECKING:
     from .mapping.settings import MapJob
     from .models.backbone import create_backbone
     from .models.classifier import Classifier
-    from .samplers import ChipSampler
+    from .samplers import BalancedChipSampler, ChipSampler
     from .tasks import MapSRTask, SegmentationTask
     from .transforms import RegionAggregation, ResolutionAlignment
 
 __version__ = '0.1.0'
 
 __all__ = (
+    'BalancedChipSampler',
     'ChesapeakePairs',
     'ChesapeakePairsDataModule',
     'ChipSampler',
@@ -108,7 +109,7 @@ _HOMES = {
     'mapping.settings': ('MapJob',),
     'models.backbone': ('create_backbone',),
     'models.classifier': ('Classifier',),
-    'samplers': ('ChipSampler',),
+    'samplers': ('BalancedChipSampler', 'ChipSampler'),
     'tasks': ('MapSRTask', 'SegmentationTask'),
     'transforms': ('RegionAggregation', 'ResolutionAlignment'),
 }

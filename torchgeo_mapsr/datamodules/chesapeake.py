@@ -29,6 +29,8 @@ class ChesapeakePairsDataModule(ChipDataModule):
         length: number of random chips in a training epoch (default: all chips)
         num_workers: processes that read
         augment: flip and turn training chips
+        balance: with *length*, see
+            :class:`~torchgeo_mapsr.samplers.BalancedChipSampler`
     """
 
     def __init__(
@@ -48,8 +50,11 @@ class ChesapeakePairsDataModule(ChipDataModule):
         length: int | None = None,
         num_workers: int = 0,
         augment: bool = False,
+        balance: float = 0.0,
     ) -> None:
-        super().__init__(batch_size, patch_size, stride, length, num_workers, augment)
+        super().__init__(
+            batch_size, patch_size, stride, length, num_workers, augment, balance
+        )
         self.root = root
         self.splits = {
             'train': train_splits,

@@ -17,7 +17,8 @@ from .._compat import Sample
 from ..datasets.chips import ChipDataset
 from ..datasets.collate import collate_pairs
 from ..datasets.pairs import LRHRPairs
-from ..samplers import ChipSampler
+from ..errors import InputError
+from ..samplers import BalancedChipSampler, ChipSampler
 
 
 class ChipDataModule(GeoDataModule, ABC):
@@ -34,6 +35,9 @@ class ChipDataModule(GeoDataModule, ABC):
             visited once, which is what a convex fit on LR cells wants
         num_workers: processes that read
         augment: flip and turn training chips
+        balance: exponent of the inverse frequency of LR classes by which random chips
+            are drawn, see :class:`~torchgeo_mapsr.samplers.BalancedChipSampler`; 0: by
+            area
     """
 
     def __init__(
@@ -44,9 +48,12 @@ class ChipDataModule(GeoDataModule, ABC):
         length: int | None = None,
         num_workers: int = 0,
         augment: bool = False,
+        balance: float = 0.0,
     ) -> None:
+        if balance and not length:
+            raise InputError('balance is of random chips: give their number, length')
         super().__init__(LRHRPairs, batch_size, patch_size, length, num_workers)
-        self.size, self.stride = patch_size, stride
+        self.size, self.stride, self.balance = patch_size, stride, balance
         self.collate_fn = collate_pairs  # type: ignore[assignment]
         self.aug = nn.Identity()
         if augment:
@@ -70,15 +77,19 @@ class ChipDataModule(GeoDataModule, ABC):
         """
         if stage == 'fit':
             self.train_dataset = self.chips('train')
-            self.train_sampler = ChipSampler(
-                self.train_dataset, self.size, self.stride, self.length
-            )
+            self.train_sampler = self._draw(self.train_dataset)
         if stage in ('fit', 'validate'):
             self.val_dataset, self.val_sampler = self._visit('val')
         if stage == 'test':
             self.test_dataset, self.test_sampler = self._visit('test')
         if stage == 'predict':
             self.predict_dataset, self.predict_sampler = self._visit('predict')
+
+    def _draw(self, dataset: ChipDataset) -> ChipSampler | BalancedChipSampler:
+        """Chips of a training epoch."""
+        if self.length and self.balance:
+            return BalancedChipSampler(dataset, self.size, self.length, self.balance)
+        return ChipSampler(dataset, self.size, self.stride, self.length)
 
     def _visit(self, split: str) -> tuple[ChipDataset, ChipSampler]:
         """A split and all of its chips, in order."""
@@ -138,6 +149,8 @@ class PairDataModule(ChipDataModule):
         length: number of random chips in a training epoch (default: all chips)
         num_workers: processes that read
         augment: flip and turn training chips
+        balance: with *length*, see
+            :class:`~torchgeo_mapsr.samplers.BalancedChipSampler`
     """
 
     def __init__(
@@ -153,8 +166,11 @@ class PairDataModule(ChipDataModule):
         length: int | None = None,
         num_workers: int = 0,
         augment: bool = False,
+        balance: float = 0.0,
     ) -> None:
-        super().__init__(batch_size, patch_size, stride, length, num_workers, augment)
+        super().__init__(
+            batch_size, patch_size, stride, length, num_workers, augment, balance
+        )
         self.imagery, self.labels, self.truth = imagery, labels, truth
         self.bands, self.nodata = bands, nodata
 

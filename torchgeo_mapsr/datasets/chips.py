@@ -11,6 +11,7 @@ import geopandas
 import numpy as np
 import pandas
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from torchgeo.datasets import GeoDataset
@@ -59,6 +60,18 @@ class ChipDataset(GeoDataset):
     @abstractmethod
     def chip(self, x: slice, y: slice) -> Sample:
         """Read the chip of a box in the CRS of the dataset, not transformed."""
+
+    @abstractmethod
+    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Find the LR cells whose centres lie in a tile, without its imagery.
+
+        Args:
+            tile: index of the tile
+
+        Returns:
+            raw codes of those that have one, (n,), and row and column of their centres
+            in pixels of the tile, (2, n)
+        """
 
     def __getitem__(self, query: Any) -> Sample:
         """Retrieve the chip of a spatiotemporal slice.

@@ -15,7 +15,7 @@ from torchgeo.datasets import RasterDataset
 from .._compat import Sample, georeference
 from ..errors import InputError
 from .chips import ChipDataset
-from .grid import coverage, pixel_ratio
+from .grid import box_in, clip, coverage, pixel_ratio, project
 from .imagery import Imagery
 from .labels import LabelRaster
 from .legend import Legend
@@ -158,6 +158,29 @@ class LRHRPair(ChipDataset):
             arrays['mask'] = self._truth(geobox)
         sample: Sample = {key: torch.from_numpy(value) for key, value in arrays.items()}
         return sample | georeference(geobox, self.bounds[2])
+
+    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Find the LR cells whose centres lie in a tile."""
+        return self.cells_in(self.tiles[tile])
+
+    def cells_in(self, geobox: GeoBox) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Find the LR cells whose centres lie in a grid.
+
+        Args:
+            geobox: any grid
+
+        Returns:
+            codes (n,) and places (2, n), see :meth:`lr_cells`
+        """
+        labels = self._nearest(geobox)
+        box = clip(box_in(geobox, labels.geobox), *labels.geobox.shape)
+        codes = labels.read(slice(box[0], box[2]), slice(box[1], box[3]))
+        row, col = np.indices(codes.shape) + 0.5
+        at = project(labels.geobox, geobox, row + box[0], col + box[1])
+        with np.errstate(invalid='ignore'):
+            held = (at >= 0) & (at < np.array(geobox.shape)[:, None, None])
+        inside = held.all(axis=0) & (codes >= 0)
+        return codes[inside], at[:, inside]
 
     def _nearest(self, geobox: GeoBox) -> LabelRaster:
         """The label raster that covers most of a chip; the first of equals."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
 
@@ -104,6 +105,10 @@ class LRHRPairs(ChipDataset):
         covered = self.index.geometry.iloc[near].intersection(box).area.to_numpy()
         best = int(near[np.argmax(covered)]) if near.size else 0
         return self._owners[best].sample(self._window(self.tiles[best], x, y))
+
+    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Find the LR cells whose centres lie in a tile."""
+        return self._owners[tile].cells_in(self.tiles[tile])
 
     def _window(self, tile: GeoBox, x: slice, y: slice) -> GeoBox:
         """The pixels of a tile around the centre of a box."""

@@ -3,6 +3,7 @@
 
 """Which chips to read."""
 
+from .balanced import BalancedChipSampler
 from .chips import ChipSampler
 
-__all__ = ('ChipSampler',)
+__all__ = ('BalancedChipSampler', 'ChipSampler')

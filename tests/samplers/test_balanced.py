@@ -1,0 +1,117 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchgeo.samplers import GeoSampler
+
+from tests.data.chesapeake_pairs.data import make_rasters
+from torchgeo_mapsr.datamodules import PairDataModule
+from torchgeo_mapsr.datasets import Legend, LRHRPair
+from torchgeo_mapsr.datasets.pairs import LRHRPairs
+from torchgeo_mapsr.datasets.scene import Scene
+from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.samplers import BalancedChipSampler
+
+
+@pytest.fixture(scope='module')
+def dataset(made_scene: Scene) -> LRHRPair:
+    return LRHRPair(made_scene.imagery, made_scene.labels)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_cells_are_those_of_the_sample(dataset: LRHRPair) -> None:
+    codes, places = dataset.lr_cells(0)
+    sample = dataset.sample(dataset.tiles[0])
+    region, labels = sample['mask_region'].numpy(), sample['lr_label'].numpy().ravel()
+    row, col = places.astype(int)
+    np.testing.assert_array_equal(labels[region[row, col] - 1], codes)
+    # every cell once, and none missing but what the edge cuts in half
+    assert len(np.unique(region[row, col])) == len(codes)
+    pixels = np.bincount(region.ravel(), minlength=len(labels) + 1)[1:]
+    whole = np.flatnonzero((pixels > 860) & (labels >= 0)) + 1
+    assert set(whole) <= set(region[row, col])
+
+
+@pytest.mark.parametrize('balance', [0.0, 0.5, 1.0])
+def test_classes_are_drawn_by_their_power(dataset: LRHRPair, balance: float) -> None:
+    """A chip of one pixel is of the class that was drawn for it."""
+    n = 3000
+    sampler = BalancedChipSampler(dataset, 1, n, balance, generator=seeded())
+    assert isinstance(sampler, GeoSampler)
+    codes, _ = dataset.lr_cells(0)
+    known, count = np.unique(codes, return_counts=True)
+    assert sampler.codes.tolist() == known.tolist()
+    np.testing.assert_allclose(sampler.frequency, count / count.sum())
+    expected = (count / count.sum()) ** (1 - balance)
+    expected = n * expected / expected.sum()
+    grid = dataset.imagery.geobox
+    whole = dataset.sample(grid)
+    region, labels = whole['mask_region'].numpy(), whole['lr_label'].numpy().ravel()
+    drawn = []
+    for x, y in sampler:
+        col, row = ~grid.affine * ((x.start + x.stop) / 2, (y.start + y.stop) / 2)
+        drawn.append(labels[region[int(row), int(col)] - 1])
+    found = np.array([drawn.count(code) for code in known])
+    assert found.sum() == n
+    # four standard deviations of a Poisson count
+    assert (np.abs(found - expected) < 4 * np.sqrt(expected) + 1).all()
+
+
+def test_place_in_the_chip_is_uniform_where_there_is_room(dataset: LRHRPair) -> None:
+    """A chip may hold its cell anywhere, as far as the tile's edge lets it."""
+    sampler = BalancedChipSampler(dataset, 40, 1, generator=seeded())
+    tops = np.array([sampler._start(200.5, 384) for _ in range(2000)])
+    assert set(tops) == set(range(161, 201))
+    assert {sampler._start(10.5, 384) for _ in range(500)} == set(range(11))
+    assert {sampler._start(383.9, 384) for _ in range(200)} == {344}
+    assert {sampler._start(20.0, 30) for _ in range(10)} == {0}
+
+
+def test_chips_lie_in_tiles_of_two_zones(tmp_path: Path) -> None:
+    make_rasters(tmp_path)
+    pairs = LRHRPairs.from_files(tmp_path / 'naip', tmp_path / 'nlcd')
+    sampler = BalancedChipSampler(pairs, 150, 40, generator=seeded())
+    queries = list(sampler)
+    assert len(queries) == len(sampler) == 40
+    west = 0
+    for query in queries:
+        sample = pairs[query]
+        assert sample['image'].shape == (4, 150, 150)
+        assert sample['mask_valid'].all()
+        west += query[0].start < 300_000
+    assert 5 < west < 35
+    again = BalancedChipSampler(pairs, 150, 40, generator=seeded())
+    assert list(again) == queries
+    assert list(again) != queries
+
+
+def test_legend_leaves_codes_out(dataset: LRHRPair) -> None:
+    four = Legend.load('land-cover-4')
+    with pytest.raises(InputError, match='no LR label of a known class'):
+        BalancedChipSampler(dataset, 10, 5, legend=four)
+    sampler = BalancedChipSampler(dataset, 10, 5, legend=Legend.load('nlcd'))
+    assert len(list(sampler)) == 5
+
+
+def test_mistakes(dataset: LRHRPair, made_scene: Scene) -> None:
+    for length, balance in ((0, 1.0), (5, 1.5), (5, -0.1)):
+        with pytest.raises(InputError, match='balance of 0 to 1'):
+            BalancedChipSampler(dataset, 10, length, balance)
+    with pytest.raises(InputError, match='give their number, length'):
+        PairDataModule(str(made_scene.imagery), str(made_scene.labels), balance=1.0)
+
+
+def test_data_module_trains_on_balanced_chips(made_scene: Scene) -> None:
+    paths = str(made_scene.imagery), str(made_scene.labels)
+    data = PairDataModule(*paths, patch_size=64, length=7, batch_size=4, balance=0.5)
+    data.setup('fit')
+    assert isinstance(data.train_sampler, BalancedChipSampler)
+    assert data.train_sampler.balance == 0.5
+    assert [len(b['image']) for b in data.train_dataloader()] == [4, 3]

@@ -1,0 +1,121 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Random chips in which rare LR classes are as frequent as common ones."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torchgeo.samplers import GeoSampler
+
+from ..datasets.chips import ChipDataset
+from ..datasets.grid import crop
+from ..datasets.legend import Legend
+from ..errors import InputError
+from .chips import Query
+
+
+class BalancedChipSampler(GeoSampler):
+    """Sample chips inversely to the frequency of their LR classes.
+
+    "Patches were sampled inversely to the frequency of occurrence of their NLCD
+    classes" (Malkin et al. 2019, appendix A). A chip is drawn in three steps: an LR
+    class by its frequency f as f^(1 − balance), one of its cells, all alike, and one of
+    the chips that hold the cell's centre. So a chip's chance is about the sum of
+    f^(−balance) over its cells: with 1 every class is drawn equally often, with 0 this
+    is area that counts, as in :class:`~torchgeo_mapsr.samplers.ChipSampler`.
+
+    A class of a handful of cells, or a code that is an error, is drawn as often as any
+    other: with noisy labels take a *balance* below 1.
+
+    Args:
+        dataset: what to sample from; its LR labels are read once, here
+        size: height and width of a chip, in pixels
+        length: number of chips in an epoch
+        balance: exponent of the inverse frequency, 0 to 1
+        legend: whose codes count (default: that of *dataset*; without one all codes)
+        generator: random numbers (default: PyTorch's)
+
+    Raises:
+        InputError: there is no LR label, or an argument is out of its range
+    """
+
+    def __init__(
+        self,
+        dataset: ChipDataset,
+        size: int,
+        length: int,
+        balance: float = 1.0,
+        legend: Legend | None = None,
+        generator: Generator | None = None,
+    ) -> None:
+        if length < 1 or not 0 <= balance <= 1:
+            raise InputError(
+                'balanced chips have a length of 1 or more and a balance of 0 to 1: '
+                f'length {length}, balance {balance}'
+            )
+        self.dataset, self.size, self.length = dataset, size, length
+        self.balance, self.generator = balance, generator
+        legend = legend or dataset.legend
+        found = [dataset.lr_cells(tile) for tile in range(len(dataset.tiles))]
+        codes = np.unique(np.concatenate([codes for codes, _ in found]))
+        if legend is not None:
+            codes = codes[legend.index(codes) >= 0]
+        if not codes.size:
+            raise InputError(
+                'there is no LR label of a known class to balance: give labels of the place '
+                'of the imagery, or leave balance at 0'
+            )
+        #: codes of the LR classes that occur, (L,)
+        self.codes = torch.from_numpy(codes)
+        # by tile: places (row, column) of the cells, sorted by class; and (tiles, L)
+        # numbers of them
+        self._places: list[Tensor] = []
+        counts = []
+        for own, places in found:
+            order = np.argsort(own, kind='stable')
+            order = order[np.isin(own[order], codes)]
+            self._places.append(torch.from_numpy(places[:, order]).T)
+            counts.append([(own == code).sum() for code in codes])
+        self._counts = torch.tensor(np.array(counts), dtype=torch.float64)
+
+    @property
+    def frequency(self) -> Tensor:
+        """Share of the cells that each of :attr:`codes` has, (L,) float64."""
+        return self._counts.sum(0) / self._counts.sum()
+
+    def __iter__(self) -> Iterator[Query]:
+        """Yield xmin:xmax, ymin:ymax in the CRS of the dataset."""
+        chance = self.frequency ** (1 - self.balance)
+        for _ in range(self.length):
+            kind = self._draw(chance)
+            tile = self._draw(self._counts[:, kind])
+            first = int(self._counts[tile, :kind].sum())
+            place = first + self._below(int(self._counts[tile, kind]))
+            grid = self.dataset.tiles[tile]
+            top, left = (
+                self._start(float(at), pixels)
+                for at, pixels in zip(
+                    self._places[tile][place], grid.shape, strict=True
+                )
+            )
+            box = top, left, top + self.size, left + self.size
+            yield self.dataset.query(crop(grid, box))
+
+    def __len__(self) -> int:
+        """Number of chips in an epoch."""
+        return self.length
+
+    def _start(self, at: float, pixels: int) -> int:
+        """First row of a chip that holds one, in a tile of so many."""
+        last = max(pixels - self.size, 0)
+        low = min(max(int(at) - self.size + 1, 0), last)
+        return low + self._below(min(int(at), last) - low + 1)
+
+    def _draw(self, chance: Tensor) -> int:
+        return int(torch.multinomial(chance, 1, generator=self.generator))
+
+    def _below(self, n: int) -> int:
+        return int(torch.randint(n, (), generator=self.generator))
