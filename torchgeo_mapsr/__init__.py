@@ -38,7 +38,13 @@ if TYPE_CHECKING:
     from .models.backbone import create_backbone
     from .models.classifier import Classifier
     from .samplers import BalancedChipSampler, ChipSampler
-    from .tasks import MapSRTask, SegmentationTask
+    from .tasks import (
+        ExpectationMaximizationTask,
+        LabelSuperResolutionTask,
+        MapSRTask,
+        SegmentationTask,
+        SoftNaiveTask,
+    )
     from .transforms import RegionAggregation, ResolutionAlignment
 
 __version__ = '0.1.0'
@@ -54,12 +60,14 @@ __all__ = (
     'Classifier',
     'Crosswalk',
     'ExemplarLabels',
+    'ExpectationMaximizationTask',
     'Imagery',
     'InputError',
     'JointStatistics',
     'LRHRPair',
     'LRHRPairs',
     'LabelRaster',
+    'LabelSuperResolutionTask',
     'Legend',
     'Low2High',
     'Low2HighDataModule',
@@ -70,6 +78,7 @@ __all__ = (
     'RegionCrossEntropy',
     'ResolutionAlignment',
     'SegmentationTask',
+    'SoftNaiveTask',
     'collate_pairs',
     'create_backbone',
     'make_scene',
@@ -110,7 +119,13 @@ _HOMES = {
     'models.backbone': ('create_backbone',),
     'models.classifier': ('Classifier',),
     'samplers': ('BalancedChipSampler', 'ChipSampler'),
-    'tasks': ('MapSRTask', 'SegmentationTask'),
+    'tasks': (
+        'ExpectationMaximizationTask',
+        'LabelSuperResolutionTask',
+        'MapSRTask',
+        'SegmentationTask',
+        'SoftNaiveTask',
+    ),
     'transforms': ('RegionAggregation', 'ResolutionAlignment'),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

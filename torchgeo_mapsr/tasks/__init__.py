@@ -3,9 +3,22 @@
 
 """Lightning modules."""
 
+from .expectation_maximization import ExpectationMaximizationTask
+from .joint_statistics import JointStatisticsTask
+from .label_super_resolution import LabelSuperResolutionTask
 from .land_cover import LandCoverTask
 from .mapsr import MapSRTask
 from .predicting import PredictingTask
 from .segmentation import SegmentationTask
+from .soft_naive import SoftNaiveTask
 
-__all__ = ('LandCoverTask', 'MapSRTask', 'PredictingTask', 'SegmentationTask')
+__all__ = (
+    'ExpectationMaximizationTask',
+    'JointStatisticsTask',
+    'LabelSuperResolutionTask',
+    'LandCoverTask',
+    'MapSRTask',
+    'PredictingTask',
+    'SegmentationTask',
+    'SoftNaiveTask',
+)
