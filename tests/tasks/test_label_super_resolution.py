@@ -50,7 +50,7 @@ def trainer(folder: Path, **arguments: Any) -> Trainer:
 def without_log(task: Any) -> dict[str, float]:
     """Let a step be called without a trainer; what it logs."""
     logged: dict[str, float] = {}
-    task.log = lambda name, value, **_: logged.update({name: float(value)})
+    task.log = lambda name, value, **_: logged.update({name: float(value.detach())})
     return logged
 
 
