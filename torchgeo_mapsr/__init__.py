@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from .datamodules import (
         ChesapeakePairsDataModule,
         Low2HighDataModule,
+        OpenEarthMapDataModule,
+        OpenEarthMapSARDataModule,
         PairDataModule,
+        SourceTargetDataModule,
     )
     from .datasets import (
         ChesapeakePairs,
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
         Low2High,
         LRHRPair,
         LRHRPairs,
+        OpenEarthMap,
+        OpenEarthMapSAR,
         collate_pairs,
         make_scene,
     )
@@ -31,7 +36,9 @@ if TYPE_CHECKING:
         ClassBalancedCrossEntropy,
         ClassCentreContrast,
         ClassPrior,
+        LovaszLoss,
         RegionCrossEntropy,
+        SymmetricCrossEntropy,
     )
     from .mapping.job import map_region
     from .mapping.settings import MapJob
@@ -42,10 +49,12 @@ if TYPE_CHECKING:
         ExpectationMaximizationTask,
         LabelSuperResolutionTask,
         MapSRTask,
+        PseudoLabelTask,
         SegmentationTask,
+        SelfTrainingTask,
         SoftNaiveTask,
     )
-    from .transforms import RegionAggregation, ResolutionAlignment
+    from .transforms import ClassMix, RegionAggregation, ResolutionAlignment
 
 __version__ = '0.1.0'
 
@@ -56,6 +65,7 @@ __all__ = (
     'ChipSampler',
     'ClassBalancedCrossEntropy',
     'ClassCentreContrast',
+    'ClassMix',
     'ClassPrior',
     'Classifier',
     'Crosswalk',
@@ -69,16 +79,25 @@ __all__ = (
     'LabelRaster',
     'LabelSuperResolutionTask',
     'Legend',
+    'LovaszLoss',
     'Low2High',
     'Low2HighDataModule',
     'MapJob',
     'MapSRTask',
+    'OpenEarthMap',
+    'OpenEarthMapDataModule',
+    'OpenEarthMapSAR',
+    'OpenEarthMapSARDataModule',
     'PairDataModule',
+    'PseudoLabelTask',
     'RegionAggregation',
     'RegionCrossEntropy',
     'ResolutionAlignment',
     'SegmentationTask',
+    'SelfTrainingTask',
     'SoftNaiveTask',
+    'SourceTargetDataModule',
+    'SymmetricCrossEntropy',
     'collate_pairs',
     'create_backbone',
     'make_scene',
@@ -91,7 +110,10 @@ _HOMES = {
     'datamodules': (
         'ChesapeakePairsDataModule',
         'Low2HighDataModule',
+        'OpenEarthMapDataModule',
+        'OpenEarthMapSARDataModule',
         'PairDataModule',
+        'SourceTargetDataModule',
     ),
     'datasets': (
         'ChesapeakePairs',
@@ -104,6 +126,8 @@ _HOMES = {
         'LabelRaster',
         'Legend',
         'Low2High',
+        'OpenEarthMap',
+        'OpenEarthMapSAR',
         'collate_pairs',
         'make_scene',
     ),
@@ -112,7 +136,9 @@ _HOMES = {
         'ClassBalancedCrossEntropy',
         'ClassCentreContrast',
         'ClassPrior',
+        'LovaszLoss',
         'RegionCrossEntropy',
+        'SymmetricCrossEntropy',
     ),
     'mapping.job': ('map_region',),
     'mapping.settings': ('MapJob',),
@@ -123,10 +149,12 @@ _HOMES = {
         'ExpectationMaximizationTask',
         'LabelSuperResolutionTask',
         'MapSRTask',
+        'PseudoLabelTask',
         'SegmentationTask',
+        'SelfTrainingTask',
         'SoftNaiveTask',
     ),
-    'transforms': ('RegionAggregation', 'ResolutionAlignment'),
+    'transforms': ('ClassMix', 'RegionAggregation', 'ResolutionAlignment'),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -69,6 +69,19 @@ def test_trust_is_not_normalised_away() -> None:
     torch.testing.assert_close(half, weighted_cross_entropy(logits, label) / 2)
 
 
+def test_class_weights() -> None:
+    logits, label = made()
+    classes = torch.tensor([1.0, 0.0, 3.0, 0.5])
+    expected = torch.nn.functional.cross_entropy(
+        logits, label, classes, ignore_index=-1
+    )
+    found = weighted_cross_entropy(logits, label, class_weights=classes)
+    torch.testing.assert_close(found, expected)
+    half = torch.full((B,), 0.5)
+    both = SelfTrainingLoss(class_weights=classes)(logits, label, logits, label, half)
+    torch.testing.assert_close(torch.stack(both), torch.stack([expected, expected / 2]))
+
+
 def test_total_is_the_sum_of_both_terms() -> None:
     logits, label = made()
     target, pseudo = made(1)

@@ -19,11 +19,19 @@ class SelfTrainingLoss(nn.Module):
     Args:
         reduction: *mean* divides each term by its labelled pixels, so that losses do
             not grow with the chip; *sum* is what the equations print
+        class_weights: weight of each class in both terms, (C,)
     """
 
-    def __init__(self, reduction: Literal['mean', 'sum'] = 'mean') -> None:
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        reduction: Literal['mean', 'sum'] = 'mean',
+        class_weights: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.reduction: Literal['mean', 'sum'] = reduction
+        self.register_buffer('class_weights', class_weights, persistent=False)
 
     def forward(
         self,
@@ -45,12 +53,9 @@ class SelfTrainingLoss(nn.Module):
         Returns:
             L_S and L_T; equation 8 is their sum
         """
-        source = weighted_cross_entropy(
-            source_logits, source_label, reduction=self.reduction
-        )
-        target = weighted_cross_entropy(
-            target_logits, pseudo_label, weight, self.reduction
-        )
+        choices = self.reduction, self.class_weights
+        source = weighted_cross_entropy(source_logits, source_label, None, *choices)
+        target = weighted_cross_entropy(target_logits, pseudo_label, weight, *choices)
         return source, target
 
 
@@ -59,6 +64,7 @@ def weighted_cross_entropy(
     label: Tensor,
     weight: Tensor | None = None,
     reduction: Literal['mean', 'sum'] = 'mean',
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy with a weight for each image or pixel.
 
@@ -71,15 +77,24 @@ def weighted_cross_entropy(
         label: class index, (B, H, W), −1 = none
         weight: (B,) or (B, H, W); default: 1
         reduction: *mean* over the pixels with a label, or *sum*
+        class_weights: weight of each class, (C,). The mean is then over pixels weighted
+            by these, as PyTorch's is
 
     Returns:
         the loss; 0, with a gradient of 0, where no pixel has a label
     """
-    loss = F.cross_entropy(_single(logits), label, ignore_index=-1, reduction='none')
+    loss = F.cross_entropy(
+        _single(logits), label, class_weights, ignore_index=-1, reduction='none'
+    )
     if weight is not None:
         loss = loss * (weight[:, None, None] if weight.dim() == 1 else weight)
     total = loss.sum()
-    return total / (label >= 0).sum().clamp(min=1) if reduction == 'mean' else total
+    if reduction == 'sum':
+        return total
+    known = label[label >= 0]
+    if class_weights is None:
+        return total / max(known.numel(), 1)
+    return total / class_weights[known].sum().clamp(min=1e-6)
 
 
 @torch.no_grad()

@@ -200,9 +200,16 @@ def _create(model: str, backbone: str, bands: int, classes: int) -> Any:
             f'Unknown model {model!r}{suggest(model, _ARCHITECTURES)} '
             f'(models: {", ".join(_ARCHITECTURES)})'
         )
+    # Swin of timm insists on the size of its pretraining images unless it is told
+    options = {'strict_img_size': False} if backbone.startswith('tu-swin') else {}
     try:
         return smp.create_model(
-            arch, backbone, encoder_weights=None, in_channels=bands, classes=classes
+            arch,
+            backbone,
+            encoder_weights=None,
+            in_channels=bands,
+            classes=classes,
+            **options,
         )
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         known = smp.encoders.get_encoder_names()

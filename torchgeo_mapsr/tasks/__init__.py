@@ -9,7 +9,9 @@ from .label_super_resolution import LabelSuperResolutionTask
 from .land_cover import LandCoverTask
 from .mapsr import MapSRTask
 from .predicting import PredictingTask
+from .pseudo_label import PseudoLabelTask
 from .segmentation import SegmentationTask
+from .self_training import SelfTrainingTask
 from .soft_naive import SoftNaiveTask
 
 __all__ = (
@@ -19,6 +21,8 @@ __all__ = (
     'LandCoverTask',
     'MapSRTask',
     'PredictingTask',
+    'PseudoLabelTask',
     'SegmentationTask',
+    'SelfTrainingTask',
     'SoftNaiveTask',
 )

@@ -1,0 +1,166 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from torchgeo_mapsr import InputError, PseudoLabelTask, SegmentationTask
+from torchgeo_mapsr.losses import LovaszLoss, SymmetricCrossEntropy
+from torchgeo_mapsr.models.trained import Trained
+
+SMALL: dict[str, Any] = {'model': 'segformer', 'backbone': 'mit_b0'}
+OPTICAL = SMALL | {'legend': 'openearthmap', 'target': 'openearthmap', 'bands': 3}
+
+
+def batch(seed: int = 0, size: int = 32) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return {
+        'image': 255 * torch.rand(2, 1, size, size, generator=g),
+        'image_optical': 255 * torch.rand(2, 3, size, size, generator=g),
+        'mask': torch.randint(-1, 9, (2, size, size), generator=g),
+        'mask_valid': (torch.rand(2, size, size, generator=g) > 0.1).long(),
+    }
+
+
+def loader() -> Any:
+    return DataLoader([batch(0), batch(1)], batch_size=None)  # type: ignore[arg-type]
+
+
+def trainer(folder: Path, **arguments: Any) -> Trainer:
+    quiet = {'logger': False, 'enable_progress_bar': False, 'accelerator': 'cpu'}
+    return Trainer(
+        default_root_dir=folder,
+        max_epochs=1,
+        enable_model_summary=False,
+        **{**quiet, **arguments},
+    )
+
+
+@pytest.fixture(scope='module')
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Checkpoints of two networks for optical images."""
+    paths = []
+    torch.manual_seed(0)
+    task = SegmentationTask(**OPTICAL)
+    for _ in range(2):
+        # the second is like the first in much, so that they often agree
+        with torch.no_grad():
+            for parameter in task.network.parameters():
+                parameter += 0.01 * torch.randn_like(parameter)
+        path = tmp_path_factory.mktemp('teacher') / 'teacher.ckpt'
+        torch.save(_checkpoint(task), path)
+        paths.append(str(path))
+    return paths
+
+
+def _checkpoint(task: SegmentationTask) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        'hyper_parameters': dict(task.hparams),
+        'state_dict': task.state_dict(),
+    }
+    task.on_save_checkpoint(content)
+    return content
+
+
+def says(paths: list[str], batch: dict[str, Tensor]) -> list[Tensor]:
+    """What each network says of the optical image: probabilities."""
+    found = []
+    for path in paths:
+        ensemble = Trained.load([path]).ensemble
+        with torch.no_grad():
+            found.append(ensemble(batch['image_optical']))
+    return found
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+def test_loss_is_equation_11_with_lovasz(
+    weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tuple(range(1, 9)) if weighted else None
+    task = PseudoLabelTask(
+        **SMALL, epsilon=1e-3, sce_weight=0.6, lovasz_weight=0.3, class_weights=weights
+    ).eval()
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(task, 'log_dict', lambda values, **_: logged.update(values))
+    one = batch()
+    loss = task.training_step(one, 0)
+    known = (one['mask_valid'] > 0) & (one['mask'] > 0)
+    label = torch.where(known, one['mask'] - 1, -1)
+    logits = task(one['image'])
+    each = torch.tensor(weights)[label.clamp(min=0)] if weighted else None
+    symmetric = SymmetricCrossEntropy(1e-3, 1, 0.6)(logits, label, each)
+    lovasz = LovaszLoss()(logits, label)
+    torch.testing.assert_close(logged['train_symmetric_loss'], symmetric)
+    torch.testing.assert_close(logged['train_lovasz_loss'], lovasz)
+    torch.testing.assert_close(loss, symmetric + 0.3 * lovasz)
+    torch.testing.assert_close(logged['train_selected'], known.float().mean())
+
+
+@pytest.mark.parametrize('weights', [None, (1.0, 4.0)])
+def test_teachers_label_the_other_image(
+    teachers: list[str], weights: tuple[float, ...] | None
+) -> None:
+    task = PseudoLabelTask(**SMALL, teachers=teachers, teacher_weights=weights)
+    task.on_fit_start()
+    one = batch()
+    first, second = says(teachers, one)
+    a, b = weights or (1.0, 1.0)
+    expected = (a * first + b * second).argmax(1)
+    assert (first.argmax(1) != second.argmax(1)).any()
+    expected = torch.where(one['mask_valid'] > 0, expected, -1)
+    assert torch.equal(task.pseudo_index(one), expected)
+
+
+@pytest.mark.parametrize('labelled', [False, True])
+def test_agreement(teachers: list[str], labelled: bool) -> None:
+    task = PseudoLabelTask(**SMALL, teachers=teachers, selection='agreement')
+    task.on_fit_start()
+    one = batch()
+    first, second = (p.argmax(1) for p in says(teachers, one))
+    same = (first == second) & (one['mask_valid'] > 0)
+    if labelled:
+        # no opinion where there is no label
+        same &= (one['mask'] - 1 == first) | (one['mask'] <= 0)
+    else:
+        del one['mask']
+    expected = torch.where(same, first, -1)
+    assert torch.equal(task.pseudo_index(one), expected)
+    assert 0 < (expected >= 0).float().mean() < 1
+
+
+def test_teachers_are_not_in_the_checkpoint(
+    teachers: list[str], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    task = PseudoLabelTask(**SMALL, teachers=teachers)
+    run = trainer(tmp_path)
+    run.fit(task, loader())
+    (path,) = tmp_path.rglob('*.ckpt')
+    content = torch.load(path, weights_only=True)
+    assert {name.split('.')[0] for name in content['state_dict']} == {'network'}
+    again = PseudoLabelTask.load_from_checkpoint(path)
+    image = batch()['image']
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(image), task.eval()(image))
+        expected = again(image).softmax(1)
+        torch.testing.assert_close(Trained.load([path]).ensemble(image), expected)
+
+
+def test_mistakes(teachers: list[str]) -> None:
+    task = PseudoLabelTask(**SMALL, teachers=teachers)
+    task.on_fit_start()
+    one = batch()
+    del one['image_optical']
+    with pytest.raises(InputError, match='paired=True'):
+        task.pseudo_index(one)
+    other = PseudoLabelTask(**SMALL, teachers=teachers, target='land-cover-4')
+    with pytest.raises(InputError, match='target=openearthmap'):
+        other.on_fit_start()
+    with pytest.raises(InputError, match='does not exist'):
+        PseudoLabelTask(**SMALL, teachers=['none.ckpt']).on_fit_start()

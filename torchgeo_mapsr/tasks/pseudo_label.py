@@ -1,0 +1,186 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Training on pseudo-labels of another modality."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .._compat import Sample
+from ..errors import InputError
+from ..losses import LovaszLoss, SymmetricCrossEntropy, agreement
+from ..models.ensemble import Ensemble
+from ..models.trained import Trained
+from .segmentation import SegmentationTask
+
+
+class PseudoLabelTask(SegmentationTask):
+    """Train on labels that a network, and not a person, has given.
+
+    The second stage of Liu et al. 2025, section II-C: a network for SAR images learns
+    what networks of the first stage say of the optical images of the same places. The
+    loss is symmetric cross entropy (equation 11), which bounds the pull of labels that
+    the network holds to be wrong, with a Lovász term for rare classes (section II-D).
+
+    Pseudo-labels are either what the batch has (``mask`` or LR labels, as *supervision*
+    says: maps that were made before), or what *teachers* say of ``image_optical`` while
+    this trains, as one ensemble. Selection needs no threshold: ``all`` takes the most
+    likely class of every pixel; ``agreement`` those pixels on which all teachers, and
+    the labels of the batch if it has any, agree.
+
+    Teachers are no part of the checkpoint, which predicts without them.
+
+    Args:
+        model: As in :class:`SegmentationTask`, and so up to *class_weights*.
+        backbone: Encoder.
+        weights: Local file of the encoder's weights.
+        bands: Bands of the imagery.
+        image_dtype: Data type of the imagery's files.
+        mean: Mean of each band, or one for all, in units of the files.
+        std: Standard deviation likewise.
+        legend: Legend of the LR labels, a name or a file.
+        target: Legend of the map.
+        crosswalk: Name or file of the crosswalk between them.
+        truth_legend: Legend of ``mask``; *target* by default.
+        truth_crosswalk: Name or file of the crosswalk from it to *target*.
+        supervision: Which labels of a batch train: ``mask`` (``hr``), or those of the LR
+            cell under each pixel (``lr``).
+        lr: Learning rate at the start; it falls to zero along a cosine.
+        weight_decay: Weight decay of AdamW.
+        class_weights: Weight of each class of *target* in the cross entropies.
+        teachers: Checkpoints of networks that label the other image; None to train on
+            the batch's labels.
+        teacher_weights: Weight of each in the ensemble; all alike by default.
+        teacher_image: Key of the image that they see, of the same pixels as ``image``.
+        selection: Which pseudo-labels train.
+        epsilon: ε of equation 9.
+        sce_weight: Weight of equation 9 (the paper: 1).
+        lovasz_weight: Weight of the Lovász loss. The paper gives none.
+    """
+
+    def __init__(
+        self,
+        model: str = 'unet',
+        backbone: str = 'resnet18',
+        weights: str | None = None,
+        bands: int = 1,
+        image_dtype: str | None = 'uint8',
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+        legend: str = 'openearthmap',
+        target: str = 'openearthmap',
+        crosswalk: str | None = None,
+        truth_legend: str | None = None,
+        truth_crosswalk: str | None = None,
+        supervision: Literal['lr', 'hr'] = 'hr',
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        class_weights: Sequence[float] | None = None,
+        teachers: Sequence[str] | None = None,
+        teacher_weights: Sequence[float] | None = None,
+        teacher_image: str = 'image_optical',
+        selection: Literal['all', 'agreement'] = 'all',
+        epsilon: float = 1e-4,
+        sce_weight: float = 1.0,
+        lovasz_weight: float = 1.0,
+    ) -> None:
+        super().__init__(weights=weights)
+
+    def configure_losses(self) -> None:
+        """Make the losses."""
+        super().configure_losses()
+        h = self.hparams
+        self.symmetric = SymmetricCrossEntropy(h['epsilon'], sce_weight=h['sce_weight'])
+        self.lovasz = LovaszLoss()
+        # In a tuple, so that it is no submodule: no teacher in checkpoints.
+        self._teachers: tuple[Ensemble, ...] = ()
+
+    def on_fit_start(self) -> None:
+        """Load the teachers.
+
+        Raises:
+            InputError: If they have other classes than this task's map.
+        """
+        h = self.hparams
+        if not h['teachers']:
+            return
+        paths = [Path(path) for path in h['teachers']]
+        trained = Trained.load(paths, h['teacher_weights'])
+        if trained.target != self.crosswalk.target:
+            raise InputError(
+                f"The teachers map '{trained.target.name}' and this task "
+                f"'{self.crosswalk.target.name}': give the task target="
+                f'{trained.target.name}'
+            )
+        self._teachers = (trained.ensemble.to(self.device),)
+
+    def on_fit_end(self) -> None:
+        """Let go of the teachers."""
+        self._teachers = ()
+
+    def training_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
+        """Compute the loss on pseudo-labels.
+
+        Args:
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+            dataloader_idx: Index of the current dataloader.
+
+        Returns:
+            The loss tensor: equation 11, and the Lovász term.
+        """
+        label = self.pseudo_index(batch)
+        logits = self(batch['image'])
+        weight = None
+        if self.class_weights is not None:
+            weight = self.class_weights[label.clamp(min=0)]
+        symmetric = self.symmetric(logits, label, weight)
+        lovasz = self.lovasz(logits, label)
+        loss: Tensor = symmetric + self.hparams['lovasz_weight'] * lovasz
+        self.log_dict(
+            {
+                'train_loss': loss,
+                'train_symmetric_loss': symmetric,
+                'train_lovasz_loss': lovasz,
+                'train_selected': (label >= 0).float().mean(),
+            },
+            batch_size=len(label),
+        )
+        return loss
+
+    @torch.no_grad()
+    def pseudo_index(self, batch: Sample) -> Tensor:
+        """Pseudo-label of each pixel, (B, H, W), -1 where none is selected.
+
+        Args:
+            batch: With labels, or with the image that the teachers see.
+
+        Raises:
+            InputError: If the teachers' image is not there.
+        """
+        if not self._teachers:
+            return self.pixel_index(batch)
+        key = self.hparams['teacher_image']
+        if key not in batch:
+            raise InputError(
+                f'The batch has no {key} for the teachers to label: use a dataset of '
+                'paired images (paired=True), or give the name of another image as '
+                'teacher_image'
+            )
+        (ensemble,), image = self._teachers, batch[key]
+        if self.hparams['selection'] == 'all':
+            label: Tensor = ensemble(image).argmax(1)
+        else:
+            opinions = [network(image).argmax(1) for network in ensemble.networks]
+            if ('mask' if self.hparams['supervision'] == 'hr' else 'lr_label') in batch:
+                opinions.append(self.pixel_index(batch))
+            label = agreement(*opinions)
+        if 'mask_valid' in batch:
+            label = torch.where(batch['mask_valid'].view_as(label) > 0, label, -1)
+        return label

@@ -1,0 +1,216 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Self-training from a labelled source to an unlabelled target."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .._compat import Sample
+from ..errors import InputError
+from ..losses import SelfTrainingLoss, pseudo_labels
+from ..models.teacher import EMATeacher
+from ..transforms import ClassMix, ResolutionAlignment
+from .segmentation import SegmentationTask
+
+
+class SelfTrainingTask(SegmentationTask):
+    """Adapt a network to a target domain without labels of it.
+
+    Self-training with resolution alignment, Liu et al. 2025, section II-B, which builds
+    on DACS (Tranheden et al. 2021). Each step
+
+    1. shrinks and enlarges some source images (equations 1 and 2) and trains the
+       student on them with their labels (L_S, equation 3)
+    2. lets the teacher label target images (equation 5), and trusts each by the share
+       of its pixels that the teacher is sure of (λ, equation 7)
+    3. pastes half of the classes of a source image on a target image, and trains the
+       student on the mixture with the mixed labels (L_T, equation 6): weight λ where
+       pixels are the target's, 1 where they are the source's, as in DACS. With
+       ``mix=False`` the target image is taken as it is, as equation 6 prints it
+    4. minimises L_S + L_T (equation 8), and moves the teacher's weights a little towards
+       the student's (equation 4)
+
+    ``network`` is the student: it is what the paper trains for the target, what
+    validation measures, and what ``torchgeo-mapsr map --checkpoint`` maps with. The
+    teacher is in checkpoints too (``teacher.module``), so that training goes on where it
+    stopped; processes of a distributed training have the same one, as they have the
+    same student.
+
+    Training batches are a dictionary of two, ``source`` and ``target``: see
+    :class:`~torchgeo_mapsr.datamodules.SourceTargetDataModule`. Of the target only
+    ``image`` and ``mask_valid`` are looked at. Where source and target are the same
+    files, the source's noisy labels are trained on and the mixtures dilute them.
+
+    Args:
+        model: As in :class:`SegmentationTask`, and so up to *class_weights*.
+        backbone: Encoder.
+        weights: Local file of the encoder's weights.
+        bands: Bands of the imagery.
+        image_dtype: Data type of the imagery's files.
+        mean: Mean of each band, or one for all, in units of the files.
+        std: Standard deviation likewise.
+        legend: Legend of the LR labels, a name or a file.
+        target: Legend of the map.
+        crosswalk: Name or file of the crosswalk between them.
+        truth_legend: Legend of ``mask``, the HR labels; *target* by default.
+        truth_crosswalk: Name or file of the crosswalk from it to *target*.
+        supervision: Which labels of the source train: those of the LR cell under each
+            pixel (``lr``), or ``mask`` (``hr``).
+        lr: Learning rate at the start; it falls to zero along a cosine.
+        weight_decay: Weight decay of AdamW.
+        class_weights: Weight of each class of *target* in both losses.
+        threshold: τ₀, the probability from which the teacher is sure.
+        ema_decay: α, how much of its old weights the teacher keeps in a step.
+        ema_warmup: Begin with a low α, see
+            :class:`~torchgeo_mapsr.models.teacher.EMATeacher`.
+        target_weight: Weight of L_T (the paper: 1). With 0 the source alone trains.
+        mix: Paste classes of the source on the target.
+        mix_share: Share of the source's classes that is pasted.
+        alignment: Bounds of the ratio that source images are shrunk by, r1 and r2; None
+            for no resolution alignment.
+        alignment_p: Share of source images that are shrunk.
+    """
+
+    def __init__(
+        self,
+        model: str = 'unet',
+        backbone: str = 'resnet18',
+        weights: str | None = None,
+        bands: int = 4,
+        image_dtype: str | None = 'uint8',
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+        legend: str = 'nlcd',
+        target: str = 'land-cover-4',
+        crosswalk: str | None = None,
+        truth_legend: str | None = None,
+        truth_crosswalk: str | None = None,
+        supervision: Literal['lr', 'hr'] = 'lr',
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        class_weights: Sequence[float] | None = None,
+        threshold: float = 0.968,
+        ema_decay: float = 0.999,
+        ema_warmup: bool = True,
+        target_weight: float = 1.0,
+        mix: bool = True,
+        mix_share: float = 0.5,
+        alignment: tuple[float, float] | None = (0.25, 1.0),
+        alignment_p: float = 0.5,
+    ) -> None:
+        super().__init__(weights=weights)
+
+    def configure_models(self) -> None:
+        """Make student and teacher, which begin alike, and the augmentations."""
+        super().configure_models()
+        h = self.hparams
+        self.teacher = EMATeacher(self.network, h['ema_decay'], h['ema_warmup'])
+        self.mix = ClassMix(h['mix_share'])
+        self.alignment: nn.Module = nn.Identity()
+        if h['alignment'] is not None:
+            first, last = h['alignment']
+            self.alignment = ResolutionAlignment((first, last), p=h['alignment_p'])
+
+    def configure_losses(self) -> None:
+        """Make the loss of both domains."""
+        super().configure_losses()
+        self.criterion = SelfTrainingLoss(class_weights=self.class_weights)
+
+    def on_fit_start(self) -> None:
+        """Spare the user a warning about what is meant to be so: the teacher."""
+        message = r'Found \d+ module\(s\) in eval mode'
+        warnings.filterwarnings('ignore', message=message)
+
+    def on_train_start(self) -> None:
+        """Begin to count the optimiser's steps."""
+        self._followed = self.global_step
+
+    def training_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
+        """Compute the loss on the source and on the target.
+
+        Args:
+            batch: The output of your DataLoader: ``source`` and ``target``.
+            batch_idx: Integer displaying index of this batch.
+            dataloader_idx: Index of the current dataloader.
+
+        Returns:
+            The loss tensor, equation 8.
+
+        Raises:
+            InputError: If the batch is not of two domains.
+        """
+        if not {'source', 'target'} <= set(batch):
+            raise InputError(
+                'Self-training needs batches of a source and a target: give the trainer '
+                'a SourceTargetDataModule of two data modules'
+            )
+        source, target = batch['source'], batch['target']
+        label, weight = self.pixel_index(source), self.hparams['target_weight']
+        image = self.alignment(source['image'])
+        logits = self(image)
+        if weight == 0:
+            loss = self.cross_entropy(logits, label)
+            self.log('train_loss', loss, batch_size=len(label))
+            return loss
+        mixed = self._mixed(image, label, target)
+        on_source, on_target = self.criterion(
+            logits,
+            label,
+            self(mixed['image']),
+            mixed['mask_label'],
+            mixed['mask_weight'],
+        )
+        loss = on_source + weight * on_target
+        self.log_dict(
+            {
+                'train_loss': loss,
+                'train_source_loss': on_source,
+                'train_target_loss': on_target,
+                'train_trust': mixed['trust'],
+            },
+            batch_size=len(label),
+        )
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Sample, batch_idx: int) -> None:
+        """Let the teacher follow, after each step of the optimiser.
+
+        Batches may be more than steps (``accumulate_grad_batches``).
+
+        Args:
+            outputs: What :meth:`training_step` returned.
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+        """
+        if self.global_step > self._followed:
+            self.teacher.update_parameters(self.network)
+            self._followed = self.global_step
+
+    def _mixed(self, image: Tensor, label: Tensor, target: Sample) -> Sample:
+        """What the student sees of the target, its labels, and how far they count."""
+        valid = target.get('mask_valid')
+        if valid is not None:
+            valid = valid.reshape(-1, *target['image'].shape[-2:])
+        with torch.no_grad():
+            says = self.teacher(target['image'])
+        pseudo, trust = pseudo_labels(says, self.hparams['threshold'], valid)
+        mine: Sample = {
+            'image': target['image'],
+            'mask_label': pseudo,
+            'mask_weight': trust[:, None, None].expand(pseudo.shape),
+        }
+        if self.hparams['mix']:
+            theirs = {
+                'image': image,
+                'mask_label': label,
+                'mask_weight': torch.ones_like(label, dtype=trust.dtype),
+            }
+            mine = self.mix(theirs, mine, label)
+        return mine | {'trust': trust.mean()}
