@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchgeo_mapsr.datasets.labels import LabelRaster
+from torchgeo_mapsr.mapping.extractor import Extractor
 from torchgeo_mapsr.mapping.fitting import fit, make_backbone
 from torchgeo_mapsr.mapping.inputs import Inputs
-from torchgeo_mapsr.mapping.model import Extractor, Model, ReadChip
+from torchgeo_mapsr.mapping.model import Model, ReadChip
 from torchgeo_mapsr.mapping.plan import Chip, Plan, default_overlap
 from torchgeo_mapsr.mapping.settings import MapJob
 from torchgeo_mapsr.mapping.stopwatch import Stopwatch

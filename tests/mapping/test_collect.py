@@ -17,8 +17,9 @@ from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.region import region_map
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.mapping.collect import (
-    Collector,
+    Piece,
     Samples,
+    gather,
     labelled_places,
     read_labelled,
 )
@@ -72,13 +73,15 @@ def collect(
     imagery: Imagery, labels: list[LabelRaster], pixels: int = 10**6
 ) -> Samples:
     part = plan(imagery)
-    collector = Collector(NLCD, pixels, 0)
+    pieces = []
     backbone = Identity(2)
     for place in labelled_places([part], labels, 0):
         chip = read_labelled(imagery, part, place.chip, labels)
         if len(chip.codes):
-            collector.add(chip, backbone(torch.from_numpy(chip.image)[None]))
-    return collector.samples()
+            tokens = backbone(torch.from_numpy(chip.image)[None])
+            seed = 0, place.chip.row, place.chip.col
+            pieces.append(Piece.of(chip, tokens, pixels, seed))
+    return gather(pieces, NLCD)
 
 
 def dense(imagery: Imagery, labels: LabelRaster) -> dict[tuple[int, int], tuple]:

@@ -18,7 +18,7 @@ import rasterio
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.job import map_region
 from torchgeo_mapsr.mapping.settings import MapJob
-from torchgeo_mapsr.mapping.store import WorkStore
+from torchgeo_mapsr.mapping.tile_files import TileFiles
 
 from .conftest import arguments
 
@@ -63,13 +63,13 @@ def finish(
     assert (folder / 'fit.safetensors').exists()
     assert not Path(job.output).exists()
     made = []
-    save = WorkStore.save
+    save = TileFiles.save
 
-    def count(self: WorkStore, image: int, tile: object, **arrays: np.ndarray) -> None:
+    def count(self: TileFiles, image: int, tile: object, **arrays: np.ndarray) -> None:
         made.append(tile)
         save(self, image, tile, **arrays)
 
-    monkeypatch.setattr(WorkStore, 'save', count)
+    monkeypatch.setattr(TileFiles, 'save', count)
     assert main(arguments(job)) == 0
     assert not folder.exists()
     with rasterio.open(job.output) as dataset:

@@ -13,7 +13,8 @@ import pytest
 
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.mapping.plan import Tile
-from torchgeo_mapsr.mapping.store import WorkStore, digest, replacing
+from torchgeo_mapsr.mapping.store import WorkStore, digest
+from torchgeo_mapsr.mapping.tile_files import replacing
 
 WORK = {'settings': {'seed': 0, 'backbone': 'rcf'}, 'inputs': {'a.tif': 'abc'}}
 TILE = Tile(1, 2, slice(0, 4), slice(4, 9))
@@ -21,19 +22,19 @@ TILE = Tile(1, 2, slice(0, 4), slice(4, 9))
 
 def save(store: WorkStore) -> np.ndarray:
     classes = np.arange(20, dtype=np.uint8).reshape(4, 5)
-    store.save(0, TILE, classes=classes, scores=np.stack([classes, classes]))
+    store.tiles.save(0, TILE, classes=classes, scores=np.stack([classes, classes]))
     return classes
 
 
 def test_tiles_come_back(tmp_path: Path) -> None:
     with WorkStore(tmp_path / 'w', WORK) as store:
-        assert not store.has(0, TILE)
+        assert not store.tiles.has(0, TILE)
         classes = save(store)
-        assert store.has(0, TILE)
-        assert not store.has(1, TILE)
-        np.testing.assert_array_equal(store.load(0, TILE, 'classes'), classes)
-        assert store.load(0, TILE, 'scores').shape == (2, 4, 5)
-        assert store.names(0, TILE) == {'classes', 'scores'}
+        assert store.tiles.has(0, TILE)
+        assert not store.tiles.has(1, TILE)
+        np.testing.assert_array_equal(store.tiles.load(0, TILE, 'classes'), classes)
+        assert store.tiles.load(0, TILE, 'scores').shape == (2, 4, 5)
+        assert store.tiles.names(0, TILE) == {'classes', 'scores'}
 
 
 def test_same_work_is_resumed(tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_same_work_is_resumed(tmp_path: Path) -> None:
     with WorkStore(tmp_path / 'w', json.loads(json.dumps(WORK))) as store:
         assert store.resumed
         assert store.notice == ''
-        assert store.has(0, TILE)
+        assert store.tiles.has(0, TILE)
         assert store.fit.read_bytes() == b'fit'
 
 
@@ -57,7 +58,7 @@ def test_other_work_starts_over_and_says_why(tmp_path: Path) -> None:
         assert not store.resumed
         assert 'settings.seed' in store.notice
         assert 'backbone' not in store.notice
-        assert not store.has(0, TILE)
+        assert not store.tiles.has(0, TILE)
         assert not store.fit.exists()
 
 
@@ -69,7 +70,7 @@ def test_damaged_manifest_starts_over(tmp_path: Path, text: str) -> None:
     with WorkStore(tmp_path / 'w', WORK) as store:
         assert not store.resumed
         assert 'damaged' in store.notice
-        assert not store.has(0, TILE)
+        assert not store.tiles.has(0, TILE)
         save(store)
     with WorkStore(tmp_path / 'w', WORK) as store:
         assert store.resumed
@@ -82,7 +83,7 @@ def test_half_written_files_are_not_resumed(tmp_path: Path) -> None:
     (tmp_path / 'w' / 'out_map.tif').write_bytes(b'half')
     with WorkStore(tmp_path / 'w', WORK) as store:
         assert store.resumed
-        assert not store.has(0, TILE)
+        assert not store.tiles.has(0, TILE)
         names = {path.name for path in store.folder.iterdir()}
     assert names - {'lock'} == {'manifest.json', 'fit.safetensors'}
 
@@ -106,7 +107,7 @@ def test_second_run_is_refused(tmp_path: Path) -> None:
             WorkStore(tmp_path / 'w', {'other': 'work'}),
         ):
             pass
-        assert store.has(0, TILE)
+        assert store.tiles.has(0, TILE)
 
 
 def test_killed_run_leaves_finished_tiles_and_no_lock(tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ from pathlib import Path
 from torchgeo_mapsr.mapping.plan import Tile
 from torchgeo_mapsr.mapping.store import WorkStore
 store = WorkStore(Path({str(tmp_path / 'w')!r}), {WORK!r}).__enter__()
-store.save(0, Tile(1, 2, slice(0, 4), slice(4, 9)), classes=np.ones((4, 5), 'uint8'))
+store.tiles.save(0, Tile(1, 2, slice(0, 4), slice(4, 9)), classes=np.ones((4, 5), 'uint8'))
 print('saved', flush=True)
 time.sleep(60)
 """
@@ -133,7 +134,7 @@ time.sleep(60)
     process.stdout.close()
     with WorkStore(tmp_path / 'w', WORK) as store:
         assert store.resumed
-        assert store.load(0, TILE, 'classes').sum() == 20
+        assert store.tiles.load(0, TILE, 'classes').sum() == 20
 
 
 def fail_half_way(path: Path) -> None:

@@ -189,81 +189,96 @@ class Samples:
     codes: NDArray[np.int64]
 
 
-class Collector:
-    """Adds up chips to :class:`Samples`.
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """What one chip says of the LR cells under it: a summand of :class:`Samples`.
 
     Args:
-        crosswalk: From the labels' codes to target classes.
-        pixels: Pixels to draw from each chip, at most.
-        seed: Seed of the draw.
+        means: Mean features of each cell's pixels in the chip, (n, D).
+        counts: Number of these pixels, (n,).
+        place: Label raster, row and column of each cell, (n, 3).
+        codes: Raw code of each cell, (n,).
+        share: Share of each cell that the chip shows, (n,).
+        pixels: Features of some of the pixels, (N, D).
+        owner: Which of the n cells each of them lies in, (N,).
     """
 
-    def __init__(self, crosswalk: Crosswalk, pixels: int, seed: int) -> None:
-        self._crosswalk = crosswalk
-        self._limit = pixels
-        self._rng = np.random.default_rng(seed)
-        self._means: list[Tensor] = []
-        self._counts: list[Tensor] = []
-        self._places: list[NDArray[np.int64]] = []
-        self._codes: list[NDArray[np.int64]] = []
-        self._shares: list[NDArray[np.float64]] = []
-        self._pixels: list[Tensor] = []
-        self._owners: list[NDArray[np.int64]] = []
+    means: Tensor
+    counts: Tensor
+    place: NDArray[np.int64]
+    codes: NDArray[np.int64]
+    share: NDArray[np.float64]
+    pixels: Tensor
+    owner: NDArray[np.int64]
 
-    def __len__(self) -> int:
-        """Pieces of cells so far."""
-        return sum(map(len, self._codes))
-
-    def add(self, chip: LabelledChip, tokens: Tokens) -> None:
-        """Add a chip.
+    @classmethod
+    def of(
+        cls, chip: LabelledChip, tokens: Tokens, limit: int, seed: tuple[int, ...]
+    ) -> 'Piece':
+        """Look at a chip.
 
         Args:
             chip: The chip; it has cells.
             tokens: Its tokens, a batch of one.
+            limit: Pixels to draw, at most.
+            seed: Seed of the draw: the chip's own, so that neither the order of chips
+                nor who looks at them matters.
         """
         device = tokens.levels[0].device
         region = torch.from_numpy(chip.mask_region)[None].to(device)
         means, counts = tokens.pool(region, len(chip.codes))
-        self._means.append(means[0].float().cpu())
-        self._counts.append(counts[0].float().cpu())
-
         inside = np.flatnonzero(chip.mask_region)
-        if inside.size > self._limit:
-            inside = self._rng.choice(inside, self._limit, replace=False)
+        if inside.size > limit:
+            rng = np.random.default_rng(seed)
+            inside = rng.choice(inside, limit, replace=False)
         rows, cols = np.divmod(inside, chip.mask_region.shape[1])
         at = (torch.from_numpy(part).to(device) for part in (0 * rows, rows, cols))
-        self._pixels.append(tokens.gather(*at).float().cpu())
-        self._owners.append(len(self) + chip.mask_region.ravel()[inside] - 1)
-
-        self._places.append(chip.place)
-        self._codes.append(chip.codes)
-        self._shares.append(chip.share)
-
-    def samples(self) -> Samples:
-        """Put the pieces of each cell together.
-
-        The mean over a cell is the mean of its pieces' means weighted by their pixels.
-        """
-        place, first, piece_of = np.unique(
-            np.concatenate(self._places), axis=0, return_index=True, return_inverse=True
+        return cls(
+            means=means[0].float().cpu(),
+            counts=counts[0].float().cpu(),
+            place=chip.place,
+            codes=chip.codes,
+            share=chip.share,
+            pixels=tokens.gather(*at).float().cpu(),
+            owner=chip.mask_region.ravel()[inside] - 1,
         )
-        piece_of = piece_of.reshape(-1)
-        codes = np.concatenate(self._codes)[first]
-        label = torch.from_numpy(self._crosswalk.index(codes))
-        share = np.bincount(piece_of, np.concatenate(self._shares), len(place))
 
-        means, count = torch.cat(self._means), torch.cat(self._counts)
-        index = torch.from_numpy(piece_of)
-        total = torch.zeros(len(place), means.shape[1])
-        total.index_add_(0, index, means * count[:, None])
-        pixels = torch.zeros(len(place)).index_add_(0, index, count)
-        cells = CellSamples(
-            features=total / pixels[:, None],
-            label=label,
-            share=torch.from_numpy(share.clip(0, 1)),
-            place=torch.from_numpy(place),
-        )
-        owner = piece_of[np.concatenate(self._owners)]
-        return Samples(
-            cells, PixelSamples(torch.cat(self._pixels), label[owner]), codes
-        )
+
+def gather(pieces: Sequence[Piece], crosswalk: Crosswalk) -> Samples:
+    """Put the pieces of each cell together.
+
+    The mean over a cell is the mean of its pieces' means weighted by their pixels.
+
+    Args:
+        pieces: One or more; sums run in their order.
+        crosswalk: From the labels' codes to target classes.
+    """
+    place, first, piece_of = np.unique(
+        np.concatenate([piece.place for piece in pieces]),
+        axis=0,
+        return_index=True,
+        return_inverse=True,
+    )
+    piece_of = piece_of.reshape(-1)
+    codes = np.concatenate([piece.codes for piece in pieces])[first]
+    shares = np.concatenate([piece.share for piece in pieces])
+    share = np.bincount(piece_of, shares, len(place))
+    label = torch.from_numpy(crosswalk.index(codes))
+
+    means = torch.cat([piece.means for piece in pieces])
+    count = torch.cat([piece.counts for piece in pieces])
+    index = torch.from_numpy(piece_of)
+    total = torch.zeros(len(place), means.shape[1])
+    total.index_add_(0, index, means * count[:, None])
+    pixels = torch.zeros(len(place)).index_add_(0, index, count)
+    cells = CellSamples(
+        features=total / pixels[:, None],
+        label=label,
+        share=torch.from_numpy(share.clip(0, 1)),
+        place=torch.from_numpy(place),
+    )
+    start = np.cumsum([0, *(len(piece.codes) for piece in pieces)])
+    owners = [first + piece.owner for first, piece in zip(start, pieces, strict=False)]
+    features = torch.cat([piece.pixels for piece in pieces])
+    owner = label[piece_of[np.concatenate(owners)]]
+    return Samples(cells, PixelSamples(features, owner), codes)

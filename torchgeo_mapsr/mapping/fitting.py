@@ -4,7 +4,7 @@
 """The fit pass over some chips, and fits that were made before."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -21,15 +21,18 @@ from ..models.classifier import Classifier
 from ..models.fit import FitOptions, fit_classifier
 from ..models.spec import parse_spec
 from .collect import (
-    Collector,
     LabelledChip,
+    Piece,
     Place,
     Samples,
+    gather,
     labelled_places,
     read_labelled,
 )
+from .executor import Executor, Here, Tick
+from .extractor import Extractor, Recipe
 from .inputs import Inputs
-from .model import Extractor
+from .passes import FitPass, Sight
 from .plan import Plan
 from .prefetch import prefetch
 from .settings import MapJob
@@ -43,6 +46,9 @@ _CELLS = 40_000
 
 # Pixels to draw from all chips.
 _PIXELS = 100_000
+
+# Chips that a worker looks at in a row: it reads one while it computes another.
+_ROW = 4
 
 # Cells below which the probe is solved in one thread: its steps take a millisecond, and
 # threads that wait for one another at each took seven times the CPU's time.
@@ -60,7 +66,7 @@ def make_backbone(job: MapJob, inputs: Inputs, saved: Classifier | None) -> Back
     Raises:
         InputError: If the backbone cannot be made, or is not the one of the fit.
     """
-    dtype = str(inputs.dtype) if inputs.dtype.kind in 'ui' else None
+    dtype = _integers(inputs)
     if saved is None:
         members = [
             member.with_option('seed', str(job.seed))
@@ -86,6 +92,32 @@ def make_backbone(job: MapJob, inputs: Inputs, saved: Classifier | None) -> Back
     return backbone
 
 
+def _integers(inputs: Inputs) -> str | None:
+    """Data type of the imagery's files, if they hold integers."""
+    return str(inputs.dtype) if inputs.dtype.kind in 'ui' else None
+
+
+def sendable(job: MapJob, inputs: Inputs, extractor: Extractor) -> Extractor:
+    """An extractor that other processes can make from its recipe.
+
+    Args:
+        job: The job; its device is that of the other processes.
+        inputs: What the job reads.
+        extractor: The extractor, calibrated.
+    """
+    backbone = extractor.backbone
+    recipe = Recipe(
+        backbone.spec,
+        inputs.bands,
+        _integers(inputs),
+        backbone.weights_digest(),
+        job.device,
+        extractor.precision,
+        extractor.spread,
+    )
+    return replace(extractor, recipe=recipe)
+
+
 def check_saved(saved: Classifier, inputs: Inputs) -> None:
     """Make sure that a fit that was made before makes the map that is asked for.
 
@@ -109,7 +141,8 @@ def fit(
     plans: Sequence[Plan],
     extractor: Extractor,
     watch: Stopwatch,
-    start: Callable[[int], Callable[[], None]],
+    start: Callable[[int], Tick],
+    executor: Executor | None = None,
 ) -> Classifier:
     """Look at some chips and fit a classifier.
 
@@ -120,6 +153,7 @@ def fit(
         extractor: The backbone. It is calibrated here.
         watch: Counts the time.
         start: Starts a progress bar of so many steps; gives a function that steps it.
+        executor: Looks at the chips; this process by default.
 
     Returns:
         The classifier, with the backbone's calibration and its provenance.
@@ -130,39 +164,24 @@ def fit(
     crosswalk = inputs.crosswalk
     assert crosswalk is not None
     places = labelled_places(plans, inputs.labels, job.seed)
-    expected = min(len(places), job.max_chips)
-    tick = start(expected)
-
-    def read(place: Place) -> LabelledChip:
-        with watch('read'):
-            image, plan = inputs.images[place.image], plans[place.image]
-            return read_labelled(image, plan, place.chip, inputs.labels)
-
     backbone = extractor.backbone
     if backbone.needs_calibration:
-        chips = (chip for chip in prefetch(read, places) if chip.valid.any())
         with watch('backbone'):
-            backbone.calibrate(_sample(islice(chips, _CALIBRATION)))
-    collector = Collector(crosswalk, -(-_PIXELS // expected), job.seed)
-    used = 0
-    for chip in prefetch(read, places):
-        if not len(chip.codes):
-            continue
-        with watch('backbone'):
-            tokens = extractor(chip.image)
-        with watch('probe'):
-            collector.add(chip, tokens)
-        tick()
-        used += 1
-        if used == job.max_chips or len(collector) >= _CELLS:
-            break
-    if not used:
+            backbone.calibrate(_sample(inputs, plans, places))
+    executor = executor or Here()
+    if executor.elsewhere:
+        extractor = sendable(job, inputs, extractor)
+    expected = min(len(places), job.max_chips)
+    work = FitPass(extractor, inputs.labels, -(-_PIXELS // expected), job.seed, watch)
+    sights = [Sight(inputs.images[p.image], plans[p.image], p) for p in places]
+    pieces = _look(executor, work, sights, job.max_chips, start(expected))
+    if not pieces:
         raise InputError(
             'The labels have no data where the imagery has; check their no-data value '
             'and their place.'
         )
     with watch('probe'):
-        samples = collector.samples()
+        samples = gather(pieces, crosswalk)
         with _threads(1 if len(samples.cells) < _FEW else torch.get_num_threads()):
             classifier = fit_classifier(
                 samples.cells, samples.pixels, inputs.target, _options(job)
@@ -175,7 +194,7 @@ def fit(
             'channels': sum(backbone.channels),
             'weights': backbone.weights_digest(),
         },
-        'chips': used,
+        'chips': len(pieces),
         'labels': _label_counts(samples, crosswalk),
         'seed': job.seed,
         'versions': versions(),
@@ -183,6 +202,31 @@ def fit(
     return replace(
         classifier, calibration=backbone.calibration(), provenance=provenance
     )
+
+
+def _look(
+    executor: Executor, work: FitPass, sights: Sequence[Sight], chips: int, tick: Tick
+) -> list[Piece]:
+    """Look at chips until enough have shown labels.
+
+    Which they are depends on the order of *sights* alone, and not on who is faster.
+    """
+    pieces: list[Piece] = []
+    cells = 0
+    while sights and len(pieces) < chips and cells < _CELLS:
+        # Some may show none: then as many again are looked at as are missing.
+        missing = chips - len(pieces)
+        some, sights = sights[:missing], sights[missing:]
+        found = executor.run(work, executor.split(some, _ROW), tick)
+        with closing(found):
+            for piece in found:
+                if piece is None:
+                    continue
+                pieces.append(piece)
+                cells += len(piece.codes)
+                if cells >= _CELLS:
+                    break
+    return pieces
 
 
 @contextmanager
@@ -196,9 +240,17 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _sample(chips: Iterator[LabelledChip]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and their validity, as a backbone's calibration takes them."""
-    for chip in chips:
+def _sample(
+    inputs: Inputs, plans: Sequence[Plan], places: Sequence[Place]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some images and their validity, as a backbone's calibration takes them."""
+
+    def read(place: Place) -> LabelledChip:
+        image, plan = inputs.images[place.image], plans[place.image]
+        return read_labelled(image, plan, place.chip, inputs.labels)
+
+    chips = (chip for chip in prefetch(read, places) if chip.valid.any())
+    for chip in islice(chips, _CALIBRATION):
         yield torch.from_numpy(chip.image), torch.from_numpy(chip.valid)
 
 

@@ -84,7 +84,7 @@ class Inputs:
             job: The job that was opened.
         """
         files = {
-            f'{name} {value}': _digest(Path(value))
+            f'{name} {value}': file_digest(Path(value))
             for name, value in (
                 ('weights', job.weights),
                 ('model', job.model),
@@ -103,6 +103,7 @@ class Inputs:
         return {'settings': settings, 'inputs': files, 'versions': used}
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open('rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -5,11 +5,10 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,17 +22,22 @@ from ..datasets.raster import open_rasters
 from ..evaluation.consistency import MapSummary, summarise
 from ..evaluation.report import area_table, run_report
 from ..models.classifier import Classifier
-from .fitting import check_saved, fit, make_backbone
-from .inputs import Inputs
-from .model import Extractor, Model, ReadChip, band_spread, device_of
+from .executor import Executor, executor_of
+from .extractor import Extractor, band_spread, device_of
+from .fitting import check_saved, fit, make_backbone, sendable
+from .inputs import Inputs, file_digest
+from .model import Fitted, Model
 from .outputs import Outputs
+from .passes import Draft, MapPass, chips_of
 from .plan import Plan, default_overlap
 from .publish import publish
 from .settings import MapJob
 from .stopwatch import Stopwatch
-from .store import WorkStore, replacing
-from .sweep import ScoredChip, schedule, sweep
-from .write import map_nodata
+from .store import WorkStore
+from .tile_files import replacing
+
+# Tiles that a worker makes in a row: each hands chips on to the next.
+_ROW = 4
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def map_region(job: MapJob, console: Console | None = None) -> MapResult:
         InputError: If something that was given cannot be used. Nothing is overwritten.
         OSError: If something cannot be written.
     """
+    job = job.located()
     console = console or Console(quiet=True)
     watch = Stopwatch()
     with watch('read'):
@@ -75,7 +80,7 @@ def map_region(job: MapJob, console: Console | None = None) -> MapResult:
         outputs = Outputs.of(job, files)
         inputs = Inputs.open(job, outputs)
         description = inputs.describe(job)
-    run = _Run(job, inputs, outputs, console, watch)
+    run = _Run(job, inputs, outputs, executor_of(job), console, watch)
     with WorkStore(outputs.work, description) as store:
         outputs.check(job, store.published)
         if store.notice:
@@ -92,11 +97,12 @@ class _Run:
     job: MapJob
     inputs: Inputs
     outputs: Outputs
+    executor: Executor
     console: Console
     watch: Stopwatch
 
     def __call__(self, store: WorkStore) -> MapResult:
-        with self._bar() as bar:
+        with self._bar() as bar, self.executor:
             model, plans = self._model(store, bar)
             if self.job.save_model is not None:
                 scratch = store.scratch(self.job.save_model.name)
@@ -134,9 +140,11 @@ class _Run:
     def _model(self, store: WorkStore, bar: Progress) -> tuple[Model, tuple[Plan, ...]]:
         """Fit a model, or take the job's or that of an interrupted run."""
         job, inputs = self.job, self.inputs
-        device = device_of(job.device)
-        kept = store.fit if store.fit.exists() else job.model
-        saved = None if kept is None else Classifier.load(kept)
+        # Workers have devices of their own.
+        device = device_of('cpu' if self.executor.elsewhere else job.device)
+        saved = store.kept_fit()
+        if saved is None and job.model is not None:
+            saved = Classifier.load(job.model)
         if saved is not None:
             check_saved(saved, inputs)
         with self.watch('backbone'):
@@ -158,56 +166,42 @@ class _Run:
             with self.watch('read'):
                 spread = band_spread(inputs.images, plans)
         extractor = Extractor(backbone, device, job.precision, spread)
+        start = _starter(bar, 'Fit')
         classifier = saved or fit(
-            job, inputs, plans, extractor, self.watch, _starter(bar, 'Fit')
+            job, inputs, plans, extractor, self.watch, start, self.executor
         )
         if not store.fit.exists():
             with replacing(store.fit) as part:
                 classifier.save(part)
-        if job.score != 'auto':
-            classifier = replace(classifier, score=job.score)
-        if job.prior is not None:
-            classifier = replace(classifier, prior_weight=job.prior)
-        propagation = None
-        if job.propagate != 'none':
-            # scikit-image takes a while to import
-            from ..models.propagation import Propagation
-
-            propagation = Propagation(nodes=job.propagate)
-        classifier = classifier.to(device)
-        return Model(extractor, classifier, inputs, self.watch, propagation), plans
+        fitted = Fitted(
+            store.fit.absolute(),
+            file_digest(store.fit),
+            job.score,
+            job.prior,
+            job.propagate,
+        )
+        if self.executor.elsewhere:
+            extractor = sendable(job, inputs, extractor)
+        return fitted.use(extractor, classifier, inputs, self.watch), plans
 
     def _sweep(
         self, store: WorkStore, model: Model, plans: Sequence[Plan], bar: Progress
     ) -> None:
         """The map pass: make and keep all tiles that are not there yet."""
-        pending = {
-            number: [tile for tile in plan.tiles() if not store.has(number, tile)]
+        drafts = [
+            Draft(number, self.inputs.images[number], plan, tile)
             for number, plan in enumerate(plans)
             if number not in store.finished
-        }
-        chips = sum(1 for n, t in pending.items() for _ in schedule(plans[n], t))
-        tick = _starter(bar, 'Map')(chips)
-
-        def score(chip: ReadChip) -> ScoredChip:
-            scored = model.score(chip)
-            tick()
-            return scored
-
-        codes = self.inputs.target.codes.astype(np.uint8)
-        nodata = map_nodata(self.inputs.target)
-        for number, tiles in pending.items():
-            plan = plans[number]
-            read = model.reader(self.inputs.images[number], plan)
-            for tile, result in sweep(plan, tiles, len(codes), read, score):
-                known = result.classes >= 0
-                arrays = {'classes': np.where(known, codes[result.classes], nodata)}
-                if self.job.confidence:
-                    arrays['confidence'] = result.confidence
-                if self.job.scores:
-                    arrays['scores'] = result.scores
-                with self.watch('write'):
-                    store.save(number, tile, **arrays)
+            for tile in plan.tiles()
+            if not store.tiles.has(number, tile)
+        ]
+        groups = self.executor.split(drafts, _ROW)
+        tick = _starter(bar, 'Map')(sum(map(chips_of, groups)))
+        work = MapPass(
+            model, self.inputs.target, store.tiles, self.job.confidence, self.job.scores
+        )
+        for _ in self.executor.run(work, groups, tick):
+            pass
 
     def _summary(self, path: Path) -> MapSummary:
         inputs = self.inputs

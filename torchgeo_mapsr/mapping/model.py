@@ -3,8 +3,10 @@
 
 """Backbone and classifier on a device: from a chip's pixels to its scores."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,98 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..datasets.imagery import Imagery
-from ..errors import InputError
-from ..models.backbone import Backbone
 from ..models.classifier import Classifier
-from ..models.joint_bilateral import JointBilateral
 from ..models.prior import evidence, label_shares
-from ..models.tokens import Tokens
-from .inputs import Inputs
+from .extractor import Extractor, Recipe
+from .inputs import Inputs, file_digest
 from .plan import Chip, Plan
 from .stopwatch import Stopwatch
 from .sweep import ScoredChip
 
 if TYPE_CHECKING:
     from ..models.propagation import Propagation
-
-# Standard deviation of a guide's bands: that of a photograph with values of 0 to 1.
-_CONTRAST = 0.2
-
-# Chips that the bands' spread is found from.
-_SPREAD = 16
-
-_HALF = {'bf16': torch.bfloat16, 'fp16': torch.float16}
-
-
-def device_of(name: str) -> torch.device:
-    """The device of a name; ``auto`` is a GPU where there is one.
-
-    Raises:
-        InputError: If there is no such device here.
-    """
-    if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f'There is no device {name!r} here: {reason}') from None
-
-
-def band_spread(images: Sequence[Imagery], plans: Sequence[Plan]) -> Tensor:
-    """Standard deviation of each band, from a few chips of all rasters.
-
-    It is one number for the whole region, so that a guide does not change from chip
-    to chip.
-
-    Args:
-        images: The rasters.
-        plans: Their plans.
-
-    Returns:
-        (C, 1, 1).
-    """
-    chips = [(i, chip) for i, plan in enumerate(plans) for chip in plan.lattice()]
-    pixels = []
-    for i, chip in chips[:: -(-len(chips) // _SPREAD)]:
-        image, valid = images[i].read(plans[i].crop(chip))
-        pixels.append(torch.from_numpy(image[:, valid]))
-    every = torch.cat(pixels, 1)
-    spread = every.std(1) if every.shape[1] > 1 else torch.ones(len(every))
-    return spread.clamp(min=1e-6)[:, None, None]
-
-
-@dataclass(frozen=True)
-class Extractor:
-    """A frozen backbone on a device.
-
-    Args:
-        backbone: The backbone, calibrated.
-        device: Where it computes.
-        precision: fp32, bf16 or fp16.
-        spread: Standard deviation of each band, (C, 1, 1), if upsampling is to be
-            guided by the image; bilinear if None.
-    """
-
-    backbone: Backbone
-    device: torch.device
-    precision: str = 'fp32'
-    spread: Tensor | None = None
-
-    @torch.inference_mode()
-    def __call__(self, image: NDArray[np.float32]) -> Tokens:
-        """Tokens of an image (C, H, W), float32."""
-        batch = torch.from_numpy(image)[None].to(self.device)
-        half = _HALF.get(self.precision)
-        with torch.autocast(self.device.type, half, enabled=half is not None):
-            tokens = self.backbone(batch)
-        tokens = tokens.to(torch.float32)
-        if self.spread is not None:
-            guide = batch / self.spread.to(self.device) * _CONTRAST
-            tokens = tokens.with_upsampler(JointBilateral(guide))
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize(self.device)  # or its time is counted to others
-        return tokens
 
 
 class ReadChip(NamedTuple):
@@ -122,8 +42,68 @@ class ReadChip(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """A saved fit, and how it is to be used.
+
+    Args:
+        path: Its file.
+        digest: SHA-256 of the file.
+        score: What scores a pixel; ``auto`` as the fit says.
+        prior: Weight of the LR labels; None as the fit says.
+        propagate: Nodes of the propagation, or ``none``.
+    """
+
+    path: Path
+    digest: str
+    score: str = 'auto'
+    prior: float | None = None
+    propagate: str = 'none'
+
+    def load(self) -> Classifier:
+        """Read the file.
+
+        Raises:
+            InputError: If it is no fit.
+            OSError: If it is not the one that is meant, or not there.
+        """
+        if file_digest(self.path) != self.digest:
+            raise OSError(None, 'The fit is another one', str(self.path))
+        return Classifier.load(self.path)
+
+    def use(
+        self,
+        extractor: Extractor,
+        classifier: Classifier,
+        inputs: Inputs,
+        watch: Stopwatch,
+    ) -> 'Model':
+        """The model.
+
+        Args:
+            extractor: The backbone, calibrated.
+            classifier: What :meth:`load` gives.
+            inputs: The job's inputs.
+            watch: Counts the time.
+        """
+        if self.score != 'auto':
+            classifier = replace(classifier, score=self.score)
+        if self.prior is not None:
+            classifier = replace(classifier, prior_weight=self.prior)
+        propagation = None
+        if self.propagate != 'none':
+            # scikit-image takes a while to import
+            from ..models.propagation import Propagation
+
+            propagation = Propagation(nodes=self.propagate)
+        classifier = classifier.to(extractor.device)
+        return Model(extractor, classifier, inputs, watch, propagation, self)
+
+
+@dataclass(frozen=True)
 class Model:
     """Everything that turns a chip into class probabilities.
+
+    Sent to another process, it is made there again from the fit's file.
 
     Args:
         extractor: The backbone.
@@ -131,6 +111,7 @@ class Model:
         inputs: The job's inputs: imagery, and the LR labels that act as a prior.
         watch: Counts the time.
         propagation: Spatial refinement of the scores, or None.
+        fitted: Where it comes from; None if it stays in this process.
     """
 
     extractor: Extractor
@@ -138,6 +119,12 @@ class Model:
     inputs: Inputs
     watch: Stopwatch
     propagation: 'Propagation | None' = None
+    fitted: Fitted | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., 'Model'], tuple[Any, ...]]:
+        # Chips are read from imagery that comes with the work.
+        inputs = replace(self.inputs, images=())
+        return _model, (self.fitted, self.extractor.recipe, inputs)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -189,3 +176,17 @@ class Model:
                 )
                 log_p = self.propagation(log_p, tokens, image, valid)
         return ScoredChip(log_p[0].exp(), chip.valid)
+
+
+def _model(fitted: Fitted, recipe: Recipe, inputs: Inputs) -> Model:
+    """The model, in the process that it was sent to."""
+    return replace(_made(fitted, recipe), inputs=inputs, watch=Stopwatch())
+
+
+@lru_cache(maxsize=1)
+def _made(fitted: Fitted, recipe: Recipe) -> Model:
+    """Made once for all work that is sent to this process; without inputs."""
+    classifier = fitted.load()
+    nothing = Inputs((), (), classifier.target, None)
+    extractor = recipe.make(classifier.calibration)
+    return fitted.use(extractor, classifier, nothing, Stopwatch())

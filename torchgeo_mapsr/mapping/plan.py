@@ -10,9 +10,10 @@ whichever tile computes it, so tiles are independent and have no seams.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,6 +164,10 @@ class Plan:
     overlap: int
     halo: int = 0
     align: int = 1
+
+    def __reduce__(self) -> tuple[type['Plan'], tuple[Any, ...]]:
+        # Without what is cached, which is found again sooner than sent.
+        return Plan, tuple(getattr(self, item.name) for item in fields(self))
 
     @cached_property
     def axes(self) -> tuple[Axis, Axis]:

@@ -46,13 +46,13 @@ def publish(
         'confidence': (output.confidence, Layer.confidence()),
         'scores': (output.scores, Layer.scores(target)),
     }
-    kept = store.names(number, next(plan.tiles()))
+    kept = store.tiles.names(number, next(plan.tiles()))
     layers = {name: layer for name, layer in every.items() if name in kept}
     scratch = {name: store.scratch(path.name) for name, (path, _) in layers.items()}
     for name, (_, layer) in layers.items():
 
         def load(tile: Tile, name: str = name) -> NDArray[np.uint8]:
-            return store.load(number, tile, name)
+            return store.tiles.load(number, tile, name)
 
         with watch('write'):
             write_cog(scratch[name], plan.geobox, layer, plan.tiles(), load)

@@ -7,7 +7,8 @@ The command line's options and help, the configuration digest that resuming depe
 and the settings in the report are all read off the fields of :class:`MapJob`.
 """
 
-from dataclasses import dataclass, field, fields
+import os
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,34 @@ class MapJob:
         ),
     )
     seed: int = field(default=0, metadata=_about('computing', 'random seed', 'N'))
+    executor: str = field(
+        default='process',
+        metadata=_about(
+            'computing',
+            'where chips are computed: in this process, or by the workers of Dask',
+            choices=('process', 'dask'),
+            result=False,
+        ),
+    )
+    scheduler: str | None = field(
+        default=None,
+        metadata=_about(
+            'computing',
+            'scheduler of a Dask cluster that sees the same files, tcp://HOST:8786 '
+            '(default: workers on this machine)',
+            'ADDRESS',
+            result=False,
+        ),
+    )
+    workers: int | None = field(
+        default=None,
+        metadata=_about(
+            'computing',
+            'Dask workers on this machine (default: one a core, or one a GPU)',
+            'N',
+            result=False,
+        ),
+    )
 
     def __post_init__(self) -> None:
         for name in ('chip_size', 'tile_size', 'max_chips', 'prompts'):
@@ -267,6 +296,14 @@ class MapJob:
                     f'{flag(item.name)} must be one of {", ".join(choices)}, '
                     f'not {value!r}.'
                 )
+        if self.executor != 'dask' and (self.scheduler or self.workers):
+            raise InputError('--scheduler and --workers need --executor dask.')
+        if self.scheduler and self.workers:
+            raise InputError(
+                'A --scheduler has workers of its own; leave out --workers.'
+            )
+        if self.workers is not None and self.workers < 1:
+            raise InputError('--workers must be at least 1.')
         if not self.imagery:
             raise InputError('Give at least one file of imagery.')
         if not self.labels and self.model is None:
@@ -275,6 +312,20 @@ class MapJob:
             )
         if self.labels and self.legend is None:
             raise InputError('Give the legend of the labels with --legend.')
+
+    def located(self) -> 'MapJob':
+        """The same job with absolute paths of what is on this machine.
+
+        Workers may have another working directory, and the same work is to be known
+        again from another one.
+        """
+        return replace(
+            self,
+            imagery=tuple(map(_absolute, self.imagery)),
+            labels=tuple(map(_absolute, self.labels)),
+            weights=None if self.weights is None else _absolute(self.weights),
+            model=None if self.model is None else self.model.absolute(),
+        )
 
     def to_dict(self, *, results_only: bool = False) -> dict[str, Any]:
         """The settings as JSON types.
@@ -292,6 +343,11 @@ class MapJob:
 def flag(name: str) -> str:
     """The command line's name of a field."""
     return '--' + name.replace('_', '-')
+
+
+def _absolute(path: str) -> str:
+    """An absolute path of what is there; anything else is a URL or a name of GDAL's."""
+    return os.path.abspath(path) if os.path.exists(path) else path
 
 
 def _plain(value: Any) -> Any:

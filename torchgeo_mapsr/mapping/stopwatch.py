@@ -4,14 +4,18 @@
 """Where the time of a run goes."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
 from time import perf_counter
 
 
 class Stopwatch:
-    """Seconds by stage, added up; stages of different threads may overlap."""
+    """Seconds by stage, added up; stages of different threads may overlap.
+
+    Sent to another process it starts there at nothing, and what it counts there comes
+    back by :meth:`take` and :meth:`add`.
+    """
 
     def __init__(self) -> None:
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -27,6 +31,22 @@ class Stopwatch:
         finally:
             with self._lock:
                 self._seconds[stage] += perf_counter() - start
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Count what another stopwatch has taken."""
+        with self._lock:
+            for stage, part in seconds.items():
+                self._seconds[stage] += part
+
+    def take(self) -> dict[str, float]:
+        """Seconds by stage since the last time; they are forgotten here."""
+        with self._lock:
+            taken = dict(self._seconds)
+            self._seconds.clear()
+        return taken
+
+    def __reduce__(self) -> tuple[type['Stopwatch'], tuple[()]]:
+        return Stopwatch, ()
 
     def to_dict(self) -> dict[str, float]:
         """Seconds by stage, and in total since the start."""

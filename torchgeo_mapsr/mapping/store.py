@@ -9,46 +9,21 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
 from ..errors import InputError
-from .plan import Tile
+from ..models.classifier import Classifier
+from .tile_files import TileFiles, replacing
 
-FORMAT = 1
+FORMAT = 2
 _NAMES = re.compile(
-    r'(lock|manifest\.json|fit\.safetensors|\d+_\d+_\d+\.npz|out_.*)(\.part)?'
+    r'(lock|manifest\.json|fit\.safetensors|\d+_\d+_\d+(_[0-9a-f]+)?\.npz|out_.*)'
+    r'(\.([0-9a-f]+\.)?part)?'
 )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside *path* that becomes *path* when the block succeeds.
-
-    The bytes are on the disk before the name is: after a crash, what is called *path*
-    is complete or is what it was before.
-
-    Args:
-        path: The final name.
-
-    Yields:
-        The name to write to.
-    """
-    part = path.with_name(f'{path.name}.part')
-    try:
-        yield part
-        with part.open('rb') as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        with suppress(FileNotFoundError):
-            part.unlink()
 
 
 def digest(content: Mapping[str, Any]) -> str:
@@ -76,6 +51,8 @@ class WorkStore:
     def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
         self.folder = folder
         self.description = {'format': FORMAT, **description}
+        #: The finished tiles.
+        self.tiles = TileFiles(folder.absolute(), digest(self.description))
         #: Why work that was found had to be started over; empty if it was not.
         self.notice = ''
         #: Whether earlier work is being continued.
@@ -148,8 +125,10 @@ class WorkStore:
         if not self.resumed:
             self.published, self.finished = [], []
         for entry in list(self.folder.iterdir()):
-            keep = entry.suffix in {'.npz', '.safetensors', '.json'} and self.resumed
-            if entry.name != 'lock' and not keep:
+            kept = (
+                entry == self.fit or entry.suffix == '.json' or self.tiles.owns(entry)
+            )
+            if entry.name != 'lock' and not (kept and self.resumed):
                 entry.unlink()
         self._write()
 
@@ -168,28 +147,16 @@ class WorkStore:
         """Where the fit of this run is kept."""
         return self.folder / 'fit.safetensors'
 
-    def tile_path(self, image: int, tile: Tile) -> Path:
-        """File of one tile of the map of image number *image*."""
-        return self.folder / f'{image}_{tile.row}_{tile.col}.npz'
-
-    def has(self, image: int, tile: Tile) -> bool:
-        """Whether a tile is finished."""
-        return self.tile_path(image, tile).exists()
-
-    def save(self, image: int, tile: Tile, **arrays: NDArray[np.uint8]) -> None:
-        """Keep the finished arrays of a tile, each (…, h, w)."""
-        with replacing(self.tile_path(image, tile)) as part, part.open('wb') as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    def load(self, image: int, tile: Tile, name: str) -> NDArray[np.uint8]:
-        """One of the finished arrays of a tile."""
-        with np.load(self.tile_path(image, tile)) as arrays:
-            return arrays[name]
-
-    def names(self, image: int, tile: Tile) -> set[str]:
-        """Names of the arrays of a finished tile."""
-        with np.load(self.tile_path(image, tile)) as arrays:
-            return set(arrays)
+    def kept_fit(self) -> Classifier | None:
+        """The fit that an interrupted run has kept; None if there is no whole one."""
+        if not self.fit.exists():
+            return None
+        try:
+            return Classifier.load(self.fit)
+        except InputError:
+            # The same fit is made again, from the same inputs.
+            self.fit.unlink()
+            return None
 
     def scratch(self, name: str) -> Path:
         """A name for a file that is being put together."""

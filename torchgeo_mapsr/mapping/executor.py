@@ -1,0 +1,123 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Where the two passes over the imagery run: in this process, or elsewhere."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Protocol, Self, TypeVar
+
+from ..errors import InputError
+from .settings import MapJob
+from .stopwatch import Stopwatch
+
+T = TypeVar('T')
+R = TypeVar('R')
+T_contra = TypeVar('T_contra', contravariant=True)
+R_co = TypeVar('R_co', covariant=True)
+
+Tick = Callable[[], None]
+
+
+class Work(Protocol[T_contra, R_co]):
+    """What is to be done with each of many items, wherever it is done.
+
+    It takes items in groups, so that one can be read while another is computed, and
+    what neighbours share is computed once. The result for an item depends on nothing
+    but the item: not on its group, nor on what was done before. So any group may be
+    done anywhere, and done again.
+    """
+
+    @property
+    def watch(self) -> Stopwatch:
+        """Counts the time."""
+
+    def __call__(self, items: Iterable[T_contra], tick: Tick) -> Iterator[R_co]:
+        """Work through items.
+
+        Args:
+            items: The items.
+            tick: To be called after each chip.
+
+        Yields:
+            A result for each item, in their order.
+        """
+
+
+class Executor(ABC):
+    """Does work; a context, in which what it needs is there."""
+
+    #: Whether the work is done by other processes.
+    elsewhere: bool
+
+    @abstractmethod
+    def split(self, items: Sequence[T], most: int) -> list[Sequence[T]]:
+        """Cut items into groups that are worked on at a time.
+
+        Args:
+            items: The items; neighbours stay neighbours.
+            most: Items in a group that is sent to another process, at most.
+        """
+
+    @abstractmethod
+    def run(
+        self, work: Work[T, R], groups: Iterable[Sequence[T]], tick: Tick
+    ) -> Generator[R, None, None]:
+        """Do work. Not more is begun than what is asked for and what is under way.
+
+        Args:
+            work: What to do with items.
+            groups: The items, see :meth:`split`.
+            tick: Called once for each chip that is finished.
+
+        Yields:
+            The results in the order of the items.
+
+        Raises:
+            Exception: What the work raises.
+        """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class Here(Executor):
+    """This process."""
+
+    elsewhere = False
+
+    def split(self, items: Sequence[T], most: int) -> list[Sequence[T]]:
+        """One group of all."""
+        return [items] if items else []
+
+    def run(
+        self, work: Work[T, R], groups: Iterable[Sequence[T]], tick: Tick
+    ) -> Generator[R, None, None]:
+        """Do work, one item after another."""
+        for group in groups:
+            yield from work(group, tick)
+
+
+def executor_of(job: MapJob) -> Executor:
+    """The executor that a job asks for.
+
+    Args:
+        job: The job.
+
+    Raises:
+        InputError: If it needs what is not installed.
+    """
+    if job.executor == 'process':
+        return Here()
+    try:
+        from .cluster import DaskCluster
+    except ModuleNotFoundError as error:
+        if error.name not in {'dask', 'distributed'}:
+            raise
+        raise InputError(
+            "--executor dask needs Dask: pip install 'torchgeo-mapsr[dask]'"
+        ) from None
+    return DaskCluster(job.scheduler, job.workers, job.device)
