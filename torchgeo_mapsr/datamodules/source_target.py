@@ -8,13 +8,15 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import Dataset
+from torchgeo.datamodules import BaseDataModule
 
 from .._compat import Sample
 
 PARTS = ('source', 'target')
 
 
-class SourceTargetDataModule(LightningDataModule):
+class SourceTargetDataModule(BaseDataModule):
     """Train on batches of two data modules at once.
 
     A training batch is a dictionary of two batches, ``source`` and ``target``, each
@@ -38,7 +40,8 @@ class SourceTargetDataModule(LightningDataModule):
         target: LightningDataModule,
         mode: Literal['max_size_cycle', 'min_size'] = 'max_size_cycle',
     ) -> None:
-        super().__init__()
+        # torchgeo's command line takes its own data modules only; there is no dataset
+        super().__init__(Dataset)
         self.source, self.target = source, target
         self.mode = mode
 
