@@ -76,7 +76,7 @@ class SegmentationNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.bands = bands
-        self.normalise = _normalisation(bands, image_dtype, mean, std)
+        self.normalise = normalisation(bands, image_dtype, mean, std)
         self.network = _create(model, backbone, bands, classes)
         if weights is not None:
             state = strip_prefix(read_weights(weights), self.encoder.state_dict())
@@ -168,12 +168,23 @@ class _Affine(nn.Module):
         return (image - self.mean) / self.std
 
 
-def _normalisation(
+def normalisation(
     bands: int,
     image_dtype: str | None,
     mean: Sequence[float] | float | None,
     std: Sequence[float] | float | None,
 ) -> nn.Module:
+    """Make what standardises images as they are read.
+
+    Args:
+        bands: Bands of the imagery.
+        image_dtype: Data type of the imagery's files.
+        mean: Mean of each band, or one for all, in units of the files.
+        std: Standard deviation likewise.
+
+    Raises:
+        InputError: If they do not fit.
+    """
     if (mean is None) != (std is None):
         raise InputError('Give mean and std together, or neither')
     if mean is None or std is None:

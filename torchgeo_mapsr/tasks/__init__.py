@@ -8,8 +8,11 @@ from .joint_statistics import JointStatisticsTask
 from .label_super_resolution import LabelSuperResolutionTask
 from .land_cover import LandCoverTask
 from .mapsr import MapSRTask
+from .masked_autoencoder import MaskedAutoencoderTask
+from .oracle import OracleTask
 from .predicting import PredictingTask
 from .pseudo_label import PseudoLabelTask
+from .region_aggregation import RegionAggregationTask
 from .segmentation import SegmentationTask
 from .self_training import SelfTrainingTask
 from .soft_naive import SoftNaiveTask
@@ -20,8 +23,11 @@ __all__ = (
     'LabelSuperResolutionTask',
     'LandCoverTask',
     'MapSRTask',
+    'MaskedAutoencoderTask',
+    'OracleTask',
     'PredictingTask',
     'PseudoLabelTask',
+    'RegionAggregationTask',
     'SegmentationTask',
     'SelfTrainingTask',
     'SoftNaiveTask',

@@ -1,0 +1,234 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Pretraining of a segmentation network's encoder on imagery alone."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import segmentation_models_pytorch as smp
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from .._compat import BaseTask, Sample
+from ..errors import InputError
+from ..models.masked_autoencoder import STRIDE, MaskedAutoencoder
+from ..models.segmentation import normalisation
+from ..models.spec import suggest
+
+
+class MaskedAutoencoderTask(BaseTask):
+    """Pretrain the encoder of a segmentation network on imagery without labels.
+
+    Workman et al. 2023, section 4.5: see
+    :class:`~torchgeo_mapsr.models.masked_autoencoder.MaskedAutoencoder`. When training
+    ends, the encoder's weights are written to *output*, which other tasks take as
+    ``weights``; they take a checkpoint of this task too. The imagery is standardised as
+    theirs is, so give *image_dtype*, *mean* and *std* alike.
+
+    Batches need ``image`` of *size* × *size* pixels (``patch_size`` of the data
+    modules).
+
+    Args:
+        backbone: Encoder, as
+            :class:`~torchgeo_mapsr.models.segmentation.SegmentationNetwork` takes it.
+        bands: Bands of the imagery.
+        image_dtype: Data type of the imagery's files.
+        mean: Mean of each band, or one for all, in units of the files.
+        std: Standard deviation likewise.
+        size: Height and width of the images, in pixels.
+        dim: Width of the transformer's tokens.
+        depth: Blocks of the transformer.
+        heads: Attention heads of the transformer.
+        decoder_dim: Width of the decoder's tokens.
+        decoder_depth: Blocks of the decoder.
+        decoder_heads: Attention heads of the decoder.
+        ratio: Share of patches that is masked.
+        hidden: What is masked.
+        output: File to write the encoder's weights to; an older one is replaced.
+        lr: Learning rate after the warm-up; it falls to zero along a cosine.
+        weight_decay: Weight decay of AdamW.
+        warmup: Share of the steps over which the learning rate rises.
+    """
+
+    def __init__(
+        self,
+        backbone: str = 'resnet18',
+        bands: int = 4,
+        image_dtype: str | None = 'uint8',
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+        size: int = 224,
+        dim: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        decoder_dim: int = 192,
+        decoder_depth: int = 2,
+        decoder_heads: int = 6,
+        ratio: float = 0.75,
+        hidden: Literal['pixels', 'tokens'] = 'pixels',
+        output: str = 'encoder.safetensors',
+        lr: float = 1.5e-4,
+        weight_decay: float = 0.05,
+        warmup: float = 0.05,
+    ) -> None:
+        super().__init__()
+
+    def configure_models(self) -> None:
+        """Make the autoencoder."""
+        h = self.hparams
+        self.normalise = normalisation(
+            h['bands'], h['image_dtype'], h['mean'], h['std']
+        )
+        self.autoencoder = MaskedAutoencoder(
+            create_encoder(h['backbone'], h['bands']),
+            h['bands'],
+            h['size'],
+            h['dim'],
+            h['depth'],
+            h['heads'],
+            h['decoder_dim'],
+            h['decoder_depth'],
+            h['decoder_heads'],
+            h['ratio'],
+            h['hidden'],
+        )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Optimise everything.
+
+        Returns:
+            AdamW with the moments of He et al. 2022, and a learning rate that rises
+            along a line and falls along a cosine.
+        """
+        h = self.hparams
+        optimizer = AdamW(
+            [p for p in self.parameters() if p.requires_grad],
+            lr=h['lr'],
+            betas=(0.9, 0.95),
+            weight_decay=h['weight_decay'],
+        )
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        rise = max(round(h['warmup'] * steps), 1)
+
+        def factor(step: int) -> float:
+            if step < rise:
+                return (step + 1) / rise
+            return (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1))) / 2
+
+        scheduler = LambdaLR(optimizer, factor)
+        return {
+            'optimizer': optimizer,
+            'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
+        }
+
+    def training_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
+        """Compute the error of the masked patches.
+
+        Args:
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+            dataloader_idx: Index of the current dataloader.
+
+        Returns:
+            The loss tensor.
+        """
+        return self._loss(batch, 'train')
+
+    def validation_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Compute the error of the masked patches.
+
+        Args:
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+            dataloader_idx: Index of the current dataloader.
+        """
+        self._loss(batch, 'val')
+
+    def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Compute the error of the masked patches.
+
+        Args:
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+            dataloader_idx: Index of the current dataloader.
+        """
+        self._loss(batch, 'test')
+
+    def predict_step(self, batch: Sample, batch_idx: int) -> Any:
+        """There is nothing to predict.
+
+        Args:
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+        """
+        raise InputError('Pretraining predicts nothing: give its encoder to a task')
+
+    def on_train_end(self) -> None:
+        """Write the encoder's weights."""
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+            self.save_encoder(self.hparams['output'])
+
+    def save_encoder(self, path: str | Path) -> None:
+        """Write the encoder's weights.
+
+        Args:
+            path: A .safetensors file, which is there when it is whole.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f'{path.name}.{os.getpid()}.part')
+        state = self.autoencoder.encoder.state_dict()
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, part)
+        part.replace(path)
+
+    def _loss(self, batch: Sample, stage: str) -> Tensor:
+        image, bands = batch['image'], self.hparams['bands']
+        if image.shape[1] != bands:
+            raise InputError(
+                f'The imagery has {image.shape[1]} bands and the task was made for '
+                f'{bands}: give the task bands={image.shape[1]}, or choose bands of the '
+                'imagery'
+            )
+        image = self.normalise(image.nan_to_num(nan=0, posinf=0, neginf=0))
+        loss = self.autoencoder.loss(image)
+        self.log(f'{stage}_loss', loss, batch_size=len(image), sync_dist=True)
+        return loss
+
+
+def create_encoder(backbone: str, bands: int) -> Any:
+    """Make an encoder of stride 32, as segmentation networks have.
+
+    Args:
+        backbone: A name of segmentation-models-pytorch, or ``tu-NAME`` of timm.
+        bands: Bands of the imagery.
+
+    Raises:
+        InputError: If there is none of that name, or it has another stride.
+    """
+    try:
+        encoder = smp.encoders.get_encoder(
+            backbone, in_channels=bands, depth=5, weights=None
+        )
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise InputError(
+            f'No encoder {backbone!r}'
+            f'{suggest(backbone, smp.encoders.get_encoder_names())}; encoders of timm '
+            'are called tu-NAME'
+        ) from error
+    if encoder.output_stride != STRIDE:
+        raise InputError(
+            f'The encoder {backbone!r} has a stride of {encoder.output_stride}; '
+            f'pretraining is for those of {STRIDE}, such as resnet18'
+        )
+    return encoder
