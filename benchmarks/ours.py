@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,19 +93,32 @@ class Ours:
         Returns:
             Class index of each scene's pixels, -1 where there is no imagery.
         """
+        return self._sweep(
+            lambda number: (_same, self._scorer(number, classifier, propagation))
+        )
+
+    def default(self) -> Maps:
+        """Fusion of probe and prompts, with the coarse labels as a prior.
+
+        As the command does it, which may need no tokens: the last bit counts where two
+        classes are equally likely.
+        """
+        model, images = self._model, self.region.images
+        return self._sweep(
+            lambda n: (model.reader(images[n], self.plans[n]), model.score)
+        )
+
+    def _sweep(self, passes: Callable[[int], tuple[Any, Any]]) -> Maps:
+        """Map every scene with what reads and what scores a chip of it."""
         maps = []
         for number, plan in enumerate(self.plans):
-            score = self._scorer(number, classifier, propagation)
+            read, score = passes(number)
             found = np.full(plan.geobox.shape, -1)
             tiles = list(plan.tiles())
-            for tile, result in sweep(plan, tiles, self.region.classes, _same, score):
+            for tile, result in sweep(plan, tiles, self.region.classes, read, score):
                 found[tile.rows, tile.cols] = result.classes
             maps.append(found)
         return maps
-
-    def default(self) -> Maps:
-        """Fusion of probe and prompts, with the coarse labels as a prior."""
-        return self.maps(self.classifier)
 
     def part(self, score: str) -> Maps:
         """One kind of score, without the prior."""

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -81,6 +82,45 @@ def test_concat_calibrates_every_member_from_one_pass() -> None:
     other.load_calibration(backbone.calibration())
     assert other.weights_digest() == backbone.weights_digest()
     assert not Concat([Identity(2)]).needs_calibration
+
+
+def test_projections_of_members_add_up() -> None:
+    """And those of a member that has features only."""
+    torch.manual_seed(0)
+    image = torch.rand(2, 3, 24, 20) * 255
+    valid = torch.ones(24, 20, dtype=torch.bool)
+    backbone = create_backbone('identity+rcf?filters=3&colours=4&strides=1,4', 3)
+    backbone.calibrate([(image[0], valid)])
+    assert not backbone.fused
+    assert create_backbone('rcf+rcf?seed=1', 3).fused
+    weight, bias = torch.randn(2, sum(backbone.channels)), torch.randn(2)
+    expected = backbone(image).project(weight, bias)
+    found = backbone.project(image, weight, bias)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    alone = create_backbone('identity', 3)
+    torch.testing.assert_close(
+        alone.project(image, weight[:, :3], bias),
+        alone(image).project(weight[:, :3], bias),
+    )
+
+
+def test_networks_are_compiled() -> None:
+    """Their graphs are seen by the compiler, and give what they gave before."""
+    graphs = []
+
+    def compiler(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    backbone = create_backbone('identity+timm:test_vit?weights=random', 3)
+    image = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    before, digest = backbone(image), backbone.weights_digest()
+    backbone.compile(backend=compiler)
+    assert not graphs
+    for found, expected in zip(backbone(image).levels, before.levels, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert graphs
+    assert backbone.weights_digest() == digest
 
 
 def test_stays_in_evaluation_mode() -> None:

@@ -9,6 +9,7 @@ from scipy.ndimage import correlate, gaussian_filter, uniform_filter
 from torch import Tensor
 
 from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.models import rectified
 from torchgeo_mapsr.models.backbone import create_backbone
 from torchgeo_mapsr.models.rcf import PATCHES, RCF
 
@@ -353,6 +354,32 @@ def test_no_colours_and_no_textures_share(image: Tensor) -> None:
     fine, coarse = backbone(image[None]).levels
     assert fine.shape[1] == 3
     assert coarse.shape[1] == 7
+
+
+@pytest.mark.parametrize('size', [(160, 176), (37, 51), (3, 2)])
+@pytest.mark.parametrize('options', [{}, {'colours': 0}, {'kernel': 3, 'filters': 5}])
+def test_projection_without_features(
+    image: Tensor,
+    size: tuple[int, int],
+    options: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the features and a matrix give, whatever is computed at once."""
+    backbone = calibrated(image, **options)
+    assert backbone.fused
+    batch = torch.stack([image, image.flip(-1)])[..., : size[0], : size[1]].clone()
+    batch[0, :, 0, 0] = torch.nan
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, sum(backbone.channels), generator=generator)
+    bias = torch.randn(5, generator=generator)
+    tokens = backbone(batch)
+    expected = tokens.project(weight, bias)
+    for pixels in (1, 500, 10**9):
+        monkeypatch.setattr(rectified, 'PIXELS', pixels)
+        found = backbone.project(batch, weight, bias)
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-5)
+    found = backbone.project(batch, weight)
+    torch.testing.assert_close(found, tokens.project(weight), atol=2e-4, rtol=1e-5)
 
 
 def test_operands_are_not_changed(image: Tensor) -> None:

@@ -19,6 +19,7 @@ from ..datasets.imagery import Imagery
 from ..errors import InputError
 from ..models.backbone import Backbone, create_backbone
 from ..models.joint_bilateral import JointBilateral
+from ..models.probe import LinearProbe
 from ..models.tokens import Tokens
 from .plan import Plan
 
@@ -83,6 +84,7 @@ class Recipe:
         precision: fp32, bf16 or fp16.
         spread: Standard deviation of each band, if upsampling is to be guided by the
             image.
+        compiled: Whether networks are compiled.
     """
 
     spec: str
@@ -92,6 +94,7 @@ class Recipe:
     device: str
     precision: str = 'fp32'
     spread: tuple[float, ...] | None = None
+    compiled: bool = False
 
     def make(self, calibration: Mapping[str, Tensor]) -> 'Extractor':
         """Make the backbone.
@@ -110,6 +113,8 @@ class Recipe:
                 f'The weights of the backbone {self.spec!r} are others on the worker '
                 f'{gethostname()}; give a file that all workers see.'
             )
+        if self.compiled:
+            backbone.compile()
         return Extractor(backbone.to(device), device, self.precision, self.spread, self)
 
 
@@ -149,9 +154,34 @@ class Extractor:
             spread = batch.new_tensor(self.spread)[:, None, None]
             guide = batch / spread * _CONTRAST
             tokens = tokens.with_upsampler(JointBilateral(guide))
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize(self.device)  # or its time is counted to others
+        self._wait()
         return tokens
+
+    @property
+    def fused(self) -> bool:
+        """Whether linear scores are found faster without tokens."""
+        return self.backbone.fused and self.spread is None
+
+    @torch.inference_mode()
+    def project(self, image: NDArray[np.float32], projection: LinearProbe) -> Tensor:
+        """Linear scores of an image's pixels, in single precision, without tokens.
+
+        Args:
+            image: (C, H, W), float32.
+            projection: Weights (K, D) and intercepts.
+
+        Returns:
+            (1, K, H, W).
+        """
+        batch = torch.from_numpy(image)[None].to(self.device)
+        scores = self.backbone.project(batch, projection.weight, projection.bias)
+        self._wait()
+        return scores
+
+    def _wait(self) -> None:
+        """Let a GPU finish, or its time is counted to others."""
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
 
 
 @lru_cache(maxsize=1)

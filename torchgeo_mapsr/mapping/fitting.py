@@ -114,6 +114,7 @@ def sendable(job: MapJob, inputs: Inputs, extractor: Extractor) -> Extractor:
         job.device,
         extractor.precision,
         extractor.spread,
+        job.compile,
     )
     return replace(extractor, recipe=recipe)
 

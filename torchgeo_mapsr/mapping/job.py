@@ -149,6 +149,8 @@ class _Run:
             check_saved(saved, inputs)
         with self.watch('backbone'):
             backbone = make_backbone(job, inputs, saved).to(device)
+            if job.compile:
+                backbone.compile()
         overlap = job.overlap or default_overlap(job.chip_size, backbone.halo)
         plans = tuple(
             Plan(

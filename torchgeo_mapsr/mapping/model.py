@@ -163,10 +163,17 @@ class Model:
         """Class probabilities of a chip's pixels."""
         if not chip.valid.any():
             return ScoredChip(None, chip.valid)
+        said = None if chip.evidence is None else chip.evidence[None]
+        projection = self.classifier.projection
+        if projection and self.extractor.fused and self.propagation is None:
+            with self.watch('backbone'):
+                logits = self.extractor.project(chip.image, projection)
+            with self.watch('match'):
+                log_p = self.classifier.decide(logits, said)
+                return ScoredChip(log_p[0].exp(), chip.valid)
         with self.watch('backbone'):
             tokens = self.extractor(chip.image)
         with self.watch('match'):
-            said = None if chip.evidence is None else chip.evidence[None]
             log_p = self.classifier.log_probabilities(tokens, said)
         if self.propagation is not None:
             with self.watch('propagate'):

@@ -249,6 +249,12 @@ class MapJob:
             'computing', 'arithmetic of the backbone', choices=('fp32', 'bf16', 'fp16')
         ),
     )
+    compile: bool = field(
+        default=False,
+        metadata=_about(
+            'computing', 'compile the backbone (torch.compile): for long runs on a GPU'
+        ),
+    )
     seed: int = field(default=0, metadata=_about('computing', 'random seed', 'N'))
     executor: str = field(
         default='process',

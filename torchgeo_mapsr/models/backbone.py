@@ -6,7 +6,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,26 @@ class Backbone(nn.Module, ABC):
             Its tokens.
         """
 
+    def project(
+        self, image: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Linear scores of every pixel, W (U F) + b with bilinear U.
+
+        Args:
+            image: (B, C, H, W) float32, the values as read from the file.
+            weight: (K, D) weights.
+            bias: (K,) intercepts.
+
+        Returns:
+            (B, K, H, W): ``forward(image).project(weight, bias)``, but for rounding.
+        """
+        return self(image).project(weight, bias)
+
+    @property
+    def fused(self) -> bool:
+        """Whether :meth:`project` is faster than forward and a projection."""
+        return False
+
     @property
     def needs_calibration(self) -> bool:
         """Whether :meth:`calibrate` must be called before the first image."""
@@ -98,6 +118,13 @@ class Backbone(nn.Module, ABC):
             Itself.
         """
         return super().train(False)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the networks in it, at their first image; there may be none.
+
+        The arguments are those of :func:`torch.compile`. Images of every other shape
+        are compiled anew, or for any shape.
+        """
 
     def weights_digest(self) -> str:
         """Fingerprint of all weights, learned statistics included.

@@ -4,6 +4,7 @@
 """The fitted part of MapSR: what comes after the frozen backbone."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -93,35 +94,61 @@ class Classifier:
         Returns:
             (B, C, H, W) float32.
         """
-        if self.score == 'cosine':
-            cosine = self.cosine.match_tokens(tokens).float() / self.temperature
-            absent = ~self.present.to(cosine.device)
-            log_p = cosine.masked_fill(absent[:, None, None], ABSENT).log_softmax(1)
-        else:
-            log_p = self._linear(tokens)
-        if evidence is not None and self.prior_weight > 0:
-            log_p = (log_p + self.prior_weight * evidence.to(log_p)).log_softmax(1)
-        return log_p
+        projection = self.projection
+        if projection is not None:
+            logits = tokens.project(projection.weight, projection.bias)
+            return self.decide(logits, evidence)
+        cosine = self.cosine.match_tokens(tokens).float() / self.temperature
+        absent = ~self.present.to(cosine.device)
+        log_p = cosine.masked_fill(absent[:, None, None], ABSENT).log_softmax(1)
+        return self._weighed(log_p, evidence)
 
-    def _linear(self, tokens: Tokens) -> Tensor:
-        """Scores of the probe, the discriminant or both, in one projection."""
-        c = self.classes
-        used = {'probe': [self.probe], 'lda': [self.lda]}.get(
-            self.score, [self.probe, self.lda]
-        )
+    @property
+    def projection(self) -> LinearProbe | None:
+        """Everything that the score asks of features, if that is linear in them.
+
+        The probe, the discriminant, or the rows of both; None for cosines.
+        """
+        if self.score == 'cosine':
+            return None
+        used = self._used
         weight = torch.cat([part.weight for part in used])
-        bias = torch.cat([part.bias for part in used])
+        return LinearProbe(weight, torch.cat([part.bias for part in used]))
+
+    def decide(self, logits: Tensor, evidence: Tensor | None = None) -> Tensor:
+        """Log-probabilities from the scores of :attr:`projection`.
+
+        Args:
+            logits: Its scores of every pixel, (B, K, H, W).
+            evidence: See :meth:`log_probabilities`.
+
+        Returns:
+            (B, C, H, W) float32.
+        """
         # Bfloat16 would lose the difference of large logits: only tokens may be half.
-        logits = tokens.project(weight, bias).float()
+        c, logits = self.classes, logits.float()
         parts = []
-        for part in used:
+        for part in self._used:
             own, logits = logits[:, : len(part.bias)], logits[:, len(part.bias) :]
             if len(part.bias) > c:
                 own = own.unflatten(1, (c, -1)).amax(2)
             parts.append(own.log_softmax(1))
-        if len(parts) == 1:
-            return parts[0]
-        return torch.stack(parts).logsumexp(0) - torch.log(torch.tensor(len(parts)))
+        log_p = parts[0]
+        if len(parts) > 1:
+            log_p = torch.stack(parts).logsumexp(0) - math.log(len(parts))
+        return self._weighed(log_p, evidence)
+
+    @property
+    def _used(self) -> list[LinearProbe]:
+        """What a linear score is made of."""
+        both = {'probe': self.probe, 'lda': self.lda}
+        return [both[self.score]] if self.score in both else list(both.values())
+
+    def _weighed(self, log_p: Tensor, evidence: Tensor | None) -> Tensor:
+        """With what the LR labels say."""
+        if evidence is None or self.prior_weight <= 0:
+            return log_p
+        return (log_p + self.prior_weight * evidence.to(log_p)).log_softmax(1)
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device.

@@ -4,6 +4,7 @@
 """A pretrained network between imagery as it is read and tokens."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,6 +91,10 @@ class FrozenNetwork(Backbone):
                 f'pixels ({reason}): choose another, or a chip size that it takes '
                 '(timm models of a fixed size: option img_size)'
             ) from error
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the network; see :meth:`Backbone.compile`."""
+        self.network.compile(*args, **kwargs)
 
     @property
     def needs_calibration(self) -> bool:

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from ..errors import InputError
 from .backbone import Backbone
+from .local import block_mean, local_mean, mirrored
+from .rectified import texture_scores, wave_scores
 from .tokens import Tokens
+from .upsample import Bilinear
 
 # Patches that the filters of one stride are drawn and whitened from.
 PATCHES = 4000
@@ -186,18 +189,57 @@ class RCF(Backbone):
         Raises:
             RuntimeError: If it was neither calibrated nor given a calibration.
         """
+        size = image.shape[-2], image.shape[-1]
+        image = self._standardised(image)
+        levels = [self._waves(image)]
+        for i, stride in enumerate(self.strides[1:]):
+            coarse = block_mean(image, stride)
+            levels.append(self._textures(coarse, self.weight[i], self.bias[i]))
+        return Tokens(tuple(levels), self.strides, size)
+
+    @property
+    def fused(self) -> bool:
+        """Scores are found without features, see :meth:`project`."""
+        return True
+
+    @torch.no_grad()
+    def project(
+        self, image: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Linear scores of every pixel; see :meth:`Backbone.project`.
+
+        A level is M f(z): pointwise functions f of convolutions z, then local means M.
+        M is linear, so that W (M f(z)) = M (W f(z)): the D features of a few rows are
+        weighted while they are in the processor's cache, and K channels, not D, are
+        written, averaged and upsampled. Half a gigabyte of features is never written:
+        that is what takes most of the time of :meth:`forward` on a CPU.
+
+        Args:
+            image: (B, C, H, W) values as read from the file.
+            weight: (K, D).
+            bias: (K,).
+
+        Returns:
+            (B, K, H, W).
+        """
+        size = image.shape[-2], image.shape[-1]
+        image = self._standardised(image)
+        first, *parts = weight.to(image).split(self.channels, dim=1)
+        total = wave_scores(image, self.frequency, self.phase, first)
+        for i, (stride, part) in enumerate(zip(self.strides[1:], parts, strict=True)):
+            coarse = block_mean(image, stride)
+            grid = texture_scores(coarse, self.weight[i], self.bias[i], part)
+            total += Bilinear().apply(grid, stride, size)
+        return total if bias is None else total + bias.to(total)[:, None, None]
+
+    def _standardised(self, image: Tensor) -> Tensor:
+        """Bands of zero mean and unit variance, 0 where there is no value."""
         if self.needs_calibration:
             raise RuntimeError(
                 'Call calibrate or load_calibration before the first image'
             )
-        size = image.shape[-2], image.shape[-1]
         mean, std = self.mean[:, None, None], self.std[:, None, None]
-        image = ((image.to(mean) - mean) / std).nan_to_num(nan=0)
-        levels = [self._waves(image)]
-        for i, stride in enumerate(self.strides[1:]):
-            coarse = _average(image, stride)
-            levels.append(self._textures(coarse, self.weight[i], self.bias[i]))
-        return Tokens(tuple(levels), self.strides, size)
+        return ((image.to(mean) - mean) / std).nan_to_num(nan=0)
 
     def _waves(self, image: Tensor) -> Tensor:
         """The finest level: bands, and waves of their colours."""
@@ -217,13 +259,13 @@ class RCF(Backbone):
         batch, bands, height, width = image.shape
         level = image.new_empty(batch, bands + 2 * self.filters, height, width)
         above, below = level[:, bands:].chunk(2, dim=1)
-        _mean(image, level[:, :bands])
-        padded = _pad(image, self.kernel // 2)
+        local_mean(image, level[:, :bands])
+        padded = mirrored(image, self.kernel // 2)
         for first in range(0, self.filters, CHUNK):
             part = slice(first, first + CHUNK)
             response = F.conv2d(padded, weight[part], bias[part])
-            _mean((response - 0.5).relu_(), above[:, part])
-            _mean((-0.5 - response).relu_(), below[:, part])
+            local_mean((response - 0.5).relu_(), above[:, part])
+            local_mean((-0.5 - response).relu_(), below[:, part])
         return level
 
     def _patches(
@@ -235,7 +277,7 @@ class RCF(Backbone):
         """Flat patches around tokens of valid pixels, (PATCHES, C k k)."""
         places = []
         for n, (_, valid) in enumerate(images):
-            whole = _average(valid[None, None].float(), stride)[0, 0] > 0.999
+            whole = block_mean(valid[None, None].float(), stride)[0, 0] > 0.999
             rows, cols = whole.nonzero(as_tuple=True)
             places.append(torch.stack([torch.full_like(rows, n), rows, cols], dim=1))
         place = torch.cat(places)
@@ -249,35 +291,11 @@ class RCF(Backbone):
         patches = torch.empty(PATCHES, self.weight[0, 0].numel())
         for n, (image, _) in enumerate(images):
             own = number == n
-            coarse = _pad(_average(image[None], stride), self.kernel // 2)[0]
+            coarse = mirrored(block_mean(image[None], stride), self.kernel // 2)[0]
             windows = coarse.unfold(1, self.kernel, 1).unfold(2, self.kernel, 1)
             found = windows[:, rows[own], cols[own]]
             patches[own] = found.transpose(0, 1).flatten(1)
         return patches
-
-
-def _average(image: Tensor, stride: int) -> Tensor:
-    """Mean over blocks of stride x stride pixels; the last row and column are held."""
-    if stride == 1:
-        return image
-    down, right = (-size % stride for size in image.shape[-2:])
-    return F.avg_pool2d(F.pad(image, (0, right, 0, down), mode='replicate'), stride)
-
-
-def _pad(image: Tensor, margin: int) -> Tensor:
-    """Mirror at the border, or hold the border where the image is too small for it."""
-    mode = 'reflect' if min(image.shape[-2:]) > margin else 'replicate'
-    return F.pad(image, (margin,) * 4, mode=mode)
-
-
-def _mean(image: Tensor, out: Tensor) -> None:
-    """Mean over 3 x 3, written to *out*: far faster than a pooling of stride 1."""
-    image = _pad(image, 1)
-    rows = image[..., :-2, :] + image[..., 1:-1, :]
-    rows += image[..., 2:, :]
-    torch.add(rows[..., :-2], rows[..., 1:-1], out=out)
-    out += rows[..., 2:]
-    out /= 9
 
 
 def _whitening(samples: Tensor, floor: float) -> Tensor:
