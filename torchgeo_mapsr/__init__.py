@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .mapping.settings import MapJob
     from .models.backbone import create_backbone
     from .models.classifier import Classifier
-    from .samplers import BalancedChipSampler, ChipSampler
+    from .samplers import BalancedChipSampler, ChipSampler, PatchSampler
     from .tasks import (
         ExpectationMaximizationTask,
         LabelSuperResolutionTask,
@@ -94,6 +94,7 @@ __all__ = (
     'OpenEarthMapSARDataModule',
     'OracleTask',
     'PairDataModule',
+    'PatchSampler',
     'PseudoLabelTask',
     'RegionAggregation',
     'RegionAggregationTask',
@@ -150,7 +151,7 @@ _HOMES = {
     'mapping.settings': ('MapJob',),
     'models.backbone': ('create_backbone',),
     'models.classifier': ('Classifier',),
-    'samplers': ('BalancedChipSampler', 'ChipSampler'),
+    'samplers': ('BalancedChipSampler', 'ChipSampler', 'PatchSampler'),
     'tasks': (
         'ExpectationMaximizationTask',
         'LabelSuperResolutionTask',

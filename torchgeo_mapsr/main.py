@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from . import __version__
 from .errors import InputError
 from .mapping.arguments import add_arguments, job_of
+from .mapping.selecting import add_select_arguments
 from .mapping.settings import MapJob
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _EXAMPLES = """examples:
   torchgeo-mapsr map c.tif --model fit.safetensors --output c_landcover.tif
   torchgeo-mapsr evaluate maps/*.tif --truth truth/*.tif --truth-legend chesapeake-7
   torchgeo-mapsr statistics nlcd.tif --truth lc.tif --legend nlcd --output stats.yaml
+  torchgeo-mapsr select maps/*.tif --minority 4 --output patches.gpkg
   torchgeo-mapsr fit --config mapsr.yaml
   torchgeo-mapsr low2high tiles/ --output low2high/
 """
@@ -258,6 +260,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     low2high.set_defaults(run=_low2high)
 
+    selecting = verbs.add_parser(
+        'select',
+        help='select patches of predicted maps that have minority classes',
+        description='Select unlabelled patches by the share of minority classes in '
+        'their predicted maps, and write their footprints for the training.',
+    )
+    add_select_arguments(selecting)
+    selecting.set_defaults(run=_select)
+
     for verb in LIGHTNING_VERBS:
         verbs.add_parser(
             verb, help=f'Lightning: {verb} a task from a YAML configuration'
@@ -377,6 +388,20 @@ def _low2high(options: argparse.Namespace) -> int:
 
 #: Verbs that go on where they stopped.
 _RESUMED = (_map, _low2high)
+
+
+def _select(options: argparse.Namespace) -> int:
+    from .mapping.selecting import select
+
+    given = {name: value for name, value in vars(options).items() if name != 'run'}
+    chosen = select(**given)
+    below = int(chosen['drawn'].sum())
+    _console().print(
+        f'{len(chosen)} of {chosen.attrs["candidates"]} patches: '
+        f'{len(chosen) - below} have {options.threshold:.2%} of minority classes or '
+        f'more, {below} are drawn from those that have less. {options.output}'
+    )
+    return 0
 
 
 def _console(quiet: bool = False) -> 'Console':

@@ -135,6 +135,18 @@ def crop(grid: GeoBox, box: Box) -> GeoBox:
     return GeoBox((bottom - top, right - left), affine, grid.crs)
 
 
+def starts(pixels: int, size: int, stride: int) -> list[int]:
+    """Where chips begin along an axis; the last is moved back into the grid.
+
+    Args:
+        pixels: length of the axis
+        size: length of a chip
+        stride: from one chip to the next
+    """
+    last = max(pixels - size, 0)
+    return [*range(0, last, stride), last]
+
+
 def clip(box: Box, height: int, width: int) -> Box:
     """The part of a box that lies in a grid of this size; empty if there is none."""
     top, bottom = (min(max(edge, 0), height) for edge in box[::2])

@@ -5,5 +5,6 @@
 
 from .balanced import BalancedChipSampler
 from .chips import ChipSampler
+from .patches import PatchSampler
 
-__all__ = ('BalancedChipSampler', 'ChipSampler')
+__all__ = ('BalancedChipSampler', 'ChipSampler', 'PatchSampler')

@@ -10,7 +10,7 @@ from torch import Generator
 from torchgeo.samplers import GeoSampler
 
 from ..datasets.chips import ChipDataset
-from ..datasets.grid import crop
+from ..datasets.grid import crop, starts
 
 Query = tuple[slice, slice]
 
@@ -58,13 +58,9 @@ class ChipSampler(GeoSampler):
 
     def _all(self) -> Iterator[tuple[int, int, int]]:
         for tile, grid in enumerate(self.dataset.tiles):
-            for top in self._starts(grid.height):
-                for left in self._starts(grid.width):
+            for top in starts(grid.height, self.size, self.stride):
+                for left in starts(grid.width, self.size, self.stride):
                     yield tile, top, left
-
-    def _starts(self, pixels: int) -> list[int]:
-        last = max(pixels - self.size, 0)
-        return [*range(0, last, self.stride), last]
 
     def _random(self) -> Iterator[tuple[int, int, int]]:
         grids = self.dataset.tiles

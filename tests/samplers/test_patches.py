@@ -1,0 +1,114 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchgeo.datasets import RasterDataset, stack_samples
+
+from tests.data.chesapeake_pairs.data import make_rasters
+from torchgeo_mapsr.datasets.collate import collate_pairs
+from torchgeo_mapsr.datasets.pairs import LRHRPairs
+from torchgeo_mapsr.datasets.patches import class_shares, write_footprints
+from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.samplers import PatchSampler
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tiles of 192 pixels, in two UTM zones, and their HR labels as maps."""
+    folder: Path = tmp_path_factory.mktemp('rasters')
+    make_rasters(folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def dataset(root: Path) -> LRHRPairs:
+    return LRHRPairs.from_files(root / 'naip', root / 'nlcd', root / 'lc')
+
+
+def test_chips_are_the_patches(root: Path, dataset: LRHRPairs, tmp_path: Path) -> None:
+    """Pixel by pixel, in both zones, by way of the file."""
+    table = class_shares(root / 'lc', 64)
+    some = table.sample(10, random_state=0)
+    write_footprints(some, tmp_path / 'some.gpkg')
+    sampler = PatchSampler(dataset, tmp_path / 'some.gpkg', shuffle=False)
+    queries = list(sampler)
+    assert len(queries) == len(sampler) == len(some)
+    grids = [pair.imagery.geobox for pair in dataset.pairs]
+    assert len({grid.crs for grid in grids}) == 2
+    tiles = [grid.extent.to_crs(table.crs).geom for grid in grids]
+    for query, (_, patch) in zip(queries, some.iterrows(), strict=True):
+        sample = dataset[query]
+        centre = patch.geometry.centroid
+        (pair,) = [
+            pair
+            for pair, tile in zip(dataset.pairs, tiles, strict=True)
+            if tile.contains(centre)
+        ]
+        row, col = patch['row'], patch['col']
+        expected = pair.sample(pair.imagery.geobox[row : row + 64, col : col + 64])
+        torch.testing.assert_close(sample['image'], expected['image'])
+        torch.testing.assert_close(sample['mask'], expected['mask'])
+
+
+def test_size_is_that_of_the_footprint_or_another(
+    root: Path, dataset: LRHRPairs
+) -> None:
+    table = class_shares(root / 'lc', 64)
+    for size, expected in ((None, 64), (40, 40)):
+        sampler = PatchSampler(dataset, table, size)
+        shapes = {dataset[query]['image'].shape[1:] for query in sampler}
+        assert shapes == {(expected, expected)}
+
+
+def test_order_length_and_generator(root: Path, dataset: LRHRPairs) -> None:
+    table = class_shares(root / 'lc', 64)
+
+    def draw(seed: int, length: int | None = None) -> list[str]:
+        generator = torch.Generator().manual_seed(seed)
+        sampler = PatchSampler(dataset, table, length=length, generator=generator)
+        return [str(query) for query in sampler]
+
+    fixed = [str(q) for q in PatchSampler(dataset, table, shuffle=False)]
+    assert draw(1) == draw(1) != draw(2)
+    assert sorted(draw(1)) == sorted(fixed)
+    assert draw(1) != fixed
+    long = draw(1, length=2 * len(fixed) + 3)
+    counts = [long.count(query) for query in fixed]
+    assert len(long) == 2 * len(fixed) + 3
+    assert set(counts) == {2, 3}
+    assert len(draw(1, length=5)) == 5
+
+
+def test_patches_elsewhere_are_left_out(root: Path, dataset: LRHRPairs) -> None:
+    table = class_shares(root / 'lc', 64)
+    moved = table.copy()
+    moved['geometry'] = moved.geometry.translate(0, 1e6)
+    with pytest.raises(InputError, match='none of the'):
+        PatchSampler(dataset, moved)
+    both = pandas.concat([table, moved])
+    assert len(PatchSampler(dataset, both)) == len(table)
+
+
+def test_with_torchgeos_datasets(root: Path, tmp_path: Path) -> None:
+    """And their collation, whatever torchgeo is installed."""
+    path = min((root / 'naip').iterdir())
+    dataset = RasterDataset(path)
+    table = class_shares(root / 'lc', 64)
+    sampler = PatchSampler(dataset, table)
+    assert 0 < len(sampler) < len(table)
+    batches = list(DataLoader(dataset, 4, sampler=sampler, collate_fn=stack_samples))
+    images = torch.cat([b['image'] for b in batches])
+    assert images.shape == (len(sampler), 4, 64, 64)
+    assert np.isfinite(images).all()
+
+
+def test_in_a_loader(root: Path, dataset: LRHRPairs) -> None:
+    sampler = PatchSampler(dataset, class_shares(root / 'lc', 64), 32)
+    batches = list(DataLoader(dataset, 5, sampler=sampler, collate_fn=collate_pairs))
+    assert sum(len(b['image']) for b in batches) == len(sampler)

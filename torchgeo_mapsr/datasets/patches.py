@@ -1,0 +1,170 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Class shares of the patches of class maps, and footprint files of patches."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pandas
+from odc.geo.geobox import GeoBox
+
+from ..errors import InputError
+from .grid import crop, starts
+from .labels import LabelRaster
+from .raster import PathLike, open_rasters
+
+#: Suffixes of footprint files: GeoPackage and GeoParquet.
+SUFFIXES = ('.gpkg', '.parquet')
+
+
+def class_shares(
+    maps: PathLike | Iterable[PathLike], size: int, stride: int | None = None
+) -> geopandas.GeoDataFrame:
+    """Find the share of each class in the patches of class maps.
+
+    Patches lie as the chips of :class:`~torchgeo_mapsr.samplers.ChipSampler` do. They
+    are read one at a time: memory does not grow with the maps.
+
+    Args:
+        maps: files or folders of class maps, each in its own grid and CRS
+        size: height and width of a patch, in pixels of its map
+        stride: pixels between patches (default: *size*)
+
+    Returns:
+        a row a patch: ``map`` (the file), ``row``, ``col`` and ``size``, a column for
+        each code with its share of the patch's pixels (those without data count), and
+        the footprint, in the CRS of the first map. The index is the place of the
+        patch's centre, a name that depends on neither file names nor order
+
+    Raises:
+        InputError: a file cannot be used
+    """
+    rows: list[dict[Any, Any]] = []
+    geometries: list[Any] = []
+    crs = None
+    for file in open_rasters(maps):
+        raster, crs = LabelRaster([file]), crs or file.geobox.crs
+        assert crs is not None
+        for patch, row, col in _patches(raster.geobox, size, stride or size):
+            window = raster.read(slice(row, row + size), slice(col, col + size))
+            found, counts = np.unique(window[window >= 0], return_counts=True)
+            rows.append(
+                {
+                    'name': _name(patch),
+                    'map': file.path,
+                    'row': row,
+                    'col': col,
+                    'size': size,
+                    **dict(zip(found.tolist(), counts / size**2, strict=True)),
+                }
+            )
+            outline = patch.extent if patch.crs == crs else patch.footprint(crs)
+            geometries.append(outline.geom)
+    assert crs is not None
+    table = pandas.DataFrame(rows).set_index('name')
+    codes = sorted(column for column in table if isinstance(column, int))
+    table = table[['map', 'row', 'col', 'size', *codes]]
+    table = table.fillna(dict.fromkeys(codes, 0.0))
+    return geopandas.GeoDataFrame(table, geometry=geometries, crs=crs.proj)
+
+
+def write_footprints(patches: geopandas.GeoDataFrame, path: PathLike) -> None:
+    """Write a footprint file, and write over nothing.
+
+    Args:
+        patches: footprints and whatever else there is to say of them
+        path: a GeoPackage (.gpkg) or GeoParquet (.parquet, which needs pyarrow)
+
+    Raises:
+        InputError: the file exists, or cannot be written in that format
+    """
+    check_footprints(path)
+    target = Path(path)
+    scratch = target.with_name(f'.{target.stem}.{os.getpid()}{target.suffix}')
+    table = patches.rename(columns=str)
+    try:
+        if target.suffix == '.parquet':
+            table.to_parquet(scratch)
+        else:
+            table.to_file(scratch, layer='patches', driver='GPKG', index=True)
+        # a name for the finished file, which fails if there is one by now
+        os.link(scratch, target)
+    except FileExistsError:
+        raise InputError(f'{target} exists; give another name') from None
+    finally:
+        with suppress(FileNotFoundError):
+            scratch.unlink()
+
+
+def check_footprints(path: PathLike) -> None:
+    """Make sure that a footprint file can be written, before there is work.
+
+    Args:
+        path: the file
+
+    Raises:
+        InputError: it exists, its folder does not, or its format cannot be written
+    """
+    target = Path(path)
+    if target.suffix not in SUFFIXES:
+        raise InputError(
+            f'{target} is neither a {SUFFIXES[0]} nor a {SUFFIXES[1]} file'
+        )
+    if target.exists():
+        raise InputError(f'{target} exists; give another name')
+    if not target.parent.is_dir():
+        raise InputError(f'{target.parent} is not a folder; make it first')
+    if target.suffix == '.parquet':
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise InputError(
+                f'{target}: writing GeoParquet needs pyarrow (pip install pyarrow); '
+                'or write a .gpkg'
+            ) from None
+
+
+def read_footprints(path: PathLike) -> geopandas.GeoDataFrame:
+    """Read a footprint file.
+
+    Args:
+        path: what :func:`write_footprints` wrote, or any file of polygons
+
+    Returns:
+        the footprints
+
+    Raises:
+        InputError: the file cannot be read, holds none, or has no CRS
+    """
+    try:
+        if Path(path).suffix == '.parquet':
+            patches = geopandas.read_parquet(path)
+        else:
+            patches = geopandas.read_file(path)
+    except (RuntimeError, OSError, ValueError, ImportError) as error:
+        reason = ' '.join(str(error).split())
+        raise InputError(f'{os.fspath(path)}: cannot be read ({reason})') from None
+    if not len(patches) or patches.crs is None:
+        lack = 'no footprints' if not len(patches) else 'no CRS'
+        raise InputError(f'{os.fspath(path)}: has {lack}')
+    return patches
+
+
+def _patches(grid: GeoBox, size: int, stride: int) -> Iterator[tuple[GeoBox, int, int]]:
+    """The patches of a grid, and the row and column where each begins."""
+    for row in starts(grid.height, size, stride):
+        for col in starts(grid.width, size, stride):
+            yield crop(grid, (row, col, row + size, col + size)), row, col
+
+
+def _name(patch: GeoBox) -> str:
+    """The place of a patch, to the millimetre in metres."""
+    x, y = patch.pix2wld(patch.width / 2, patch.height / 2)
+    digits = 8 if patch.crs is not None and patch.crs.geographic else 3
+    return f'{patch.crs}:{x:.{digits}f}:{y:.{digits}f}'

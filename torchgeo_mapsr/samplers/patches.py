@@ -1,0 +1,99 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Chips at the patches of a footprint file."""
+
+from collections.abc import Iterator
+
+import geopandas
+import numpy as np
+import torch
+from torch import Generator
+from torchgeo.datasets import GeoDataset
+from torchgeo.samplers import GeoSampler
+
+from ..datasets.patches import read_footprints
+from ..datasets.raster import PathLike
+from ..errors import InputError
+from .chips import Query
+
+
+class PatchSampler(GeoSampler):
+    """Sample the patches that a footprint file names, such as ``select`` writes.
+
+    Patches whose centre is in no tile of the dataset are left out. Files of any CRS
+    will do: a patch is the chip around the footprint's centre.
+
+    Args:
+        dataset: what to sample from, of this package or of torchgeo
+        patches: the footprint file, or what it holds
+        size: height and width of a chip, in pixels of the dataset (default: what the
+            footprint spans)
+        shuffle: sample in random order, another one in each epoch
+        length: number of chips in an epoch (default: each patch once). Of more than
+            there are patches, all are sampled equally often, to within one
+        generator: random numbers (default: PyTorch's)
+
+    Raises:
+        InputError: the file cannot be read, or none of its patches is in the dataset
+    """
+
+    def __init__(
+        self,
+        dataset: GeoDataset,
+        patches: PathLike | geopandas.GeoDataFrame,
+        size: int | None = None,
+        shuffle: bool = True,
+        length: int | None = None,
+        generator: Generator | None = None,
+    ) -> None:
+        table = patches
+        if not isinstance(table, geopandas.GeoDataFrame):
+            table = read_footprints(table)
+        outlines = table.geometry.to_crs(dataset.crs)
+        centres = table.geometry.centroid.to_crs(dataset.crs)
+        tiles = dataset.index.sindex.query(centres, predicate='intersects')[0]
+        inside = np.unique(tiles)
+        if not len(inside):
+            raise InputError(
+                f'none of the {len(table)} patches is in the imagery; '
+                'give patches of the same place'
+            )
+        width, height = dataset.res
+        if size is None:
+            spans = np.sqrt(outlines.area.to_numpy()[inside] / (width * height))
+            pixels = np.maximum(np.rint(spans), 1)
+        else:
+            pixels = np.full(len(inside), size)
+        x, y = centres.x.to_numpy()[inside], centres.y.to_numpy()[inside]
+        half_x, half_y = pixels * width / 2, pixels * height / 2
+        self._queries: list[Query] = [
+            (slice(left, right), slice(bottom, top))
+            for left, right, bottom, top in zip(
+                (x - half_x).tolist(),
+                (x + half_x).tolist(),
+                (y - half_y).tolist(),
+                (y + half_y).tolist(),
+                strict=True,
+            )
+        ]
+        self.shuffle, self.length, self.generator = shuffle, length, generator
+
+    def __iter__(self) -> Iterator[Query]:
+        """Yield xmin:xmax, ymin:ymax in the CRS of the dataset."""
+        left = len(self)
+        while left > 0:
+            for index in self._order()[:left]:
+                yield self._queries[index]
+            left -= len(self._queries)
+
+    def __len__(self) -> int:
+        """Number of chips in an epoch."""
+        return len(self._queries) if self.length is None else self.length
+
+    def _order(self) -> list[int]:
+        count = len(self._queries)
+        if not self.shuffle:
+            return list(range(count))
+        order: list[int] = torch.randperm(count, generator=self.generator).tolist()
+        return order
