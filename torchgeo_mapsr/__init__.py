@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .models.classifier import Classifier
     from .samplers import BalancedChipSampler, ChipSampler, PatchSampler
     from .tasks import (
+        ClassAwareTask,
         ExpectationMaximizationTask,
         LabelSuperResolutionTask,
         MapSRTask,
@@ -66,6 +67,7 @@ __all__ = (
     'ChesapeakePairs',
     'ChesapeakePairsDataModule',
     'ChipSampler',
+    'ClassAwareTask',
     'ClassBalancedCrossEntropy',
     'ClassCentreContrast',
     'ClassMix',
@@ -153,6 +155,7 @@ _HOMES = {
     'models.classifier': ('Classifier',),
     'samplers': ('BalancedChipSampler', 'ChipSampler', 'PatchSampler'),
     'tasks': (
+        'ClassAwareTask',
         'ExpectationMaximizationTask',
         'LabelSuperResolutionTask',
         'MapSRTask',

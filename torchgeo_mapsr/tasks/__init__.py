@@ -3,6 +3,7 @@
 
 """Lightning modules."""
 
+from .class_aware import ClassAwareTask
 from .expectation_maximization import ExpectationMaximizationTask
 from .joint_statistics import JointStatisticsTask
 from .label_super_resolution import LabelSuperResolutionTask
@@ -18,6 +19,7 @@ from .self_training import SelfTrainingTask
 from .soft_naive import SoftNaiveTask
 
 __all__ = (
+    'ClassAwareTask',
     'ExpectationMaximizationTask',
     'JointStatisticsTask',
     'LabelSuperResolutionTask',

@@ -1,0 +1,189 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Class-aware semi-supervised segmentation."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._compat import Sample
+from ..errors import InputError
+from ..losses import ClassBalancedCrossEntropy, ClassCentreContrast, ClassPrior
+from .segmentation import SegmentationTask
+
+
+class ClassAwareTask(SegmentationTask):
+    """Train with labelled images and unlabelled ones that have minority classes.
+
+    Dong et al. 2023. The unlabelled patches are selected beforehand, by a network that
+    was trained on the labelled ones (``torchgeo-mapsr select``); then
+
+    * labelled pixels give the class-balanced cross entropy, eq. 5. Its class prior is
+      that of all images of the batches, labelled or not, eq. 4
+    * centres of the classes in all images give the contrast, eq. 6: by labels where
+      there are any in the labelled images, by the prediction (pseudo-labels, of the
+      network as it is) in the unlabelled ones
+
+    and the loss is L_cbce + λ L_cct, eq. 7. Pseudo-labels have no cross entropy: they
+    divide the feature space and no more, as in the paper.
+
+    Batches are those of :class:`~torchgeo_mapsr.datamodules.SourceTargetDataModule`,
+    whose *source* is labelled and whose *target* is not (labels that it has are not
+    looked at); or batches of labelled images alone, which is the supervised form.
+
+    Args:
+        model: Architecture of the network, see
+            :class:`~torchgeo_mapsr.models.segmentation.SegmentationNetwork`, as the
+            next six.
+        backbone: Encoder.
+        weights: Local file of the encoder's weights.
+        bands: Bands of the imagery.
+        image_dtype: Data type of the imagery's files.
+        mean: Mean of each band, or one for all, in units of the files.
+        std: Standard deviation likewise.
+        legend: Legend of the LR labels, a name or a file.
+        target: Legend of the map.
+        crosswalk: Name or file of the crosswalk between them.
+        truth_legend: Legend of ``mask``, the HR labels; *target* by default.
+        truth_crosswalk: Name or file of the crosswalk from it to *target*.
+        supervision: Which labels train.
+        lr: Learning rate at the start; it falls to zero along a cosine.
+        weight_decay: Weight decay of AdamW.
+        class_weights: Weight of each class in a plain cross entropy; only where
+            *balance* is False.
+        balance: Whether the cross entropy is the class-balanced one.
+        sampling: How the weight s(x, y) of eq. 2 takes part, see
+            :class:`~torchgeo_mapsr.losses.ClassBalancedCrossEntropy`.
+        weighting: Whether classes weigh by W of eq. 3.
+        least_share: Least share that a class is taken to have.
+        momentum: μ of eq. 4. By default 1 - B / N, the average over an epoch; the paper
+            prints B / N, which is the last batch.
+        shares: Class shares of the labelled data, where the prior begins; by default
+            those of the first batch.
+        contrast: λ of eq. 7; 0 for no contrast.
+        temperature: τ of eq. 6.
+    """
+
+    def __init__(
+        self,
+        model: str = 'unet',
+        backbone: str = 'resnet18',
+        weights: str | None = None,
+        bands: int = 4,
+        image_dtype: str | None = 'uint8',
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+        legend: str = 'nlcd',
+        target: str = 'land-cover-4',
+        crosswalk: str | None = None,
+        truth_legend: str | None = None,
+        truth_crosswalk: str | None = None,
+        supervision: Literal['lr', 'hr'] = 'lr',
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        class_weights: Sequence[float] | None = None,
+        balance: bool = True,
+        sampling: Literal['likelihood', 'detached', 'none'] = 'likelihood',
+        weighting: bool = True,
+        least_share: float = 1e-4,
+        momentum: float | None = None,
+        shares: Sequence[float] | None = None,
+        contrast: float = 0.005,
+        temperature: float = 0.07,
+    ) -> None:
+        super().__init__(weights=weights)
+
+    def configure_losses(self) -> None:
+        """Make the losses and the class prior."""
+        super().configure_losses()
+        h = self.hparams
+        if h['balance'] and h['class_weights'] is not None:
+            raise InputError('Give class_weights with balance=False, or not at all')
+        classes = len(self.crosswalk.target)
+        self.prior = ClassPrior(classes, h['momentum'] or 0.0, h['shares'])
+        self.balanced = ClassBalancedCrossEntropy(
+            h['sampling'], h['weighting'], h['least_share']
+        )
+        self.contrast = ClassCentreContrast(h['temperature'])
+
+    def on_train_start(self) -> None:
+        """Find the momentum of the class prior from the length of an epoch."""
+        steps = self.trainer.num_training_batches
+        if self.hparams['momentum'] is None:
+            # B / N is one over the steps of an epoch, which may be endless
+            self.prior.momentum = 1 - 1 / max(float(steps), 1.0)
+
+    def training_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
+        """Compute the loss, eq. 7.
+
+        Args:
+            batch: The output of your DataLoader: labelled images, or ``source`` and
+                ``target``.
+            batch_idx: Integer displaying index of this batch.
+            dataloader_idx: Index of the current dataloader.
+
+        Returns:
+            The loss tensor.
+
+        Raises:
+            InputError: If the images of the two are not of one size.
+        """
+        labelled, unlabelled = batch.get('source', batch), batch.get('target')
+        index = self.pixel_index(labelled)
+        image, valid = labelled['image'], _valid(labelled)
+        if unlabelled is not None:
+            if unlabelled['image'].shape[1:] != image.shape[1:]:
+                raise InputError(
+                    'Labelled and unlabelled images must have the same bands and size: '
+                    'give both data modules one patch_size'
+                )
+            image = torch.cat([image, unlabelled['image']])
+            valid = torch.cat([valid, _valid(unlabelled)])
+        height, width = image.shape[-2:]
+        features = self.network.features(image)
+        whole = self.network.classify(features)
+        logits, n = whole[..., :height, :width], len(index)
+        if not self.hparams['balance']:
+            loss = self.cross_entropy(logits[:n], index)
+        else:
+            self.prior.start(index)
+            prior = self.prior(logits.float().softmax(1), valid)
+            loss = self.balanced(logits[:n], index, prior)
+        parts: dict[str, Any] = {'train_loss': loss}
+        if self.hparams['contrast'] > 0:
+            pseudo = torch.where(valid[n:], logits[n:].argmax(1), -1)
+            label = torch.cat([index, pseudo])
+            contrast = self._contrast(features, whole, label)
+            parts |= {'train_cross_entropy': loss, 'train_contrast': contrast}
+            parts['train_loss'] = loss = loss + self.hparams['contrast'] * contrast
+        self.log_dict({k: v.detach() for k, v in parts.items()}, batch_size=n)
+        return loss
+
+    def _contrast(self, features: Tensor, logits: Tensor, label: Tensor) -> Tensor:
+        """Contrast on the grid of the features, which some decoders end coarser."""
+        rows, cols = (
+            big - small
+            for big, small in zip(logits.shape[-2:], label.shape[-2:], strict=True)
+        )
+        label = F.pad(label, (0, cols, 0, rows), value=-1)
+        probabilities = logits.detach().float().softmax(1)
+        step = logits.shape[-1] // features.shape[-1]
+        if step > 1:
+            label = label[..., step // 2 :: step, step // 2 :: step]
+            probabilities = F.avg_pool2d(probabilities, step)
+        loss: Tensor = self.contrast(features, probabilities, label)
+        return loss
+
+
+def _valid(batch: Sample) -> Tensor:
+    """Pixels with data, (B, H, W) bool."""
+    image = batch['image']
+    if 'mask_valid' not in batch:
+        return torch.ones_like(image[:, 0], dtype=torch.bool)
+    return batch['mask_valid'].reshape(-1, *image.shape[-2:]) > 0
