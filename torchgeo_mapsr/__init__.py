@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .datamodules import (
         ChesapeakePairsDataModule,
+        FineLabelDataModule,
         Low2HighDataModule,
         OpenEarthMapDataModule,
         OpenEarthMapSARDataModule,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         ChesapeakePairs,
         Crosswalk,
         ExemplarLabels,
+        FineLabelPair,
         Imagery,
         JointStatistics,
         LabelRaster,
@@ -76,6 +78,8 @@ __all__ = (
     'Crosswalk',
     'ExemplarLabels',
     'ExpectationMaximizationTask',
+    'FineLabelDataModule',
+    'FineLabelPair',
     'Imagery',
     'InputError',
     'JointStatistics',
@@ -118,6 +122,7 @@ __all__ = (
 _HOMES = {
     'datamodules': (
         'ChesapeakePairsDataModule',
+        'FineLabelDataModule',
         'Low2HighDataModule',
         'OpenEarthMapDataModule',
         'OpenEarthMapSARDataModule',
@@ -128,6 +133,7 @@ _HOMES = {
         'ChesapeakePairs',
         'Crosswalk',
         'ExemplarLabels',
+        'FineLabelPair',
         'Imagery',
         'JointStatistics',
         'LRHRPair',

@@ -43,6 +43,7 @@ def test_names_of_the_issue_ship() -> None:
         'worldcover',
         'openearthmap',
         'dynamic-world',
+        'five-billion-pixels',
         'land-cover-4',
     }
 

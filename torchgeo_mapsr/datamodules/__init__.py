@@ -4,6 +4,7 @@
 """Data modules: LR/HR pairs, labelled chips, and source with target."""
 
 from .chesapeake import ChesapeakePairsDataModule
+from .fine import FineLabelDataModule
 from .image_chips import (
     ImageChipsDataModule,
     OpenEarthMapDataModule,
@@ -16,6 +17,7 @@ from .source_target import SourceTargetDataModule
 __all__ = (
     'ChesapeakePairsDataModule',
     'ChipDataModule',
+    'FineLabelDataModule',
     'ImageChipsDataModule',
     'Low2HighDataModule',
     'OpenEarthMapDataModule',

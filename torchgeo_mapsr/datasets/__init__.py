@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .chips import ChipDataset
     from .collate import collate_pairs
     from .exemplars import ExemplarLabels
+    from .fine import FineLabelPair, FineLabelPairs
     from .image_chips import ImageChips
     from .low2high import Low2High
     from .openearthmap import OpenEarthMap
@@ -33,6 +34,8 @@ __all__ = (
     'ChipDataset',
     'Crosswalk',
     'ExemplarLabels',
+    'FineLabelPair',
+    'FineLabelPairs',
     'ImageChips',
     'Imagery',
     'JointStatistics',
@@ -60,6 +63,8 @@ _ON_TORCHGEO = {
     'ChesapeakePairs': 'chesapeake',
     'ChipDataset': 'chips',
     'ExemplarLabels': 'exemplars',
+    'FineLabelPair': 'fine',
+    'FineLabelPairs': 'fine',
     'ImageChips': 'image_chips',
     'LRHRPair': 'pair',
     'LRHRPairs': 'pairs',

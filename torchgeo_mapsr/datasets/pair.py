@@ -14,9 +14,9 @@ from torchgeo.datasets import RasterDataset
 
 from .._compat import Sample, georeference
 from ..errors import InputError
-from .chips import ChipDataset
 from .grid import box_in, clip, coverage, pixel_ratio, project
 from .imagery import Imagery
+from .imagery_chips import ImageryChips
 from .labels import LabelRaster
 from .legend import Legend
 from .raster import PathLike
@@ -28,7 +28,7 @@ LabelSource = (
 )
 
 
-class LRHRPair(ChipDataset):
+class LRHRPair(ImageryChips):
     """HR imagery with LR labels, and HR labels where there are any.
 
     Nothing is resampled: the image is read in its own pixels, the LR labels in their
@@ -78,22 +78,11 @@ class LRHRPair(ChipDataset):
         legend: Legend | None = None,
         truth_legend: Legend | None = None,
     ) -> None:
-        self.imagery = _imagery(imagery, bands, nodata)
+        super().__init__(
+            open_imagery(imagery, bands, nodata), transforms, legend, truth_legend
+        )
         self.labels = label_rasters(labels)
         self.truth = label_rasters(truth) if truth is not None else ()
-        affine = self.imagery.geobox.affine
-        if affine.b or affine.d or affine.a < 0 or affine.e > 0:
-            raise InputError(
-                f'{self.imagery.paths[0]}: is rotated or not north-up; '
-                'warp it first (gdalwarp)'
-            )
-        super().__init__(
-            self.imagery.footprints,
-            self.imagery.paths,
-            transforms,
-            legend,
-            truth_legend,
-        )
         self._check()
 
     def _check(self) -> None:
@@ -112,25 +101,8 @@ class LRHRPair(ChipDataset):
             if pixel_ratio(tile, raster.geobox) > 1.5:
                 raise InputError(
                     f'{raster.paths[0]}: has smaller pixels than '
-                    f'{self.imagery.paths[0]}; labels must be coarser than the imagery'
+                    f'{self.imagery.paths[0]}; use FineLabelPair for finer labels'
                 )
-
-    def chip(self, x: slice, y: slice) -> Sample:
-        """Read the chip that is nearest to a box."""
-        return self.sample(self.snap(x, y))
-
-    def snap(self, x: slice, y: slice) -> GeoBox:
-        """Find the pixels that are nearest to a query.
-
-        Args:
-            x: from west to east, in the imagery's CRS
-            y: from south to north
-        """
-        left, top = ~self.imagery.geobox.affine * (x.start, y.stop)
-        width = max(round((x.stop - x.start) / self.res[0]), 1)
-        height = max(round((y.stop - y.start) / self.res[1]), 1)
-        corner = self.imagery.geobox.translate_pix(round(left), round(top))
-        return GeoBox((height, width), corner.affine, corner.crs)
 
     def sample(self, geobox: GeoBox) -> Sample:
         """Read a chip.
@@ -198,7 +170,7 @@ class LRHRPair(ChipDataset):
         return codes
 
 
-def _imagery(
+def open_imagery(
     source: ImagerySource, bands: Sequence[int] | None, nodata: float | None
 ) -> Imagery:
     """Imagery of files or of a torchgeo dataset's files."""

@@ -20,7 +20,7 @@ def plot_sample(
     show_titles: bool = True,
     suptitle: str | None = None,
 ) -> Figure:
-    """Plot image, LR labels, and HR labels and prediction if there are any.
+    """Plot the image, and LR labels, HR labels and prediction if there are any.
 
     Args:
         sample: one sample, not a batch
@@ -32,12 +32,12 @@ def plot_sample(
     Returns:
         the figure
     """
-    panels = {
-        'Image': stretch(sample['image'], sample.get('mask_valid')),
-        'LR labels': paint(
-            per_pixel(sample['lr_label'], sample['mask_region']), legend
-        ),
+    panels: dict[str, ArrayLike] = {
+        'Image': stretch(sample['image'], sample.get('mask_valid'))
     }
+    if 'lr_label' in sample:
+        codes = per_pixel(sample['lr_label'], sample['mask_region'])
+        panels['LR labels'] = paint(codes, legend)
     for key, title in (('mask', 'HR labels'), ('prediction', 'Prediction')):
         if key in sample:
             panels[title] = paint(np.asarray(sample[key]).squeeze(), truth_legend)
@@ -45,7 +45,7 @@ def plot_sample(
         1, len(panels), squeeze=False, figsize=(4 * len(panels), 4)
     )
     for axis, (title, picture) in zip(axes[0], panels.items(), strict=True):
-        axis.imshow(picture, interpolation='nearest')
+        axis.imshow(np.asarray(picture), interpolation='nearest')
         axis.axis('off')
         if show_titles:
             axis.set_title(title)

@@ -1,0 +1,44 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from lightning.pytorch import Trainer
+
+from torchgeo_mapsr import ClassAwareTask, FineLabelDataModule
+
+
+def write(path: Path, values: np.ndarray, pixel: float) -> str:
+    array = values if values.ndim == 3 else values[None]
+    with rasterio.open(
+        path, 'w', driver='GTiff', count=len(array), height=array.shape[1],
+        width=array.shape[2], dtype=array.dtype, crs='EPSG:32650',
+        transform=rasterio.Affine(pixel, 0, 4e5, 0, -pixel, 4e6),
+    ) as file:  # fmt: skip
+        file.write(array)
+    return str(path)
+
+
+def test_a_task_learns_from_finer_labels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    imagery = write(tmp_path / 's2.tif', rng.integers(1, 9, (4, 64, 64), 'uint16'), 10)
+    labels = write(tmp_path / 'l.tif', rng.integers(1, 25, (160, 160), 'uint8'), 4)
+    data = FineLabelDataModule(
+        imagery, labels, shares=True, least=0.4, batch_size=2, patch_size=32,
+        augment=True,
+    )  # fmt: skip
+    task = ClassAwareTask(
+        bands=4, image_dtype='uint16', legend='five-billion-pixels',
+        target='five-billion-pixels', supervision='hr',
+    )  # fmt: skip
+    run = Trainer(
+        accelerator='cpu', max_epochs=1, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    run.fit(task, data)
+    (found,) = run.test(task, data, verbose=False)
+    assert 0 <= found['test_mIoU'] <= 1
+    batch = next(iter(data.test_dataloader()))
+    assert batch['mask_share'].shape == (2, 24, 32, 32)

@@ -1,0 +1,236 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Imagery with labels that are finer than its pixels."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from .._compat import Sample, georeference
+from ..errors import InputError
+from .crosswalk import Crosswalk
+from .grid import box_in, coverage, crop, pixel_ratio
+from .imagery_chips import ImageryChips
+from .labels import LabelRaster
+from .pair import ImagerySource, LabelSource, label_rasters, open_imagery
+from .pairs import LRHRPairs
+from .region import TIE, lr_coordinates
+
+# Label pixels that are looked at at once: their places take 16 bytes each.
+CHUNK = 1 << 20
+
+
+class FineLabelPair(ImageryChips):
+    """Imagery, and labels of smaller pixels: 4 m labels on 10 m Sentinel-2, say.
+
+    The other direction of :class:`~torchgeo_mapsr.datasets.LRHRPair`: there a label's
+    cell holds many pixels, here a pixel holds many labels. Nothing is resampled: the
+    labels stay in their own grid and CRS, and each votes for the image pixel that holds
+    its centre. A sample has
+
+    * ``image``: values as they are stored, (C, H, W) float32, 0 where invalid
+    * ``mask_valid``: 1 where the imagery has data, (H, W) int64
+    * ``mask``: code of the most frequent class of each pixel's labels, (H, W) int64,
+      -1 = none; of classes with as many votes, the one that its legend has first
+    * ``mask_share``: share of each class among the votes, (classes, H, W) float32, of
+      sum 1, or 0 where there is no ``mask``; if *shares*. To augmentations it is a mask
+
+    and the georeference keys of the installed torchgeo.
+
+    Votes are counted in classes of the crosswalk's target, so that two codes which are
+    one class there are not beaten by a third. What has no class there (no data,
+    unlabelled, unknown codes) has no vote; where more than 1 - *least* of the labels in
+    a pixel have none, the pixel has no label.
+
+    Args:
+        imagery: files, a torchgeo dataset of which the files are taken, or Imagery
+        labels: files, a torchgeo dataset of which the files are taken, or rasters;
+            where several grids have labels for a pixel, the first counts
+        crosswalk: from the codes of *labels* to the classes of the sample
+        shares: add ``mask_share``
+        least: share of the labels in a pixel that must have a class, 0..1
+        transforms: takes a sample and returns it transformed
+        bands: bands of the imagery, from 1 (default: all but alpha)
+        nodata: no-data value of the imagery (default: that of the files)
+
+    Raises:
+        InputError: the files cannot be used, do not overlap, or the labels are coarser
+            than the imagery
+    """
+
+    def __init__(
+        self,
+        imagery: ImagerySource,
+        labels: LabelSource,
+        crosswalk: Crosswalk,
+        shares: bool = False,
+        least: float = 0.5,
+        transforms: Callable[[Sample], Sample] | None = None,
+        bands: Sequence[int] | None = None,
+        nodata: float | None = None,
+    ) -> None:
+        super().__init__(
+            open_imagery(imagery, bands, nodata),
+            transforms,
+            truth_legend=crosswalk.target,
+        )
+        self.labels = label_rasters(labels)
+        self.crosswalk, self.shares, self.least = crosswalk, shares, least
+        if not 0 <= least <= 1:
+            raise InputError(f'least must be from 0 to 1, not {least}')
+        self._check()
+
+    def _check(self) -> None:
+        met = [
+            (raster, tile)
+            for raster in self.labels
+            for tile in self.tiles
+            if coverage(tile, raster.geobox) > 0
+        ]
+        if not met:
+            raise InputError(
+                f'{self.labels[0].paths[0]}: does not overlap '
+                f'{self.imagery.paths[0]}; give labels of the same place'
+            )
+        for raster, tile in met:
+            if pixel_ratio(tile, raster.geobox) < 1 / 1.5:
+                raise InputError(
+                    f'{raster.paths[0]}: has larger pixels than '
+                    f'{self.imagery.paths[0]}; use LRHRPair for coarser labels'
+                )
+
+    def sample(self, geobox: GeoBox) -> Sample:
+        """Read a chip.
+
+        Args:
+            geobox: pixels of the imagery's grid, or beyond it
+
+        Returns:
+            the sample, not transformed
+        """
+        image, valid = self.imagery.read(geobox)
+        votes = self._votes(geobox)
+        known = (votes.count > 0).any(0) & (votes.voted >= self.least * votes.labels)
+        codes = self.crosswalk.target.codes[votes.count.argmax(0)]
+        arrays: dict[str, NDArray[np.generic]] = {
+            'image': image,
+            'mask_valid': valid.astype(np.int64),
+            'mask': np.where(known, codes, -1),
+        }
+        if self.shares:
+            share = votes.count / np.maximum(votes.voted, 1)
+            arrays['mask_share'] = np.where(known, share, 0).astype(np.float32)
+        sample: Sample = {key: torch.from_numpy(value) for key, value in arrays.items()}
+        return sample | georeference(geobox, self.bounds[2])
+
+    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """There are no LR cells here."""
+        raise InputError(
+            'the labels are finer than the imagery and have no LR cells; sample its '
+            'chips with ChipSampler or PatchSampler'
+        )
+
+    def _votes(self, geobox: GeoBox) -> 'Votes':
+        """Votes of each pixel, from the first raster that has any."""
+        found = count_votes(geobox, self.labels[0], self.crosswalk)
+        for raster in self.labels[1:]:
+            if (found.voted == 0).any() and coverage(geobox, raster.geobox) > 0:
+                found = found.where_none(count_votes(geobox, raster, self.crosswalk))
+        return found
+
+
+class FineLabelPairs(LRHRPairs):
+    """Pairs of many places as one dataset, as LR/HR pairs are put side by side.
+
+    Args:
+        pairs: the pairs; the first one's CRS and resolution are the dataset's
+        transforms: takes a sample and returns it transformed
+    """
+
+    def __init__(
+        self,
+        pairs: Iterable[FineLabelPair],
+        transforms: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        # what it asks of a pair, these have: tiles, imagery, legends and samples
+        super().__init__(pairs, transforms)  # type: ignore[arg-type]
+
+    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """There are no LR cells here."""
+        return self._owners[tile].lr_cells(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """What the labels in each pixel of a grid say.
+
+    Args:
+        count: labels of each class, (classes, H, W) int32
+        labels: labels whose centre lies in the pixel, with a class or without,
+            (H, W) int32
+    """
+
+    count: NDArray[np.int32]
+    labels: NDArray[np.int32]
+
+    @property
+    def voted(self) -> NDArray[np.int64]:
+        """Labels that have a class, (H, W)."""
+        voted: NDArray[np.int64] = self.count.sum(0)
+        return voted
+
+    def where_none(self, other: 'Votes') -> 'Votes':
+        """The same, with the votes of another where there are none."""
+        none = self.voted == 0
+        return Votes(
+            np.where(none, other.count, self.count),
+            np.where(none, other.labels, self.labels),
+        )
+
+
+def count_votes(geobox: GeoBox, labels: LabelRaster, crosswalk: Crosswalk) -> Votes:
+    """Count the labels of each class in the pixels of a grid.
+
+    The roles of :func:`~torchgeo_mapsr.datasets.region_map` are exchanged: the centres
+    of the labels are projected into the imagery's grid. A centre on an edge belongs to
+    the pixel at its right or below. Label rows are read some at a time, so that memory
+    does not grow with their number.
+
+    Args:
+        geobox: grid of the chip
+        labels: labels, in any CRS
+        crosswalk: from their codes to classes
+    """
+    classes, (height, width) = len(crosswalk.target), geobox.shape
+    count = np.zeros((classes, height, width), np.int32)
+    total = np.zeros((height, width), np.int32)
+    top, left, bottom, right = box_in(geobox, labels.geobox)
+    rows = max(CHUNK // max(right - left, 1), 1)
+    for start in range(top, bottom, rows):
+        stop = min(start + rows, bottom)
+        window = crop(labels.geobox, (start, left, stop, right))
+        at = lr_coordinates(window, geobox)
+        known = np.isfinite(at).all(0)
+        row, col = np.floor(np.where(known, at, -1) + TIE).astype(np.int64)
+        inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
+        if not inside.any():
+            continue
+        row, col = row[inside], col[inside]
+        index = crosswalk.index(labels.read(slice(start, stop), slice(left, right)))
+        # only the rows of the chip that these labels are in
+        first, last = int(row.min()), int(row.max()) + 1
+        size = (last - first) * width
+        pixel = (row - first) * width + col
+        total[first:last] += np.bincount(pixel, minlength=size).reshape(-1, width)
+        index = index[inside]
+        voted = index >= 0
+        found = np.bincount(
+            index[voted] * size + pixel[voted], minlength=classes * size
+        )
+        count[:, first:last] += found.reshape(classes, -1, width)
+    return Votes(count, total)
