@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
 
 from torchgeo_mapsr.errors import InputError
@@ -83,6 +84,23 @@ def test_what_is_not_finite_has_no_influence_beyond() -> None:
     image = raw(1, 1, 64, 64)
     image[..., 3, 4] = torch.nan
     assert network(image).isfinite().all()
+
+
+@pytest.mark.parametrize('name', ['convnextv2_atto', 'mobilenetv3_small_050'])
+def test_weights_of_a_network_of_timm(name: str, tmp_path: Path) -> None:
+    """Files have the names of the whole network; its features go by other ones."""
+    torch.manual_seed(1)
+    theirs = timm.create_model(name, pretrained=False)
+    torch.save(theirs.state_dict(), tmp_path / 'timm.pth')
+    ours = SegmentationNetwork(
+        'unet', f'tu-{name}', 3, 2, weights=str(tmp_path / 'timm.pth')
+    )
+    image = torch.rand(1, 3, 64, 64)
+    ours.eval()
+    whole = theirs.eval().forward_intermediates(image, intermediates_only=True)[-1]
+    with torch.no_grad():
+        last = ours.network.encoder(image)[-1]
+    torch.testing.assert_close(last, whole)
 
 
 def test_weights_of_a_file(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 """Trainable segmentation networks between imagery as it is read and class scores."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,8 +80,10 @@ class SegmentationNetwork(nn.Module):
         self.normalise = normalisation(bands, image_dtype, mean, std)
         self.network = _create(model, backbone, bands, classes)
         if weights is not None:
-            state = strip_prefix(read_weights(weights), self.encoder.state_dict())
-            load_weights(self.encoder, state, weights, f'the encoder {backbone}')
+            encoder, names = _named(self.network.encoder, backbone)
+            state = strip_prefix(read_weights(weights), names.values())
+            state = {own: state[name] for own, name in names.items() if name in state}
+            load_weights(encoder, state, weights, f'the encoder {backbone}')
 
     @property
     def encoder(self) -> nn.Module:
@@ -151,6 +154,20 @@ class SegmentationNetwork(nn.Module):
             features: What :meth:`features` returned.
         """
         return self.network.segmentation_head(features)
+
+
+def _named(encoder: Any, backbone: str) -> tuple[nn.Module, dict[str, str]]:
+    """Where an encoder's weights go, and what files call them, by their names here.
+
+    smp wraps networks of timm, and timm takes apart those whose features are asked for:
+    ``stages.0.`` is ``stages_0.`` then. Files have the names of the whole network.
+    """
+    module: nn.Module = encoder.model if backbone.startswith('tu-') else encoder
+    apart = re.compile(r'^([a-z]+)_(\d+)\.') if module is not encoder else None
+    return module, {
+        name: apart.sub(r'\1.\2.', name) if apart else name
+        for name in module.state_dict()
+    }
 
 
 class _Affine(nn.Module):
