@@ -3,6 +3,7 @@
 
 """The configurations of docs/noisy.md run as they stand, with small networks."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from tests.data.openearthmap import data
 from tests.data.openearthmap_sar import data as sar_data
+from torchgeo_mapsr.datasets.scene import make_scene
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.models.segmentation import SegmentationNetwork
 from torchgeo_mapsr.models.trained import Trained
@@ -95,3 +97,16 @@ def test_networks(name: str) -> None:
         assert logits.shape == (1, 8, 60, 70)
         # the picture matters, and not its size alone
         assert (network(255 - image) - logits).abs().max() > 1e-3
+
+
+def test_page(here: Path) -> None:
+    """The example of the page, as it stands."""
+    scene = make_scene(here, seed=0, size=(128, 128))
+    scene.labels.rename(here / 'nlcd.tif')
+    scene.truth.rename(here / 'truth.tif')
+    page = (CONFIGS.parent / 'noisy.md').read_text()
+    blocks = re.findall(r'^```python\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
+    assert 'SelfTrainingTask' in blocks[0]
+    exec(compile(blocks[0], 'noisy.md', 'exec'), {})  # noqa: S102
+    trained = Trained.load(['stage-1.ckpt'])
+    assert trained.target.name == 'land-cover-4'
