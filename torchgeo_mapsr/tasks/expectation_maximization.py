@@ -13,6 +13,7 @@ from torch import Tensor
 from .._compat import Sample
 from ..errors import InputError
 from ..losses import label_counts
+from ..losses.statistics_matching import Criterion
 from ..models.superpixels import superpixels
 from .label_super_resolution import LabelSuperResolutionTask
 
@@ -50,6 +51,9 @@ class ExpectationMaximizationTask(LabelSuperResolutionTask):
         truth_legend: Legend of ``mask``, the HR labels; *target* by default.
         truth_crosswalk: Name or file of the crosswalk from it to *target*.
         statistics: Joint statistics of *legend* and *target*, a name or a file.
+        criterion: How counts are compared in the first M-step, see
+            :class:`~torchgeo_mapsr.losses.StatisticsMatchingLoss`, as the next.
+        variance_weight: Weight of the log-variance term.
         warmup_epochs: Epochs of the first M-step.
         round_epochs: Epochs of each M-step after it.
         spacing: Pixels between the centres of superpixels, about.
@@ -74,6 +78,8 @@ class ExpectationMaximizationTask(LabelSuperResolutionTask):
         truth_legend: str | None = None,
         truth_crosswalk: str | None = None,
         statistics: str = 'malkin2019',
+        criterion: Criterion = 'compromise',
+        variance_weight: float = 1.0,
         warmup_epochs: int = 10,
         round_epochs: int = 5,
         spacing: float = 10.0,

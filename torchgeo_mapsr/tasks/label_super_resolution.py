@@ -86,10 +86,13 @@ class LabelSuperResolutionTask(JointStatisticsTask):
         """Make the statistics loss."""
         super().configure_losses()
         h = self.hparams
-        if (
-            min(h['sr_weight'], h['hr_weight']) < 0
-            or not h['sr_weight'] + h['hr_weight']
-        ):
+        # EM is derived from this task and has no HR labels
+        self.loss_weights = {
+            'LR': h.get('sr_weight', 1.0),
+            'HR': h.get('hr_weight', 0.0),
+        }
+        weights = self.loss_weights.values()
+        if min(weights) < 0 or not any(weights):
             raise InputError('sr_weight and hr_weight are 0 or more, and not both 0')
         self.criterion = StatisticsMatchingLoss(
             *tables(self.statistics), h['criterion'], h['variance_weight']
@@ -109,16 +112,16 @@ class LabelSuperResolutionTask(JointStatisticsTask):
         Returns:
             The loss tensor.
         """
-        h, size = self.hparams, len(batch['image'])
+        size = len(batch['image'])
         logits = self(batch['image'])
         sr = self.match(batch, logits)
-        loss = h['sr_weight'] * sr
+        loss = self.loss_weights['LR'] * sr
         self.log('train_sr_loss', sr, batch_size=size)
-        if h['hr_weight']:
+        if self.loss_weights['HR']:
             index = self.truth_index(batch)
             self._labelled['HR'] |= bool((index >= 0).any())
             hr = self.cross_entropy(logits, index)
-            loss = loss + h['hr_weight'] * hr
+            loss = loss + self.loss_weights['HR'] * hr
             self.log('train_hr_loss', hr, batch_size=size)
         self.log('train_loss', loss, batch_size=size)
         return loss
@@ -147,9 +150,9 @@ class LabelSuperResolutionTask(JointStatisticsTask):
             InputError: If no chip of the epoch had one.
         """
         any_process = self.trainer.strategy.reduce_boolean_decision
-        for kind, weight in (('LR', 'sr_weight'), ('HR', 'hr_weight')):
+        for kind, weight in self.loss_weights.items():
             seen = any_process(self._labelled[kind], all=False)
-            if self.hparams[weight] and not seen:
+            if weight and not seen:
                 raise InputError(
                     f'No pixel of the training chips has an {kind} label of a known '
                     'class: see that imagery and labels overlap, and that their legends '
