@@ -28,6 +28,9 @@ SETS = {
 }
 TOGETHER = ('chesapeake_wv',)
 
+# Open space, low, medium and high intensity.
+DEVELOPED = (21, 22, 23, 24)
+
 LABELS = {'clean': 'lr.tif', 'noisy': 'lr_noisy.tif'}
 
 
@@ -96,6 +99,35 @@ class Region:
             crosswalk.index(LabelRaster.open(scene / 'hr.tif')[0].at(image.geobox))
             for scene, image in zip(self.scenes, self.images, strict=True)
         ]
+
+    @cached_property
+    def developed(self) -> list[NDArray[np.bool_]] | None:
+        """Pixels under one of NLCD's four developed classes; None of other labels."""
+        if self.legend != 'nlcd':
+            return None
+        return [
+            np.isin(LabelRaster.open(path)[0].at(image.geobox), DEVELOPED)
+            for path, image in zip(self.label_paths, self.images, strict=True)
+        ]
+
+    def score_developed(self, maps: Sequence[NDArray[np.int64]]) -> Confusion | None:
+        """Compare maps with the HR labels where NLCD says developed, as Malkin et al.
+
+        Args:
+            maps: Class index of each scene's pixels.
+
+        Returns:
+            Counts of all scenes; None of labels that are not NLCD.
+        """
+        if self.developed is None:
+            return None
+        parts = [
+            confusion(np.where(there, truth, -1), found, self.crosswalk.target)
+            for there, truth, found in zip(
+                self.developed, self.truth, maps, strict=True
+            )
+        ]
+        return sum(parts[1:], parts[0])
 
     def score(self, maps: Sequence[NDArray[np.int64]]) -> dict[str, Confusion]:
         """Compare maps with the HR labels.

@@ -46,11 +46,13 @@ def measure(trial: Trial, name: str) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     parts = list(trial.place.region.score(maps).values())
     total = sum(parts[1:], parts[0])
+    developed = trial.place.region.score_developed(maps)
     return {
         'miou': round(total.miou, 5),
         'accuracy': round(total.accuracy, 5),
         'f1': round(total.macro_f1, 5),
         'confusion': total.matrix.tolist(),
+        'developed': None if developed is None else developed.matrix.tolist(),
         'unmapped': total.unmapped,
         'steps': trial.steps if ROWS[name].trained else 0,
         'seconds': round(seconds, 1),

@@ -34,7 +34,8 @@ class Place:
     Args:
         name: Of the set, and of the scene.
         region: Imagery, coarse labels, and the HR labels that score.
-        exemplars: HR labels of another place, in the truth's legend.
+        exemplars: HR labels of another place, in the truth's legend. The imagery and
+            the coarse labels of that place lie beside them.
     """
 
     name: str
@@ -83,15 +84,16 @@ def _made(folder: Path, side: int) -> Place:
 
 def _split(source: Path, folder: Path) -> Place:
     """The left three quarters of a scene to train on, the right one to show."""
-    if not (folder / 'lr.tif').exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ('imagery', 'hr'):
-            _cut(source / f'{name}.tif', folder / f'{name}.tif', 0, 0.75)
-        _cut(source / 'hr.tif', folder / 'exemplars.tif', 0.75, 1)
-        shutil.copy(source / 'lr.tif', folder / 'lr.tif')
+    shown = folder / 'exemplars'
+    if not (shown / 'lr.tif').exists():
+        for part, start, stop in ((folder, 0, 0.75), (shown, 0.75, 1)):
+            part.mkdir(parents=True, exist_ok=True)
+            for name in ('imagery', 'hr'):
+                _cut(source / f'{name}.tif', part / f'{name}.tif', start, stop)
+            shutil.copy(source / 'lr.tif', part / 'lr.tif')
     region = Region('openearthmap', 'clean', (folder,), *SETS['openearthmap'])
     name = f'openearthmap/{folder.name}'
-    return Place(name, region, (str(folder / 'exemplars.tif'),))
+    return Place(name, region, (str(shown / 'hr.tif'),))
 
 
 def _cut(source: Path, path: Path, start: float, stop: float) -> None:

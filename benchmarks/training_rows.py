@@ -10,7 +10,7 @@ To add one, write ``@row('name', 'title')`` above a function that takes a
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,20 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
 from torchgeo_mapsr.datamodules import PairDataModule
-from torchgeo_mapsr.datasets import LabelRaster, region_map
+from torchgeo_mapsr.datasets import LabelRaster, Legend, region_map
 from torchgeo_mapsr.datasets.statistics import class_counts
 from torchgeo_mapsr.tasks import (
+    ExpectationMaximizationTask,
+    LabelSuperResolutionTask,
     MaskedAutoencoderTask,
     RegionAggregationTask,
     SegmentationTask,
+    SoftNaiveTask,
 )
 
 from .regions import TARGET
@@ -39,6 +43,9 @@ CROP, BATCH = 128, 4
 
 # Halves the time on processors that have it, and half precision is tried on the way.
 PRECISION = 'bf16-mixed'
+
+# Of the HR labels' cross entropy beside the statistics loss, which adds up classes.
+HR_WEIGHT = 10.0
 
 # Side and margin of the windows that are predicted, in pixels.
 _WINDOW, _MARGIN = 512, 32
@@ -110,22 +117,36 @@ class Trial:
             'truth_legend': region.truth_legend,
         }
 
-    def train(self, task: Any, batch: int = BATCH) -> None:
+    def train(
+        self,
+        task: Any,
+        batch: int = BATCH,
+        epochs: int = 1,
+        labelled: Sequence[Path] = (),
+        balance: float = 0.0,
+    ) -> None:
         """Train a task on random crops, flipped and turned.
 
         Args:
             task: The task, made after :meth:`seeded`, or by :meth:`fit`'s caller.
             batch: Crops in a batch.
+            epochs: Parts that the training is divided into.
+            labelled: Folders of scenes that are trained on too. If there are any, HR
+                labels of other scenes are kept from the task.
+            balance: Exponent of the inverse frequency of coarse classes.
         """
         region = self.place.region
+        more = [str(folder / 'imagery.tif') for folder in labelled]
+        coarse = [str(folder / 'lr.tif') for folder in labelled]
         data = PairDataModule(
-            region.imagery_paths,
-            region.label_paths,
-            [str(scene / 'hr.tif') for scene in region.scenes],
+            [*region.imagery_paths, *more],
+            [*region.label_paths, *coarse],
+            [str(scene / 'hr.tif') for scene in labelled or region.scenes],
             batch_size=batch,
             patch_size=CROP,
-            length=self.steps * batch,
+            length=self.steps * batch // epochs,
             augment=True,
+            balance=balance,
         )
         logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
         with warnings.catch_warnings():
@@ -133,7 +154,7 @@ class Trial:
             lightning.Trainer(
                 accelerator='cpu',
                 precision=PRECISION,
-                max_epochs=1,
+                max_epochs=epochs,
                 logger=False,
                 enable_checkpointing=False,
                 enable_progress_bar=False,
@@ -142,18 +163,19 @@ class Trial:
                 num_sanity_val_steps=0,
             ).fit(task, data)
 
-    def fit(self, make: Callable[[], Any]) -> Maps:
+    def fit(self, make: Callable[[], Any], **options: Any) -> Maps:
         """Make a task, train it and map the scenes with its network.
 
         Args:
             make: Makes the task, after the seed was set.
+            options: Of :meth:`train`.
 
         Returns:
             Class index of each scene's pixels.
         """
         lightning.seed_everything(self.seed, verbose=False)
         task = make()
-        self.train(task)
+        self.train(task, **options)
         return self.predict(task.network)
 
     def predict(self, network: Callable[[Tensor], Tensor]) -> Maps:
@@ -238,6 +260,39 @@ def _pre(trial: Trial) -> Maps:
     return trial.fit(lambda: RegionAggregationTask(**options))
 
 
+@row('soft', 'Soft naive')
+def _soft(trial: Trial) -> Maps:
+    return trial.fit(lambda: SoftNaiveTask(**_statistical(trial)))
+
+
+@row('em', 'EM with superpixels')
+def _em(trial: Trial) -> Maps:
+    options = {'warmup_epochs': 6, 'round_epochs': 2}
+    return trial.fit(
+        lambda: ExpectationMaximizationTask(**_statistical(trial), **options), epochs=10
+    )
+
+
+@row('sr', 'SR')
+def _sr(trial: Trial) -> Maps:
+    return trial.fit(lambda: LabelSuperResolutionTask(**_statistical(trial)))
+
+
+@row('sr_l2', 'SR without the log-variance term')
+def _sr_l2(trial: Trial) -> Maps:
+    return trial.fit(
+        lambda: LabelSuperResolutionTask(**_statistical(trial), variance_weight=0.0)
+    )
+
+
+@row('hr_sr', 'HR + SR (HR labels of the other place)')
+def _hr_sr(trial: Trial) -> Maps:
+    return trial.fit(
+        lambda: LabelSuperResolutionTask(**_statistical(trial), hr_weight=HR_WEIGHT),
+        labelled=[Path(path).parent for path in trial.place.exemplars],
+    )
+
+
 @row('high', 'High (bound: trained with HR labels of the same scenes)')
 def _high(trial: Trial) -> Maps:
     return trial.fit(lambda: SegmentationTask(**trial.options, supervision='hr'))
@@ -248,3 +303,16 @@ def _adversarial(trial: Trial) -> dict[str, Any]:
         'exemplars': trial.place.exemplars,
         'exemplar_legend': trial.place.region.truth_legend,
     }
+
+
+def _statistical(trial: Trial) -> dict[str, Any]:
+    """Malkin's table for NLCD; of majority labels, what a majority is."""
+    if trial.options['legend'] == 'nlcd':
+        return trial.options | {'statistics': 'malkin2019'}
+    codes = Legend.load(TARGET).codes.tolist()
+    path = trial.work / 'majority.yaml'
+    shares = {code: {'shares': {code: [0.4, 1.0]}} for code in codes}
+    content = {'source': TARGET, 'target': TARGET, 'classes': shares}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content))
+    return trial.options | {'statistics': str(path)}
