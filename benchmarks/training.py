@@ -22,6 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
+from . import training_statistics  # noqa: F401 (more rows)
 from .scenes import ROOT, _about, _commit
 from .training_places import MADE, TRAINING_SETS, Place, find_places
 from .training_rows import BATCH, CROP, ROWS, Trial

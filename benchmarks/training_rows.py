@@ -18,20 +18,16 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
 from torchgeo_mapsr.datamodules import PairDataModule
-from torchgeo_mapsr.datasets import LabelRaster, Legend, region_map
+from torchgeo_mapsr.datasets import LabelRaster, region_map
 from torchgeo_mapsr.datasets.statistics import class_counts
 from torchgeo_mapsr.tasks import (
-    ExpectationMaximizationTask,
-    LabelSuperResolutionTask,
     MaskedAutoencoderTask,
     RegionAggregationTask,
     SegmentationTask,
-    SoftNaiveTask,
 )
 
 from .regions import TARGET
@@ -43,9 +39,6 @@ CROP, BATCH = 128, 4
 
 # Halves the time on processors that have it, and half precision is tried on the way.
 PRECISION = 'bf16-mixed'
-
-# Of the HR labels' cross entropy beside the statistics loss, which adds up classes.
-HR_WEIGHT = 10.0
 
 # Side and margin of the windows that are predicted, in pixels.
 _WINDOW, _MARGIN = 512, 32
@@ -260,39 +253,6 @@ def _pre(trial: Trial) -> Maps:
     return trial.fit(lambda: RegionAggregationTask(**options))
 
 
-@row('soft', 'Soft naive')
-def _soft(trial: Trial) -> Maps:
-    return trial.fit(lambda: SoftNaiveTask(**_statistical(trial)))
-
-
-@row('em', 'EM with superpixels')
-def _em(trial: Trial) -> Maps:
-    options = {'warmup_epochs': 6, 'round_epochs': 2}
-    return trial.fit(
-        lambda: ExpectationMaximizationTask(**_statistical(trial), **options), epochs=10
-    )
-
-
-@row('sr', 'SR')
-def _sr(trial: Trial) -> Maps:
-    return trial.fit(lambda: LabelSuperResolutionTask(**_statistical(trial)))
-
-
-@row('sr_l2', 'SR without the log-variance term')
-def _sr_l2(trial: Trial) -> Maps:
-    return trial.fit(
-        lambda: LabelSuperResolutionTask(**_statistical(trial), variance_weight=0.0)
-    )
-
-
-@row('hr_sr', 'HR + SR (HR labels of the other place)')
-def _hr_sr(trial: Trial) -> Maps:
-    return trial.fit(
-        lambda: LabelSuperResolutionTask(**_statistical(trial), hr_weight=HR_WEIGHT),
-        labelled=[Path(path).parent for path in trial.place.exemplars],
-    )
-
-
 @row('high', 'High (bound: trained with HR labels of the same scenes)')
 def _high(trial: Trial) -> Maps:
     return trial.fit(lambda: SegmentationTask(**trial.options, supervision='hr'))
@@ -303,16 +263,3 @@ def _adversarial(trial: Trial) -> dict[str, Any]:
         'exemplars': trial.place.exemplars,
         'exemplar_legend': trial.place.region.truth_legend,
     }
-
-
-def _statistical(trial: Trial) -> dict[str, Any]:
-    """Malkin's table for NLCD; of majority labels, what a majority is."""
-    if trial.options['legend'] == 'nlcd':
-        return trial.options | {'statistics': 'malkin2019'}
-    codes = Legend.load(TARGET).codes.tolist()
-    path = trial.work / 'majority.yaml'
-    shares = {code: {'shares': {code: [0.4, 1.0]}} for code in codes}
-    content = {'source': TARGET, 'target': TARGET, 'classes': shares}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(content))
-    return trial.options | {'statistics': str(path)}
