@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, Dataset
 from torchgeo.trainers import SemanticSegmentationTask
 
@@ -88,6 +90,24 @@ class Crops(Dataset[dict[str, Tensor]]):
         return {'image': image.contiguous(), 'mask': label.contiguous()}
 
 
+class _Annealed(SemanticSegmentationTask):
+    """torchgeo's task with a learning rate that falls to zero.
+
+    Its own schedule waits for a plateau of ten epochs. Trained as briefly as here, the
+    network would be mapped in full motion: batch statistics lag behind its weights, and
+    that cost it a third of its mIoU (0.26 against 0.38 in training mode, Austin).
+    """
+
+    def configure_optimizers(self) -> Any:
+        optimizer = AdamW(self.parameters(), lr=self.hparams['lr'])
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = CosineAnnealingLR(optimizer, steps)
+        return {
+            'optimizer': optimizer,
+            'lr_scheduler': {'scheduler': schedule, 'interval': 'step'},
+        }
+
+
 def unet(region: Region, steps: int) -> Maps:
     """Train torchgeo's segmentation task: U-Net, ResNet-18, random initialisation.
 
@@ -106,7 +126,7 @@ def unet(region: Region, steps: int) -> Maps:
         torch.from_numpy(np.where(coarse < 0, NO_LABEL, coarse))
         for coarse in region.coarse
     ]
-    task = SemanticSegmentationTask(
+    task = _Annealed(
         model='unet',
         backbone='resnet18',
         weights=None,
@@ -140,9 +160,7 @@ def _train(task: Any, crops: Crops) -> None:
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    # The task's schedule asks for a validation loss; one batch of crops gives it one.
-    again = Crops(crops.images, crops.labels, BATCH)
-    trainer.fit(task, DataLoader(crops, BATCH), DataLoader(again, BATCH))
+    trainer.fit(task, DataLoader(crops, BATCH))
 
 
 def _images(region: Region) -> list[NDArray[np.float32]]:
