@@ -29,7 +29,8 @@ _CONTRAST = 0.2
 # Chips that the bands' spread is found from.
 _SPREAD = 16
 
-_HALF = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+#: Types of lower precision by their names.
+HALF = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 def device_of(name: str) -> torch.device:
@@ -146,7 +147,7 @@ class Extractor:
     def __call__(self, image: NDArray[np.float32]) -> Tokens:
         """Tokens of an image (C, H, W), float32."""
         batch = torch.from_numpy(image)[None].to(self.device)
-        half = _HALF.get(self.precision)
+        half = HALF.get(self.precision)
         with torch.autocast(self.device.type, half, enabled=half is not None):
             tokens = self.backbone(batch)
         tokens = tokens.to(torch.float32)

@@ -91,6 +91,7 @@ class Inputs:
                 ('legend', job.legend),
                 ('target', job.target),
                 ('crosswalk', job.crosswalk),
+                *(('checkpoint', path) for path in job.checkpoint),
             )
             if value is not None and Path(value).is_file()
         }

@@ -27,6 +27,7 @@ from .extractor import Extractor, band_spread, device_of
 from .fitting import check_saved, fit, make_backbone, sendable
 from .inputs import Inputs, file_digest
 from .model import Fitted, Model
+from .network import Checkpoints, NetworkModel
 from .outputs import Outputs
 from .passes import Draft, MapPass, chips_of
 from .plan import Plan, default_overlap
@@ -103,8 +104,12 @@ class _Run:
 
     def __call__(self, store: WorkStore) -> MapResult:
         with self._bar() as bar, self.executor:
-            model, plans = self._model(store, bar)
-            if self.job.save_model is not None:
+            model: Model | NetworkModel
+            if self.job.checkpoint:
+                model, plans = self._networks()
+            else:
+                model, plans = self._model(store, bar)
+            if isinstance(model, Model) and self.job.save_model is not None:
                 scratch = store.scratch(self.job.save_model.name)
                 model.classifier.save(scratch)
                 self.job.save_model.parent.mkdir(parents=True, exist_ok=True)
@@ -151,18 +156,7 @@ class _Run:
             backbone = make_backbone(job, inputs, saved).to(device)
             if job.compile:
                 backbone.compile()
-        overlap = job.overlap or default_overlap(job.chip_size, backbone.halo)
-        plans = tuple(
-            Plan(
-                image.geobox,
-                job.chip_size,
-                job.tile_size,
-                overlap,
-                backbone.halo,
-                max(backbone.strides),
-            )
-            for image in inputs.images
-        )
+        plans = self._plans(backbone.halo, max(backbone.strides))
         spread = None
         if job.upsampler == 'bilateral':
             with self.watch('read'):
@@ -186,8 +180,39 @@ class _Run:
             extractor = sendable(job, inputs, extractor)
         return fitted.use(extractor, classifier, inputs, self.watch), plans
 
+    def _networks(self) -> tuple[NetworkModel, tuple[Plan, ...]]:
+        """Load the job's networks."""
+        job = self.job
+        # Workers have devices of their own.
+        here = 'cpu' if self.executor.elsewhere else job.device
+        with self.watch('network'):
+            checkpoints = Checkpoints.of(
+                job.checkpoint, job.ensemble_weights, job.device, job.precision
+            )
+            model = checkpoints.make(self.watch, here)
+        model.check(self.inputs)
+        return model, self._plans(model.trained.halo, model.trained.stride)
+
+    def _plans(self, halo: int, stride: int) -> tuple[Plan, ...]:
+        """Chips and tiles of each raster.
+
+        Args:
+            halo: Pixels at a chip's border that lack context.
+            stride: Pixels that chips are aligned to.
+        """
+        job = self.job
+        overlap = job.overlap or default_overlap(job.chip_size, halo)
+        return tuple(
+            Plan(image.geobox, job.chip_size, job.tile_size, overlap, halo, stride)
+            for image in self.inputs.images
+        )
+
     def _sweep(
-        self, store: WorkStore, model: Model, plans: Sequence[Plan], bar: Progress
+        self,
+        store: WorkStore,
+        model: Model | NetworkModel,
+        plans: Sequence[Plan],
+        bar: Progress,
     ) -> None:
         """The map pass: make and keep all tiles that are not there yet."""
         drafts = [
@@ -221,7 +246,9 @@ class _Run:
             disable=self.console.quiet or not self.console.is_terminal,
         )
 
-    def _tell(self, summaries: dict[str, MapSummary], model: Model) -> None:
+    def _tell(
+        self, summaries: dict[str, MapSummary], model: Model | NetworkModel
+    ) -> None:
         """Say what was made."""
         labels = model.provenance.get('labels', {})
         for code, count in labels.get('unknown_codes', {}).items():

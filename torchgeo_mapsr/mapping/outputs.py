@@ -124,7 +124,7 @@ class Outputs:
         path, count = Counter(files).most_common(1)[0]
         if count > 1:
             raise InputError(f'Two outputs would be called {path}; rename the imagery.')
-        given = (*job.imagery, *job.labels, job.weights, job.model)
+        given = (*job.imagery, *job.labels, job.weights, job.model, *job.checkpoint)
         inputs = {Path(name).resolve() for name in given if name is not None}
         inputs |= {Path(name).resolve() for o in self.maps for name in o.imagery}
         for path in files:

@@ -164,6 +164,22 @@ class MapJob:
             result=False,
         ),
     )
+    checkpoint: tuple[Path, ...] = field(
+        default=(),
+        metadata=_about(
+            'model',
+            'map with a network that a task of this package has trained, in place of a '
+            'fit; of several the probabilities are averaged',
+            'FILE',
+            result=False,
+        ),
+    )
+    ensemble_weights: tuple[float, ...] = field(
+        default=(),
+        metadata=_about(
+            'model', 'weight of each checkpoint (default: all alike)', 'WEIGHT'
+        ),
+    )
     score: str = field(
         default='auto',
         metadata=_about(
@@ -312,10 +328,18 @@ class MapJob:
             raise InputError('--workers must be at least 1.')
         if not self.imagery:
             raise InputError('Give at least one file of imagery.')
-        if not self.labels and self.model is None:
+        if not self.labels and self.model is None and not self.checkpoint:
             raise InputError(
-                'Give coarse labels with --labels, or a saved fit with --model.'
+                'Give coarse labels with --labels, a saved fit with --model, or a '
+                'trained network with --checkpoint.'
             )
+        if self.checkpoint and (self.model or self.save_model):
+            raise InputError(
+                '--checkpoint maps with a trained network, which has no fit: leave out '
+                '--model and --save-model.'
+            )
+        if self.ensemble_weights and not self.checkpoint:
+            raise InputError('--ensemble-weights needs --checkpoint.')
         if self.labels and self.legend is None:
             raise InputError('Give the legend of the labels with --legend.')
 
@@ -331,6 +355,7 @@ class MapJob:
             labels=tuple(map(_absolute, self.labels)),
             weights=None if self.weights is None else _absolute(self.weights),
             model=None if self.model is None else self.model.absolute(),
+            checkpoint=tuple(path.absolute() for path in self.checkpoint),
         )
 
     def to_dict(self, *, results_only: bool = False) -> dict[str, Any]:
@@ -357,5 +382,6 @@ def _absolute(path: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    plain = list(value) if isinstance(value, tuple) else value
-    return str(plain) if isinstance(plain, Path) else plain
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
