@@ -73,7 +73,8 @@ class RegionAggregationTask(SegmentationTask):
             imagery.
         exemplar_legend: Legend of their codes; *target* by default.
         exemplar_crosswalk: Name or file of the crosswalk from it to *target*.
-        adversarial_weight: Weight of the network's hinge loss. The paper names none.
+        adversarial_weight: Weight of the network's hinge loss. The paper names none; 1
+            and 0.1 drowned the labels in short trainings, see benchmarks/README.md.
         temperature: τ of the soft argmax.
         discriminator_lr: Learning rate of the discriminator at the start.
         lr: Learning rate at the start; it falls to zero along a cosine.
@@ -99,9 +100,9 @@ class RegionAggregationTask(SegmentationTask):
         exemplars: str | Sequence[str] | None = None,
         exemplar_legend: str | None = None,
         exemplar_crosswalk: str | None = None,
-        adversarial_weight: float = 0.1,
+        adversarial_weight: float = 0.01,
         temperature: float = TEMPERATURE,
-        discriminator_lr: float = 1e-4,
+        discriminator_lr: float = 1e-3,
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
         class_weights: Sequence[float] | None = None,
