@@ -13,6 +13,7 @@ import torchgeo.samplers
 from tests.data.chesapeake_pairs.data import make_rasters
 from torchgeo_mapsr.datasets.collate import collate_pairs
 from torchgeo_mapsr.datasets.grid import crop
+from torchgeo_mapsr.datasets.pair import LRHRPair
 from torchgeo_mapsr.datasets.pairs import LRHRPairs
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.samplers import ChipSampler
@@ -112,3 +113,13 @@ def test_real_patches_side_by_side(shared: Path) -> None:
         np.testing.assert_array_equal(sample['image'], image)
         truth = pair.truth[0].at(pair.imagery.geobox)
         np.testing.assert_array_equal(sample['mask'], truth)
+
+
+def test_bands_must_be_as_many_everywhere(root: Path) -> None:
+    first, second = sorted((root / 'naip').glob('*.tif'))
+    pairs = [
+        LRHRPair(first, root / 'nlcd', bands=[1, 2, 3]),
+        LRHRPair(second, root / 'nlcd'),
+    ]
+    with pytest.raises(InputError, match=r'has 4 bands and .* has 3; choose bands'):
+        LRHRPairs(pairs)

@@ -31,6 +31,9 @@ class LRHRPairs(ChipDataset):
     Args:
         pairs: the pairs; the first one's CRS and resolution are the dataset's
         transforms: takes a sample and returns it transformed
+
+    Raises:
+        InputError: there is none, or their imagery differs in its number of bands
     """
 
     def __init__(
@@ -41,6 +44,14 @@ class LRHRPairs(ChipDataset):
         self.pairs = tuple(pairs)
         if not self.pairs:
             raise InputError('there is no imagery')
+        first = self.pairs[0].imagery
+        for pair in self.pairs:
+            if pair.imagery.bands != first.bands:
+                raise InputError(
+                    f'{pair.imagery.paths[0]}: has {pair.imagery.bands} bands and '
+                    f'{first.paths[0]} has {first.bands}; choose bands that all files '
+                    'have (bands)'
+                )
         self._owners = [pair for pair in self.pairs for _ in pair.tiles]
         super().__init__(
             [tile for pair in self.pairs for tile in pair.tiles],
