@@ -122,6 +122,8 @@ def run(
             if done or (rows and name not in rows):
                 continue
             found = measure(region, make)
+            if name == 'unet':
+                found['steps'] = steps
             console.print(
                 f'{region.key:40} {name:14} {found["miou"]:.3f} {found["seconds"]:6.1f} s'
             )
@@ -129,11 +131,7 @@ def run(
             results = _read(output)
             results['regions'].setdefault(region.key, {})[name] = found
             results['about'] = _about()
-            # A training that is not this run's keeps its own number of steps.
-            kept = {} if name == 'unet' else {'unet': results['settings'].get('unet')}
-            results['settings'] = _settings(steps) | {
-                k: v for k, v in kept.items() if v
-            }
+            results['settings'] = _settings()
             _write(output, results)
     return results
 
@@ -186,10 +184,9 @@ def _about() -> dict[str, Any]:
     }
 
 
-def _settings(steps: int) -> dict[str, Any]:
+def _settings() -> dict[str, Any]:
     return {
         'unet': {
-            'steps': steps,
             'batch': rivals.BATCH,
             'crop': rivals.CROP,
             'lr': rivals.LEARNING_RATE,

@@ -138,7 +138,7 @@ def markdown(results: dict[str, Any]) -> str:
     source = (
         f'Measured {about["date"]} on {about["machine"]} ({used}), commit '
         f'{", ".join(sorted(commits))}; {seconds / 60:.0f} minutes of wall time in all, '
-        f'on cores that others used too. U-Net: {unet["steps"]} steps of '
+        f'on cores that others used too. U-Net: {_steps(results)} steps of '
         f'{unet["batch"]} crops of {unet["crop"]}² pixels for each fit. Forests: '
         f'{forest["trees"]} trees, {forest["pixels"]} pixels. Bound: '
         f'{settings["bound"]["pixels"]} pixels with HR labels, scored on the same scenes.'
@@ -168,6 +168,17 @@ def fill(page: str, results: dict[str, Any]) -> str:
     """A page with what stands between its two marks made anew."""
     before, rest = page.split(BEGIN)
     return f'{before}{BEGIN}\n{markdown(results)}\n{END}{rest.split(END)[1]}'
+
+
+def _steps(results: dict[str, Any]) -> str:
+    """Steps of the U-Net's trainings; from least to most where they differ."""
+    rows = [
+        found['unet']['steps']
+        for found in results['regions'].values()
+        if 'unet' in found
+    ]
+    least, most = min(rows, default=0), max(rows, default=0)
+    return str(most) if least == most else f'{least} to {most}'
 
 
 def _column(key: str) -> Column:
