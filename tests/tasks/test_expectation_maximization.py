@@ -1,6 +1,8 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,46 @@ def test_round_is_a_cross_entropy_with_them(data: PairDataModule) -> None:
 def test_mistakes() -> None:
     with pytest.raises(InputError, match='are 1 or more'):
         ExpectationMaximizationTask(warmup_epochs=0)
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from torchgeo_mapsr import ExpectationMaximizationTask, PairDataModule
+
+class Same(Callback):
+    images = ()
+
+    def on_train_batch_start(self, trainer, task, batch, index):
+        self.images += (batch['image'].double().sum().item(),)
+
+    def on_train_end(self, trainer, task):
+        mine = [p.double().sum().item() for p in task.parameters()]
+        everyone = [None, None]
+        torch.distributed.all_gather_object(everyone, (mine, self.images))
+        assert everyone[0][0] == everyone[1][0], 'networks differ'
+        assert len(self.images) == 4
+        assert not set(everyone[0][1]) & set(everyone[1][1]), 'chips are shared'
+
+seed_everything(0)
+task = ExpectationMaximizationTask(warmup_epochs=1, round_epochs=1)
+data = PairDataModule(*sys.argv[1:], patch_size=64, length=4, balance=1.0)
+Trainer(
+    accelerator='cpu', devices=2, strategy='ddp_fork', max_epochs=2, logger=False,
+    enable_checkpointing=False, num_sanity_val_steps=0, limit_val_batches=0,
+    callbacks=[Same()],
+).fit(task, data)
+"""
+
+
+def test_two_processes(made_scene: Scene) -> None:
+    """Both losses, and balanced chips, with plain data parallelism."""
+    done = subprocess.run(
+        [sys.executable, '-c', TWO_PROCESSES, made_scene.imagery, made_scene.labels],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
