@@ -135,7 +135,7 @@ class PairDataModule(ChipDataModule):
     """Data module of imagery, LR labels and, where there are any, HR labels.
 
     Each imagery file is read in its own grid. All stages see the same files: LR labels
-    are not the truth, and *truth* is not used in training.
+    are not the truth, and *truth* is not used in training unless a task asks for it.
 
     Args:
         imagery: files or folders
