@@ -265,6 +265,8 @@ def _options(job: MapJob) -> FitOptions:
         confidence_quantile=job.confidence_quantile,
         centre=job.centre,
         seed=job.seed,
+        noise=job.noise,
+        class_weight=job.class_weight,
     )
 
 

@@ -216,6 +216,24 @@ class MapJob:
             '0..1',
         ),
     )
+    class_weight: str = field(
+        default='power',
+        metadata=_about(
+            'model',
+            'how classes weigh in the fit; power: by --class-balance, log: 1 / log(1 + '
+            'share)',
+            choices=('power', 'log'),
+        ),
+    )
+    noise: str = field(
+        default='none',
+        metadata=_about(
+            'model',
+            'how coarse cells whose label seems wrong weigh less in the fit; sce: by '
+            'symmetric cross entropy, small-loss: not at all',
+            choices=('none', 'sce', 'small-loss'),
+        ),
+    )
     upsampler: str = field(
         default='bilinear',
         metadata=_about(

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..datasets.legend import Legend
 from ..errors import InputError
 from .classifier import Classifier
+from .noise import check_noise, label_trust, log_class_weights
 from .prior import choose_weight, neighbour_shares
 from .probe import ABSENT, STRENGTHS, LinearProbe, class_weights, fit_probe, hold_out
 from .prompts import CosinePrompts, cluster, select, within_class_discriminant
@@ -42,6 +43,10 @@ class FitOptions:
         confidence_quantile: See :func:`~torchgeo_mapsr.models.prompts.select`.
         centre: Whether cosine similarity is seen from the mean of all features.
         seed: Seed of folds and clusters.
+        noise: How cells whose label seems wrong weigh less, see
+            :func:`~torchgeo_mapsr.models.noise.label_trust`: none, sce or small-loss.
+        class_weight: How classes weigh: power, by *balance*; or log, W of Dong et al.
+            2023, eq. 3.
     """
 
     score: str = 'fusion'
@@ -52,6 +57,20 @@ class FitOptions:
     confidence_quantile: float = 0.0
     centre: bool = False
     seed: int = 0
+    noise: str = 'none'
+    class_weight: str = 'power'
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as JSON types.
+
+        Those that came later are left out where they change nothing: a fit is the same
+        file as before.
+        """
+        told = asdict(self)
+        for name, nothing in (('noise', 'none'), ('class_weight', 'power')):
+            if told[name] == nothing:
+                del told[name]
+        return told
 
 
 def fit_classifier(
@@ -86,6 +105,7 @@ def fit_classifier(
             score.
     """
     options = options or FitOptions()
+    check_noise(options.noise, options.class_weight)
     classes = len(target)
     used = cells[cells.usable]
     count = torch.bincount(used.label, minlength=classes)
@@ -129,6 +149,20 @@ def fit_classifier(
                 options.balance,
             )
     weight = class_weights(used.label, classes, options.balance)
+    if options.class_weight == 'log':
+        weight = log_class_weights(used.label, classes)
+    if options.noise != 'none' and probe is None and len(used.block.unique()) > 1:
+        weight = weight * label_trust(
+            features,
+            used.label,
+            used.block,
+            classes,
+            strength,
+            options.balance,
+            options.seed,
+            options.noise,
+        )
+        weight = weight / weight.sum()
     if probe is None:
         probe = fit_probe(features, used.label, classes, strength, weight)
     else:
@@ -147,7 +181,7 @@ def fit_classifier(
         temperature,
         prior,
         frequency,
-        provenance={'fit': found, 'options': asdict(options)},
+        provenance={'fit': found, 'options': options.to_dict()},
     )
 
 

@@ -223,6 +223,7 @@ def hold_out(
     seed: int,
     strengths: Sequence[float] = STRENGTHS,
     folds: int = 5,
+    limit: int = MAX_HELD_OUT,
 ) -> HeldOut:
     """Choose the L2 strength by cross-validation over blocks of LR cells.
 
@@ -238,6 +239,7 @@ def hold_out(
         seed: Seed of the folds.
         strengths: Strengths to choose from.
         folds: Parts that are held out in turn; fewer if there are fewer blocks.
+        limit: Cells to look at, at most.
 
     Returns:
         The best strength, and what its probes said of the cells they did not see.
@@ -247,8 +249,8 @@ def hold_out(
     """
     generator = torch.Generator().manual_seed(seed)
     index = torch.arange(len(label))
-    if len(index) > MAX_HELD_OUT:
-        index = torch.randperm(len(index), generator=generator)[:MAX_HELD_OUT]
+    if len(index) > limit:
+        index = torch.randperm(len(index), generator=generator)[:limit]
         index = index.sort().values
     features, label, block = features[index], label[index], block[index]
     blocks, place = block.unique(return_inverse=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from .._compat import Sample
+from ..errors import InputError
 from ..models.fit import CAUTIOUS, FitOptions, fit_classifier
 from ..models.probe import ABSENT, LinearProbe
 from .cells import BatchCells
@@ -69,6 +70,9 @@ class MapSRTask(PredictingTask):
         calibration_chips: Chips that the backbone's statistics are found from: the
             first ones of the training data.
         seed: Seed of the drawn pixels, of folds and clusters.
+        noise: How cells whose label seems wrong weigh less, see
+            :class:`~torchgeo_mapsr.models.fit.FitOptions`, as the next; of ``lbfgs``.
+        class_weight: How classes weigh in the fit.
     """
 
     ignore = 'model'
@@ -102,8 +106,12 @@ class MapSRTask(PredictingTask):
         max_pixels: int = 60_000,
         calibration_chips: int = 16,
         seed: int = 0,
+        noise: Literal['none', 'sce', 'small-loss'] = 'none',
+        class_weight: Literal['power', 'log'] = 'power',
     ) -> None:
         super().__init__()
+        if solver == 'sgd' and (noise != 'none' or class_weight != 'power'):
+            raise InputError("noise and class_weight need solver='lbfgs'")
         if model is not None:
             self.classifier = load_for(self.backbone, self.crosswalk.target, model)
             self.calibrated = True
@@ -235,6 +243,8 @@ class MapSRTask(PredictingTask):
             confidence_quantile=h['confidence_quantile'],
             centre=h['centre'],
             seed=h['seed'],
+            noise=h['noise'],
+            class_weight=h['class_weight'],
         )
         probe = None
         if self._trains:
