@@ -1,0 +1,15 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Verbs of the command line, one a file: their options, and what they do.
+
+What a verb needs is imported when it runs: torch takes seconds, and ``--help`` and a
+mistyped option should not.
+"""
+
+from . import demo, evaluate, low2high, map, select, statistics
+
+#: In the order of ``--help``.
+VERBS = (map, demo, evaluate, statistics, low2high, select)
+
+__all__ = ('VERBS',)

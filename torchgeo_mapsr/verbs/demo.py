@@ -1,0 +1,77 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Make a scene, map it and evaluate the map."""
+
+import argparse
+from pathlib import Path
+
+from ..errors import InputError
+from ..mapping.settings import MapJob
+from .console import Verbs, show_accuracy, terminal
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb and its options.
+
+    Args:
+        verbs: Where it is added.
+    """
+    parser = verbs.add_parser(
+        'demo',
+        help='make a small scene, map it and evaluate the map',
+        description='Make a small scene with imagery, coarse labels and truth, map it '
+        'and compare the map with the truth.',
+    )
+    parser.add_argument(
+        'folder',
+        nargs='?',
+        type=Path,
+        default=Path('torchgeo-mapsr-demo'),
+        help='where to put everything (default: %(default)s)',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace an older demo'
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code.
+
+    Args:
+        options: What was parsed.
+    """
+    from ..datasets.crosswalk import Crosswalk
+    from ..datasets.scene import make_scene
+    from ..evaluation.accuracy import compare
+    from ..mapping.job import map_region
+
+    folder: Path = options.folder
+    if folder.exists() and any(folder.iterdir()) and not options.overwrite:
+        raise InputError(
+            f'{folder} is not empty; name another folder, or give --overwrite.'
+        )
+    console = terminal()
+    console.print(f'Making a scene in {folder} …')
+    scene = make_scene(folder, seed=options.seed)
+    job = MapJob(
+        imagery=(str(scene.imagery),),
+        labels=(str(scene.labels),),
+        legend=scene.legend,
+        output=folder / 'landcover.tif',
+        overwrite=options.overwrite,
+        seed=options.seed,
+    )
+    map_region(job, console)
+    same = Crosswalk.load(job.target, scene.target)
+    coarse = Crosswalk.load(scene.legend, scene.target)
+    show_accuracy(
+        console,
+        {
+            'coarse labels': compare(scene.labels, scene.truth, coarse, same),
+            'map': compare(job.output, scene.truth, same, same),
+        },
+    )
+    return 0

@@ -1,0 +1,78 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Choose the chips of Low2High."""
+
+import argparse
+from pathlib import Path
+
+from .console import Verbs, terminal
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb and its options.
+
+    Args:
+        verbs: Where it is added.
+    """
+    parser = verbs.add_parser(
+        'low2high',
+        help='choose the chips of Low2High from Chesapeake tiles',
+        description='Choose chips of the CVPR 2019 Chesapeake tiles that show several '
+        'classes, and divide them into splits (Workman et al. 2023). It writes an index; '
+        'pixels stay in the tiles. Interrupted, the same command goes on.',
+    )
+    parser.add_argument('root', type=Path, metavar='ROOT', help='folder of the tiles')
+    parser.add_argument(
+        '--output',
+        type=Path,
+        required=True,
+        metavar='DIR',
+        help='where to put the index',
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        default=512,
+        help='height and width of a chip, in pixels (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--layer',
+        choices=('naip-new', 'naip-old'),
+        default='naip-new',
+        help='imagery (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--crosswalk',
+        metavar='NAME|FILE',
+        help='how NLCD becomes the four classes, where there are several ways',
+    )
+    parser.add_argument(
+        '--seed', type=int, default=0, help='of the splits (default: %(default)s)'
+    )
+    parser.set_defaults(run=run, resumes=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code.
+
+    Args:
+        options: What was parsed.
+    """
+    from rich.progress import track
+
+    from ..datasets.low2high_index import build_index
+
+    console = terminal()
+    counts = build_index(
+        options.root,
+        options.output,
+        options.size,
+        options.layer,
+        options.crosswalk,
+        options.seed,
+        lambda tiles: track(tiles, 'tiles', console=console),
+    )
+    found = ', '.join(f'{name} {count}' for name, count in counts.items())
+    console.print(f'{options.output}: {sum(counts.values())} chips ({found})')
+    return 0

@@ -1,0 +1,91 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Measure joint statistics."""
+
+import argparse
+from pathlib import Path
+
+from ..errors import InputError
+from .console import Verbs, terminal
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb and its options.
+
+    Args:
+        verbs: Where it is added.
+    """
+    parser = verbs.add_parser(
+        'statistics',
+        help='measure what coarse classes hold, for label super-resolution',
+        description='Mean and standard deviation of the shares of high-resolution '
+        'classes in the cells of each coarse class, as LabelSuperResolutionTask wants '
+        'them (its argument parser).',
+    )
+    parser.add_argument(
+        'labels', nargs='+', metavar='LABELS', help='coarse labels; any grid and CRS'
+    )
+    parser.add_argument(
+        '--truth',
+        nargs='+',
+        required=True,
+        metavar='FILE',
+        help='high-resolution labels of the same place; any grid and CRS',
+    )
+    parser.add_argument(
+        '--legend', required=True, metavar='NAME|FILE', help='legend of the labels'
+    )
+    parser.add_argument(
+        '--target',
+        default='land-cover-4',
+        metavar='NAME|FILE',
+        help='legend of the high-resolution classes (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--truth-legend',
+        metavar='NAME|FILE',
+        help='legend of the truth (default: that of --target)',
+    )
+    parser.add_argument(
+        '--crosswalk',
+        metavar='NAME|FILE',
+        help='how the truth’s classes become those, where there are several ways',
+    )
+    parser.add_argument(
+        '--output', type=Path, required=True, metavar='FILE', help='YAML file to write'
+    )
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace a file that exists'
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code.
+
+    Args:
+        options: What was parsed.
+    """
+    from ..datasets.crosswalk import Crosswalk
+    from ..datasets.legend import Legend
+    from ..datasets.measured import measure_statistics
+    from ..evaluation.report import statistics_table
+
+    if options.output.exists() and not options.overwrite:
+        raise InputError(
+            f'{options.output} exists; give another --output, or --overwrite.'
+        )
+    crosswalk = Crosswalk.load(
+        options.truth_legend or options.target, options.target, options.crosswalk
+    )
+    found = measure_statistics(
+        options.labels,
+        options.truth,
+        Legend.load(options.legend),
+        crosswalk,
+        options.output.stem,
+    )
+    found.save(options.output)
+    terminal().print(statistics_table(found))
+    return 0
