@@ -119,6 +119,10 @@ def test_statistics_are_measured_and_written(
             assert water in out
     wrong = [*args[:-1], str(tmp_path / 'none' / 'here.yaml')]
     assert main(wrong) == 2
+    output.write_text('mine')
+    assert main(args) == 2
+    assert output.read_text() == 'mine'
+    assert main([*args, '--overwrite']) == 0
 
 
 def test_lightning_verbs_are_torchgeos(

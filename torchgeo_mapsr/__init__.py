@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     )
     from .mapping.job import map_region
     from .mapping.settings import MapJob
-    from .models.backbone import create_backbone
     from .models.classifier import Classifier
+    from .models.create import create_backbone
     from .samplers import BalancedChipSampler, ChipSampler, PatchSampler
     from .tasks import (
         ClassAwareTask,
@@ -157,7 +157,7 @@ _HOMES = {
     ),
     'mapping.job': ('map_region',),
     'mapping.settings': ('MapJob',),
-    'models.backbone': ('create_backbone',),
+    'models.create': ('create_backbone',),
     'models.classifier': ('Classifier',),
     'samplers': ('BalancedChipSampler', 'ChipSampler', 'PatchSampler'),
     'tasks': (

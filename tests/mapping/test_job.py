@@ -107,7 +107,7 @@ def test_chips_leave_no_seams(job: MapJob, tmp_path: Path) -> None:
     """Scores change no more where a chip ends than elsewhere."""
     from torchgeo_mapsr.datasets.imagery import Imagery
     from torchgeo_mapsr.mapping.plan import Plan, default_overlap
-    from torchgeo_mapsr.models.backbone import create_backbone
+    from torchgeo_mapsr.models.create import create_backbone
 
     map_region(replace(job, scores=True))
     halo = create_backbone(job.backbone, 4).halo

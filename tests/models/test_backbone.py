@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.models.backbone import Backbone, create_backbone
+from torchgeo_mapsr.models.backbone import Backbone
 from torchgeo_mapsr.models.concat import Concat
+from torchgeo_mapsr.models.create import create_backbone
 from torchgeo_mapsr.models.identity import Identity
 from torchgeo_mapsr.models.tokens import Tokens
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from torchgeo_mapsr.datasets.legend import Legend
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.models.backbone import create_backbone
 from torchgeo_mapsr.models.classifier import FORMAT, SCORES, Classifier
+from torchgeo_mapsr.models.create import create_backbone
 from torchgeo_mapsr.models.joint_bilateral import JointBilateral
 from torchgeo_mapsr.models.probe import ABSENT, LinearProbe
 from torchgeo_mapsr.models.prompts import CosinePrompts

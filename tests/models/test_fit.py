@@ -20,8 +20,8 @@ from torchgeo_mapsr.datasets.legend import Legend
 from torchgeo_mapsr.datasets.region import region_map
 from torchgeo_mapsr.datasets.scene import Scene
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.models.backbone import create_backbone
 from torchgeo_mapsr.models.classifier import SCORES, Classifier
+from torchgeo_mapsr.models.create import create_backbone
 from torchgeo_mapsr.models.fit import CAUTIOUS, FitOptions, fit_classifier
 from torchgeo_mapsr.models.prior import (
     choose_weight,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models import rectified
-from torchgeo_mapsr.models.backbone import create_backbone
+from torchgeo_mapsr.models.create import create_backbone
 from torchgeo_mapsr.models.rcf import PATCHES, RCF
 
 

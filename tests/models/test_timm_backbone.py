@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.models.backbone import create_backbone
+from torchgeo_mapsr.models.create import create_backbone
 from torchgeo_mapsr.models.frozen import FrozenNetwork
 
 MOBILENET = 'timm:mobilenetv2_100?pad_type=same&mean=0.5&std=0.5'

@@ -12,7 +12,7 @@ from torchvision.models import swin_v2_t
 
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models import torchgeo_backbone
-from torchgeo_mapsr.models.backbone import create_backbone
+from torchgeo_mapsr.models.create import create_backbone
 from torchgeo_mapsr.models.frozen import FrozenNetwork
 from torchgeo_mapsr.models.grids import DofaGrids, TimmGrids
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..datasets.imagery import Imagery
 from ..errors import InputError
-from ..models.backbone import Backbone, create_backbone
+from ..models.backbone import Backbone
+from ..models.create import create_backbone
 from ..models.joint_bilateral import JointBilateral
 from ..models.probe import LinearProbe
 from ..models.tokens import Tokens

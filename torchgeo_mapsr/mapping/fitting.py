@@ -16,8 +16,9 @@ from torch import Tensor
 from ..datasets.crosswalk import Crosswalk
 from ..errors import InputError
 from ..evaluation.report import versions
-from ..models.backbone import Backbone, create_backbone
+from ..models.backbone import Backbone
 from ..models.classifier import Classifier
+from ..models.create import create_backbone
 from ..models.fit import FitOptions, fit_classifier
 from ..models.spec import parse_spec
 from .collect import (

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from .._compat import Sample
 from ..errors import InputError
-from ..models.backbone import Backbone, create_backbone
+from ..models.backbone import Backbone
+from ..models.create import create_backbone
 from ..models.joint_bilateral import JointBilateral
 from ..models.tokens import Tokens
 from .land_cover import LandCoverTask

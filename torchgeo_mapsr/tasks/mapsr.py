@@ -43,7 +43,7 @@ class MapSRTask(PredictingTask):
 
     Args:
         backbone: Spec of the frozen backbone, see
-            :func:`~torchgeo_mapsr.models.backbone.create_backbone`.
+            :func:`~torchgeo_mapsr.models.create.create_backbone`.
         weights: Local weight file of the backbone.
         bands: Bands of the imagery.
         image_dtype: Data type of the imagery's files, by which values are scaled where
