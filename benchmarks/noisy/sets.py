@@ -71,10 +71,11 @@ class Problem:
 
     @property
     def minority(self) -> int:
-        """The class of the target that is rarest in the source."""
-        shares = self.source.shares()
-        there = np.flatnonzero(self.target.shares() > 0)
-        return int(there[shares[there].argmin()])
+        """The class of the target that is rarest, in the source or in the target."""
+        target = self.target.shares()
+        rarest = np.minimum(self.source.shares(), target)
+        there = np.flatnonzero(target > 0)
+        return int(there[rarest[there].argmin()])
 
 
 def find_problem(name: str, seed: int, data: Path, work: Path) -> Problem:
