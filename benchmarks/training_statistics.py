@@ -18,8 +18,9 @@ from torchgeo_mapsr.tasks import (
 from .regions import TARGET
 from .training_rows import ROWS, Maps, Trial, row
 
-# Of the HR labels' cross entropy beside the statistics loss, which adds up classes.
-HR_WEIGHT = 10.0
+# Of the HR labels' cross entropy beside the statistics loss. With 10, the few chips that
+# have HR labels decided: IoU of impervious in developed areas was 0.13 (two seeds).
+HR_WEIGHT = 1.0
 
 # Chips of the paper's own method are drawn inversely to the frequency of their coarse
 # classes; by its square root here, since some classes have a handful of cells.
