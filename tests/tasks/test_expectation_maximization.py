@@ -75,6 +75,9 @@ def test_labels_are_those_of_superpixel_means(data: PairDataModule) -> None:
     # a copy that differs from the network that is trained
     torch.nn.init.normal_(next(task.network.parameters()))
     labels = task.expected_labels(batch)
+    with torch.autocast('cpu', torch.bfloat16):
+        half = task.expected_labels(batch)
+    assert (half == labels).float().mean() > 0.9
     with torch.no_grad():
         p = task.teacher.eval()(batch['image']).softmax(1)
     assert labels.shape == batch['mask_valid'].shape

@@ -142,12 +142,14 @@ class ExpectationMaximizationTask(LabelSuperResolutionTask):
         valid = batch.get('mask_valid', torch.ones_like(p[:, 0]))
         valid = valid.reshape(-1, *image.shape[-2:]) > 0
         h = self.hparams
-        segments = torch.stack(
-            [
-                superpixels(one, h['spacing'], h['compactness'], there)
-                for one, there in zip(image, valid, strict=True)
-            ]
-        )
+        # colours are compared in single precision
+        with torch.autocast(image.device.type, enabled=False):
+            segments = torch.stack(
+                [
+                    superpixels(one, h['spacing'], h['compactness'], there)
+                    for one, there in zip(image, valid, strict=True)
+                ]
+            )
         means = label_counts(p, segments, int(segments.max()), valid).mean
         # segment 0 is where there are no data
         best = F.pad(means.argmax(-1), (1, 0), value=-1)
