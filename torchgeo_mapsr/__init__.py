@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         OpenEarthMapSARDataModule,
         PairDataModule,
         SourceTargetDataModule,
+        UnlabelledDataModule,
     )
     from .datasets import (
         ChesapeakePairs,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         LRHRPairs,
         OpenEarthMap,
         OpenEarthMapSAR,
+        UnlabelledImagery,
         collate_pairs,
         make_scene,
     )
@@ -111,6 +113,8 @@ __all__ = (
     'SoftNaiveTask',
     'SourceTargetDataModule',
     'SymmetricCrossEntropy',
+    'UnlabelledDataModule',
+    'UnlabelledImagery',
     'collate_pairs',
     'create_backbone',
     'make_scene',
@@ -128,6 +132,7 @@ _HOMES = {
         'OpenEarthMapSARDataModule',
         'PairDataModule',
         'SourceTargetDataModule',
+        'UnlabelledDataModule',
     ),
     'datasets': (
         'ChesapeakePairs',
@@ -143,6 +148,7 @@ _HOMES = {
         'Low2High',
         'OpenEarthMap',
         'OpenEarthMapSAR',
+        'UnlabelledImagery',
         'collate_pairs',
         'make_scene',
     ),

@@ -16,8 +16,9 @@ from rasterio.transform import Affine
 from rasterio.warp import reproject
 
 from torchgeo_mapsr.datasets import Crosswalk, Legend, fine
-from torchgeo_mapsr.datasets.fine import FineLabelPair, FineLabelPairs
+from torchgeo_mapsr.datasets.fine import FineLabelPair
 from torchgeo_mapsr.datasets.labels import LabelRaster
+from torchgeo_mapsr.datasets.unlabelled import ManyImagery
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.samplers import ChipSampler, PatchSampler
 
@@ -191,7 +192,7 @@ def test_augmentations_carry_labels_along(write: Write, imagery: str) -> None:
 
 def test_samplers_and_plots(write: Write, imagery: str) -> None:
     labels = write('fine.tif', LABELS, HR * Affine.scale(2.5), nodata=0)
-    pairs = FineLabelPairs([FineLabelPair(imagery, labels, SAME)])
+    pairs = ManyImagery([FineLabelPair(imagery, labels, SAME)])
     queries = list(ChipSampler(pairs, 16))
     samples = [pairs[query] for query in queries]
     assert [s['mask'].shape for s in samples] == [(16, 16)] * 4
@@ -201,7 +202,7 @@ def test_samplers_and_plots(write: Write, imagery: str) -> None:
         pairs.lr_cells(0)
 
 
-def _footprint(pairs: FineLabelPairs) -> Any:
+def _footprint(pairs: ManyImagery) -> Any:
     return pairs.index.reset_index(drop=True)
 
 

@@ -13,6 +13,7 @@ from .image_chips import (
 from .low2high import Low2HighDataModule
 from .pair import ChipDataModule, PairDataModule
 from .source_target import SourceTargetDataModule
+from .unlabelled import UnlabelledDataModule
 
 __all__ = (
     'ChesapeakePairsDataModule',
@@ -24,4 +25,5 @@ __all__ = (
     'OpenEarthMapSARDataModule',
     'PairDataModule',
     'SourceTargetDataModule',
+    'UnlabelledDataModule',
 )

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from torchgeo.datasets import stack_samples
 
 from ..datasets.crosswalk import Crosswalk
-from ..datasets.fine import FineLabelPair, FineLabelPairs
+from ..datasets.fine import FineLabelPair
 from ..datasets.pair import label_rasters
 from ..datasets.raster import open_rasters
+from ..datasets.unlabelled import ManyImagery
 from .pair import ChipDataModule
 
 
@@ -75,10 +76,10 @@ class FineLabelDataModule(ChipDataModule):
         self.shares, self.least = shares, least
         self.bands, self.nodata = bands, nodata
 
-    def chips(self, split: str) -> FineLabelPairs:
+    def chips(self, split: str) -> ManyImagery:
         """Pair the files of a split with the labels."""
         labels = label_rasters(self.labels)
-        return FineLabelPairs(
+        return ManyImagery(
             FineLabelPair(
                 file.path,
                 labels,

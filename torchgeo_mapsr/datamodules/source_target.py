@@ -21,8 +21,8 @@ class SourceTargetDataModule(BaseDataModule):
 
     A training batch is a dictionary of two batches, ``source`` and ``target``, each
     transferred and augmented by its own data module. Validation, test and prediction
-    are the target's. Labels that the target's batches happen to have are for
-    validation: self-training does not look at them.
+    are the target's, or the source's where *evaluate* says so. Labels that the target's
+    batches happen to have are for validation: self-training does not look at them.
 
     Source and target may be the same files; for other places, sensors or seasons give
     two. Their chips must have the same size.
@@ -32,6 +32,8 @@ class SourceTargetDataModule(BaseDataModule):
         target: data to adapt to
         mode: when an epoch ends: with the longer of the two, the shorter being repeated
             (*max_size_cycle*), or with the shorter (*min_size*)
+        evaluate: whose data is for validation, test and prediction: a target without
+            any labels has none to compare with
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class SourceTargetDataModule(BaseDataModule):
         source: LightningDataModule,
         target: LightningDataModule,
         mode: Literal['max_size_cycle', 'min_size'] = 'max_size_cycle',
+        evaluate: Literal['source', 'target'] = 'target',
     ) -> None:
         # torchgeo's command line takes its own data modules only; there is no dataset
         super().__init__(Dataset)
         self.source, self.target = source, target
         self.mode = mode
+        self.evaluated = source if evaluate == 'source' else target
 
     def prepare_data(self) -> None:
         """Download what there is to download, in one process."""
@@ -51,12 +55,13 @@ class SourceTargetDataModule(BaseDataModule):
             part.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Set up both; only the target where nothing is trained.
+        """Set up both; only one where nothing is trained.
 
         Args:
             stage: fit, validate, test or predict
         """
-        for part in (self.source, self.target) if stage == 'fit' else (self.target,):
+        both = self.source, self.target
+        for part in both if stage == 'fit' else (self.evaluated,):
             # their augmentations go by what the trainer is doing
             part.trainer = self.trainer
             part.setup(stage)
@@ -71,15 +76,15 @@ class SourceTargetDataModule(BaseDataModule):
 
     def val_dataloader(self) -> Any:
         """Load the target's validation chips."""
-        return self.target.val_dataloader()
+        return self.evaluated.val_dataloader()
 
     def test_dataloader(self) -> Any:
         """Load the target's test chips."""
-        return self.target.test_dataloader()
+        return self.evaluated.test_dataloader()
 
     def predict_dataloader(self) -> Any:
         """Load the target's chips to predict."""
-        return self.target.predict_dataloader()
+        return self.evaluated.predict_dataloader()
 
     def transfer_batch_to_device(
         self, batch: Sample, device: torch.device, dataloader_idx: int
@@ -95,7 +100,7 @@ class SourceTargetDataModule(BaseDataModule):
             the batch on the device
         """
         if not _is_pair(batch):
-            moved: Sample = self.target.transfer_batch_to_device(
+            moved: Sample = self.evaluated.transfer_batch_to_device(
                 batch, device, dataloader_idx
             )
             return moved
@@ -117,7 +122,7 @@ class SourceTargetDataModule(BaseDataModule):
             the augmented batch
         """
         if not _is_pair(batch):
-            augmented: Sample = self.target.on_after_batch_transfer(
+            augmented: Sample = self.evaluated.on_after_batch_transfer(
                 batch, dataloader_idx
             )
             return augmented

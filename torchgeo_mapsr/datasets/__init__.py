@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from .chips import ChipDataset
     from .collate import collate_pairs
     from .exemplars import ExemplarLabels
-    from .fine import FineLabelPair, FineLabelPairs
+    from .fine import FineLabelPair
     from .image_chips import ImageChips
     from .low2high import Low2High
     from .openearthmap import OpenEarthMap
     from .openearthmap_sar import OpenEarthMapSAR
     from .pair import LRHRPair
     from .pairs import LRHRPairs
+    from .unlabelled import ManyImagery, UnlabelledImagery
 
 __all__ = (
     'ChesapeakePairs',
@@ -35,7 +36,6 @@ __all__ = (
     'Crosswalk',
     'ExemplarLabels',
     'FineLabelPair',
-    'FineLabelPairs',
     'ImageChips',
     'Imagery',
     'JointStatistics',
@@ -45,11 +45,13 @@ __all__ = (
     'Legend',
     'LegendClass',
     'Low2High',
+    'ManyImagery',
     'OpenEarthMap',
     'OpenEarthMapSAR',
     'RecoveredLabels',
     'RegionMap',
     'Scene',
+    'UnlabelledImagery',
     'collate_pairs',
     'lr_coordinates',
     'make_scene',
@@ -64,13 +66,14 @@ _ON_TORCHGEO = {
     'ChipDataset': 'chips',
     'ExemplarLabels': 'exemplars',
     'FineLabelPair': 'fine',
-    'FineLabelPairs': 'fine',
     'ImageChips': 'image_chips',
     'LRHRPair': 'pair',
     'LRHRPairs': 'pairs',
     'Low2High': 'low2high',
     'OpenEarthMap': 'openearthmap',
     'OpenEarthMapSAR': 'openearthmap_sar',
+    'ManyImagery': 'unlabelled',
+    'UnlabelledImagery': 'unlabelled',
     'collate_pairs': 'collate',
 }
 

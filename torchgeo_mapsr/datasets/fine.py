@@ -3,7 +3,7 @@
 
 """Imagery with labels that are finer than its pixels."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,6 @@ from .grid import box_in, coverage, crop, pixel_ratio
 from .imagery_chips import ImageryChips
 from .labels import LabelRaster
 from .pair import ImagerySource, LabelSource, label_rasters, open_imagery
-from .pairs import LRHRPairs
 from .region import TIE, lr_coordinates
 
 # Label pixels that are looked at at once: their places take 16 bytes each.
@@ -142,27 +141,6 @@ class FineLabelPair(ImageryChips):
             if (found.voted == 0).any() and coverage(geobox, raster.geobox) > 0:
                 found = found.where_none(count_votes(geobox, raster, self.crosswalk))
         return found
-
-
-class FineLabelPairs(LRHRPairs):
-    """Pairs of many places as one dataset, as LR/HR pairs are put side by side.
-
-    Args:
-        pairs: the pairs; the first one's CRS and resolution are the dataset's
-        transforms: takes a sample and returns it transformed
-    """
-
-    def __init__(
-        self,
-        pairs: Iterable[FineLabelPair],
-        transforms: Callable[[Sample], Sample] | None = None,
-    ) -> None:
-        # what it asks of a pair, these have: tiles, imagery, legends and samples
-        super().__init__(pairs, transforms)  # type: ignore[arg-type]
-
-    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """There are no LR cells here."""
-        return self._owners[tile].lr_cells(0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,85 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Imagery without labels, and imagery of many places as one dataset."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from .._compat import Sample, georeference
+from ..errors import InputError
+from .imagery_chips import ImageryChips
+from .pair import ImagerySource, open_imagery
+from .pairs import LRHRPairs
+
+
+class UnlabelledImagery(ImageryChips):
+    """Imagery to learn from without labels.
+
+    A sample has ``image``, (C, H, W) float32 values as they are stored, ``mask_valid``,
+    (H, W) int64, and the georeference keys of the installed torchgeo.
+
+    Args:
+        imagery: files, a torchgeo dataset of which the files are taken, or Imagery
+        transforms: takes a sample and returns it transformed
+        bands: bands of the imagery, from 1 (default: all but alpha)
+        nodata: no-data value of the imagery (default: that of the files)
+    """
+
+    def __init__(
+        self,
+        imagery: ImagerySource,
+        transforms: Callable[[Sample], Sample] | None = None,
+        bands: Sequence[int] | None = None,
+        nodata: float | None = None,
+    ) -> None:
+        super().__init__(open_imagery(imagery, bands, nodata), transforms)
+
+    def sample(self, geobox: GeoBox) -> Sample:
+        """Read a chip.
+
+        Args:
+            geobox: pixels of the imagery's grid, or beyond it
+
+        Returns:
+            the sample, not transformed
+        """
+        image, valid = self.imagery.read(geobox)
+        sample: Sample = {
+            'image': torch.from_numpy(image),
+            'mask_valid': torch.from_numpy(valid.astype(np.int64)),
+        }
+        return sample | georeference(geobox, self.bounds[2])
+
+    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """There are no LR cells here."""
+        raise InputError(
+            'the imagery has no LR cells; sample its chips with ChipSampler or '
+            'PatchSampler'
+        )
+
+
+class ManyImagery(LRHRPairs):
+    """Imagery of many places as one dataset, as LR/HR pairs are put side by side.
+
+    Args:
+        places: the places, with finer labels or none; the first one's CRS and
+            resolution are the dataset's
+        transforms: takes a sample and returns it transformed
+    """
+
+    def __init__(
+        self,
+        places: Iterable[ImageryChips],
+        transforms: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        # what it asks of a pair, these have: tiles, imagery, legends and samples
+        super().__init__(places, transforms)  # type: ignore[arg-type]
+
+    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """There are no LR cells here."""
+        return self._owners[tile].lr_cells(0)
