@@ -1,0 +1,112 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What options for noisy and rare labels do in the fit on a frozen backbone.
+
+On the scenes with ``lr_noisy.tif``: features once, then a fit for each option and seed
+(of folds and of the drawn pixels that prompts are made from). HR labels score maps and
+choose nothing. Figures are kept after each scene.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from torchgeo_mapsr.mapping.collect import labelled_places
+from torchgeo_mapsr.mapping.executor import Here
+from torchgeo_mapsr.mapping.fitting import FitPass, Sight, _look, gather
+from torchgeo_mapsr.mapping.stopwatch import Stopwatch
+from torchgeo_mapsr.models.fit import FitOptions, fit_classifier
+
+from .ours import Ours
+from .regions import Region, find_regions
+from .scenes import ROOT, _about, _commit
+
+RESULTS = Path(__file__).parent / 'results' / 'frozen_noise.json'
+SEEDS = (0, 1, 2)
+
+#: Options of the fit, by the row's name.
+ROWS: dict[str, dict[str, Any]] = {
+    'default': {},
+    'sce': {'noise': 'sce'},
+    'small-loss': {'noise': 'small-loss'},
+    'log': {'class_weight': 'log'},
+    'log+sce': {'class_weight': 'log', 'noise': 'sce'},
+}
+
+
+def samples_of(ours: Ours) -> Any:
+    """Cells and pixels that the fit of a region looks at."""
+    model, region = ours._model, ours.region
+    places = labelled_places(ours.plans, model.inputs.labels, 0)
+    work = FitPass(
+        model.extractor,
+        model.inputs.labels,
+        -(-100_000 // min(len(places), 64)),
+        0,
+        Stopwatch(),
+    )
+    sights = [Sight(region.images[p.image], ours.plans[p.image], p) for p in places]
+    pieces = _look(Here(), work, sights, 64, lambda: None)
+    return gather(pieces, region.crosswalk)
+
+
+def measure(region: Region, console: Console) -> dict[str, Any]:
+    """Fit with every option and seed, map and score."""
+    ours = Ours(region)
+    samples = samples_of(ours)
+    found: dict[str, Any] = {}
+    for row, options in ROWS.items():
+        for seed in SEEDS:
+            fitted = fit_classifier(
+                samples.cells,
+                samples.pixels,
+                region.crosswalk.target,
+                FitOptions(seed=seed, **options),
+            )
+            fitted = replace(fitted, calibration=ours.classifier.calibration)
+            for score in ('fusion', 'probe'):
+                prior = fitted.prior_weight if score == 'fusion' else 0.0
+                made = replace(fitted, score=score, prior_weight=prior)
+                parts = list(region.score(ours.maps(made)).values())
+                total = sum(parts[1:], parts[0])
+                there, matrix = total.present, total.matrix
+                recall = np.diag(matrix)[there] / matrix.sum(1)[there]
+                truth = np.where(there, matrix.sum(1), np.inf)
+                found[f'{row}/{score}/{seed}'] = {
+                    'miou': round(float(total.miou), 5),
+                    'accuracy': round(float(recall.mean()), 5),
+                    'minority_iou': round(float(total.iou[truth.argmin()]), 5),
+                }
+        console.print(region.key, row, found[f'{row}/fusion/0'])
+    return {'found': found, 'commit': _commit()}
+
+
+def main() -> None:
+    """Measure and keep."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--data', type=Path, default=ROOT.parent / 'shared' / 'data')
+    parser.add_argument('--output', type=Path, default=RESULTS)
+    parser.add_argument('--sets', nargs='+')
+    o = parser.parse_args()
+    console = Console(highlight=False, soft_wrap=True)
+    for region in find_regions(o.data, o.sets):
+        kept = json.loads(o.output.read_text()) if o.output.exists() else {}
+        if region.labels != 'noisy' or region.key in kept.get('regions', {}):
+            continue
+        found = measure(region, console)
+        kept = json.loads(o.output.read_text()) if o.output.exists() else {}
+        kept.setdefault('regions', {})[region.key] = found
+        kept['about'] = _about()
+        part = o.output.with_suffix('.part')
+        part.write_text(json.dumps(kept, indent=1) + '\n')
+        part.replace(o.output)
+
+
+if __name__ == '__main__':
+    main()
