@@ -64,7 +64,8 @@ class TestSample:
     def test_keys_and_types(self, pair: LRHRPair) -> None:
         sample = pair.sample(pair.imagery.geobox[10:74, 20:100])
         kinds = {k: (v.dtype, tuple(v.shape)) for k, v in sample.items() if k in (
-            'image', 'mask', 'mask_region', 'mask_valid', 'lr_label', 'lr_pixels')}  # fmt: skip
+            'image', 'mask', 'mask_region', 'mask_valid', 'lr_label', 'lr_pixels',
+            'lr_place')}  # fmt: skip
         cells = tuple(sample['lr_label'].shape)
         assert kinds == {
             'image': (torch.float32, (3, 64, 80)),
@@ -73,6 +74,7 @@ class TestSample:
             'mask_valid': (torch.int64, (64, 80)),
             'lr_label': (torch.int64, cells),
             'lr_pixels': (torch.float32, cells),
+            'lr_place': (torch.int64, (3,)),
         }
         assert set(sample) - set(kinds) in ({'bounds', 'crs'}, {'bounds', 'transform'})
 

@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -38,6 +39,17 @@ def test_index(pairs: LRHRPairs) -> None:
     assert pairs.res == (1, 1)
     # both tiles' labels are one mosaic, opened once
     assert pairs.pairs[0].labels[0] is pairs.pairs[1].labels[0]
+
+
+def test_a_raster_has_one_number(root: Path, pairs: LRHRPairs) -> None:
+    """Whoever opens it, by whatever path; another has another."""
+    places = [pair.sample(pair.tiles[0][:9, :9])['lr_place'] for pair in pairs.pairs]
+    again = LRHRPair(next((root / 'naip').iterdir()), os.path.relpath(root / 'nlcd'))
+    other = LRHRPair(next((root / 'naip').iterdir()), next((root / 'nlcd').iterdir()))
+    numbers = [int(place[0]) for place in places]
+    assert numbers == [again.labels[0].number] * 2
+    assert pickle.loads(pickle.dumps(again)).labels[0].number == numbers[0]
+    assert 0 < other.labels[0].number != numbers[0]
 
 
 @pytest.mark.parametrize('tile', [0, 1])

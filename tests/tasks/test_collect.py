@@ -7,6 +7,7 @@ import torch
 
 from torchgeo_mapsr._compat import Sample
 from torchgeo_mapsr.datasets import Crosswalk, Legend, LRHRPair, collate_pairs
+from torchgeo_mapsr.datasets.region import region_map
 from torchgeo_mapsr.datasets.scene import Scene
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models.tokens import Tokens
@@ -36,9 +37,11 @@ def collect(collector: Collector, batch: Sample) -> None:
 
 
 def test_cells_are_those_of_the_samples(samples: list[Sample]) -> None:
-    """Cell by cell, in plain numpy."""
+    """Cell by cell, in plain numpy; without places, every chip has its own cells."""
     collector = Collector(pixels=500, seed=0)
-    collect(collector, collate_pairs(samples))
+    batch = collate_pairs(samples)
+    del batch['lr_place']
+    collect(collector, batch)
     found = collector.collected()
     wanted = []
     for chip, sample in enumerate(samples):
@@ -119,6 +122,37 @@ def test_known_places_count_once(samples: list[Sample]) -> None:
     places = [tuple(place) for place in found.place.tolist()]
     assert sorted(places) == sorted(best)
     assert [best[place] for place in places] == found.share.tolist()
+
+
+@pytest.mark.parametrize('together', [True, False])
+def test_overlapping_chips_count_each_cell_once(
+    made_scene: Scene, together: bool
+) -> None:
+    """Also if each comes from a dataset of its own."""
+    pairs = [LRHRPair(made_scene.imagery, made_scene.labels) for _ in range(2)]
+    box = pairs[0].imagery.geobox
+    chips = [box[:128, :128], box[30:158, 40:168], box[75:203, 73:201]]
+    samples = [pairs[i % 2].sample(chip) for i, chip in enumerate(chips)]
+    collector = Collector(pixels=10, seed=0)
+    batches = [samples] if together else [[sample] for sample in samples]
+    for batch in batches:
+        collect(collector, collate_pairs(batch))
+    found = collector.collected().cells
+    found = found[torch.from_numpy(np.lexsort(found.place.numpy().T[::-1]))]
+    # the labels' own cells under the union of the chips
+    union = region_map(box[:203, :201], pairs[0].labels[0].geobox)
+    seen = np.zeros((203, 201), bool)
+    for chip in ((0, 128, 0, 128), (30, 158, 40, 168), (75, 203, 73, 201)):
+        seen[chip[0] : chip[1], chip[2] : chip[3]] = True
+    cells = np.unique(union.mask_region[seen & (union.mask_region > 0)]) - 1
+    row, col = np.divmod(cells, union.window[3])
+    places = np.stack([row + union.window[0], col + union.window[1]], 1)
+    np.testing.assert_array_equal(found.place[:, 1:], places)
+    assert len(found.place[:, 0].unique()) == 1
+    codes = pairs[0].labels[0].read(slice(0, 100), slice(0, 100))
+    inside = (places >= 0).all(1)
+    label = CROSSWALK.index(codes[places[inside][:, 0], places[inside][:, 1]])
+    np.testing.assert_array_equal(found.label[torch.from_numpy(inside)], label)
 
 
 def test_same_seed_same_pixels(samples: list[Sample]) -> None:

@@ -4,7 +4,9 @@
 """Label rasters in their own CRS and grid."""
 
 import hashlib
+import os
 from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +73,19 @@ class LabelRaster:
     def paths(self) -> tuple[str, ...]:
         """The files, as they were given."""
         return tuple(file.path for file in self._files)
+
+    @cached_property
+    def number(self) -> int:
+        """A number that no other raster has, but the same one opened again has.
+
+        Of 63 bits, by paths and grid: processes and datasets that open a raster each
+        agree on it without asking one another.
+        """
+        names = [os.path.abspath(p) if os.path.exists(p) else p for p in self.paths]
+        box = self.geobox
+        parts = names, tuple(box.shape), tuple(box.affine), str(box.crs)
+        digest = hashlib.sha256(repr(parts).encode()).digest()
+        return int.from_bytes(digest[:8], 'big') >> 1
 
     def fingerprint(self) -> str:
         """Digest of the files."""

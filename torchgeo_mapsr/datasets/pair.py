@@ -44,6 +44,8 @@ class LRHRPair(ImageryChips):
       turns and crops it still points to the right cells, so ``lr_label`` stays as it is
     * ``lr_pixels``: pixels that each whole cell has, (h, w) float32. The visible share
       of a cell is its pixels in ``mask_region`` over this, also after a crop
+    * ``lr_place``: number of the label raster, row and column of its cell that is the
+      first of ``lr_label``, (3,) int64. It tells cells apart that several chips show
     * ``mask``: codes of the HR labels, (H, W) int64, -1 = no label; if *truth* is given
 
     and the georeference keys of the installed torchgeo.
@@ -125,6 +127,7 @@ class LRHRPair(ImageryChips):
             'mask_region': regions.mask_region,
             'lr_label': codes,
             'lr_pixels': whole.reshape(codes.shape).astype(np.float32),
+            'lr_place': np.array([labels.number, *regions.window[:2]]),
         }
         if self.truth:
             arrays['mask'] = self._truth(geobox)
