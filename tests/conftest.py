@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported, here or in a subprocess: workers side by side (pytest -n)
@@ -12,6 +13,19 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
 import pytest
 
 from torchgeo_mapsr.datasets.scene import Scene, make_scene
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Take back what a test leaves in the environment.
+
+    torchgeo's command line puts GDAL_DISABLE_READDIR_ON_OPEN and others there: GDAL
+    then finds no side-car files, in whatever test comes next.
+    """
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope='session')
