@@ -45,7 +45,9 @@ if TYPE_CHECKING:
         SymmetricCrossEntropy,
     )
     from .mapping.job import map_region
+    from .mapping.lattice import LatticeSampler
     from .mapping.settings import MapJob
+    from .mapping.writer import MapWriter
     from .models.classifier import Classifier
     from .models.create import create_backbone
     from .samplers import BalancedChipSampler, ChipSampler, PatchSampler
@@ -89,12 +91,14 @@ __all__ = (
     'LRHRPairs',
     'LabelRaster',
     'LabelSuperResolutionTask',
+    'LatticeSampler',
     'Legend',
     'LovaszLoss',
     'Low2High',
     'Low2HighDataModule',
     'MapJob',
     'MapSRTask',
+    'MapWriter',
     'MaskedAutoencoderTask',
     'OpenEarthMap',
     'OpenEarthMapDataModule',
@@ -162,7 +166,9 @@ _HOMES = {
         'SymmetricCrossEntropy',
     ),
     'mapping.job': ('map_region',),
+    'mapping.lattice': ('LatticeSampler',),
     'mapping.settings': ('MapJob',),
+    'mapping.writer': ('MapWriter',),
     'models.create': ('create_backbone',),
     'models.classifier': ('Classifier',),
     'samplers': ('BalancedChipSampler', 'ChipSampler', 'PatchSampler'),

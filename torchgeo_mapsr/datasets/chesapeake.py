@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from odc.geo.geobox import GeoBox
 from torchgeo.datasets import ChesapeakeCVPR
 
 from .._compat import Sample
@@ -93,9 +94,9 @@ class ChesapeakePairs(LRHRPairs):
         super().__init__(pairs, transforms)
         self.legend, self.truth_legend = legend, self.target
 
-    def chip(self, x: slice, y: slice) -> Sample:
-        """Read the chip of a box, with ``mask`` in the target's classes."""
-        sample = super().chip(x, y)
+    def _sample(self, pair: LRHRPair, geobox: GeoBox) -> Sample:
+        """Read a chip, with ``mask`` in the target's classes."""
+        sample = super()._sample(pair, geobox)
         if 'mask' in sample:
             index = torch.from_numpy(self.truth_crosswalk.index(sample['mask']))
             sample['mask'] = self._target_codes[index + 1]

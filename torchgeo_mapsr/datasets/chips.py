@@ -5,6 +5,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import geopandas
@@ -21,6 +22,21 @@ from ..errors import InputError
 from .grid import project
 from .legend import Legend
 from .plot import plot_sample
+
+
+@dataclass(frozen=True)
+class ChipQuery:
+    """A chip by its pixels: datasets of chips take it where they take a slice.
+
+    No coordinate is rounded, and where rasters overlap it says which is meant.
+
+    Args:
+        raster: number of the raster in the dataset
+        geobox: pixels of its grid, or beyond it
+    """
+
+    raster: int
+    geobox: GeoBox
 
 
 class ChipDataset(GeoDataset):
@@ -73,12 +89,16 @@ class ChipDataset(GeoDataset):
             in pixels of the tile, (2, n)
         """
 
+    @abstractmethod
+    def at(self, query: ChipQuery) -> Sample:
+        """Read the chip of some pixels, not transformed."""
+
     def __getitem__(self, query: Any) -> Sample:
-        """Retrieve the chip of a spatiotemporal slice.
+        """Retrieve the chip of a spatiotemporal slice, or of some pixels.
 
         Args:
             query: [xmin:xmax, ymin:ymax, tmin:tmax] in the CRS of the dataset; what is
-                left out is the whole range
+                left out is the whole range. Or a :class:`ChipQuery`
 
         Returns:
             the sample
@@ -87,6 +107,8 @@ class ChipDataset(GeoDataset):
             IndexError: *query* does not meet the imagery
             InputError: *query* asks for another resolution
         """
+        if isinstance(query, ChipQuery):
+            return self._transformed(self.at(query))
         x, y, t = self._disambiguate_slice(query)
         if not np.allclose((x.step, y.step), self.res):
             raise InputError(
@@ -96,7 +118,9 @@ class ChipDataset(GeoDataset):
         hits = self.index[self.index.index.overlaps(pandas.Interval(t.start, t.stop))]
         if hits.cx[x.start : x.stop, y.start : y.stop].empty:
             raise IndexError(f'query: {query} not found in bounds: {self.bounds}')
-        sample = self.chip(x, y)
+        return self._transformed(self.chip(x, y))
+
+    def _transformed(self, sample: Sample) -> Sample:
         return sample if self.transforms is None else self.transforms(sample)
 
     def query(self, geobox: GeoBox) -> tuple[slice, slice]:

@@ -10,7 +10,7 @@ from odc.geo.geobox import GeoBox
 
 from .._compat import Sample
 from ..errors import InputError
-from .chips import ChipDataset
+from .chips import ChipDataset, ChipQuery
 from .imagery import Imagery
 from .legend import Legend
 
@@ -55,6 +55,10 @@ class ImageryChips(ChipDataset):
     def chip(self, x: slice, y: slice) -> Sample:
         """Read the chip that is nearest to a box."""
         return self.sample(self.snap(x, y))
+
+    def at(self, query: ChipQuery) -> Sample:
+        """Read the chip of some pixels."""
+        return self.sample(query.geobox)
 
     def snap(self, x: slice, y: slice) -> GeoBox:
         """Find the pixels that are nearest to a query.

@@ -13,7 +13,7 @@ from rasterio.transform import Affine
 
 from .._compat import Sample
 from ..errors import InputError
-from .chips import ChipDataset
+from .chips import ChipDataset, ChipQuery
 from .grid import crop, project
 from .legend import Legend
 from .pair import LabelSource, LRHRPair, label_rasters
@@ -115,7 +115,15 @@ class LRHRPairs(ChipDataset):
         near = np.sort(self.index.sindex.query(box))
         covered = self.index.geometry.iloc[near].intersection(box).area.to_numpy()
         best = int(near[np.argmax(covered)]) if near.size else 0
-        return self._owners[best].sample(self._window(self.tiles[best], x, y))
+        return self._sample(self._owners[best], self._window(self.tiles[best], x, y))
+
+    def at(self, query: ChipQuery) -> Sample:
+        """Read the chip of some pixels of a pair's imagery."""
+        return self._sample(self.pairs[query.raster], query.geobox)
+
+    def _sample(self, pair: LRHRPair, geobox: GeoBox) -> Sample:
+        """Read a chip of one of the pairs."""
+        return pair.sample(geobox)
 
     def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Find the LR cells whose centres lie in a tile."""

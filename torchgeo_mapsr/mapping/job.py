@@ -178,6 +178,9 @@ class _Run:
         )
         if self.executor.elsewhere:
             extractor = sendable(job, inputs, extractor)
+        # As it was written: products with the same numbers in another memory layout
+        # differ in their last bits, and workers and later runs read the file.
+        classifier = fitted.load()
         return fitted.use(extractor, classifier, inputs, self.watch), plans
 
     def _networks(self) -> tuple[NetworkModel, tuple[Plan, ...]]:

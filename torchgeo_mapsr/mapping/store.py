@@ -21,7 +21,8 @@ from .tile_files import TileFiles, replacing
 
 FORMAT = 2
 _NAMES = re.compile(
-    r'(lock|manifest\.json|fit\.safetensors|\d+_\d+_\d+(_[0-9a-f]+)?\.npz|out_.*)'
+    r'(lock|manifest\.json|fit\.safetensors|(chip_)?\d+_\d+_\d+(_[0-9a-f]+)?\.npz'
+    r'|out_.*)'
     r'(\.([0-9a-f]+\.)?part)?'
 )
 

@@ -43,8 +43,18 @@ class PredictingTask(FrozenTask):
         Raises:
             InputError: If nothing was fitted yet.
         """
-        fitted, tokens = self._fitted, self.tokens(image)
+        fitted = self._fitted
+        projection = fitted.projection
+        plain = self.hparams['upsampler'] == 'bilinear'
         # Differences of large scores would be lost in half precision.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            if projection and plain and self.backbone.fused:
+                self._check(image)
+                scores = self.backbone.project(
+                    image, projection.weight, projection.bias
+                )
+                return fitted.decide(scores, evidence)
+        tokens = self.tokens(image)
         with torch.autocast(self.device.type, enabled=False):
             return fitted.log_probabilities(tokens, evidence)
 
