@@ -4,6 +4,7 @@
 """Runs that are killed, stopped or out of disk, as a person would meet them."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,3 +149,61 @@ def test_changed_settings_start_over(
     assert Path(job.output).exists()
     assert not folder.exists()
     assert os.listdir(Path(job.output).parent)
+
+
+def stop_before_publishing(job: MapJob, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Leave all tiles and the fit of a job; give their folder."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr('torchgeo_mapsr.mapping.job.publish', stop)
+        assert main(arguments(job)) == 130
+    folder = Path(f'{job.output}.parts')
+    assert len(list(folder.glob('*.npz'))) == 12
+    return folder
+
+
+def test_damaged_leftovers_are_made_again(
+    job: MapJob, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stop_before_publishing(job, monkeypatch)
+    first, second, *_ = sorted(folder.glob('*.npz'))
+    for path in (first, second):
+        path.write_bytes(path.read_bytes()[:-40])
+    there, made = finish(job, expected, monkeypatch)
+    assert (there, made) == (12, 2)
+
+
+def test_damaged_fit_is_made_again(
+    job: MapJob, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stop_before_publishing(job, monkeypatch)
+    fit = folder / 'fit.safetensors'
+    content = fit.read_bytes()
+    fit.write_bytes(content[:-100])
+    again = replace(job, save_model=folder.parent / 'again.safetensors')
+    map_region(again)
+    assert again.save_model.read_bytes() == content
+    with rasterio.open(job.output) as dataset:
+        np.testing.assert_array_equal(dataset.read(), expected)
+
+
+def test_changed_input_starts_over(
+    job: MapJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing of the old imagery gets into the new map."""
+    imagery = tmp_path / 'imagery.tif'
+    shutil.copy(job.imagery[0], imagery)
+    job = replace(job, imagery=(str(imagery),))
+    stop_before_publishing(job, monkeypatch)
+    with rasterio.open(imagery, 'r+') as dataset:
+        dataset.write(dataset.read()[:, ::-1])
+    assert main(arguments(job)) == 0
+    assert 'Starting over: changed since: inputs' in capsys.readouterr().out
+    fresh = map_region(replace(job, output=tmp_path / 'fresh.tif')).maps[0]
+    assert Path(job.output).read_bytes() == fresh.read_bytes()

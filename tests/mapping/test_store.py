@@ -88,6 +88,64 @@ def test_half_written_files_are_not_resumed(tmp_path: Path) -> None:
     assert names - {'lock'} == {'manifest.json', 'fit.safetensors'}
 
 
+@pytest.mark.parametrize('damage', ['cut', 'empty', 'middle', 'other shape'])
+def test_damaged_tile_is_no_tile(tmp_path: Path, damage: str) -> None:
+    """As a file system may leave it that lost its power."""
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        noise = np.random.default_rng(0).integers(0, 256, (4, 5), np.uint8)
+        store.tiles.save(0, TILE, classes=noise)
+        path = store.tiles.path(0, TILE)
+        content = path.read_bytes()
+        if damage == 'cut':
+            path.write_bytes(content[: len(content) // 2])
+        elif damage == 'empty':
+            path.write_bytes(b'')
+        elif damage == 'middle':
+            middle = len(content) // 3
+            path.write_bytes(content[:middle] + b'XX' + content[middle + 2 :])
+        else:
+            store.tiles.save(0, TILE, classes=np.zeros((4, 4), np.uint8))
+        if damage != 'other shape':
+            with pytest.raises(OSError, match='damaged'):
+                store.tiles.load(0, TILE, 'classes')
+            path.write_bytes(content[:50])
+        assert not store.tiles.has(0, TILE)
+        store.tiles.save(0, TILE, classes=noise)
+        assert store.tiles.has(0, TILE)
+
+
+def test_damaged_fit_is_no_fit(tmp_path: Path) -> None:
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        assert store.kept_fit() is None
+        store.fit.write_bytes(b'half of a fit')
+        assert store.kept_fit() is None
+        assert not store.fit.exists()
+
+
+def test_straggler_of_other_work_is_not_among_the_tiles(tmp_path: Path) -> None:
+    """A worker that was thought to be dead still writes to the folder."""
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        straggler = store.tiles
+    with WorkStore(tmp_path / 'w', {**WORK, 'settings': {'seed': 1}}) as store:
+        straggler.save(0, TILE, classes=np.ones((4, 5), np.uint8))
+        assert not store.tiles.has(0, TILE)
+        save(store)
+    with WorkStore(tmp_path / 'w', {**WORK, 'settings': {'seed': 1}}) as store:
+        assert store.resumed
+        assert store.tiles.load(0, TILE, 'classes').max() == 19
+        assert not straggler.has(0, TILE)
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / 'tile'
+    with replacing(path) as one, replacing(path) as two:
+        one.write_text('one')
+        two.write_text('two')
+        assert one != two
+    assert path.read_text() == 'one'
+    assert os.listdir(tmp_path) == ['tile']
+
+
 def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / 'w').mkdir()
     (tmp_path / 'w' / 'thesis.docx').write_text('mine')

@@ -73,7 +73,7 @@ class TileFiles:
         """
         path = self.path(image, tile)
         try:
-            with np.load(path) as arrays:
+            with path.open('rb') as file, np.load(file) as arrays:
                 # Reading all of an array compares it with its checksum.
                 whole = all(arrays[name].shape[-2:] == tile.shape for name in arrays)
                 return whole and len(arrays.files) > 0
@@ -97,7 +97,7 @@ class TileFiles:
         """
         path = self.path(image, tile)
         try:
-            with np.load(path) as arrays:
+            with path.open('rb') as file, np.load(file) as arrays:
                 return arrays[name]
         except _DAMAGED as error:
             if not isinstance(error, FileNotFoundError):
