@@ -77,6 +77,7 @@ class Ours:
         self.classifier = fit(
             job, inputs, self.plans, extractor, watch, lambda total: lambda: None
         )
+        self.extractor = extractor
         self._model = Model(extractor, self.classifier, inputs, watch)
         self._kept: dict[tuple[int, Chip], tuple[ReadChip, Tokens]] = {}
 

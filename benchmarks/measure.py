@@ -1,0 +1,145 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Time, calls and peak memory of a part of a process, and parts in their own process."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+
+from torchgeo_mapsr.models.backbone import Backbone
+
+_STATUS = Path('/proc/self/status')
+MEBIBYTE = 2**20
+
+
+class Peak:
+    """Seconds, and the peak of resident memory, of a block.
+
+    On Linux the kernel's high-water mark is set back first; elsewhere it is that of the
+    whole process.
+    """
+
+    #: Resident memory before the block and its peak within, in bytes; wall time.
+    before, peak, seconds = 0, 0, 0.0
+
+    def __enter__(self) -> Self:
+        if _STATUS.exists():
+            Path('/proc/self/clear_refs').write_text('5')
+        self.before = _resident('VmRSS')
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._start
+        self.peak = _resident('VmHWM')
+
+    def to_dict(self) -> dict[str, float]:
+        """Seconds and mebibytes."""
+        return {
+            'seconds': round(self.seconds, 4),
+            'before_mib': round(self.before / MEBIBYTE, 1),
+            'peak_mib': round(self.peak / MEBIBYTE, 1),
+            'added_mib': round((self.peak - self.before) / MEBIBYTE, 1),
+        }
+
+
+def _resident(field: str) -> int:
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith(f'{field}:'):
+                return int(line.split()[1]) * 1024
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == 'darwin' else used * 1024
+
+
+class Forwards:
+    """Counts and times the calls of backbones in a block.
+
+    A backbone that is part of another is not counted by itself.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        #: When the first call began.
+        self.first: float | None = None
+        self._depth, self._start = 0, 0.0
+
+    def __enter__(self) -> Self:
+        self._hooks = (
+            register_module_forward_pre_hook(self._before),
+            register_module_forward_hook(self._after, always_call=True),
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _before(self, module: nn.Module, _: Any) -> None:
+        if isinstance(module, Backbone):
+            self._depth += 1
+            if self._depth == 1:
+                self._start = now()
+                self.first = self._start if self.first is None else self.first
+
+    def _after(self, module: nn.Module, *_: Any) -> None:
+        if isinstance(module, Backbone):
+            self._depth -= 1
+            if not self._depth:
+                self.seconds.append(now() - self._start)
+
+
+def now() -> float:
+    """The time, when all that a GPU was given to do is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def alone(function: str, *args: Any) -> dict[str, Any]:
+    """Call a function of a module of this folder in a process of its own.
+
+    Args:
+        function: ``module.function``; it takes and returns JSON types.
+        *args: Its arguments.
+    """
+    command = [sys.executable, '-m', 'benchmarks.measure', function, json.dumps(args)]
+    done = subprocess.run(
+        command,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f'{function} failed: {done.stderr}')
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def ratio(above: Tensor | float, below: Tensor | float) -> float:
+    """A quotient with three digits."""
+    return float(f'{float(above) / float(below):.3g}')
+
+
+def main(function: str, args: str) -> None:
+    """What :func:`alone` starts."""
+    module, _, name = function.partition('.')
+    call = getattr(import_module(f'benchmarks.{module}'), name)
+    print(json.dumps(call(*json.loads(args))))
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

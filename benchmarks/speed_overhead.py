@@ -1,0 +1,159 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What the map pass costs beside the backbone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchgeo_mapsr.datasets.imagery import Imagery
+from torchgeo_mapsr.mapping.plan import Plan, default_overlap
+from torchgeo_mapsr.models.backbone import Backbone, create_backbone
+from torchgeo_mapsr.models.classifier import Classifier
+from torchgeo_mapsr.models.rcf import RCF
+
+from .measure import Forwards, now, ratio
+from .speed_scenes import VIT, fitted, made, run, stages
+
+STAGES = ('read', 'match', 'propagate', 'write', 'report')
+
+
+def measure(
+    folder: Path, size: int = 2048, spec: str = VIT, rcf: str = 'rcf'
+) -> dict[str, Any]:
+    """Map a made scene with both kinds of backbones.
+
+    Args:
+        folder: Where scenes and maps are put.
+        size: Side of the scene.
+        spec: A backbone whose features are tokens.
+        rcf: Spec of the embedded backbone.
+    """
+    return {
+        'size': size,
+        'device': 'cuda' if torch.cuda.is_available() else 'cpu',
+        'threads': torch.get_num_threads(),
+        'tokens': of_tokens(folder, size, spec),
+        'rcf': of_rcf(folder, size, rcf),
+    }
+
+
+def of_tokens(folder: Path, size: int, spec: str) -> dict[str, Any]:
+    """Everything after the backbone over its forward time, with any propagation.
+
+    What counts is the time from the first chip's forward to the end of the command
+    (maps written and read back, panel, report), less the forwards; once over these
+    forwards, and once over as many by themselves, without a reading thread beside
+    them.
+    """
+    scene = made(folder, size)
+    fit = fitted(scene, folder, spec)
+    found: dict[str, Any] = {'backbone': spec}
+    for nodes in ('none', 'tokens', 'superpixels'):
+        alone = [_forward(spec, scene.imagery)]
+        with Forwards() as forwards:
+            whole = run(scene, folder, model=fit, propagate=nodes)
+        alone.append(_forward(spec, scene.imagery))
+        bare, chips = float(np.mean(alone)), len(forwards.seconds)
+        assert forwards.first is not None
+        spent = whole.start + whole.seconds - forwards.first
+        own = sum(forwards.seconds)
+        found[nodes] = {
+            'chips': chips,
+            'pass_seconds': round(spent, 3),
+            'forward_seconds': round(own, 3),
+            'forward_alone_seconds': round(bare * chips, 3),
+            'overhead': ratio(spent - own, own),
+            'overhead_alone': ratio(spent - bare * chips, bare * chips),
+            'stages': stages(whole.report, STAGES),
+        }
+    return found
+
+
+def of_rcf(folder: Path, size: int, spec: str) -> dict[str, Any]:
+    """The whole command with a saved fit, over the convolutions of all its chips.
+
+    Bare convolutions are those of the same filters at the same strides, one call of
+    torch a stride, and the 1 x 1 convolution of the colours; they are timed before and
+    after, on chips of the scene. ``in_parts`` are the same in parts whose results stay
+    in the cache.
+    """
+    scene = made(folder, size)
+    fit = fitted(scene, folder, spec)
+    backbone = create_backbone(spec, 4)
+    assert isinstance(backbone, RCF)
+    backbone.load_calibration(dict(Classifier.load(fit).calibration))
+    image = _chip(scene.imagery)
+    images = Imagery([str(scene.imagery)])
+    plan = Plan(
+        images.geobox,
+        448,
+        2048,
+        default_overlap(448, backbone.halo),
+        backbone.halo,
+        max(backbone.strides),
+    )
+    chips = len(list(plan.lattice()))
+    bare, parts = [], []
+    for turn in range(2):
+        if turn:
+            whole = run(scene, folder, model=fit)
+        bare.append(_timed(lambda: _convolutions(backbone, image, None)))
+        parts.append(_timed(lambda: _convolutions(backbone, image, 16)))
+    return {
+        'backbone': spec,
+        'chips': chips,
+        'pass_seconds': round(whole.seconds, 3),
+        'bare_seconds': round(float(np.mean(bare)) * chips, 3),
+        'in_parts_seconds': round(float(np.mean(parts)) * chips, 3),
+        'times_bare': ratio(whole.seconds, np.mean(bare) * chips),
+        'times_in_parts': ratio(whole.seconds, np.mean(parts) * chips),
+        'stages': stages(whole.report, ('backbone', *STAGES)),
+    }
+
+
+def _forward(spec: str, imagery: Path) -> float:
+    """Seconds of a forward of a chip, by itself."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    image = _chip(imagery).to(device)
+    backbone: Backbone = create_backbone(spec, image.shape[1], dtype='uint8')
+    backbone = backbone.to(device)
+    return _timed(lambda: backbone(image))
+
+
+@torch.inference_mode()
+def _timed(call: Any, times: int = 5) -> float:
+    """Mean seconds of a call, after a first one."""
+    call()
+    start = now()
+    for _ in range(times):
+        call()
+    return (now() - start) / times
+
+
+def _chip(imagery: Path) -> Tensor:
+    images = Imagery([str(imagery)])
+    image, _ = images.read(images.geobox[:448, :448])
+    return torch.from_numpy(image)[None]
+
+
+def _convolutions(backbone: RCF, image: Tensor, step: int | None) -> None:
+    """The convolutions of a chip, all filters at once or some at a time."""
+    reach = backbone.kernel // 2
+    for i, stride in enumerate(backbone.strides[1:]):
+        coarse = F.avg_pool2d(image, stride) if stride > 1 else image
+        for kernels, bias in zip(
+            backbone.weight[i].split(step or backbone.filters),
+            backbone.bias[i].split(step or backbone.filters),
+            strict=True,
+        ):
+            F.conv2d(coarse, kernels, bias, padding=reach)
+    colours = backbone.frequency[:, :, None, None], backbone.phase
+    strips = image.split(8, dim=2) if step else [image]
+    for strip in strips:
+        F.conv2d(strip, *colours)
