@@ -4,6 +4,7 @@
 """Time, calls and peak memory of a part of a process, and parts in their own process."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from torchgeo_mapsr.models.backbone import Backbone
 
 _STATUS = Path('/proc/self/status')
 MEBIBYTE = 2**20
+CLOCK = 'BENCHMARK_CLOCK'
 
 
 class Peak:
@@ -32,18 +34,18 @@ class Peak:
     whole process.
     """
 
-    #: Resident memory before the block and its peak within, in bytes; wall time.
+    #: Resident memory before the block and its peak within, in bytes; time.
     before, peak, seconds = 0, 0, 0.0
 
     def __enter__(self) -> Self:
         if _STATUS.exists():
             Path('/proc/self/clear_refs').write_text('5')
         self.before = _resident('VmRSS')
-        self._start = time.perf_counter()
+        self._start = now()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self._start
+        self.seconds = now() - self._start
         self.peak = _resident('VmHWM')
 
     def to_dict(self) -> dict[str, float]:
@@ -103,10 +105,19 @@ class Forwards:
 
 
 def now() -> float:
-    """The time, when all that a GPU was given to do is done."""
+    """The time, when all that a GPU was given to do is done.
+
+    With ``cpu`` in the variable BENCHMARK_CLOCK it is the CPU time of all threads of
+    this process, which others on the machine change little.
+    """
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return time.process_time() if clock() == 'cpu' else time.perf_counter()
+
+
+def clock() -> str:
+    """Which time counts: that on the wall, or that of the CPU."""
+    return os.environ.get(CLOCK, 'wall')
 
 
 def alone(function: str, *args: Any) -> dict[str, Any]:

@@ -53,4 +53,6 @@ def mapped(folder: str, size: int, fit: str) -> dict[str, Any]:
     os.environ.setdefault('GDAL_CACHEMAX', '256')  # as main does
     with Peak() as peak:
         done = run(made(Path(folder), size), Path(folder), model=Path(fit))
-    return {**peak.to_dict(), 'timings': done.report['timings']}
+    files = {'map': 'map.tif', 'confidence': 'map_confidence.tif'}
+    sizes = {name: (Path(folder) / file).stat().st_size for name, file in files.items()}
+    return {**peak.to_dict(), 'timings': done.report['timings'], 'bytes': sizes}

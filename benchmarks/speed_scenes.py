@@ -3,7 +3,6 @@
 
 """Made scenes and whole runs of the command, as they are timed."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 from torchgeo_mapsr.datasets.scene import Scene, make_scene
 from torchgeo_mapsr.mapping.job import map_region
 from torchgeo_mapsr.mapping.settings import MapJob
+
+from .measure import now
 
 # ViT-S/14 of DINOv2 without its weights, which no time depends on.
 VIT = 'timm:vit_small_patch14_dinov2?weights=random'
@@ -23,7 +24,7 @@ class Run:
     """A run of the command.
 
     Args:
-        seconds: Wall time.
+        seconds: How long it took.
         start: When it began.
         report: Its report.
     """
@@ -65,9 +66,9 @@ def run(scene: Scene, folder: Path, **settings: Any) -> Run:
         overwrite=True,
         **settings,
     )
-    start = time.perf_counter()
+    start = now()
     report = map_region(job).report
-    return Run(time.perf_counter() - start, start, report)
+    return Run(now() - start, start, report)
 
 
 def fitted(scene: Scene, folder: Path, spec: str, chips: int = 8, **more: Any) -> Path:
@@ -86,5 +87,5 @@ def fitted(scene: Scene, folder: Path, spec: str, chips: int = 8, **more: Any) -
 
 
 def stages(report: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
-    """Seconds of some stages of a run."""
+    """Seconds of some stages of a run, on the wall."""
     return {name: report['timings'].get(name, 0.0) for name in names}

@@ -3,7 +3,8 @@
 
 """The scenes' table and its checks, from the results file alone.
 
-``python -m benchmarks.table`` puts them into ``benchmarks/README.md``.
+``python -m benchmarks.table`` puts them into ``benchmarks/README.md``, and beside them
+the table of speed, and the figures of ``docs/scaling.md``.
 """
 
 import argparse
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from . import continent, speed_table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / 'results' / 'scenes.json'
@@ -181,6 +184,21 @@ def _steps(results: dict[str, Any]) -> str:
     return str(most) if least == most else f'{least} to {most}'
 
 
+def pages(speed: dict[str, Any]) -> dict[Path, str]:
+    """Both pages with the figures of speed put in.
+
+    Args:
+        speed: Content of the results file of ``benchmarks.speed``.
+    """
+    table, figures = speed_table.markdown(speed), '\n'.join(continent.figures(speed))
+    return {
+        README: speed_table.fill(README.read_text(), table),
+        continent.PAGE: speed_table.fill(
+            continent.PAGE.read_text(), figures, continent.BEGIN, continent.END
+        ),
+    }
+
+
 def _column(key: str) -> Column:
     name, _, labels = key.split('/')
     return name, labels
@@ -203,6 +221,10 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     results = json.loads(options.results.read_text())
     options.page.write_text(fill(options.page.read_text(), results))
+    if options.page == README and speed_table.RESULTS.exists():
+        speed = json.loads(speed_table.RESULTS.read_text())
+        for page, text in pages(speed).items():
+            page.write_text(text)
 
 
 if __name__ == '__main__':
