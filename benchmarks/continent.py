@@ -78,6 +78,14 @@ def figures(results: dict[str, Any], size: Continent | None = None) -> list[str]
         size: What is mapped.
     """
     size = size or Continent()
+    missing = [name for name in ('overhead', 'fit', 'flat') if name not in results]
+    if missing:
+        return [
+            (
+                f'Not known: {", ".join(missing)} of `python -m benchmarks.speed` not '
+                'measured yet.'
+            )
+        ]
     overhead, flat = results['overhead'], results['flat']
     vit = overhead['tokens']['none']
     forward = vit['forward_alone_seconds'] / vit['chips']

@@ -127,7 +127,7 @@ def _forward(spec: str, imagery: Path) -> float:
 
 
 @torch.inference_mode()
-def _timed(call: Any, times: int = 5) -> float:
+def _timed(call: Any, times: int = 3) -> float:
     """Mean seconds of a call, after a first one."""
     call()
     start = now()

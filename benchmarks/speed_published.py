@@ -101,7 +101,8 @@ def ours(path: str) -> dict[str, Any]:
     matcher = CosinePrompts(prompts[:, None], torch.zeros(prompts.shape[1]))
     found: dict[str, Any] = {}
     matcher.match_tokens(tokens)  # what is loaded at the first call counts for neither
-    Propagation(nodes='superpixels')(torch.zeros(1, CLASSES, 448, 448), tokens, image)
+    blank = torch.zeros(1, CLASSES, *tokens.size)
+    Propagation(nodes='superpixels')(blank, tokens, image)
     for name in ('matched', 'tokens', 'superpixels'):
         with Peak() as part:
             scores = matcher.match_tokens(tokens)

@@ -13,6 +13,9 @@ BEGIN, END = '<!-- speed: python -m benchmarks.table -->', '<!-- end of speed --
 Results = dict[str, Any]
 Row = tuple[str, str, str, bool | None]
 
+#: Parts that run without a GPU.
+PARTS = ('overhead', 'published', 'accuracy', 'fit', 'flat')
+
 NO_GPU = 'no GPU figure exists yet: `python -m benchmarks.speed gpu` makes them'
 
 
@@ -85,7 +88,7 @@ def _published(part: Results) -> Iterator[Row]:
     faster, smaller = part['faster'], part['smaller']
     whole = part['published']['all']
     yield (
-        'published way, all after the backbone, one chip',
+        f'published way, all after the backbone, one chip of {part["chip"]}²',
         '–',
         f'{whole["seconds"]:.0f} s, {whole["added_mib"]:.0f} MiB',
         None,
@@ -196,6 +199,9 @@ def markdown(results: Results) -> str:
     ]
     if results.get('gpu', {}).get('device', 'cpu') == 'cpu':
         lines += ['', f'On a GPU: {NO_GPU}.']
+    missing = [name for name in PARTS if name not in results]
+    if missing:
+        lines += ['', f'Not measured yet: {", ".join(missing)}.']
     if 'accuracy' in results:
         lines += ['', *_accuracy(results['accuracy'])]
     lines += ['']
