@@ -13,8 +13,9 @@ from torch import Tensor
 
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.mapping.plan import Plan, default_overlap
-from torchgeo_mapsr.models.backbone import Backbone, create_backbone
+from torchgeo_mapsr.models.backbone import Backbone
 from torchgeo_mapsr.models.classifier import Classifier
+from torchgeo_mapsr.models.create import create_backbone
 from torchgeo_mapsr.models.rcf import RCF
 
 from .measure import Forwards, now, ratio

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from torchgeo_mapsr.datasets.imagery import Imagery
-from torchgeo_mapsr.models.backbone import create_backbone
+from torchgeo_mapsr.models.create import create_backbone
 from torchgeo_mapsr.models.prompts import CosinePrompts
 from torchgeo_mapsr.models.propagation import Propagation
 from torchgeo_mapsr.models.tokens import Tokens
