@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import speed_flat, speed_gpu, speed_overhead, speed_table, table
+from benchmarks import speed_gpu, speed_overhead, speed_table, table
 from benchmarks.continent import AREA, Continent, figures
 from benchmarks.measure import Forwards, Peak, alone
 from benchmarks.published import Published, matched, published_map, upsampled
@@ -95,14 +95,6 @@ class TestMeasure:
     def test_what_runs_alone_fails_aloud(self) -> None:
         with pytest.raises(RuntimeError, match='nowhere'):
             alone('speed_flat.nowhere')
-
-
-def test_raster_sizes(tmp_path: Path) -> None:
-    found = speed_flat.measure(tmp_path, (128, 256), RCF)
-    assert set(found['runs']) == {'128', '256'}
-    for run in found['runs'].values():
-        assert run['peak_mib'] > run['added_mib'] > 0
-        assert run['bytes']['map'] > 0
 
 
 def test_overhead_and_gpu_parts_run_anywhere(tmp_path: Path) -> None:
