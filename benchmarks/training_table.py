@@ -84,6 +84,8 @@ def checks(results: dict[str, Any]) -> list[str]:
             spread = [np.var(v, ddof=1) / len(v) if len(v) > 1 else 0 for v in (a, b)]
             noise = float(np.sqrt(sum(spread)))
             verdict = 'yes' if gain > noise else 'no' if gain < -noise else 'level'
+            if min(len(a), len(b)) == 1:
+                verdict = 'a single seed'
             found.append(
                 f'{verdict}: {ROWS[above].title} above {ROWS[below].title}, {name}: '
                 f'{gain:+.3f} mIoU (± {noise:.3f})'
