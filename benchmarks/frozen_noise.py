@@ -5,12 +5,12 @@
 
 On the scenes with ``lr_noisy.tif``: features once, then a fit for each option and seed
 (of folds and of the drawn pixels that prompts are made from). HR labels score maps and
-choose nothing. Figures are kept after each scene.
+choose nothing. Figures are kept after each map.
 """
 
 import argparse
 import json
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,35 +56,42 @@ def samples_of(ours: Ours) -> Any:
     return gather(pieces, region.crosswalk)
 
 
-def measure(region: Region, console: Console) -> dict[str, Any]:
-    """Fit with every option and seed, map and score."""
+def measure(
+    region: Region, seeds: Sequence[int], console: Console
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Fit with every option and seed, map and score.
+
+    Args:
+        region: Scenes and noisy labels.
+        seeds: Seeds of the fits.
+        console: Says what is found.
+
+    Yields:
+        Row and seed, and figures as JSON types.
+    """
     ours = Ours(region)
     samples = samples_of(ours)
-    found: dict[str, Any] = {}
-    for row, options in ROWS.items():
-        for seed in SEEDS:
+    for seed in seeds:
+        for row, options in ROWS.items():
             fitted = fit_classifier(
                 samples.cells,
                 samples.pixels,
                 region.crosswalk.target,
                 FitOptions(seed=seed, **options),
             )
-            fitted = replace(fitted, calibration=ours.classifier.calibration)
-            for score in ('fusion', 'probe'):
-                prior = fitted.prior_weight if score == 'fusion' else 0.0
-                made = replace(fitted, score=score, prior_weight=prior)
-                parts = list(region.score(ours.maps(made)).values())
-                total = sum(parts[1:], parts[0])
-                there, matrix = total.present, total.matrix
-                recall = np.diag(matrix)[there] / matrix.sum(1)[there]
-                truth = np.where(there, matrix.sum(1), np.inf)
-                found[f'{row}/{score}/{seed}'] = {
-                    'miou': round(float(total.miou), 5),
-                    'accuracy': round(float(recall.mean()), 5),
-                    'minority_iou': round(float(total.iou[truth.argmin()]), 5),
-                }
-        console.print(region.key, row, found[f'{row}/fusion/0'])
-    return {'found': found, 'commit': _commit()}
+            parts = list(region.score(ours.maps(fitted)).values())
+            total = sum(parts[1:], parts[0])
+            there, matrix = total.present, total.matrix
+            recall = np.diag(matrix)[there] / matrix.sum(1)[there]
+            truth = np.where(there, matrix.sum(1), np.inf)
+            found = {
+                'miou': round(float(total.miou), 5),
+                'accuracy': round(float(recall.mean()), 5),
+                'minority_iou': round(float(total.iou[truth.argmin()]), 5),
+                'commit': _commit(),
+            }
+            console.print(region.key, row, seed, found)
+            yield f'{row}/{seed}', found
 
 
 def main() -> None:
@@ -93,19 +100,21 @@ def main() -> None:
     parser.add_argument('--data', type=Path, default=ROOT.parent / 'shared' / 'data')
     parser.add_argument('--output', type=Path, default=RESULTS)
     parser.add_argument('--sets', nargs='+')
+    parser.add_argument('--seeds', nargs='+', type=int, default=SEEDS)
     o = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     for region in find_regions(o.data, o.sets):
         kept = json.loads(o.output.read_text()) if o.output.exists() else {}
-        if region.labels != 'noisy' or region.key in kept.get('regions', {}):
+        done = kept.get('regions', {}).get(region.key, {})
+        missing = [s for s in o.seeds if any(f'{row}/{s}' not in done for row in ROWS)]
+        if region.labels != 'noisy' or not missing:
             continue
-        found = measure(region, console)
-        kept = json.loads(o.output.read_text()) if o.output.exists() else {}
-        kept.setdefault('regions', {})[region.key] = found
-        kept['about'] = _about()
-        part = o.output.with_suffix('.part')
-        part.write_text(json.dumps(kept, indent=1) + '\n')
-        part.replace(o.output)
+        for key, found in measure(region, missing, console):
+            kept.setdefault('regions', {}).setdefault(region.key, {})[key] = found
+            kept['about'] = _about()
+            part = o.output.with_suffix('.part')
+            part.write_text(json.dumps(kept, indent=1) + '\n')
+            part.replace(o.output)
 
 
 if __name__ == '__main__':

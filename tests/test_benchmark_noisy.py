@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from sklearn.metrics import jaccard_score, recall_score
 
 from benchmarks.noisy import __main__ as noisy
-from benchmarks.noisy import sets, table, training
+from benchmarks.noisy import class_aware, sets, table, training
 from benchmarks.noisy.rows import ROWS, TITLES
 
 
@@ -120,3 +121,21 @@ def test_spread() -> None:
     expected = f'{0.4:.3f} ± {np.std([0.2, 0.3, 0.7], ddof=1):.3f}'
     assert table.figure(results, 'made', 'source', 'miou') == expected
     assert table.figure(results, 'made', 'self', 'miou') == '–'
+
+
+def test_class_aware_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patches that the source's network gives water, and a step of each row on them."""
+    problem = sets.made(0, tmp_path, 480)
+    setting = training.Setting(problem, 0, tmp_path, 1, ROWS)
+    maps = [np.zeros_like(truth) + 1 for truth in problem.target.truth]
+    maps[0][:20, 70:80] = sets.WATER
+    monkeypatch.setattr(training.Setting, 'maps', lambda self, network: maps)
+    patches, labels = class_aware.selected(setting)
+    assert len(patches.images) == len(labels) == 1
+    assert torch.equal(patches.images[0], problem.target.images[0][:, :64, 64:128])
+    assert (labels[0] == maps[0][:64, 64:128]).all()
+    others, _ = class_aware.selected(setting, minority=False)
+    assert len(others.images) == 1
+    for row in ('selection', 'contrast'):
+        network = setting.network(row)
+        assert network(patches.images[0][None]).shape == (1, 4, 64, 64)
