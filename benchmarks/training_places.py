@@ -13,6 +13,7 @@ import rasterio
 from rasterio.windows import Window
 
 from torchgeo_mapsr.datasets import make_scene
+from torchgeo_mapsr.datasets.scene import ORIGIN
 
 from .regions import SETS, TARGET, Region
 
@@ -26,6 +27,9 @@ EXEMPLAR_PATCHES = 2
 # Side of the made scene, in pixels of 1 m: 4 km².
 MADE = 2000
 
+# Upper left corner of the made scene whose HR labels and imagery are known.
+ELSEWHERE = (ORIGIN[0], ORIGIN[1] + 10_000)
+
 
 @dataclass(frozen=True)
 class Place:
@@ -34,13 +38,14 @@ class Place:
     Args:
         name: Of the set, and of the scene.
         region: Imagery, coarse labels, and the HR labels that score.
-        exemplars: HR labels of another place, in the truth's legend. The imagery and
-            the coarse labels of that place lie beside them.
+        exemplars: HR labels of another place, in the truth's legend.
+        labelled: Folders of scenes with HR labels of another place, with imagery.
     """
 
     name: str
     region: Region
     exemplars: tuple[str, ...]
+    labelled: tuple[Path, ...] = ()
 
 
 def find_places(
@@ -71,15 +76,20 @@ def find_places(
             fitted, shown = folders[:-EXEMPLAR_PATCHES], folders[-EXEMPLAR_PATCHES:]
             region = Region(name, 'clean', tuple(fitted), *SETS[name])
             exemplars = tuple(str(folder / 'hr.tif') for folder in shown)
-            yield Place(f'{name}/all', region, exemplars)
+            yield Place(f'{name}/all', region, exemplars, tuple(shown))
 
 
 def _made(folder: Path, side: int) -> Place:
     if not (folder / 'exemplars' / 'hr.tif').exists():
         make_scene(folder, seed=11, size=(side, side))
         make_scene(folder / 'exemplars', seed=12, size=(side // 2, side // 2))
+    if not (folder / 'labelled' / 'hr.tif').exists():
+        # not where the scene is: labels are found by their coordinates
+        half = (side // 2, side // 2)
+        make_scene(folder / 'labelled', seed=12, size=half, origin=ELSEWHERE)
     region = Region('made', 'clean', (folder,), 'nlcd', TARGET)
-    return Place('made/scene', region, (str(folder / 'exemplars' / 'hr.tif'),))
+    exemplars = (str(folder / 'exemplars' / 'hr.tif'),)
+    return Place('made/scene', region, exemplars, (folder / 'labelled',))
 
 
 def _split(source: Path, folder: Path) -> Place:
@@ -93,7 +103,7 @@ def _split(source: Path, folder: Path) -> Place:
             shutil.copy(source / 'lr.tif', part / 'lr.tif')
     region = Region('openearthmap', 'clean', (folder,), *SETS['openearthmap'])
     name = f'openearthmap/{folder.name}'
-    return Place(name, region, (str(shown / 'hr.tif'),))
+    return Place(name, region, (str(shown / 'hr.tif'),), (shown,))
 
 
 def _cut(source: Path, path: Path, start: float, stop: float) -> None:

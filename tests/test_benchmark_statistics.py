@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.regions import Region
 from benchmarks.training import measure
-from benchmarks.training_places import Place
+from benchmarks.training_places import ELSEWHERE, Place
 from benchmarks.training_rows import ROWS, Trial
 from torchgeo_mapsr.datasets import LabelRaster, make_scene
 
@@ -19,9 +19,9 @@ from torchgeo_mapsr.datasets import LabelRaster, make_scene
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
     folder: Path = tmp_path_factory.mktemp('made')
     make_scene(folder, seed=0, size=(160, 160))
-    make_scene(folder / 'exemplars', seed=1, size=(140, 140))
+    make_scene(folder / 'labelled', seed=1, size=(140, 140), origin=ELSEWHERE)
     region = Region('made', 'clean', (folder,), 'nlcd', 'land-cover-4')
-    place = Place('made/scene', region, (str(folder / 'exemplars' / 'hr.tif'),))
+    place = Place('made/scene', region, (), (folder / 'labelled',))
     return Trial(place, 0, 1, folder / 'work')
 
 
