@@ -7,8 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Protocol, Self, TypeVar
 
-from ..errors import InputError
-from .settings import MapJob
 from .stopwatch import Stopwatch
 
 T = TypeVar('T')
@@ -99,25 +97,3 @@ class Here(Executor):
         """Do work, one item after another."""
         for group in groups:
             yield from work(group, tick)
-
-
-def executor_of(job: MapJob) -> Executor:
-    """The executor that a job asks for.
-
-    Args:
-        job: The job.
-
-    Raises:
-        InputError: If it needs what is not installed.
-    """
-    if job.executor == 'process':
-        return Here()
-    try:
-        from .cluster import DaskCluster
-    except ModuleNotFoundError as error:
-        if error.name not in {'dask', 'distributed'}:
-            raise
-        raise InputError(
-            "--executor dask needs Dask: pip install 'torchgeo-mapsr[dask]'"
-        ) from None
-    return DaskCluster(job.scheduler, job.workers, job.device)

@@ -19,10 +19,11 @@ from rich.progress import (
 )
 
 from ..datasets.raster import open_rasters
+from ..errors import InputError
 from ..evaluation.consistency import MapSummary, summarise
 from ..evaluation.report import area_table, run_report
 from ..models.classifier import Classifier
-from .executor import Executor, executor_of
+from .executor import Executor, Here
 from .extractor import Extractor, band_spread, device_of
 from .fitting import check_saved, fit, make_backbone, sendable
 from .inputs import Inputs, file_digest
@@ -81,7 +82,7 @@ def map_region(job: MapJob, console: Console | None = None) -> MapResult:
         outputs = Outputs.of(job, files)
         inputs = Inputs.open(job, outputs)
         description = inputs.describe(job)
-    run = _Run(job, inputs, outputs, executor_of(job), console, watch)
+    run = _Run(job, inputs, outputs, _executor_of(job), console, watch)
     with WorkStore(outputs.work, description) as store:
         outputs.check(job, store.published)
         if store.notice:
@@ -273,3 +274,25 @@ def _starter(bar: Progress, name: str) -> Callable[[int], Callable[[], None]]:
         return lambda: bar.advance(task)
 
     return start
+
+
+def _executor_of(job: MapJob) -> Executor:
+    """The executor that a job asks for.
+
+    Args:
+        job: The job.
+
+    Raises:
+        InputError: If it needs what is not installed.
+    """
+    if job.executor == 'process':
+        return Here()
+    try:
+        from .cluster import DaskCluster
+    except ModuleNotFoundError as error:
+        if error.name not in {'dask', 'distributed'}:
+            raise
+        raise InputError(
+            "--executor dask needs Dask: pip install 'torchgeo-mapsr[dask]'"
+        ) from None
+    return DaskCluster(job.scheduler, job.workers, job.device)
