@@ -19,13 +19,13 @@ from rich.console import Console
 
 from torchgeo_mapsr.mapping.collect import labelled_places
 from torchgeo_mapsr.mapping.executor import Here
-from torchgeo_mapsr.mapping.fitting import FitPass, Sight, _look, gather
+from torchgeo_mapsr.mapping.fitting import FitPass, Sight, gather, look
 from torchgeo_mapsr.mapping.stopwatch import Stopwatch
 from torchgeo_mapsr.models.fit import FitOptions, fit_classifier
 
+from .origin import ROOT, about, commit
 from .ours import Ours
 from .regions import Region, find_regions
-from .scenes import ROOT, _about, _commit
 
 RESULTS = Path(__file__).parent / 'results' / 'frozen_noise.json'
 SEEDS = (0, 1, 2)
@@ -52,7 +52,7 @@ def samples_of(ours: Ours) -> Any:
         Stopwatch(),
     )
     sights = [Sight(region.images[p.image], ours.plans[p.image], p) for p in places]
-    pieces = _look(Here(), work, sights, 64, lambda: None)
+    pieces = look(Here(), work, sights, 64, lambda: None)
     return gather(pieces, region.crosswalk)
 
 
@@ -88,7 +88,7 @@ def measure(
                 'miou': round(float(total.miou), 5),
                 'accuracy': round(float(recall.mean()), 5),
                 'minority_iou': round(float(total.iou[truth.argmin()]), 5),
-                'commit': _commit(),
+                'commit': commit(),
             }
             console.print(region.key, row, seed, found)
             yield f'{row}/{seed}', found
@@ -111,7 +111,7 @@ def main() -> None:
             continue
         for key, found in measure(region, missing, console):
             kept.setdefault('regions', {}).setdefault(region.key, {})[key] = found
-            kept['about'] = _about()
+            kept['about'] = about()
             part = o.output.with_suffix('.part')
             part.write_text(json.dumps(kept, indent=1) + '\n')
             part.replace(o.output)

@@ -11,27 +11,20 @@ with different ``--rows`` can fill one file.
 import argparse
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
-from torchgeo_mapsr.evaluation.report import versions
-
 from . import rivals
+from .origin import ROOT, about, commit
 from .ours import BOUND_PIXELS, BOUND_STRENGTH, Maps, Ours
 from .regions import SETS, Region, find_regions
 from .table import RESULTS, ROWS, show
-
-ROOT = Path(__file__).parents[1]
 
 # Pretrained backbone, as its README wants it to be used.
 MOBILENET = 'timm:mobilenetv2_100?pad_type=same&mean=0.5&std=0.5&layers=0,1,2,3'
@@ -88,7 +81,7 @@ def measure(region: Region, make: Callable[[], Maps]) -> dict[str, Any]:
         'scenes': {name: round(part.miou, 5) for name, part in parts.items()},
         'confusion': total.matrix.tolist(),
         'seconds': round(seconds, 1),
-        'commit': _commit(),
+        'commit': commit(),
     }
 
 
@@ -130,7 +123,7 @@ def run(
             # Read again: another process may have written meanwhile.
             results = _read(output)
             results['regions'].setdefault(region.key, {})[name] = found
-            results['about'] = _about()
+            results['about'] = about()
             results['settings'] = _settings()
             _write(output, results)
     return results
@@ -176,14 +169,6 @@ def _labels(key: str) -> tuple[str, str]:
     return labels, scene
 
 
-def _about() -> dict[str, Any]:
-    return {
-        'date': datetime.now(UTC).date().isoformat(),
-        'machine': f'{_processor()}, {torch.get_num_threads()} thread(s) of torch',
-        'versions': versions(),
-    }
-
-
 def _settings() -> dict[str, Any]:
     return {
         'unet': {
@@ -195,30 +180,6 @@ def _settings() -> dict[str, Any]:
         'bound': {'pixels': BOUND_PIXELS, 'strength': BOUND_STRENGTH},
         'pretrained': MOBILENET,
     }
-
-
-def _processor() -> str:
-    """Name of the processor, where it can be found."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(':')[1].strip() for line in lines if 'model name' in line]
-    return names[0] if names else platform.machine()
-
-
-@cache
-def _commit() -> str:
-    """The commit that this runs at; marked if the package or this folder differs."""
-
-    def git(*args: str) -> str:
-        found = subprocess.run(
-            ['git', '-C', str(ROOT), *args], capture_output=True, text=True, check=False
-        )
-        return found.stdout.strip()
-
-    changed = git('status', '--porcelain', '--', 'torchgeo_mapsr', 'benchmarks/*.py')
-    return (git('rev-parse', '--short', 'HEAD') or 'unknown') + '+' * bool(changed)
 
 
 def main(args: Sequence[str] | None = None) -> None:

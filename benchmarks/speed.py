@@ -21,7 +21,7 @@ from rich.console import Console
 
 from . import speed_fit, speed_flat, speed_gpu, speed_overhead, speed_published
 from .measure import CLOCK, clock
-from .scenes import ROOT, _about, _commit
+from .origin import ROOT, about, commit
 from .speed_table import RESULTS, checks
 
 SHARED = ROOT.parent / 'shared'
@@ -92,8 +92,8 @@ def main(args: Sequence[str] | None = None) -> None:
             how = TINY.get(name, {}) if options.tiny else {}
             found = parts(folder)[name](**how)
             console.print_json(json.dumps({name: found}))
-            about = {**_about(), 'commit': _commit(), 'clock': options.clock}
-            keep(options.output, name, {**about, **found})
+            origin = {**about(), 'commit': commit(), 'clock': options.clock}
+            keep(options.output, name, {**origin, **found})
     for text, good in checks(json.loads(options.output.read_text())):
         console.print(f'{"yes" if good else "NO":>3}: {text}')
 

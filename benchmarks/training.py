@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from . import training_statistics  # noqa: F401 (more rows)
-from .scenes import ROOT, _about, _commit
+from .origin import ROOT, about, commit
 from .training_places import MADE, TRAINING_SETS, Place, find_places
 from .training_rows import BATCH, CROP, ROWS, Trial
 
@@ -57,7 +57,7 @@ def measure(trial: Trial, name: str) -> dict[str, Any]:
         'unmapped': total.unmapped,
         'steps': trial.steps if ROWS[name].trained else 0,
         'seconds': round(seconds, 1),
-        'commit': _commit(),
+        'commit': commit(),
     }
 
 
@@ -105,7 +105,7 @@ def run(
                 )
                 with changed(output) as results:
                     results['runs'][key] = found
-                    results['about'] = _about()
+                    results['about'] = about()
                     results['settings'] = {'crop': CROP, 'batch': BATCH}
     return read(output)
 

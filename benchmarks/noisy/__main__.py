@@ -23,7 +23,7 @@ from rich.console import Console
 from torchgeo_mapsr.datasets.legend import Legend
 from torchgeo_mapsr.evaluation.accuracy import Confusion, confusion
 
-from ..scenes import ROOT, _about, _commit
+from ..origin import ROOT, about, commit
 from . import table
 from .rows import ROWS
 from .sets import SETS, TARGET, Problem, find_problem
@@ -73,9 +73,9 @@ def run(
                 seconds = time.process_time() - start
                 found = score(setting.problem, maps) | {
                     'seconds': round(seconds, 1),
-                    'commit': _commit(),
+                    'commit': commit(),
                 }
-                keep(output, name, seed, row, found, _about() | settings(steps))
+                keep(output, name, seed, row, found, about() | settings(steps))
                 console.print(
                     f'{name:16} {seed} {row:12} mIoU {found["miou"]:.3f} '
                     f'minority {found["minority_iou"]:.3f} {seconds:6.1f} s'

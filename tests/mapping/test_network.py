@@ -132,6 +132,8 @@ def test_another_file_is_noticed(checkpoints: list[Path], tmp_path: Path) -> Non
         (['--model', 'fit.safetensors'], 'leave out --model'),
         (['--save-model', 'fit.safetensors'], 'leave out --model and --save-model'),
         (['--ensemble-weights', '1', '2'], '2 weights for 1 networks'),
+        (['--propagate', 'tokens'], '--propagate has no effect on a trained network'),
+        (['--prior', '0'], '--prior has no effect on a trained network'),
         (['--output', '{checkpoint}'], 'neither a .tif file nor a folder'),
     ],
 )

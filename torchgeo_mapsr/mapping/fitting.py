@@ -176,7 +176,7 @@ def fit(
     expected = min(len(places), job.max_chips)
     work = FitPass(extractor, inputs.labels, -(-_PIXELS // expected), job.seed, watch)
     sights = [Sight(inputs.images[p.image], plans[p.image], p) for p in places]
-    pieces = _look(executor, work, sights, job.max_chips, start(expected))
+    pieces = look(executor, work, sights, job.max_chips, start(expected))
     if not pieces:
         raise InputError(
             'The labels have no data where the imagery has; check their no-data value '
@@ -206,12 +206,22 @@ def fit(
     )
 
 
-def _look(
+def look(
     executor: Executor, work: FitPass, sights: Sequence[Sight], chips: int, tick: Tick
 ) -> list[Piece]:
     """Look at chips until enough have shown labels.
 
     Which they are depends on the order of *sights* alone, and not on who is faster.
+
+    Args:
+        executor: Where it is done.
+        work: What is done with a chip.
+        sights: The chips, in order.
+        chips: Chips with labels to find, at most.
+        tick: Called once for each chip that is finished.
+
+    Returns:
+        What the chips with labels say.
     """
     pieces: list[Piece] = []
     cells = 0

@@ -34,6 +34,27 @@ def _about(
     return locals()
 
 
+# Settings of backbones, fits and what scores with them.
+_OF_FITS = frozenset(
+    [
+        'backbone',
+        'weights',
+        'score',
+        'prior',
+        'prompts',
+        'confidence_quantile',
+        'centre',
+        'class_balance',
+        'class_weight',
+        'noise',
+        'upsampler',
+        'propagate',
+        'max_chips',
+        'compile',
+    ]
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MapJob:
     """A land-cover map to be made.
@@ -356,6 +377,12 @@ class MapJob:
                 '--checkpoint maps with a trained network, which has no fit: leave out '
                 '--model and --save-model.'
             )
+        for item in fields(self) if self.checkpoint else ():
+            if item.name in _OF_FITS and getattr(self, item.name) != item.default:
+                raise InputError(
+                    f'{flag(item.name)} has no effect on a trained network; leave it '
+                    'out with --checkpoint.'
+                )
         if self.ensemble_weights and not self.checkpoint:
             raise InputError('--ensemble-weights needs --checkpoint.')
         if self.labels and self.legend is None:
