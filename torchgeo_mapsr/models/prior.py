@@ -158,7 +158,7 @@ def choose_weight(
     the weight is found that makes its own label most likely (at the best common
     temperature, which no decision depends on). Two things about pixels cannot be read
     off cells, and no HR label may be asked, so they are rules of ours, which kept
-    every development scene above its own LR labels. Neighbours say less of a pixel in
+    all development scenes but one above their own LR labels. Neighbours say less of a pixel in
     a cell than of the cell: the weight found is cut to TRUST and divided by three. And
     the better the neighbours predict cells than the imagery does, the more the map
     needs them: it is multiplied by the squared ratio of their error rates, within 1
