@@ -47,6 +47,7 @@ def make(score: str = 'fusion', k: int = 1, absent: int | None = None) -> Classi
         CosinePrompts(prompts, random(D, seed=6)),
         0.13,
         0.7,
+        1.0,
         frequency,
         {'mean': random(3, seed=7), '1.weight': random(2, 3, seed=8)},
         {
@@ -149,7 +150,14 @@ def tensors(made: Classifier) -> list[Tensor]:
 
 
 def same(a: Classifier, b: Classifier) -> None:
-    for name in ('target', 'score', 'temperature', 'prior_weight', 'provenance'):
+    for name in (
+        'target',
+        'score',
+        'temperature',
+        'prior_weight',
+        'prior_sigma',
+        'provenance',
+    ):
         assert getattr(a, name) == getattr(b, name)
     for x, y in zip(tensors(a), tensors(b), strict=True):
         assert x.dtype == y.dtype

@@ -23,12 +23,7 @@ from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models.classifier import SCORES, Classifier
 from torchgeo_mapsr.models.create import create_backbone
 from torchgeo_mapsr.models.fit import CAUTIOUS, FitOptions, fit_classifier
-from torchgeo_mapsr.models.prior import (
-    choose_weight,
-    evidence,
-    label_shares,
-    neighbour_shares,
-)
+from torchgeo_mapsr.models.prior import choose_prior, evidence, label_shares
 from torchgeo_mapsr.models.probe import (
     ABSENT,
     STRENGTHS,
@@ -350,17 +345,15 @@ def test_weight_of_the_labels_is_chosen_from_held_out_cells() -> None:
         seed=3,
     )
     assert made.provenance['fit']['strength'] == held.strength
-    shares, support = neighbour_shares(cells, 4)
-    weight = choose_weight(
+    weight, sigma = choose_prior(
         held.log_probability,
-        shares[:, ~cut],
-        support[~cut],
-        used.label,
+        cells,
+        (~cut).nonzero()[:, 0],
         torch.bincount(used.label, minlength=4) / len(used),
         0.5,
     )
     assert weight > 0.1
-    assert made.prior_weight == weight
+    assert (made.prior_weight, made.prior_sigma) == (weight, sigma)
 
 
 def test_one_block_is_too_little_to_choose_by() -> None:
@@ -530,7 +523,8 @@ def test_made_scene_from_end_to_end(made_scene: Scene) -> None:
         return float(torch.stack(found).mean())
 
     copy = score(torch.cat([torch.tensor([-1]), index])[mask])
-    said = evidence(*label_shares(grid, labels, crosswalk), made.frequency)[None]
+    shares = label_shares(grid, labels, crosswalk, made.prior_sigma)
+    said = evidence(*shares, made.frequency)[None]
     mapped = score(made.log_probabilities(tokens, said)[0].argmax(0))
     assert mapped > copy + 0.1, (mapped, copy)
     # Neither half is worse off alone by chance: each beats the labels as well.

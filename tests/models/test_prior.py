@@ -19,7 +19,11 @@ from torchgeo_mapsr.datasets.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.models.prior import (
     NEIGHBOUR_SHARE,
+    PIXELS,
+    RAREST,
+    SIGMAS,
     TRUST,
+    choose_prior,
     choose_weight,
     evidence,
     label_shares,
@@ -33,8 +37,9 @@ CLASSES = 4
 CROSSWALK = Crosswalk.load('land-cover-4', 'land-cover-4')
 
 
-def kernel(reach: int = 2, sigma: float = 0.5) -> NDArray[np.float64]:
-    """The Gaussian, from its formula."""
+def kernel(sigma: float = 0.5) -> NDArray[np.float64]:
+    """The Gaussian out to three deviations, from its formula."""
+    reach = {0.5: 2, 1.0: 3}[sigma]
     at = np.arange(-reach, reach + 1)
     line = np.exp(-(at**2) / (2 * sigma**2))
     line /= line.sum()
@@ -95,7 +100,11 @@ def some_codes(shape: tuple[int, int], seed: int = 0) -> NDArray[np.int64]:
 
 
 def dense_shares(
-    grid: GeoBox, codes: NDArray[np.int64], transform: Affine, crs: str = LR
+    grid: GeoBox,
+    codes: NDArray[np.int64],
+    transform: Affine,
+    crs: str = LR,
+    sigma: float = 0.5,
 ) -> NDArray[np.float64]:
     """Smoothed one-hot labels, and labels at all, at the exact centres of pixels."""
     rows, cols = np.mgrid[: grid.height, : grid.width] + 0.5
@@ -106,7 +115,7 @@ def dense_shares(
     return np.stack(
         [
             map_coordinates(
-                convolve(np.pad(h.astype(float), 4), kernel(), mode='constant'),
+                convolve(np.pad(h.astype(float), 4), kernel(sigma), mode='constant'),
                 [row - 0.5 + 4, col - 0.5 + 4],
                 order=1,
                 mode='constant',
@@ -116,15 +125,18 @@ def dense_shares(
     )
 
 
-def test_shares_equal_dense_interpolation_between_rotated_grids(tmp_path: Path) -> None:
+@pytest.mark.parametrize('sigma', SIGMAS)
+def test_shares_equal_dense_interpolation_between_rotated_grids(
+    tmp_path: Path, sigma: float
+) -> None:
     grid = chip()
     transform, shape = albers_window(grid)
     codes = some_codes(shape)
     labels = raster(tmp_path, codes, transform)
-    shares, support = label_shares(grid, [labels], CROSSWALK)
+    shares, support = label_shares(grid, [labels], CROSSWALK, sigma)
     assert shares.shape == (CLASSES, 150, 180)
     assert shares.dtype == support.dtype == torch.float32
-    expected = dense_shares(grid, codes, transform)
+    expected = dense_shares(grid, codes, transform, sigma=sigma)
     # Coordinates are good to a millimetre in 30 m.
     np.testing.assert_allclose(shares, expected[:-1], atol=1e-4)
     np.testing.assert_allclose(support, expected[-1], atol=1e-4)
@@ -249,7 +261,7 @@ def test_evidence_is_its_formula() -> None:
     p[:, 5] = [1, 0, 0, 0]
     frequency = np.array([0.6, 0.3, 0.1, 0.0])
     said = evidence(*(torch.from_numpy(a) for a in (p * t, t, frequency)))
-    pi = np.maximum(frequency, 0.001)[:, None]
+    pi = np.maximum(frequency, RAREST)[:, None]
     expected = t * (np.log(p + 0.001) - np.log(pi) / 2)
     np.testing.assert_allclose(said, expected, atol=1e-9)
     assert not said[:, :5].any()
@@ -286,11 +298,12 @@ def scattered(seed: int = 0) -> CellSamples:
     )
 
 
-def test_neighbours_equal_a_dense_convolution() -> None:
+@pytest.mark.parametrize('sigma', SIGMAS)
+def test_neighbours_equal_a_dense_convolution(sigma: float) -> None:
     cells = scattered()
-    shares, support = neighbour_shares(cells, 3)
-    around = kernel()
-    around[2, 2] = 0
+    shares, support = neighbour_shares(cells, 3, sigma)
+    around = kernel(sigma)
+    around[len(around) // 2, len(around) // 2] = 0
     around /= around.sum()
     low = cells.place[:, 1:].min(0).values
     high = cells.place[:, 1:].max(0).values
@@ -353,20 +366,21 @@ def chosen(cells: CellSamples, knowledge: float, seed: int = 0) -> float:
     logits[torch.arange(len(cells)), cells.label] += knowledge
     shares, support = neighbour_shares(cells, 2)
     frequency = torch.bincount(cells.label, minlength=2) / len(cells)
-    return choose_weight(
+    weight, _ = choose_weight(
         logits.log_softmax(1), shares, support, cells.label, frequency, 0.5
     )
+    return weight
 
 
 def test_weight_grows_with_what_labels_know() -> None:
     # Useless imagery, and neighbours that are nearly always right: all that is allowed.
-    assert chosen(field(rough=False), 0.0) == pytest.approx(TRUST * 4 / 3)
+    assert chosen(field(rough=False), 0.0) == pytest.approx(TRUST * 4 * PIXELS)
     # Useful imagery, and neighbours that say nothing.
     assert chosen(field(rough=True), 3.0) < 0.1
     # Nobody knows anything.
     assert chosen(field(rough=True), 0.0) < 0.2
     # Imagery that is right, and neighbours that are as well: no more than the cut.
-    assert chosen(field(rough=False), 8.0) <= TRUST / 3
+    assert chosen(field(rough=False), 8.0) <= TRUST * PIXELS
 
 
 def test_weight_is_the_best_of_a_literal_search() -> None:
@@ -383,7 +397,7 @@ def test_weight_is_the_best_of_a_literal_search() -> None:
     log_p = log_p.log_softmax(1)
     shares, support = neighbour_shares(cells, 2)
     frequency = torch.bincount(label, minlength=2) / 400
-    found = choose_weight(log_p, shares, support, label, frequency, 0)
+    found, lost = choose_weight(log_p, shares, support, label, frequency, 0)
     added = evidence(shares, support, frequency).T
     best, least = 0.0, math.inf
     for strength in [0.0, *(2 ** (k / 2) for k in range(-6, 7))]:
@@ -395,7 +409,8 @@ def test_weight_is_the_best_of_a_literal_search() -> None:
     assert 0 < best <= TRUST
     errors = [float((s.argmax(1) != label).double().mean()) for s in (log_p, shares.T)]
     assert errors[0] < errors[1]
-    assert found == pytest.approx(best / 3)
+    assert found == pytest.approx(best * PIXELS)
+    assert lost == pytest.approx(least)
 
 
 def test_weight_without_neighbours_is_zero() -> None:
@@ -403,4 +418,39 @@ def test_weight_without_neighbours_is_zero() -> None:
     log_p = torch.zeros(16, 2).log_softmax(1)
     nothing = torch.zeros(2, 16), torch.zeros(16)
     frequency = torch.tensor([0.5, 0.5])
-    assert choose_weight(log_p, *nothing, cells.label, frequency, 0.5) == 0
+    found, lost = choose_weight(log_p, *nothing, cells.label, frequency, 0.5)
+    assert (found, lost) == (0, pytest.approx(math.log(2)))
+
+
+def noisy(label: Tensor, share: float) -> Tensor:
+    """Labels of two classes of which some are drawn anew."""
+    rng = np.random.default_rng(5)
+    wrong = torch.from_numpy(rng.random(len(label)) < share)
+    return torch.where(wrong, torch.from_numpy(rng.integers(0, 2, len(label))), label)
+
+
+def stripes(width: int, noise: float, side: int = 40) -> CellSamples:
+    cells = field(rough=False, side=side)
+    label = cells.place[:, 2] // width % 2
+    return CellSamples(cells.features, noisy(label, noise), cells.share, cells.place)
+
+
+@pytest.mark.parametrize(
+    ('width', 'noise', 'sigma'),
+    [(20, 0.6, 1.0), (2, 0.0, 0.5)],
+    ids=['large areas, noisy labels', 'small areas, right labels'],
+)
+def test_smoothing_is_what_predicts_cells_best(
+    width: int, noise: float, sigma: float
+) -> None:
+    cells = stripes(width, noise)
+    log_p = torch.zeros(len(cells), 2).log_softmax(1)
+    frequency, own = torch.tensor([0.5, 0.5]), torch.arange(len(cells))
+    weight, found = choose_prior(log_p, cells, own, frequency, 0.5)
+    assert found == sigma
+    shares, support = neighbour_shares(cells, 2, sigma)
+    wanted, _ = choose_weight(log_p, shares, support, cells.label, frequency, 0.5)
+    assert weight == wanted > 0
+    # half of the cells can be asked as well: the others stay neighbours
+    half = choose_prior(log_p[::2], cells, own[::2], frequency, 0.5)
+    assert half[1] == sigma

@@ -144,6 +144,7 @@ class Model:
         """
         crosswalk, labels = self.inputs.crosswalk, self.inputs.labels
         frequency = self.classifier.frequency.cpu()
+        sigma = self.classifier.prior_sigma
         weighs = bool(labels) and self.classifier.prior_weight > 0
 
         def read(chip: Chip) -> ReadChip:
@@ -152,7 +153,7 @@ class Model:
                 image, valid = imagery.read(grid)
                 said = None
                 if weighs and crosswalk is not None and valid.any():
-                    shares, support = label_shares(grid, labels, crosswalk)
+                    shares, support = label_shares(grid, labels, crosswalk, sigma)
                     said = evidence(shares, support, frequency)
                 return ReadChip(image, valid, said)
 

@@ -45,6 +45,7 @@ class Classifier:
         cosine: Prompts of the published form.
         temperature: By which cosines are divided before the softmax.
         prior_weight: Weight of the LR labels at prediction, where there are any.
+        prior_sigma: Standard deviation of their smoothing, in LR cells.
         frequency: Frequency of each class among the LR cells of the fit, (C,).
         calibration: What the backbone learned from the imagery.
         provenance: How this was made: backbone, legends, crosswalk, counts, settings,
@@ -61,6 +62,7 @@ class Classifier:
     cosine: CosinePrompts
     temperature: float
     prior_weight: float
+    prior_sigma: float
     frequency: Tensor
     calibration: Mapping[str, Tensor] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -195,6 +197,7 @@ class Classifier:
             'score': self.score,
             'temperature': self.temperature,
             'prior_weight': self.prior_weight,
+            'prior_sigma': self.prior_sigma,
             'provenance': dict(self.provenance),
         }
         save_file(
@@ -234,6 +237,7 @@ class Classifier:
                 CosinePrompts(tensors['cosine.prompts'], tensors['cosine.centre']),
                 fields['temperature'],
                 fields['prior_weight'],
+                fields['prior_sigma'],
                 tensors['frequency'],
                 {
                     name.removeprefix('backbone.'): tensor

@@ -14,7 +14,7 @@ from ..datasets.legend import Legend
 from ..errors import InputError
 from .classifier import Classifier
 from .noise import check_noise, label_trust, log_class_weights
-from .prior import choose_weight, neighbour_shares
+from .prior import SIGMAS, choose_prior
 from .probe import ABSENT, STRENGTHS, LinearProbe, class_weights, fit_probe, hold_out
 from .prompts import CosinePrompts, cluster, select, within_class_discriminant
 from .samples import CellSamples, PixelSamples
@@ -39,6 +39,8 @@ class FitOptions:
             scenes.
         strength: L2 strength of the probe; None to choose it by held-out LR cells.
         prior: Weight of the LR labels at prediction; None to choose it likewise.
+        prior_sigma: Smoothing of the LR labels at prediction, in their cells. It is
+            chosen together with the weight; half a cell where that is given.
         prompts: Prompts a class.
         confidence_quantile: See :func:`~torchgeo_mapsr.models.prompts.select`.
         centre: Whether cosine similarity is seen from the mean of all features.
@@ -53,6 +55,7 @@ class FitOptions:
     balance: float = 0.5
     strength: float | None = None
     prior: float | None = None
+    prior_sigma: float | None = None
     prompts: int = 1
     confidence_quantile: float = 0.0
     centre: bool = False
@@ -67,8 +70,9 @@ class FitOptions:
         file as before.
         """
         told = asdict(self)
-        for name, nothing in (('noise', 'none'), ('class_weight', 'power')):
-            if told[name] == nothing:
+        nothing = {'noise': 'none', 'class_weight': 'power', 'prior_sigma': None}
+        for name, value in nothing.items():
+            if told[name] == value:
                 del told[name]
         return told
 
@@ -121,7 +125,7 @@ def fit_classifier(
         'cells': dict(zip(target.class_names, count.tolist(), strict=True))
     }
 
-    strength, prior = options.strength, options.prior
+    strength, prior, sigma = options.strength, options.prior, options.prior_sigma
     if len(used.block.unique()) < 2:
         strength = CAUTIOUS if strength is None else strength
         prior = 0.0 if prior is None else prior
@@ -138,16 +142,11 @@ def fit_classifier(
         strength = held.strength
         found['held_out_loss'] = {f'{s:g}': v for s, v in held.losses.items()}
         if prior is None:
-            shares, support = neighbour_shares(cells, classes)
             own = cells.usable.nonzero()[:, 0][held.index]
-            prior = choose_weight(
-                held.log_probability,
-                shares[:, own],
-                support[own],
-                used.label[held.index],
-                frequency,
-                options.balance,
+            prior, sigma = choose_prior(
+                held.log_probability, cells, own, frequency, options.balance
             )
+    sigma = SIGMAS[0] if sigma is None else sigma
     weight = class_weights(used.label, classes, options.balance)
     if options.class_weight == 'log':
         weight = log_class_weights(used.label, classes)
@@ -171,7 +170,8 @@ def fit_classifier(
     lda, cosine, temperature = _prompts(
         probe, features, used.label, weight, pixels, mean, scale, options
     )
-    found |= {'strength': strength, 'prior_weight': prior, 'pixels': len(pixels)}
+    found |= {'strength': strength, 'prior_weight': prior, 'prior_sigma': sigma}
+    found['pixels'] = len(pixels)
     return Classifier(
         target,
         options.score,
@@ -180,6 +180,7 @@ def fit_classifier(
         cosine,
         temperature,
         prior,
+        sigma,
         frequency,
         provenance={'fit': found, 'options': options.to_dict()},
     )

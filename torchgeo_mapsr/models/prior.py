@@ -3,6 +3,7 @@
 
 """The LR labels as a smoothed prior at prediction time."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,29 +20,44 @@ from ..datasets.region import lr_coordinates
 from .probe import class_weights
 from .samples import CellSamples
 
-# Standard deviation of the smoothing, in LR cells, and the cells that it reaches.
-SIGMA = 0.5
-REACH = 2
+# Standard deviations of the smoothing to choose from, in LR cells.
+SIGMAS = (0.5, 1.0)
 
 # Share that a class without any label around keeps: labels are never certain.
 LEAST = 1e-3
 
 # How far the labels' own class frequencies are divided out: half, as in the fit, where
-# classes weigh by the square root of their frequency.
+# classes weigh by the square root of their frequency. A class that is rarer than RAREST
+# is lifted like one that is not: it would be mapped wherever one label of it is near.
 LIFT = 0.5
+RAREST = 0.05
 
 # A cell of which less is visible says too little about its neighbours.
 NEIGHBOUR_SHARE = 0.3
 
-# Weight that held-out cells may ask for, at most; see choose_weight.
+# Weight that held-out cells may ask for, at most, and the part of it that pixels get; see
+# choose_weight.
 TRUST = 2.0
+PIXELS = 2 / 3
 
 WEIGHTS = tuple(2.0 ** (k / 2) for k in range(-6, 7))
 SHARPNESS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4)
 
 
+def reach_of(sigma: float) -> int:
+    """How many cells the smoothing reaches.
+
+    Args:
+        sigma: Its standard deviation, in LR cells.
+    """
+    return math.ceil(3 * sigma)
+
+
 def label_shares(
-    hr: GeoBox, labels: Sequence[LabelRaster], crosswalk: Crosswalk
+    hr: GeoBox,
+    labels: Sequence[LabelRaster],
+    crosswalk: Crosswalk,
+    sigma: float = SIGMAS[0],
 ) -> tuple[Tensor, Tensor]:
     """Smoothed shares of the classes among the LR labels around every pixel.
 
@@ -53,12 +69,13 @@ def label_shares(
         labels: LR labels; where several have one, the first counts, and the others
             for what support it leaves open.
         crosswalk: From their codes to C target classes.
+        sigma: Standard deviation of the Gaussian, in LR cells.
 
     Returns:
         Shares (C, H, W), which sum to the support (H, W) in 0..1: 0 where no label is
         near.
     """
-    classes = len(crosswalk.target)
+    classes, reach = len(crosswalk.target), reach_of(sigma)
     shares = torch.zeros(classes, *hr.shape)
     support = torch.zeros(*hr.shape)
     for raster in labels:
@@ -68,13 +85,13 @@ def label_shares(
         low = [int(np.floor(np.nanmin(axis[np.isfinite(axis)]))) for axis in at]
         high = [int(np.floor(np.nanmax(axis[np.isfinite(axis)]))) for axis in at]
         rows, cols = (
-            slice(first - REACH - 1, last + REACH + 2)
+            slice(first - reach - 1, last + reach + 2)
             for first, last in zip(low, high, strict=True)
         )
         index = crosswalk.index(raster.read(rows, cols))
         if (index < 0).all():
             continue
-        grid = _smooth(index, classes)
+        grid = _smooth(index, classes, sigma)
         start = np.array([rows.start, cols.start])[:, None, None]
         found = _interpolate(grid, at - start)
         # The support fades out over the edge of a raster, and the next one fades in.
@@ -89,8 +106,8 @@ def evidence(shares: Tensor, support: Tensor, frequency: Tensor) -> Tensor:
 
     .. math:: t\,\left[\log(p_c / t + 0.001) - \tfrac12 \log \pi_c\right]
 
-    with the shares p, the support t and the classes' frequencies π. It is 0 without a
-    label, whatever the class.
+    with the shares p, the support t and the classes' frequencies π, of which none counts
+    as less than RAREST. It is 0 without a label, whatever the class.
 
     Args:
         shares: (C, …), which sum to the support.
@@ -100,32 +117,35 @@ def evidence(shares: Tensor, support: Tensor, frequency: Tensor) -> Tensor:
     Returns:
         (C, …).
     """
-    pi = frequency.clamp(min=LEAST).view(-1, *(1,) * support.dim())
+    pi = frequency.clamp(min=RAREST).view(-1, *(1,) * support.dim())
     share = shares / support.clamp(min=1e-6)
     return support * ((share + LEAST).log() - LIFT * pi.log())
 
 
-def neighbour_shares(cells: CellSamples, classes: int) -> tuple[Tensor, Tensor]:
+def neighbour_shares(
+    cells: CellSamples, classes: int, sigma: float = SIGMAS[0]
+) -> tuple[Tensor, Tensor]:
     """Shares of the classes among the labels around each cell, without its own.
 
     Args:
         cells: The cells; labelled ones are each other's neighbours.
         classes: Number of classes, C.
+        sigma: Standard deviation of the Gaussian, in LR cells.
 
     Returns:
         Shares (C, n), which sum to the support (n,): the part of the smoothing's weight
         that falls on labelled neighbours.
     """
     known = (cells.label >= 0) & (cells.share >= NEIGHBOUR_SHARE)
-    place = cells.place.numpy()
-    offset = np.mgrid[-REACH : REACH + 1, -REACH : REACH + 1].reshape(2, -1).T
-    weight = np.exp(-(offset**2).sum(1) / (2 * SIGMA**2))
+    place, reach = cells.place.numpy(), reach_of(sigma)
+    offset = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
+    weight = np.exp(-(offset**2).sum(1) / (2 * sigma**2))
     centre = (offset == 0).all(1)
     offset, weight = offset[~centre], weight[~centre] / weight[~centre].sum()
 
     # Cells are found by a number that orders them by raster, row and column.
-    low = place[:, 1:].min(0) - REACH
-    span = place[:, 1:].max(0) + REACH + 1 - low
+    low = place[:, 1:].min(0) - reach
+    span = place[:, 1:].max(0) + reach + 1 - low
 
     def number(at: NDArray[np.int64]) -> NDArray[np.int64]:
         row, col = at[:, 1] - low[0], at[:, 2] - low[1]
@@ -144,6 +164,38 @@ def neighbour_shares(cells: CellSamples, classes: int) -> tuple[Tensor, Tensor]:
     return result, result.sum(0)
 
 
+def choose_prior(
+    log_probability: Tensor,
+    cells: CellSamples,
+    own: Tensor,
+    frequency: Tensor,
+    balance: float,
+) -> tuple[float, float]:
+    """Choose how the labels are smoothed, and what they weigh, from held-out cells.
+
+    The smoothing is the one with which neighbours and imagery predict the cells' own
+    labels best: noisy labels over large areas of one class ask for a wider one.
+
+    Args:
+        log_probability: Of the classes of held-out cells, (n, C).
+        cells: All cells, which are each other's neighbours.
+        own: Which of them were held out, (n,).
+        frequency: Frequency of each class, (C,).
+        balance: See :func:`class_weights`.
+
+    Returns:
+        The weight, and the standard deviation in LR cells.
+    """
+    found = []
+    for sigma in SIGMAS:
+        shares, support = neighbour_shares(cells, len(frequency), sigma)
+        said = shares[:, own], support[own], cells.label[own]
+        weight, loss = choose_weight(log_probability, *said, frequency, balance)
+        found.append((loss, sigma, weight))
+    _, sigma, weight = min(found)
+    return weight, sigma
+
+
 def choose_weight(
     log_probability: Tensor,
     shares: Tensor,
@@ -151,18 +203,18 @@ def choose_weight(
     label: Tensor,
     frequency: Tensor,
     balance: float,
-) -> float:
+) -> tuple[float, float]:
     """Choose the weight of the labels at prediction from held-out cells.
 
     A held-out cell is predicted from the imagery and from the labels around it, and
     the weight is found that makes its own label most likely (at the best common
     temperature, which no decision depends on). Two things about pixels cannot be read
     off cells, and no HR label may be asked, so they are rules of ours, which kept
-    all development scenes but one above their own LR labels. Neighbours say less of a pixel in
-    a cell than of the cell: the weight found is cut to TRUST and divided by three. And
-    the better the neighbours predict cells than the imagery does, the more the map
-    needs them: it is multiplied by the squared ratio of their error rates, within 1
-    and 4.
+    all development scenes above their own LR labels. Neighbours say less of a pixel in
+    a cell than of the cell: the weight found is cut to TRUST, and pixels get two thirds
+    of it. And the better the neighbours predict cells than the imagery does, the more
+    the map needs them: it is multiplied by the squared ratio of their error rates,
+    within 1 and 4.
 
     Args:
         log_probability: Of the classes of held-out cells, (n, C).
@@ -173,13 +225,11 @@ def choose_weight(
         balance: See :func:`class_weights`.
 
     Returns:
-        The weight; 0 if labels help in no way.
+        The weight, 0 if labels help in no way; and the loss of what was found, the
+        weighted negative log-likelihood of the cells' labels.
     """
-    seen = support > 0
-    if not seen.any():
-        return 0.0
-    log_p, label = log_probability[seen].double(), label[seen]
-    added = evidence(shares[:, seen], support[seen], frequency).T.double()
+    log_p, seen = log_probability.double(), support > 0
+    added = evidence(shares, support, frequency).T.double()
     weight = class_weights(label, len(frequency), balance)
 
     def loss(strength: float) -> float:
@@ -190,19 +240,24 @@ def choose_weight(
         )
         return min(float(value) for value in each)
 
-    best = min((0.0, *WEIGHTS), key=loss)
-    by_imagery = (log_p.argmax(1) != label).double().mean()
-    by_labels = (shares[:, seen].argmax(0) != label).double().mean()
+    losses = {strength: loss(strength) for strength in (0.0, *WEIGHTS)}
+    best = min(losses, key=losses.__getitem__)
+    if not seen.any():
+        return 0.0, losses[best]
+    by_imagery = (log_p[seen].argmax(1) != label[seen]).double().mean()
+    by_labels = (shares[:, seen].argmax(0) != label[seen]).double().mean()
     ratio = float(by_imagery / by_labels.clamp(min=1e-3))
-    return min(best, TRUST) * min(max(ratio, 1.0), 2.0) ** 2 / 3
+    found = min(best, TRUST) * min(max(ratio, 1.0), 2.0) ** 2 * PIXELS
+    return found, losses[best]
 
 
-def _smooth(index: NDArray[np.int64], classes: int) -> Tensor:
+def _smooth(index: NDArray[np.int64], classes: int, sigma: float) -> Tensor:
     """Smoothed one-hot labels, and their sum as the last channel, (C + 1, h, w)."""
+    reach = reach_of(sigma)
     hot = np.stack([*(index == c for c in range(classes)), index >= 0]).astype(float)
     return torch.from_numpy(
         gaussian_filter(
-            hot, sigma=(0, SIGMA, SIGMA), radius=(0, REACH, REACH), mode='constant'
+            hot, sigma=(0, sigma, sigma), radius=(0, reach, reach), mode='constant'
         )
     )
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.prior import REACH, SIGMA, evidence
+from ..models.prior import SIGMAS, evidence, reach_of
 from ..models.samples import WHOLE
 from ..transforms import aggregate_regions
 
@@ -16,7 +16,11 @@ _CUT = 1e-6
 
 
 def batch_evidence(
-    label: Tensor, mask_region: Tensor, share: Tensor, frequency: Tensor
+    label: Tensor,
+    mask_region: Tensor,
+    share: Tensor,
+    frequency: Tensor,
+    sigma: float = SIGMAS[0],
 ) -> Tensor:
     """Evidence of the LR labels for every pixel, from what a batch carries.
 
@@ -29,6 +33,7 @@ def batch_evidence(
         mask_region: 0 = outside, i + 1 = cell i, (B, H, W).
         share: Visible share of each cell, (B, h, w).
         frequency: Frequency of each class, (C,).
+        sigma: Standard deviation of the smoothing, in LR cells.
 
     Returns:
         (B, C, H, W), to be added to log-probabilities.
@@ -36,11 +41,12 @@ def batch_evidence(
     classes, (h, w) = len(frequency), label.shape[-2:]
     known = torch.arange(classes, device=label.device)[:, None, None] == label[:, None]
     hot = torch.cat([known, (label >= 0)[:, None]], dim=1).float()
-    offset = torch.arange(-REACH, REACH + 1, device=label.device)
-    kernel = torch.exp(-(offset**2) / (2 * SIGMA**2))
+    reach = reach_of(sigma)
+    offset = torch.arange(-reach, reach + 1, device=label.device)
+    kernel = torch.exp(-(offset**2) / (2 * sigma**2))
     kernel = kernel / kernel.sum()
     kernel = (kernel[:, None] * kernel).expand(classes + 1, 1, -1, -1)
-    smooth = F.conv2d(hot, kernel, padding=REACH, groups=classes + 1)
+    smooth = F.conv2d(hot, kernel, padding=reach, groups=classes + 1)
 
     at = cell_coordinates(mask_region, share)
     xy = torch.stack([2 * at[..., 1] / w - 1, 2 * at[..., 0] / h - 1], dim=-1)

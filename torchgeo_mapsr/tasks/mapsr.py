@@ -155,7 +155,8 @@ class MapSRTask(PredictingTask):
             pixels, self.hparams['seed'], self.trainer.global_rank, ranks
         )
         self._first_epoch = self.current_epoch
-        self._prior = self.hparams['prior']
+        self._prior: float | None = self.hparams['prior']
+        self._sigma: float | None = None
 
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
@@ -239,6 +240,7 @@ class MapSRTask(PredictingTask):
             balance=h['balance'],
             strength=self._strength,
             prior=self._prior,
+            prior_sigma=self._sigma,
             prompts=h['prompts'],
             confidence_quantile=h['confidence_quantile'],
             centre=h['centre'],
@@ -255,7 +257,7 @@ class MapSRTask(PredictingTask):
             collected.cells, collected.pixels, target, options, probe
         )
         # The cells are those of the first epoch, and so is the weight they ask for.
-        self._prior = fitted.prior_weight
+        self._prior, self._sigma = fitted.prior_weight, fitted.prior_sigma
         fitted = replace(
             fitted,
             calibration=self.backbone.calibration(),

@@ -75,7 +75,11 @@ class PredictingTask(FrozenTask):
             cells = self.cells(batch)
             with torch.autocast(self.device.type, enabled=False):
                 evidence = batch_evidence(
-                    cells.label, cells.region, cells.share, self._fitted.frequency
+                    cells.label,
+                    cells.region,
+                    cells.share,
+                    self._fitted.frequency,
+                    self._fitted.prior_sigma,
                 )
         return self(batch['image'], evidence)
 
