@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from torchgeo_mapsr.mapping.collect import labelled_places
+from torchgeo_mapsr.mapping.collect import gather, labelled_places
 from torchgeo_mapsr.mapping.executor import Here
-from torchgeo_mapsr.mapping.fitting import FitPass, Sight, gather, look
+from torchgeo_mapsr.mapping.fitting import look
+from torchgeo_mapsr.mapping.passes import FitPass, Sight
 from torchgeo_mapsr.mapping.stopwatch import Stopwatch
 from torchgeo_mapsr.models.fit import FitOptions, fit_classifier
 
