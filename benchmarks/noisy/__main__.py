@@ -40,7 +40,7 @@ def run(
     sets: Sequence[str] = SETS,
     rows: Sequence[str] = tuple(ROWS),
     seeds: Sequence[int] = SEEDS,
-    steps: int = STEPS,
+    steps: int | None = None,
 ) -> dict[str, Any]:
     """Measure what is not in the results file yet.
 
@@ -52,7 +52,7 @@ def run(
         sets: Sets to use; those of *data* that are not there are left out.
         rows: Rows to measure.
         seeds: Seeds to measure.
-        steps: Steps of each training.
+        steps: Steps of each training; by default those of the set.
 
     Returns:
         The content of the results file.
@@ -60,6 +60,7 @@ def run(
     for name in sets:
         if name != 'made' and not (data / name).is_dir():
             continue
+        count = steps or STEPS[name]
         for seed in seeds:
             setting: Setting | None = None
             for row in rows:
@@ -67,15 +68,16 @@ def run(
                     continue
                 if setting is None:
                     problem = find_problem(name, seed, data, work)
-                    setting = Setting(problem, seed, work, steps, ROWS)
+                    setting = Setting(problem, seed, work, count, ROWS)
                 start = time.process_time()
                 maps = setting.maps(setting.network(row))
                 seconds = time.process_time() - start
                 found = score(setting.problem, maps) | {
+                    'steps': count,
                     'seconds': round(seconds, 1),
                     'commit': commit(),
                 }
-                keep(output, name, seed, row, found, about() | settings(steps))
+                keep(output, name, seed, row, found, about() | settings())
                 console.print(
                     f'{name:16} {seed} {row:12} mIoU {found["miou"]:.3f} '
                     f'minority {found["minority_iou"]:.3f} {seconds:6.1f} s'
@@ -144,10 +146,9 @@ def _ordered(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def settings(steps: int) -> dict[str, Any]:
+def settings() -> dict[str, Any]:
     """What a figure depends on, beside the code."""
     return {
-        'steps': steps,
         'batch': BATCH,
         'crop': CROP,
         'lr': LEARNING_RATE,
@@ -169,7 +170,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument('--sets', nargs='+', choices=SETS, default=SETS)
     parser.add_argument('--rows', nargs='+', choices=ROWS, default=tuple(ROWS))
     parser.add_argument('--seeds', nargs='+', type=int, default=SEEDS)
-    parser.add_argument('--steps', type=int, default=STEPS, help='of each training')
+    parser.add_argument('--steps', type=int, help='of each training')
     o = parser.parse_args(args)
     console = Console(highlight=False, soft_wrap=True)
     results = run(o.output, o.data, o.work, console, o.sets, o.rows, o.seeds, o.steps)

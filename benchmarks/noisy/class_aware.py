@@ -3,7 +3,8 @@
 
 """The rows of Dong et al. 2023: class-aware selection, balance and contrast.
 
-Their supervised baseline is the row “source only”: the same network, bit by bit.
+Their supervised baseline weighs classes, so that it finds the minority at all, and so do
+all rows.
 """
 
 from collections.abc import Callable
@@ -25,24 +26,25 @@ from .sets import Domain, Labels
 from .training import CROP, Batch, Crops, Setting
 
 TITLES = {
-    'selection': 'supervised (source only) + pseudo-labels of selected patches',
-    'cbce': 'class-balanced cross entropy, prior of source and selected patches',
-    'contrast': '+ class centre contrast (all of Dong et al.)',
-    'random': 'all of it, with random patches',
-    'weighted': 'all of it, without s(x, y)',
-    'detached': 'all of it, with s(x, y) as a number, cut at 0',
+    'supervised': 'supervised, classes weighed by W (eq. 3)',
+    'selection': '+ pseudo-labels of selected patches',
+    'cbce': 'supervised, W from the prior of source and selected patches (eq. 4)',
+    'contrast': '+ class centre contrast (eq. 6): the default',
+    'random': 'the default, with random patches',
+    'likelihood': 'the default, with s(x, y) (eq. 2) as a likelihood',
+    'detached': 'the default, with s(x, y) as a number, cut at 0',
 }
 
 
 def selected(setting: Setting, *, minority: bool = True) -> tuple[Domain, list[Labels]]:
-    """Patches of the target, and what the network of the row “source only” says of them.
+    """Patches of the target, and what the network of the row “supervised” says of them.
 
     Args:
         setting: Where.
         minority: Select those with the minority class; as many at random otherwise.
     """
     target = setting.problem.target
-    maps = setting.maps(setting.network('source'))
+    maps = setting.maps(setting.network('supervised'))
     boxes, shares = [], []
     for number, found in enumerate(maps):
         for top in starts(found.shape[0], CROP, CROP):
@@ -84,11 +86,24 @@ class Together(Dataset[Batch]):
         return {key: torch.cat([first[key], second[key]]) for key in first}
 
 
+def shares(setting: Setting) -> list[float]:
+    """Share of each class in the labels of the source."""
+    labels = setting.problem.source.labels
+    known = np.concatenate([label[label >= 0] for label in labels])
+    return (np.bincount(known, minlength=4) / len(known)).tolist()
+
+
+def supervised(setting: Setting) -> nn.Module:
+    """Train on labels of the source."""
+    task = ClassAwareTask(**setting.arguments, shares=shares(setting), contrast=0.0)
+    return setting.train(task, setting.source())
+
+
 def pseudo_labelled(setting: Setting) -> nn.Module:
     """Train on labels of the source and on pseudo-labels of selected patches."""
     patches, labels = selected(setting)
     crops = Crops(patches, tuple(labels), setting.seed + 1000, setting.steps)
-    task = ClassAwareTask(**setting.arguments, balance=False, contrast=0.0)
+    task = ClassAwareTask(**setting.arguments, shares=shares(setting), contrast=0.0)
     return setting.train(task, Together(setting.source(), crops))
 
 
@@ -98,22 +113,18 @@ def class_aware(
     """Train on the source and on patches without labels."""
     patches, _ = selected(setting, minority=minority)
     crops = Crops(patches, None, setting.seed + 1000, setting.steps)
-    shares = setting.problem.source
-    known = np.concatenate([label[label >= 0] for label in shares.labels])
-    count = np.bincount(known, minlength=4)
-    task = ClassAwareTask(
-        **setting.arguments, shares=(count / count.sum()).tolist(), **options
-    )
+    task = ClassAwareTask(**setting.arguments, shares=shares(setting), **options)
     parts = {'source': setting.source(), 'target': crops}
     loaders = {k: DataLoader(part, batch_size=None) for k, part in parts.items()}
     return setting.train(task, CombinedLoader(loaders, 'min_size'))
 
 
 ROWS: dict[str, Callable[[Setting], nn.Module]] = {
+    'supervised': supervised,
     'selection': pseudo_labelled,
     'cbce': partial(class_aware, contrast=0.0),
     'contrast': class_aware,
     'random': partial(class_aware, minority=False),
-    'weighted': partial(class_aware, sampling='none'),
+    'likelihood': partial(class_aware, sampling='likelihood'),
     'detached': partial(class_aware, sampling='detached'),
 }

@@ -24,8 +24,13 @@ WATER = 0
 # that have one label, side of the patches that water is made rare among in pixels, and
 # how rare; and share of the cells whose label is wrong.
 SIDE, FINE, COARSE, CELL, PATCH = 960, 1.0, 2.5, 10.0, 96
-RARE = 1 / 300
+RARE = 1 / 100
 NOISE = 0.2
+
+# Landscapes of the seeds. Waters differ, from clear to muddy, also within a landscape:
+# in these, source and target have water of one colour. A class that looks otherwise in
+# the target could not be found by anyone, and all rows had 0 there.
+LANDSCAPES = (1, 2, 11)
 
 # Real scenes, with the noisy coarse labels that they come with: the western half of each
 # is the source, the eastern half the target, shrunk by so much.
@@ -100,28 +105,30 @@ def find_problem(name: str, seed: int, data: Path, work: Path) -> Problem:
 def made(seed: int, work: Path, side: int) -> Problem:
     """Made scenes with a resolution gap, noisy labels and a rare class.
 
-    Patches of the source are left out until water has one pixel in 300, those with most
-    water first.
+    Source and target lie side by side in one landscape. Of the source's patches with
+    water only so many are kept that it has one pixel in 100.
 
     Args:
-        seed: Which landscape.
+        seed: Which of the landscapes, and of the labels' errors.
         work: Folder for the files.
         side: Side of the scenes in metres.
     """
     parts = []
-    for kind, resolution in (('source', FINE), ('target', COARSE)):
+    landscape = LANDSCAPES[seed % len(LANDSCAPES)]
+    for resolution in (FINE, COARSE):
         size = int(side / resolution)
         scene = make_scene(
-            work / f'{kind}-{seed}-{side}',
-            seed=2 * seed + (kind == 'target'),
-            size=(size, size),
+            work / f'landscape-{landscape}-{side}-{resolution:g}',
+            seed=landscape,
+            size=(size, 2 * size),
             resolution=resolution,
             labels=TARGET,
             cell=CELL,
         )
         parts.append(_read(scene.imagery, scene.labels, scene.truth))
-    source = _noisy(_with_rare_water(_patches(parts[0])), seed)
-    return Problem('made', source, parts[1])
+    west, _ = _split(parts[0])
+    _, east = _split(parts[1])
+    return Problem('made', _noisy(_with_rare_water(_patches(west)), seed), east)
 
 
 def _patches(whole: Domain) -> Domain:
@@ -136,13 +143,22 @@ def _patches(whole: Domain) -> Domain:
 
 
 def _with_rare_water(domain: Domain) -> Domain:
-    """Patches in which water is as rare as RARE, or as near as whole patches allow."""
+    """Dry patches, and few wet ones: water as rare as RARE, or as near as these allow.
+
+    Few patches with much of it, and not many with a sliver: coarse labels, which tell
+    of the class that covers most of a cell, would hardly have any.
+    """
     water = np.array([(truth == WATER).mean() for truth in domain.truth])
-    order = np.argsort(water, kind='stable')
-    mean = water[order].cumsum() / np.arange(1, len(order) + 1)
-    # the last patch that is taken brings the water
-    count = int(np.abs(mean - RARE).argmin()) + 1
-    chosen = sorted(order[:count].tolist())
+    chosen = np.flatnonzero(water < RARE / 10).tolist()
+    wet = [i for i in range(len(water)) if i not in set(chosen)]
+    while wet:
+        missing = RARE * (len(chosen) + 1) - water[chosen].sum()
+        best = min(wet, key=lambda i: abs(water[i] - missing))
+        if abs(water[best] - missing) >= abs(missing):
+            break
+        wet.remove(best)
+        chosen.append(best)
+    chosen.sort()
     return _join(
         Domain((domain.images[i],), (domain.truth[i],), (domain.labels[i],))
         for i in chosen
@@ -170,16 +186,25 @@ def _noisy(domain: Domain, seed: int) -> Domain:
 def _halves(scene: Path, shrink: int) -> tuple[Domain, Domain]:
     """West and east of a scene; the east in larger pixels."""
     whole = _read(scene / 'imagery.tif', scene / 'lr_noisy.tif', scene / 'hr.tif')
-    (image,), (truth,), (labels,) = whole.images, whole.truth, whole.labels
-    middle = image.shape[2] // 2
-    west, east = (..., slice(middle)), (..., slice(middle, None))
-    source = Domain((image[west],), (truth[west],), (labels[west],))
-    small = torch.nn.functional.avg_pool2d(image[east], shrink)
+    source, target = _split(whole)
+    (image,), (truth,), (labels,) = target.images, target.truth, target.labels
+    small = torch.nn.functional.avg_pool2d(image, shrink)
     inside = (slice(small.shape[1]), slice(small.shape[2]))
     # the pixel beside the centre of each large one
     every = slice(shrink // 2, None, shrink)
-    truth, labels = (v[east][every, every][inside] for v in (truth, labels))
+    truth, labels = (v[every, every][inside] for v in (truth, labels))
     return source, Domain((small,), (truth,), (labels,))
+
+
+def _split(whole: Domain) -> tuple[Domain, Domain]:
+    """West and east of a scene."""
+    (image,), (truth,), (labels,) = whole.images, whole.truth, whole.labels
+    middle = image.shape[2] // 2
+    west, east = (
+        Domain((image[half],), (truth[half],), (labels[half],))
+        for half in ((..., slice(middle)), (..., slice(middle, None)))
+    )
+    return west, east
 
 
 def _read(imagery: Path, labels: Path, truth: Path) -> Domain:

@@ -67,11 +67,22 @@ def markdown(results: dict[str, Any]) -> str:
         'Mean ± standard deviation of three seeds (in brackets: of so many). Measured '
         f'{about["date"]} on {about["machine"]} ({used}), commit {commits}; '
         f'{seconds / 60:.0f} minutes of processor time in all. Every training: '
-        f'{about["network"]}, random start, {about["steps"]} steps of {about["batch"]} '
-        f'crops of {about["crop"]}² pixels.'
+        f'{about["network"]}, random start, steps of {about["batch"]} crops of '
+        f'{about["crop"]}² pixels: {_steps(results)}.'
     )
     lines += ['', source]
     return '\n'.join(lines)
+
+
+def _steps(results: dict[str, Any]) -> str:
+    """How long the networks of each set were trained."""
+    found = {
+        name: sorted({row['steps'] for rows in seeds.values() for row in rows.values()})
+        for name, seeds in results['found'].items()
+    }
+    return ', '.join(
+        f'{" or ".join(map(str, steps))} for {name}' for name, steps in found.items()
+    )
 
 
 def fill(page: str, results: dict[str, Any]) -> str:

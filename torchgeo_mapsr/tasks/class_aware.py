@@ -57,7 +57,8 @@ class ClassAwareTask(SegmentationTask):
             *balance* is False.
         balance: Whether the cross entropy is the class-balanced one.
         sampling: How the weight s(x, y) of eq. 2 takes part, see
-            :class:`~torchgeo_mapsr.losses.ClassBalancedCrossEntropy`.
+            :class:`~torchgeo_mapsr.losses.ClassBalancedCrossEntropy`. By default it
+            does not: on noisy labels both other ways did harm.
         weighting: Whether classes weigh by W of eq. 3.
         least_share: Least share that a class is taken to have.
         momentum: μ of eq. 4. By default 1 - B / N, the average over an epoch; the paper
@@ -87,7 +88,7 @@ class ClassAwareTask(SegmentationTask):
         weight_decay: float = 1e-4,
         class_weights: Sequence[float] | None = None,
         balance: bool = True,
-        sampling: Literal['likelihood', 'detached', 'none'] = 'likelihood',
+        sampling: Literal['likelihood', 'detached', 'none'] = 'none',
         weighting: bool = True,
         least_share: float = 1e-4,
         momentum: float | None = None,
