@@ -12,17 +12,18 @@ import torch
 from rich.console import Console
 from sklearn.metrics import jaccard_score, recall_score
 
+from benchmarks import frozen_noise
 from benchmarks.noisy import __main__ as noisy
 from benchmarks.noisy import class_aware, sets, table, training
 from benchmarks.noisy.rows import ROWS, TITLES
 
 
 def test_page_and_file_agree() -> None:
-    if not table.RESULTS.exists():
-        return
-    results = json.loads(table.RESULTS.read_text())
+    results, fits = (
+        json.loads(path.read_text()) for path in (table.RESULTS, table.FROZEN)
+    )
     page = table.README.read_text()
-    assert table.fill(page, results) == page
+    assert table.fill(page, results, fits) == page
 
 
 def test_every_row_has_a_title() -> None:
@@ -93,7 +94,10 @@ def test_runs_keeps_and_goes_on(
     text = table.markdown(noisy.read(output))
     assert f'{found["source"]["miou"]:.3f} (1)' in text
     page = f'before\n{table.BEGIN}\nold\n{table.END}\nafter'
-    assert text in table.fill(page, noisy.read(output))
+    fits = json.loads(table.FROZEN.read_text())
+    filled = table.fill(page, noisy.read(output), fits)
+    assert text in filled
+    assert table.frozen(fits) in filled
 
 
 def test_figures(tmp_path: Path) -> None:
@@ -113,6 +117,21 @@ def test_figures(tmp_path: Path) -> None:
     assert found['minority_iou'] == pytest.approx(
         iou[there.tolist().index(found['minority'])], abs=1e-4
     )
+
+
+def test_frozen_rows() -> None:
+    figures = {'accuracy': 0.5, 'minority_iou': 0.1, 'commit': 'abc'}
+    regions = {
+        f'a/{scene}/noisy': {
+            f'{row}/{seed}': {'miou': scene + seed / 10, **figures}
+            for row in table.FROZEN_TITLES
+            for seed in range(3)
+        }
+        for scene in (0, 1)
+    }
+    text = table.frozen({'regions': regions, 'about': {'date': '', 'machine': ''}})
+    assert '| the default | 0.600 ± 0.100 | 0.500 ± 0.000 | 0.100 ± 0.000 |' in text
+    assert set(table.FROZEN_TITLES) == set(frozen_noise.ROWS)
 
 
 def test_spread() -> None:

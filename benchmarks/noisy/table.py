@@ -19,6 +19,7 @@ from .sets import SETS
 
 HERE = Path(__file__).parents[1]
 RESULTS = HERE / 'results' / 'noisy.json'
+FROZEN = HERE / 'results' / 'frozen_noise.json'
 README = HERE / 'README.md'
 BEGIN, END = '<!-- table: python -m benchmarks.noisy.table -->', '<!-- end of noisy -->'
 
@@ -27,6 +28,20 @@ FIGURES = {
     'accuracy': 'mean class accuracy',
     'minority_iou': 'minority IoU',
 }
+
+
+FROZEN_TITLES = {
+    'default': 'the default',
+    'sce': 'pseudo-label weights from symmetric cross entropy (`--noise sce`)',
+    'small-loss': 'cells of small loss (`--noise small-loss`)',
+    'log': 'classes weighed by W of Dong et al. (`--class-weight log`)',
+    'log+sce': 'both W and symmetric cross entropy',
+}
+FITS = (
+    'The fit on a frozen backbone (`rcf`), with the same options: `map` on whole scenes '
+    'with `lr_noisy.tif`, each fitted and mapped by itself '
+    '(`python -m benchmarks.frozen_noise`).'
+)
 
 
 def figure(results: dict[str, Any], name: str, row: str, key: str) -> str:
@@ -85,10 +100,41 @@ def _steps(results: dict[str, Any]) -> str:
     )
 
 
-def fill(page: str, results: dict[str, Any]) -> str:
+def frozen(results: dict[str, Any]) -> str:
+    """The table of fits on a frozen backbone.
+
+    A figure is the mean over a set's scenes, and then over the seeds.
+    """
+    regions = results['regions']
+    names = list(dict.fromkeys(key.split('/')[0] for key in regions))
+    heads = [f'{name}: {title}' for name in names for title in FIGURES.values()]
+    lines = ['| | ' + ' | '.join(heads) + ' |', '|---' + '|--:' * len(heads) + '|']
+    for row, title in FROZEN_TITLES.items():
+        cells = []
+        for name in names:
+            scenes = [v for key, v in regions.items() if key.startswith(f'{name}/')]
+            seeds = sorted({key.split('/')[1] for scene in scenes for key in scene})
+            for key in FIGURES:
+                each = [
+                    np.mean([scene[f'{row}/{seed}'][key] for scene in scenes])
+                    for seed in seeds
+                ]
+                cells.append(f'{np.mean(each):.3f} ± {np.std(each, ddof=1):.3f}')
+        lines.append(f'| {title} | ' + ' | '.join(cells) + ' |')
+    commits = {f['commit'] for scene in regions.values() for f in scene.values()}
+    about = results['about']
+    source = (
+        f'Mean ± standard deviation of three seeds. Measured {about["date"]} on '
+        f'{about["machine"]}, commit {", ".join(sorted(commits))}.'
+    )
+    return '\n'.join([*lines, '', source])
+
+
+def fill(page: str, results: dict[str, Any], fits: dict[str, Any]) -> str:
     """A page with what stands between its two marks made anew."""
     before, rest = page.split(BEGIN)
-    return f'{before}{BEGIN}\n{markdown(results)}\n{END}{rest.split(END)[1]}'
+    tables = f'{markdown(results)}\n\n{FITS}\n\n{frozen(fits)}'
+    return f'{before}{BEGIN}\n{tables}\n{END}{rest.split(END)[1]}'
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -98,7 +144,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument('--page', type=Path, default=README)
     options = parser.parse_args(args)
     results = json.loads(options.results.read_text())
-    options.page.write_text(fill(options.page.read_text(), results))
+    fits = json.loads(FROZEN.read_text())
+    options.page.write_text(fill(options.page.read_text(), results, fits))
 
 
 if __name__ == '__main__':

@@ -229,6 +229,13 @@ def test_published_form_and_fixed_prior(job: MapJob) -> None:
     assert len(np.unique(codes(job.output))) > 1
 
 
+def test_noisy_and_rare_labels(job: MapJob) -> None:
+    result = map_region(replace(job, noise='sce', class_weight='log'))
+    options = result.report['fit']['options']
+    assert (options['noise'], options['class_weight']) == ('sce', 'log')
+    assert len(np.unique(codes(job.output))) > 1
+
+
 @pytest.mark.parametrize(
     'settings',
     [

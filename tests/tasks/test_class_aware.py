@@ -52,7 +52,8 @@ def make(logged: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **more: Any) -
 def test_loss_is_equation_7(monkeypatch: pytest.MonkeyPatch) -> None:
     """From what the network says of labelled and of unlabelled images."""
     logged: dict[str, Any] = {}
-    task = make(logged, monkeypatch, contrast=0.3, momentum=0.4, shares=[1] * 8)
+    options = {'contrast': 0.3, 'momentum': 0.4, 'shares': [1] * 8}
+    task = make(logged, monkeypatch, sampling='likelihood', **options)
     given = pair(1)
     loss = task.training_step(given, 0)
 

@@ -197,6 +197,26 @@ def test_labels_are_a_prior_where_there_are_any(fitted: Fitted) -> None:
     assert for_label[1] > for_label[0]
 
 
+@pytest.mark.parametrize(
+    'option', [{'noise': 'sce'}, {'class_weight': 'log'}], ids=lambda o: next(iter(o))
+)
+def test_options_for_noisy_and_rare_labels(
+    fitted: Fitted, chips: Chips, option: dict[str, str]
+) -> None:
+    """They reach the probe, and nothing before it."""
+    task = MapSRTask(SMALL, **option)
+    trainer().fit(task, chips)
+    assert (
+        task.classifier.provenance['options'] | option
+        == (task.classifier.provenance['options'])
+    )
+    plain = fitted.task.classifier
+    assert not torch.allclose(task.classifier.probe.weight, plain.probe.weight)
+    for name, tensor in plain.calibration.items():
+        assert torch.equal(task.classifier.calibration[name], tensor)
+    assert torch.equal(task.classifier.frequency, plain.frequency)
+
+
 def test_backbone_is_frozen(fitted: Fitted) -> None:
     task = fitted.task
     assert fitted.watch.seen
