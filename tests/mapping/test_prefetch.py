@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from torchgeo_mapsr.mapping.prefetch import prefetch
 from torchgeo_mapsr.mapping.stopwatch import Stopwatch
@@ -67,3 +68,16 @@ def test_stopwatch_adds_up_and_counts_failures() -> None:
     seconds = watch.to_dict()
     assert set(seconds) == {'read', 'write', 'total'}
     assert seconds['total'] >= seconds['read'] >= 0
+
+
+def test_threads_compute_alone_and_in_order() -> None:
+    before = torch.get_num_threads()
+    at_once = threading.Barrier(3, timeout=30)
+
+    def work(item: int) -> tuple[int, int]:
+        at_once.wait()  # all three, or none
+        return item, torch.get_num_threads()
+
+    results = list(prefetch(work, range(9), depth=3, threads=3))
+    assert results == [(item, 1) for item in range(9)]
+    assert torch.get_num_threads() == before

@@ -126,3 +126,15 @@ def test_errors_of_the_reader_arrive() -> None:
 def test_nothing_left_to_do() -> None:
     part = plan(100)
     assert list(sweep(part, [], 3, *scorer(part, np.ones(SHAPE)))) == []
+
+
+def test_chips_at_once_make_the_same_tiles(valid: np.ndarray) -> None:
+    part = plan(128)
+    tiles = list(part.tiles())
+    one, three = (
+        list(sweep(part, tiles, 3, *scorer(part, valid), threads=n)) for n in (1, 3)
+    )
+    for (tile, a), (same, b) in zip(one, three, strict=True):
+        assert tile == same
+        assert np.array_equal(a.classes, b.classes)
+        assert np.array_equal(a.scores, b.scores)

@@ -26,6 +26,9 @@ from .sweep import ScoredChip
 if TYPE_CHECKING:
     from ..models.propagation import Propagation
 
+# Chips that are scored at once, at most; each takes some tens of megabytes.
+MOST = 8
+
 
 class ReadChip(NamedTuple):
     """What there is to know of a chip before the backbone sees it.
@@ -135,6 +138,23 @@ class Model:
         }
         return {**self.classifier.provenance, **used}
 
+    @property
+    def _fused(self) -> bool:
+        """Whether scores are found without features."""
+        linear = self.classifier.projection is not None
+        return linear and self.extractor.fused and self.propagation is None
+
+    @property
+    def threads(self) -> int:
+        """Chips that are best scored at once.
+
+        Fused, a chip is many small steps that one core does in its cache, and more
+        cores hardly speed up. A network is better off with all cores on one chip.
+        """
+        if not self._fused or self.extractor.device.type != 'cpu':
+            return 1
+        return min(torch.get_num_threads(), MOST)
+
     def reader(self, imagery: Imagery, plan: Plan) -> Callable[[Chip], ReadChip]:
         """A function that reads chips of a raster.
 
@@ -166,7 +186,7 @@ class Model:
             return ScoredChip(None, chip.valid)
         said = None if chip.evidence is None else chip.evidence[None]
         projection = self.classifier.projection
-        if projection and self.extractor.fused and self.propagation is None:
+        if self._fused and projection:
             with self.watch('backbone'):
                 logits = self.extractor.project(chip.image, projection)
             with self.watch('match'):

@@ -130,6 +130,11 @@ class NetworkModel:
         """Where the networks come from."""
         return self.trained.provenance
 
+    @property
+    def threads(self) -> int:
+        """Chips that are best scored at once: a network is given all cores."""
+        return 1
+
     def reader(
         self, imagery: Imagery, plan: Plan
     ) -> Callable[[Chip], tuple[NDArray[np.float32], NDArray[np.bool_]]]:

@@ -115,6 +115,10 @@ class Scorer(Protocol):
     def watch(self) -> Stopwatch:
         """Counts the time."""
 
+    @property
+    def threads(self) -> int:
+        """Chips that are best scored at once."""
+
     def reader(self, imagery: Imagery, plan: Plan) -> Callable[[Chip], Any]:
         """A function that reads what :meth:`score` needs, in another thread."""
 
@@ -165,7 +169,10 @@ class MapPass:
             imagery, plan = some[0].imagery, some[0].plan
             tiles = [d.tile for d in some if not self.files.has(image, d.tile)]
             read = self.scorer.reader(imagery, plan)
-            for tile, result in sweep(plan, tiles, len(self.target), read, score):
+            made = sweep(
+                plan, tiles, len(self.target), read, score, self.scorer.threads
+            )
+            for tile, result in made:
                 with self.watch('write'):
                     self.files.save(image, tile, **self._arrays(result))
                 yield

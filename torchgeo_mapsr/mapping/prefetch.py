@@ -1,38 +1,47 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Reading the next chips while one is computed."""
+"""Doing the next things while one is used."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
+
 T = TypeVar('T')
 R = TypeVar('R')
 
 
 def prefetch(
-    function: Callable[[T], R], items: Iterable[T], depth: int = 2
+    function: Callable[[T], R], items: Iterable[T], depth: int = 2, threads: int = 1
 ) -> Iterator[R]:
-    """Results of a function in the order of its items, computed ahead in one thread.
+    """Results of a function in the order of its items, computed ahead in threads.
 
     One thread is enough to hide reading behind computing, and GDAL's handles belong to
-    one thread.
+    one thread. Several are for computing many small things at once: each of them has
+    torch compute in itself alone.
 
     Args:
         function: What to do with an item; its exceptions are raised here.
         items: What to do it with; iterated in this thread.
         depth: How many results may wait.
+        threads: Threads to do it in.
 
     Yields:
         The results.
     """
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix='read') as thread:
+
+    def begin() -> None:
+        if threads > 1:  # what is set here is the number of this thread alone
+            torch.set_num_threads(1)
+
+    with ThreadPoolExecutor(threads, 'ahead', begin) as pool:
         try:
             for item in items:
-                waiting.append(thread.submit(function, item))
+                waiting.append(pool.submit(function, item))
                 if len(waiting) > depth:
                     yield waiting.popleft().result()
             while waiting:

@@ -54,6 +54,11 @@ class SpilledChips:
         with self.watch('write'):
             np.savez(self.path(chip), probabilities=probabilities, valid=valid)
 
+    @property
+    def threads(self) -> int:
+        """Chips that are best scored at once: they are scored already."""
+        return 1
+
     def reader(
         self, imagery: Imagery, plan: Plan
     ) -> Callable[[Chip], tuple[NDArray[np.float32], NDArray[np.bool_]]]:

@@ -63,6 +63,7 @@ def sweep(
     classes: int,
     read: Callable[[Chip], T],
     score: Callable[[T], ScoredChip],
+    threads: int = 1,
 ) -> Iterator[tuple[Tile, BlendedTile]]:
     """Score the chips of tiles and blend them.
 
@@ -76,18 +77,23 @@ def sweep(
         classes: Number of classes.
         read: Gets what *score* needs; runs ahead, in another thread.
         score: Scores a chip.
+        threads: Chips that are scored at once, each in a thread of its own; one is
+            scored in this thread.
 
     Yields:
         Each tile when it is finished.
     """
     reads = prefetch(read, schedule(plan, tiles))
+    scores: Iterator[ScoredChip] = map(score, reads)
+    if threads > 1:
+        scores = prefetch(score, reads, threads, threads)
     handed: dict[Chip, ScoredChip] = {}
     for tile, following in zip_longest(tiles, tiles[1:]):
         needed = set(plan.chips(following)) if following else set()
         kept: dict[Chip, ScoredChip] = {}
         canvas = _Canvas(tile, classes)
         for chip in plan.chips(tile):
-            scored = handed.pop(chip) if chip in handed else score(next(reads))
+            scored = handed.pop(chip) if chip in handed else next(scores)
             canvas.add(plan, chip, scored)
             if chip in needed:
                 kept[chip] = scored

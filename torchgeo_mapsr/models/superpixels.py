@@ -17,6 +17,10 @@ RANGE = 0.01, 0.99
 # colours stay what they are.
 COMPONENTS = 4
 
+# Rounds of SLIC. Ten, scikit-image's default, took three times as long, for maps whose
+# mean IoU was 0.002 higher to 0.013 lower on the development scenes but for one (+0.005).
+ROUNDS = 3
+
 # Pixels that the bands' statistics are taken from, at most.
 SAMPLE = 50_000
 
@@ -56,6 +60,7 @@ def superpixels(
         colours.permute(1, 2, 0).numpy(),
         n_segments=max(round(inside.numel() / spacing**2), 1),
         compactness=compactness / extent,
+        max_num_iter=ROUNDS,
         channel_axis=2,
         convert2lab=False,
         start_label=1,

@@ -249,6 +249,13 @@ class Tokens:
         """Sums of U F over the regions of all images, (regions, D_l)."""
         h, w = level.shape[-2:]
         features = _rows(level)
+        each = torch.arange(regions, device=region.device)
+        if stride == 1:
+            # A pixel is its token; sorted by region, in as few bits as it takes.
+            order = region.to(torch.int32).argsort(stable=True)
+            index = ((batch * h + rows) * w + cols)[order]
+            first = torch.searchsorted(region[order], each)
+            return F.embedding_bag(index, features, first, mode='sum')
         base, offsets, weights = self._operator(stride).taps(
             batch, rows, cols, stride, (h, w), level.dtype
         )
@@ -261,7 +268,7 @@ class Tokens:
         image = owner.div(regions // len(level), rounding_mode='floor')
         index = ((key % (h * w))[:, None] + offsets).clamp(0, h * w - 1)
         index = index + (image * (h * w))[:, None]
-        first = torch.searchsorted(owner, torch.arange(regions, device=owner.device))
+        first = torch.searchsorted(owner, each)
         return F.embedding_bag(
             index.flatten(),
             features,

@@ -197,13 +197,22 @@ class Bilinear(Upsampler):
             offsets = rows.new_zeros(1)
             weights = torch.ones(len(rows), 1, dtype=dtype, device=rows.device)
             return Taps(rows * shape[1] + cols, offsets, weights)
-        top, down = _interpolation(rows, stride, shape[0])
-        left, right = _interpolation(cols, stride, shape[1])
+        top, down = _places(rows, stride, shape[0])
+        left, right = _places(cols, stride, shape[1])
         vertical = torch.stack([1 - down, down], dim=-1)
         horizontal = torch.stack([1 - right, right], dim=-1)
         weights = (vertical[:, :, None] * horizontal[:, None, :]).flatten(1)
         offsets = rows.new_tensor([0, 1, shape[1], shape[1] + 1])
         return Taps(top * shape[1] + left, offsets, weights.to(dtype))
+
+
+def _places(pixels: Tensor, stride: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """The same for pixels of which many are in one row, or column."""
+    if not len(pixels):
+        return _interpolation(pixels, stride, tokens)
+    line = torch.arange(int(pixels.max()) + 1, device=pixels.device)
+    first, second = _interpolation(line, stride, tokens)
+    return first[pixels], second[pixels]
 
 
 def _interpolation(pixels: Tensor, stride: int, tokens: int) -> tuple[Tensor, Tensor]:
