@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import sys
 from pathlib import Path
 
 import geopandas
@@ -106,14 +107,23 @@ def test_geopackage_round_trip(classes: str, tmp_path: Path) -> None:
 
 def test_geoparquet(classes: str, tmp_path: Path) -> None:
     table, path = class_shares(classes, 32), tmp_path / 'p.parquet'
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        with pytest.raises(InputError, match=r'pyarrow.*\.gpkg'):
-            write_footprints(table, path)
-    else:
-        write_footprints(table, path)
-        assert len(read_footprints(path)) == 12
+    write_footprints(table, path)
+    found = read_footprints(path)
+    write_footprints(table, tmp_path / 'p.gpkg')
+    same = read_footprints(tmp_path / 'p.gpkg')
+    assert found.crs == same.crs
+    assert found.geometry.geom_equals_exact(same.geometry, 1e-6).all()
+    assert list(found.columns) == list(same.columns)
+    assert (found.drop(columns='geometry') == same.drop(columns='geometry')).all(None)
+
+
+def test_geoparquet_without_pyarrow(
+    classes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
+    with pytest.raises(InputError, match=r'pyarrow.*\.gpkg'):
+        write_footprints(class_shares(classes, 32), tmp_path / 'p.parquet')
+    assert not list(tmp_path.glob('*.parquet*'))
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def write_footprints(patches: geopandas.GeoDataFrame, path: PathLike) -> None:
     table = patches.rename(columns=str)
     try:
         if target.suffix == '.parquet':
-            table.to_parquet(scratch)
+            table.reset_index().to_parquet(scratch)
         else:
             table.to_file(scratch, layer='patches', driver='GPKG', index=True)
         # a name for the finished file, which fails if there is one by now
