@@ -50,7 +50,7 @@ def mapped(folder: str, size: int, fit: str) -> dict[str, Any]:
     """One run, as the command does it; called alone."""
     from torchgeo_mapsr.main import main  # noqa: F401
 
-    os.environ.setdefault('GDAL_CACHEMAX', '256')  # as main does
+    os.environ.setdefault('GDAL_CACHEMAX', '32')  # as main does
     with Peak() as peak:
         done = run(made(Path(folder), size), Path(folder), model=Path(fit))
     files = {'map': 'map.tif', 'confidence': 'map_confidence.tif'}

@@ -42,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for what the user can put right, 130 after Ctrl-C.
     """
     # GDAL's own default is a share of all memory: it would grow with the raster.
-    os.environ.setdefault('GDAL_CACHEMAX', '256')
+    os.environ.setdefault('GDAL_CACHEMAX', '32')
     given = sys.argv[1:] if args is None else list(args)
     if given and given[0] in LIGHTNING_VERBS:
         return _lightning(None if args is None else given)

@@ -19,6 +19,9 @@ from .write import NO_PERCENT
 
 T = TypeVar('T')
 
+# Rows of a tile that are finished at a time.
+STRIP = 128
+
 
 @dataclass(frozen=True)
 class ScoredChip:
@@ -133,13 +136,20 @@ class _Canvas:
         if self.total is None:
             nothing = np.full((self.classes, *self.tile.shape), NO_PERCENT, np.uint8)
             return BlendedTile(np.full(self.tile.shape, -1), nothing[0], nothing)
-        best, index = self.total.max(0)
-        classes = np.where(self.valid, index.cpu().numpy(), -1)
-        return BlendedTile(
-            classes,
-            np.where(self.valid, _percent(best), NO_PERCENT).astype(np.uint8),
-            np.where(self.valid, _percent(self.total), NO_PERCENT).astype(np.uint8),
+        found = BlendedTile(
+            np.empty(self.tile.shape, np.int64),
+            np.empty(self.tile.shape, np.uint8),
+            np.empty((self.classes, *self.tile.shape), np.uint8),
         )
+        # Some rows at a time: what lies between would be several times the canvas.
+        for top in range(0, self.tile.shape[0], STRIP):
+            rows = slice(top, top + STRIP)
+            part, valid = self.total[:, rows], self.valid[rows]
+            best, index = part.max(0)
+            found.classes[rows] = np.where(valid, index.cpu().numpy(), -1)
+            found.confidence[rows] = np.where(valid, _percent(best), NO_PERCENT)
+            found.scores[:, rows] = np.where(valid, _percent(part), NO_PERCENT)
+        return found
 
 
 def _common(here: slice, there: slice) -> tuple[slice, slice]:
