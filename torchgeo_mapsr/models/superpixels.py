@@ -18,7 +18,7 @@ RANGE = 0.01, 0.99
 COMPONENTS = 4
 
 # Rounds of SLIC. Ten, scikit-image's default, took three times as long, for maps whose
-# mean IoU was 0.002 higher to 0.013 lower on the development scenes but for one (+0.005).
+# mean IoU was 0.003 higher to 0.013 lower on the development scenes but for one (+0.005).
 ROUNDS = 3
 
 # Pixels that the bands' statistics are taken from, at most.

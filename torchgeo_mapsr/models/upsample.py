@@ -207,7 +207,7 @@ class Bilinear(Upsampler):
 
 
 def _places(pixels: Tensor, stride: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """The same for pixels of which many are in one row, or column."""
+    """As :func:`_interpolation`, once for each line that pixels share."""
     if not len(pixels):
         return _interpolation(pixels, stride, tokens)
     line = torch.arange(int(pixels.max()) + 1, device=pixels.device)
