@@ -185,12 +185,12 @@ class Ours:
         def score(chip: Chip) -> ScoredChip:
             seen, tokens = self._tokens(number, chip)
             said = None if seen.evidence is None else seen.evidence[None]
-            log_p: Tensor = classifier.log_probabilities(tokens, said)
+            found: Tensor = classifier.probabilities(tokens, said, seen.core)
             if propagation is not None:
-                image = torch.from_numpy(seen.image)[None]
-                valid = torch.from_numpy(seen.valid)[None]
-                log_p = propagation(log_p, tokens, image, valid)
-            return ScoredChip(log_p[0].exp(), seen.valid)
+                image = torch.from_numpy(seen.image[:, *seen.core])[None]
+                valid = torch.from_numpy(seen.valid[seen.core])[None]
+                found = propagation(found, tokens, image, valid, seen.core)
+            return ScoredChip(found[0], seen.valid[seen.core])
 
         return score
 

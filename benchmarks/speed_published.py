@@ -107,8 +107,8 @@ def ours(path: str) -> dict[str, Any]:
         with Peak() as part:
             scores = matcher.match_tokens(tokens)
             if name != 'matched':
-                log_p = (scores / 0.1).log_softmax(1)
-                Propagation(nodes=name)(log_p, tokens, image).argmax(1)
+                likely = (scores / 0.1).softmax(1)
+                Propagation(nodes=name)(likely, tokens, image).argmax(1)
         found[name] = part.to_dict()
     np.save(Path(path).with_name('ours.npy'), scores[0].numpy())
     return found

@@ -18,6 +18,7 @@ from torchgeo_mapsr.datasets.scene import Scene
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.network import Checkpoints
 from torchgeo_mapsr.mapping.stopwatch import Stopwatch
+from torchgeo_mapsr.mapping.sweep import ReadChip
 
 
 @pytest.fixture(scope='module')
@@ -105,14 +106,18 @@ def test_sent_to_another_process(checkpoints: list[Path]) -> None:
     made = Checkpoints.of((checkpoints[0],), (), 'cpu', 'fp32').make(Stopwatch())
     chip = np.random.default_rng(0).random((4, 40, 50), np.float32) * 255
     valid = np.ones((40, 50), bool)
+    core = slice(5, 35), slice(0, 42)
     sent = pickle.dumps(made)
     assert len(sent) < 2000
     there = pickle.loads(sent)
-    first, second = (model.score((chip, valid)) for model in (made, there))
+    first, second = (
+        model.score(ReadChip(chip, valid, core)) for model in (made, there)
+    )
     assert first.probabilities is not None
     assert second.probabilities is not None
     assert torch.equal(first.probabilities, second.probabilities)
-    assert made.score((chip, ~valid)).probabilities is None
+    assert first.probabilities.shape[1:] == first.valid.shape == (30, 42)
+    assert made.score(ReadChip(chip, ~valid, core)).probabilities is None
 
 
 def test_another_file_is_noticed(checkpoints: list[Path], tmp_path: Path) -> None:

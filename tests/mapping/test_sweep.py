@@ -29,12 +29,12 @@ def scorer(
     def score(chip: Chip) -> ScoredChip:
         if log is not None:
             log.append(chip)
-        window = plan.window(chip)
-        if not valid[window].any():
-            return ScoredChip(None, valid[window])
+        seen, core = valid[plan.window(chip)], plan.core(chip)
+        if not seen.any():
+            return ScoredChip(None, seen[core])
         rng = torch.Generator().manual_seed(chip.row * 100 + chip.col)
-        logits = torch.randn(3, *valid[window].shape, generator=rng)
-        return ScoredChip(logits.softmax(0), valid[window])
+        logits = torch.randn(3, *seen.shape, generator=rng)
+        return ScoredChip(logits.softmax(0)[:, *core], seen[core])
 
     return (lambda chip: chip), score
 
@@ -42,10 +42,12 @@ def scorer(
 def run(tile: int, valid: np.ndarray) -> BlendedTile:
     """All tiles put together."""
     part = plan(tile)
-    classes = np.full(SHAPE, -9)
+    classes = np.full(SHAPE, -9, np.int16)
     confidence = np.zeros(SHAPE, np.uint8)
     scores = np.zeros((3, *SHAPE), np.uint8)
-    for done, result in sweep(part, list(part.tiles()), 3, *scorer(part, valid)):
+    tiles = list(part.tiles())
+    for done, result in sweep(part, tiles, 3, *scorer(part, valid), every=True):
+        assert result.scores is not None
         classes[done.rows, done.cols] = result.classes
         confidence[done.rows, done.cols] = result.confidence
         scores[:, done.rows, done.cols] = result.scores
@@ -69,10 +71,14 @@ def test_blend_is_the_weighted_mean_of_all_chips(valid: np.ndarray) -> None:
         scored = score(read(chip))
         if scored.probabilities is None:
             continue
-        wy, wx = part.weights(chip)
-        rows, cols = part.window(chip)
-        total[:, rows, cols] += scored.probabilities.numpy() * wy[:, None] * wx
-        weight[rows, cols] += wy[:, None] * wx
+        share = np.multiply.outer(*part.weights(chip))
+        window, core = part.window(chip), part.core(chip)
+        assert (share[core] > 0).all()
+        assert share[core].sum() == pytest.approx(share.sum())
+        whole = np.zeros((3, *share.shape))
+        whole[:, *core] = scored.probabilities.numpy()
+        total[:, *window] += whole * share
+        weight[window] += share
     expected = total / np.where(valid, weight, 1)
     result = run(128, valid)
     np.testing.assert_array_equal(
@@ -96,8 +102,9 @@ def test_resumed_tiles_are_the_same(valid: np.ndarray) -> None:
     """Tiles do not depend on which others were made before."""
     part = plan(100)
     tiles = list(part.tiles())
-    complete = {str(t): r for t, r in sweep(part, tiles, 3, *scorer(part, valid))}
-    for tile, result in sweep(part, tiles[2::3], 3, *scorer(part, valid)):
+    given = 3, *scorer(part, valid)
+    complete = {str(t): r for t, r in sweep(part, tiles, *given, every=True)}
+    for tile, result in sweep(part, tiles[2::3], *given, every=True):
         np.testing.assert_array_equal(result.scores, complete[str(tile)].scores)
 
 
@@ -132,7 +139,7 @@ def test_chips_at_once_make_the_same_tiles(valid: np.ndarray) -> None:
     part = plan(128)
     tiles = list(part.tiles())
     one, three = (
-        list(sweep(part, tiles, 3, *scorer(part, valid), threads=n)) for n in (1, 3)
+        list(sweep(part, tiles, 3, *scorer(part, valid), n, every=True)) for n in (1, 3)
     )
     for (tile, a), (same, b) in zip(one, three, strict=True):
         assert tile == same

@@ -98,6 +98,9 @@ def test_projections_of_members_add_up() -> None:
     expected = backbone(image).project(weight, bias)
     found = backbone.project(image, weight, bias)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    window = slice(4, 21), slice(3, 20)
+    part = backbone.project(image, weight, bias, window)
+    torch.testing.assert_close(part, expected[..., *window], atol=1e-4, rtol=1e-5)
     alone = create_backbone('identity', 3)
     torch.testing.assert_close(
         alone.project(image, weight[:, :3], bias),

@@ -97,9 +97,9 @@ class Blobs:
 
 
 def predict(classifier: Classifier, features: Tensor) -> Tensor:
-    """Log-probabilities (n, C) of features (n, D), as the pixels of a strip."""
+    """Probabilities (n, C) of features (n, D), as the pixels of a strip."""
     strip = Tokens((features.T[None, :, None],), (1,), (1, len(features)))
-    return classifier.log_probabilities(strip)[0, :, 0].T
+    return classifier.probabilities(strip)[0, :, 0].T
 
 
 @pytest.fixture(scope='module')
@@ -147,7 +147,7 @@ def test_units_of_features_do_not_matter(blobs: Blobs) -> None:
     )
     x = blobs.pixels.features[:500]
     torch.testing.assert_close(
-        predict(other, moved(x)).exp(), predict(plain, x).exp(), atol=0.02, rtol=0
+        predict(other, moved(x)), predict(plain, x), atol=0.02, rtol=0
     )
 
 
@@ -232,9 +232,7 @@ def test_a_trained_probe_takes_the_place_of_the_solved_one(blobs: Blobs) -> None
     solved = fit_classifier(blobs.cells, blobs.pixels, TARGET, options)
     given = fit_classifier(blobs.cells, blobs.pixels, TARGET, options, solved.probe)
     x = blobs.pixels.features[:300]
-    torch.testing.assert_close(
-        predict(given, x).exp(), predict(solved, x).exp(), atol=5e-3, rtol=0
-    )
+    torch.testing.assert_close(predict(given, x), predict(solved, x), atol=5e-3, rtol=0)
     # One that says nothing is used as it is.
     silent = LinearProbe(torch.zeros(4, 6), torch.tensor([1.0, 0, 0, 0]))
     given = fit_classifier(blobs.cells, blobs.pixels, TARGET, options, silent)
@@ -382,9 +380,9 @@ def test_classes_with_hardly_a_pixel(score: str) -> None:
     assert made.present.tolist() == [True, False, True, True]
     assert made.lda.bias[[1, 3]].tolist() == [ABSENT, ABSENT]
     assert math.isfinite(made.temperature)
-    log_p = predict(made, 10 * blobs.pixels.features)
-    assert log_p.isfinite().all()
-    assert not (log_p.argmax(1) == 1).any()
+    found = predict(made, 10 * blobs.pixels.features)
+    assert found.isfinite().all()
+    assert not (found.argmax(1) == 1).any()
 
 
 def test_a_cell_that_prompts_cannot_explain_leaves_the_temperature_alone() -> None:
@@ -396,7 +394,7 @@ def test_a_cell_that_prompts_cannot_explain_leaves_the_temperature_alone() -> No
     plain, odd = (
         predict(
             fit_classifier(cells, blobs.pixels, TARGET, options), blobs.pixels.features
-        ).exp()
+        )
         for cells in (blobs.cells, replace(blobs.cells, label=label))
     )
     assert 0.7 < plain.amax(1).mean() < 0.95
@@ -411,8 +409,8 @@ def test_no_class_has_pixels_enough_for_a_prompt(score: str) -> None:
     few = PixelSamples(blobs.pixels.features[::500], blobs.pixels.label[::500])
     assert len(few) < 10
     made = fit_classifier(blobs.cells, few, TARGET, FitOptions(score=score))
-    log_p = predict(made, blobs.pixels.features)
-    assert log_p.isfinite().all()
+    found = predict(made, blobs.pixels.features)
+    assert found.isfinite().all()
     if score in ('probe', 'fusion'):
         assert blobs.accuracy(made) > 0.6
 
@@ -525,9 +523,9 @@ def test_made_scene_from_end_to_end(made_scene: Scene) -> None:
     copy = score(torch.cat([torch.tensor([-1]), index])[mask])
     shares = label_shares(grid, labels, crosswalk, made.prior_sigma)
     said = evidence(*shares, made.frequency)[None]
-    mapped = score(made.log_probabilities(tokens, said)[0].argmax(0))
+    mapped = score(made.probabilities(tokens, said)[0].argmax(0))
     assert mapped > copy + 0.1, (mapped, copy)
     # Neither half is worse off alone by chance: each beats the labels as well.
     for part in ('probe', 'lda'):
-        alone = replace(made, score=part).log_probabilities(tokens)[0].argmax(0)
+        alone = replace(made, score=part).probabilities(tokens)[0].argmax(0)
         assert score(alone) > copy

@@ -201,8 +201,9 @@ def test_no_matrix_of_all_pairs() -> None:
     with Largest() as largest:
         graph = SimilarityGraph.connect(features.float(), positions * 40, 10, 1, 12)
         graph.spread(seeds(20_000).float(), 0.5)
+    # Nothing but the edges themselves is larger than a block.
     assert len(graph.other) > 100_000
-    assert largest.numel <= module.BLOCK
+    assert largest.numel <= max(module.BLOCK, len(graph.other))
 
     features, positions = places(1200)
     with Largest() as largest:

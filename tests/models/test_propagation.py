@@ -31,7 +31,7 @@ STRONG: dict[str, Any] = {
 
 
 def case(batch: int = 2) -> tuple[Tensor, Tokens, Tensor, Tensor]:
-    """Log-probabilities, tokens, images with two sides, and validity."""
+    """Probabilities, tokens, images with two sides, and validity."""
     generator = torch.Generator().manual_seed(0)
 
     def noise(*shape: int) -> Tensor:
@@ -48,8 +48,8 @@ def case(batch: int = 2) -> tuple[Tensor, Tokens, Tensor, Tensor]:
     valid = torch.ones(batch, *SIZE, dtype=torch.int64)
     valid[0, :19, 30:] = 0
     valid[-1, 5, 7] = 0
-    log_p = (noise(3, *SIZE) + torch.cat([side, -side, 0 * side], 1)).log_softmax(1)
-    return log_p, tokens, image, valid
+    p = (noise(3, *SIZE) + torch.cat([side, -side, 0 * side], 1)).softmax(1)
+    return p, tokens, image, valid
 
 
 def squares(side: int) -> Tensor:
@@ -59,13 +59,13 @@ def squares(side: int) -> Tensor:
 
 def plain(
     options: Propagation,
-    log_p: Tensor,
+    given: Tensor,
     features: Tensor,
     label: NDArray[np.int64],
     grid: tuple[int, int] | None,
 ) -> NDArray[np.float64]:
     """The same of one image with dense features (D, H, W) and dense matrices."""
-    p = log_p.double().exp().flatten(1).numpy()
+    p = given.double().flatten(1).numpy()
     f = features.double().flatten(1).numpy()
     flat = label.ravel()
     nodes = np.unique(flat[flat > 0])
@@ -102,17 +102,17 @@ def plain(
         added = (up[:3] / up[3:].clamp(min=1e-30)).flatten(1).numpy()
     result = (options.detail * p + added).clip(0)
     result = np.where(flat > 0, result / result.sum(0).clip(1e-30), p)
-    return result.reshape(log_p.shape)
+    return result.reshape(given.shape)
 
 
 @pytest.mark.parametrize('nodes', ['superpixels', 'tokens'])
 @pytest.mark.parametrize('masked', [True, False])
 @pytest.mark.parametrize('detail', [0.0, 0.5, 1.0])
 def test_agrees_with_the_dense_form(nodes: str, masked: bool, detail: float) -> None:
-    log_p, tokens, image, valid = case()
+    p, tokens, image, valid = case()
     options = Propagation(nodes=nodes, detail=detail, **STRONG)
-    found = options(log_p, tokens, image, valid if masked else None)
-    assert found.shape == log_p.shape
+    found = options(p, tokens, image, valid if masked else None)
+    assert found.shape == p.shape
     features = tokens.project(torch.eye(12))
     for b in range(2):
         inside = valid[b] if masked else torch.ones_like(valid[b])
@@ -120,78 +120,107 @@ def test_agrees_with_the_dense_form(nodes: str, masked: bool, detail: float) -> 
             label, grid = squares(6) * inside, (7, 8)
         else:
             label, grid = superpixels(image[b], 6, options.compactness, inside), None
-        expected = plain(options, log_p[b], features[b], label.numpy(), grid)
-        np.testing.assert_allclose(found[b].exp().numpy(), expected, atol=1e-5)
-    total = found.exp().sum(1)
+        expected = plain(options, p[b], features[b], label.numpy(), grid)
+        np.testing.assert_allclose(found[b].numpy(), expected, atol=1e-5)
+    total = found.sum(1)
     torch.testing.assert_close(total, torch.ones_like(total))
 
 
 @pytest.mark.parametrize('nodes', ['superpixels', 'tokens'])
 def test_images_do_not_depend_on_each_other(nodes: str) -> None:
-    log_p, tokens, image, valid = case()
+    p, tokens, image, valid = case()
     options = Propagation(nodes=nodes, **STRONG)
-    both = options(log_p, tokens, image, valid)
+    both = options(p, tokens, image, valid)
     for b in range(2):
         own = replace(tokens, levels=tuple(level[b : b + 1] for level in tokens.levels))
-        alone = options(log_p[b], own, image[b], valid[b])
+        alone = options(p[b], own, image[b], valid[b])
         torch.testing.assert_close(alone, both[b])
 
 
 @pytest.mark.parametrize('nodes', ['superpixels', 'tokens'])
 def test_invalid_pixels_take_no_part(nodes: str) -> None:
-    log_p, tokens, image, valid = case()
+    p, tokens, image, valid = case()
     options = Propagation(nodes=nodes, **STRONG)
     inside = valid[:, None] > 0
-    found = options(log_p, tokens, image, valid)
-    other = torch.where(inside, log_p, log_p.flip(1))
+    found = options(p, tokens, image, valid)
+    other = torch.where(inside, p, p.flip(1))
     dark = torch.where(inside, image, 0)
     changed = options(other, tokens, dark, valid)
     assert torch.equal(torch.where(inside, found, 0), torch.where(inside, changed, 0))
     assert torch.equal(torch.where(inside, 0, changed), torch.where(inside, 0, other))
     nothing = torch.zeros_like(valid)
-    assert torch.equal(options(log_p, tokens, image, nothing), log_p)
+    assert torch.equal(options(p, tokens, image, nothing), p)
+
+
+@pytest.mark.parametrize('nodes', ['superpixels', 'tokens'])
+def test_part_of_an_image(nodes: str) -> None:
+    """Pixels of a window, with the tokens of the whole image."""
+    p, tokens, image, valid = case()
+    rows, cols = slice(6, 30), slice(12, 45)
+    inside = torch.zeros_like(valid)
+    inside[:, rows, cols] = valid[:, rows, cols]
+    options = Propagation(nodes=nodes, **STRONG)
+    found = options(
+        p[..., rows, cols],
+        tokens,
+        image[..., rows, cols],
+        valid[:, rows, cols],
+        (rows, cols),
+    )
+    assert found.shape == (2, 3, 24, 33)
+    if nodes == 'tokens':
+        # Nodes start at the window's corner, here at a node of the image.
+        whole = options(p, tokens, image, inside)
+        torch.testing.assert_close(found, whole[..., rows, cols])
+    features = tokens.project(torch.eye(12))[..., rows, cols].contiguous()
+    same = options(
+        p[..., rows, cols],
+        Tokens((features,), (1,), (24, 33)),
+        image[..., rows, cols],
+        valid[:, rows, cols],
+    )
+    torch.testing.assert_close(found, same, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize('nodes', ['superpixels', 'tokens'])
 def test_nothing_to_do(nodes: str) -> None:
-    log_p, tokens, image, _ = case()
+    p, tokens, image, _ = case()
     options = Propagation(nodes=nodes, **{**STRONG, 'alpha': 0.0, 'detail': 1.0})
-    torch.testing.assert_close(options(log_p, tokens, image), log_p)
+    torch.testing.assert_close(options(p, tokens, image), p)
 
 
 @pytest.mark.parametrize('detail', [0.0, 0.3])
 def test_one_superpixel(detail: float) -> None:
-    log_p, tokens, image, _ = case()
+    p, tokens, image, _ = case()
     options = Propagation(spacing=200, detail=detail)
-    p = log_p.exp()
     expected = detail * p + (1 - detail) * p.mean((2, 3), keepdim=True)
-    torch.testing.assert_close(options(log_p, tokens, image).exp(), expected)
+    torch.testing.assert_close(options(p, tokens, image), expected)
 
 
 @pytest.mark.parametrize('nodes', ['superpixels', 'tokens'])
 def test_constant_image(nodes: str) -> None:
     """What looks the same everywhere says nothing about who is like whom."""
-    log_p, tokens, image, _ = case()
+    p, tokens, image, _ = case()
     # Not a sum of powers of two: means of its copies differ in their last bits.
     flat = tuple(torch.full_like(level, 0.1234567) for level in tokens.levels)
     options = Propagation(nodes=nodes, detail=1.0)
-    found = options(log_p, replace(tokens, levels=flat), torch.ones_like(image))
-    torch.testing.assert_close(found, log_p)
+    found = options(p, replace(tokens, levels=flat), torch.ones_like(image))
+    torch.testing.assert_close(found, p)
 
 
 def test_absent_classes_stay_absent() -> None:
-    log_p, tokens, image, _ = case()
-    log_p[:, 1] = -1e4
-    found = Propagation(**STRONG)(log_p.log_softmax(1), tokens, image)
+    p, tokens, image, _ = case()
+    p[:, 1] = 0
+    found = Propagation(**STRONG)(p / p.sum(1, keepdim=True), tokens, image)
     assert found.isfinite().all()
-    assert found[:, 1].max() < -80
+    assert found[:, 1].max() < 1e-30
 
 
 def test_tokens_are_not_divided() -> None:
-    log_p, tokens, image, _ = case()
+    p, tokens, image, _ = case()
     coarse = Tokens(tokens.levels[2:], (8,), SIZE)
-    fine = Propagation(nodes='tokens', spacing=3)(log_p, coarse, image)
-    same = Propagation(nodes='tokens', spacing=8)(log_p, coarse, image)
+    fine = Propagation(nodes='tokens', spacing=3)(p, coarse, image)
+    same = Propagation(nodes='tokens', spacing=8)(p, coarse, image)
     assert torch.equal(fine, same)
 
 
@@ -201,22 +230,22 @@ def test_removes_noise(nodes: str) -> None:
     truth = (torch.arange(SIZE[1]) > 20).long().expand(2, *SIZE)
     generator = torch.Generator().manual_seed(1)
     logits = F.one_hot(truth, 3).permute(0, 3, 1, 2) * 0.7
-    log_p = (logits + torch.randn(logits.shape, generator=generator)).log_softmax(1)
+    p = (logits + torch.randn(logits.shape, generator=generator)).softmax(1)
     options = Propagation(nodes=nodes, spacing=5, alpha=0.9, detail=0)
-    refined = options(log_p, tokens, image)
-    before = (log_p.argmax(1) == truth).double().mean()
+    refined = options(p, tokens, image)
+    before = (p.argmax(1) == truth).double().mean()
     after = (refined.argmax(1) == truth).double().mean()
     assert before < 0.65
     assert after > 0.95
 
 
 def test_repeats() -> None:
-    log_p, tokens, image, valid = case()
+    p, tokens, image, valid = case()
     wide = Tokens((torch.cat([tokens.levels[0]] * 20, 1).sin(),), (1,), SIZE)
     state = torch.get_rng_state()
-    first = Propagation()(log_p, wide, image, valid)
+    first = Propagation()(p, wide, image, valid)
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(Propagation()(log_p, wide, image, valid), first)
+    assert torch.equal(Propagation()(p, wide, image, valid), first)
 
 
 def test_principal_keeps_cosines() -> None:

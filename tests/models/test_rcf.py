@@ -1,6 +1,9 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import itertools
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -380,6 +383,27 @@ def test_projection_without_features(
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-5)
     found = backbone.project(batch, weight)
     torch.testing.assert_close(found, tokens.project(weight), atol=2e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize('size', [(160, 176), (37, 51), (3, 2)])
+@pytest.mark.parametrize('options', [{}, {'strides': (3, 1)}, {'kernel': 3}])
+def test_projection_of_a_window(
+    image: Tensor, size: tuple[int, int], options: dict[str, Any]
+) -> None:
+    """Wherever it lies, it is a part of the whole."""
+    backbone = calibrated(image, filters=4, colours=8, **options)
+    batch = torch.stack([image, image.flip(-1)])[..., : size[0], : size[1]]
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, sum(backbone.channels), generator=generator)
+    bias = torch.randn(5, generator=generator)
+    whole = backbone.project(batch, weight, bias)
+    spans = [
+        [slice(0, n), slice(0, -(-n // 2)), slice(n // 3, n), slice(n // 2, n // 2 + 1)]
+        for n in size
+    ]
+    for rows, cols in itertools.product(*spans):
+        found = backbone.project(batch, weight, bias, (rows, cols))
+        torch.testing.assert_close(found, whole[..., rows, cols], atol=1e-4, rtol=1e-5)
 
 
 def test_operands_are_not_changed(image: Tensor) -> None:

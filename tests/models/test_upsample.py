@@ -159,6 +159,13 @@ def test_operator_algebra(
     values = grid.flatten(2)[batch[:, None], :, index]
     gathered = (taps.weights[..., None] * values).sum(1)
     torch.testing.assert_close(gathered, up[batch, :, rows, cols])
+    # Or with an axis each.
+    axes = torch.arange(2)[:, None, None], torch.arange(size[0])[:, None]
+    every = upsampler.taps(*axes, torch.arange(size[1]), stride, shape, torch.float64)
+    base = every.base.expand(2, *size).flatten()
+    weights = every.weights.expand(2, *size, -1).flatten(0, 2)
+    assert torch.equal(base, taps.base)
+    torch.testing.assert_close(weights, taps.weights)
 
 
 @pytest.mark.parametrize('name', ['bilinear', 'joint'])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..datasets.imagery import Imagery
 from ..errors import InputError
-from ..models.backbone import Backbone
+from ..models.backbone import Backbone, Window
 from ..models.create import create_backbone
 from ..models.joint_bilateral import JointBilateral
 from ..models.probe import LinearProbe
@@ -26,6 +26,9 @@ from .plan import Plan
 
 # Standard deviation of a guide's bands: that of a photograph with values of 0 to 1.
 _CONTRAST = 0.2
+
+# Chips that are scored at once, at most; each takes some tens of megabytes.
+_MOST = 8
 
 # Chips that the bands' spread is found from.
 _SPREAD = 16
@@ -47,6 +50,18 @@ def device_of(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f'There is no device {name!r} here: {reason}') from None
+
+
+def chips_at_once(device: torch.device) -> int:
+    """Chips that are best scored at once on a device.
+
+    On a CPU the many small steps round a chip's large products use one core each: with
+    a core to each chip, none is idle. Results are the same, whatever the number.
+
+    Args:
+        device: The device.
+    """
+    return min(torch.get_num_threads(), _MOST) if device.type == 'cpu' else 1
 
 
 def band_spread(images: Sequence[Imagery], plans: Sequence[Plan]) -> tuple[float, ...]:
@@ -165,18 +180,22 @@ class Extractor:
         return self.backbone.fused and self.spread is None
 
     @torch.inference_mode()
-    def project(self, image: NDArray[np.float32], projection: LinearProbe) -> Tensor:
+    def project(
+        self, image: NDArray[np.float32], projection: LinearProbe, window: Window
+    ) -> Tensor:
         """Linear scores of an image's pixels, in single precision, without tokens.
 
         Args:
             image: (C, H, W), float32.
             projection: Weights (K, D) and intercepts.
+            window: Rows and columns of the pixels that are wanted.
 
         Returns:
-            (1, K, H, W).
+            (1, K, h, w), of the window's size.
         """
         batch = torch.from_numpy(image)[None].to(self.device)
-        scores = self.backbone.project(batch, projection.weight, projection.bias)
+        weight, bias = projection.weight, projection.bias
+        scores = self.backbone.project(batch, weight, bias, window)
         self._wait()
         return scores
 

@@ -7,41 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from ..datasets.imagery import Imagery
 from ..models.classifier import Classifier
 from ..models.prior import evidence, label_shares
-from .extractor import Extractor, Recipe
+from .extractor import Extractor, Recipe, chips_at_once
 from .inputs import Inputs, file_digest
 from .plan import Chip, Plan
 from .stopwatch import Stopwatch
-from .sweep import ScoredChip
+from .sweep import ReadChip, ScoredChip
 
 if TYPE_CHECKING:
     from ..models.propagation import Propagation
-
-# Chips that are scored at once, at most; each takes some tens of megabytes.
-MOST = 8
-
-
-class ReadChip(NamedTuple):
-    """What there is to know of a chip before the backbone sees it.
-
-    Args:
-        image: Raw values, (C, H, W).
-        valid: Pixels with data, (H, W).
-        evidence: What the LR labels say, (C, H, W), or None.
-    """
-
-    image: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    evidence: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -146,14 +126,8 @@ class Model:
 
     @property
     def threads(self) -> int:
-        """Chips that are best scored at once.
-
-        Fused, a chip is many small steps that one core does in its cache, and more
-        cores hardly speed up. A network is better off with all cores on one chip.
-        """
-        if not self._fused or self.extractor.device.type != 'cpu':
-            return 1
-        return min(torch.get_num_threads(), MOST)
+        """Chips that are best scored at once."""
+        return chips_at_once(self.extractor.device)
 
     def reader(self, imagery: Imagery, plan: Plan) -> Callable[[Chip], ReadChip]:
         """A function that reads chips of a raster.
@@ -169,41 +143,41 @@ class Model:
 
         def read(chip: Chip) -> ReadChip:
             with self.watch('read'):
-                grid = plan.crop(chip)
+                grid, core = plan.crop(chip), plan.core(chip)
                 image, valid = imagery.read(grid)
                 said = None
                 if weighs and crosswalk is not None and valid.any():
-                    shares, support = label_shares(grid, labels, crosswalk, sigma)
+                    shares, support = label_shares(grid[core], labels, crosswalk, sigma)
                     said = evidence(shares, support, frequency)
-                return ReadChip(image, valid, said)
+                return ReadChip(image, valid, core, said)
 
         return read
 
     @torch.inference_mode()
     def score(self, chip: ReadChip) -> ScoredChip:
-        """Class probabilities of a chip's pixels."""
+        """Class probabilities of the pixels of a chip's core."""
+        core, valid = chip.core, chip.valid[chip.core]
         if not chip.valid.any():
-            return ScoredChip(None, chip.valid)
+            return ScoredChip(None, valid)
         said = None if chip.evidence is None else chip.evidence[None]
         projection = self.classifier.projection
         if self._fused and projection:
             with self.watch('backbone'):
-                logits = self.extractor.project(chip.image, projection)
+                logits = self.extractor.project(chip.image, projection, core)
             with self.watch('match'):
-                log_p = self.classifier.decide(logits, said)
-                return ScoredChip(log_p[0].exp(), chip.valid)
+                return ScoredChip(self.classifier.decide(logits, said)[0], valid)
         with self.watch('backbone'):
             tokens = self.extractor(chip.image)
         with self.watch('match'):
-            log_p = self.classifier.log_probabilities(tokens, said)
+            found = self.classifier.probabilities(tokens, said, core)
         if self.propagation is not None:
             with self.watch('propagate'):
-                image, valid = (
-                    torch.from_numpy(part)[None].to(log_p.device)
-                    for part in (chip.image, chip.valid)
+                image, inside = (
+                    torch.from_numpy(part)[None].to(found.device)
+                    for part in (chip.image[:, *core], valid)
                 )
-                log_p = self.propagation(log_p, tokens, image, valid)
-        return ScoredChip(log_p[0].exp(), chip.valid)
+                found = self.propagation(found, tokens, image, inside, core)
+        return ScoredChip(found[0], valid)
 
 
 def _model(fitted: Fitted, recipe: Recipe, inputs: Inputs) -> Model:

@@ -9,18 +9,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..datasets.imagery import Imagery
 from ..errors import InputError
 from ..models.trained import Trained
-from .extractor import HALF, device_of
+from .extractor import HALF, chips_at_once, device_of
 from .inputs import Inputs, file_digest
 from .plan import Chip, Plan
 from .stopwatch import Stopwatch
-from .sweep import ScoredChip
+from .sweep import ReadChip, ScoredChip
 
 
 @dataclass(frozen=True)
@@ -132,39 +130,37 @@ class NetworkModel:
 
     @property
     def threads(self) -> int:
-        """Chips that are best scored at once: a network is given all cores."""
-        return 1
+        """Chips that are best scored at once."""
+        return chips_at_once(self.device)
 
-    def reader(
-        self, imagery: Imagery, plan: Plan
-    ) -> Callable[[Chip], tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-        """A function that reads chips of a raster: values (C, H, W), validity (H, W).
+    def reader(self, imagery: Imagery, plan: Plan) -> Callable[[Chip], ReadChip]:
+        """A function that reads chips of a raster.
 
         Args:
             imagery: The raster.
             plan: Its plan.
         """
 
-        def read(chip: Chip) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        def read(chip: Chip) -> ReadChip:
             with self.watch('read'):
-                return imagery.read(plan.crop(chip))
+                return ReadChip(*imagery.read(plan.crop(chip)), plan.core(chip))
 
         return read
 
     @torch.inference_mode()
-    def score(self, chip: tuple[NDArray[np.float32], NDArray[np.bool_]]) -> ScoredChip:
-        """Class probabilities of a chip's pixels."""
-        values, valid = chip
-        if not valid.any():
+    def score(self, chip: ReadChip) -> ScoredChip:
+        """Class probabilities of the pixels of a chip's core."""
+        core, valid = chip.core, chip.valid[chip.core]
+        if not chip.valid.any():
             return ScoredChip(None, valid)
         half = HALF.get(self.checkpoints.precision)
         with self.watch('network'):
-            image = torch.from_numpy(values)[None].to(self.device)
+            image = torch.from_numpy(chip.image)[None].to(self.device)
             with torch.autocast(self.device.type, half, enabled=half is not None):
                 probabilities = self.trained.ensemble(image)[0]
             if self.device.type == 'cuda':
                 torch.cuda.synchronize(self.device)  # or its time is counted to others
-        return ScoredChip(probabilities, valid)
+        return ScoredChip(probabilities[:, *core], valid)
 
 
 def _network(checkpoints: Checkpoints) -> NetworkModel:

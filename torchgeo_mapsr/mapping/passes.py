@@ -123,7 +123,7 @@ class Scorer(Protocol):
         """A function that reads what :meth:`score` needs, in another thread."""
 
     def score(self, chip: Any) -> ScoredChip:
-        """Class probabilities of a chip's pixels."""
+        """Class probabilities of the pixels of a chip's core."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,13 @@ class MapPass:
             tiles = [d.tile for d in some if not self.files.has(image, d.tile)]
             read = self.scorer.reader(imagery, plan)
             made = sweep(
-                plan, tiles, len(self.target), read, score, self.scorer.threads
+                plan,
+                tiles,
+                len(self.target),
+                read,
+                score,
+                self.scorer.threads,
+                self.scores,
             )
             for tile, result in made:
                 with self.watch('write'):
@@ -187,6 +193,6 @@ class MapPass:
         arrays = {'classes': np.where(known, codes[result.classes], nodata)}
         if self.confidence:
             arrays['confidence'] = result.confidence
-        if self.scores:
+        if result.scores is not None:
             arrays['scores'] = result.scores
         return arrays

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox, GeoboxTiles
 
 from ..errors import InputError
-
-Window = tuple[slice, slice]
+from ..models.backbone import Window
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,11 @@ class Axis:
         """Indices of the chips that have a weight somewhere in *span*."""
         first, last = self._support.T
         return np.flatnonzero((first < span.stop) & (last > span.start))
+
+    def core(self, index: int) -> slice:
+        """Pixels of chip *index* that have a weight, counted from its start."""
+        first, last = (self._support[index] - self.starts[index]).tolist()
+        return slice(first, last)
 
     def span(self, index: int) -> slice:
         """Pixels of chip *index*."""
@@ -203,6 +207,11 @@ class Plan:
         """Pixels that *chip* covers."""
         rows, cols = self.axes
         return rows.span(chip.row), cols.span(chip.col)
+
+    def core(self, chip: Chip) -> Window:
+        """Pixels that *chip* has a weight in, counted from its corner."""
+        rows, cols = self.axes
+        return rows.core(chip.row), cols.core(chip.col)
 
     def own(self, chip: Chip) -> Window:
         """Pixels of *chip* in a partition of the raster among all chips."""

@@ -20,8 +20,8 @@ def prefetch(
     """Results of a function in the order of its items, computed ahead in threads.
 
     One thread is enough to hide reading behind computing, and GDAL's handles belong to
-    one thread. Several are for computing many small things at once: each of them has
-    torch compute in itself alone.
+    one thread. Several are for computing many things at once: each gets its share of
+    torch's threads.
 
     Args:
         function: What to do with an item; its exceptions are raised here.
@@ -32,11 +32,12 @@ def prefetch(
     Yields:
         The results.
     """
+    own = max(torch.get_num_threads() // threads, 1)
     waiting: deque[Future[R]] = deque()
 
     def begin() -> None:
         if threads > 1:  # what is set here is the number of this thread alone
-            torch.set_num_threads(1)
+            torch.set_num_threads(own)
 
     with ThreadPoolExecutor(threads, 'ahead', begin) as pool:
         try:

@@ -48,8 +48,8 @@ class SpilledChips:
 
         Args:
             chip: The chip.
-            probabilities: Of each class, (C, H, W).
-            valid: Pixels with data, (H, W).
+            probabilities: Of each class, (C, h, w), in the chip's core.
+            valid: Pixels with data, (h, w).
         """
         with self.watch('write'):
             np.savez(self.path(chip), probabilities=probabilities, valid=valid)

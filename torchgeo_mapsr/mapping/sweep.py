@@ -6,13 +6,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..models.backbone import Window
 from .plan import Chip, Plan, Tile
 from .prefetch import prefetch
 from .write import NO_PERCENT
@@ -23,13 +24,29 @@ T = TypeVar('T')
 STRIP = 128
 
 
-@dataclass(frozen=True)
-class ScoredChip:
-    """What the model says of a chip.
+class ReadChip(NamedTuple):
+    """What there is to know of a chip before the model sees it.
 
     Args:
-        probabilities: Of each class, (C, H, W); None if no pixel is valid.
+        image: Raw values, (C, H, W).
         valid: Pixels with data, (H, W).
+        core: Rows and columns of the pixels that the map needs.
+        evidence: What the LR labels say of these, (C, h, w), or None.
+    """
+
+    image: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    core: Window
+    evidence: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ScoredChip:
+    """What the model says of a chip's core (:meth:`Plan.core`).
+
+    Args:
+        probabilities: Of each class, (C, h, w); None if no pixel of the chip is valid.
+        valid: Pixels with data, (h, w).
     """
 
     probabilities: Tensor | None
@@ -43,12 +60,12 @@ class BlendedTile:
     Args:
         classes: Class index, -1 = no data, (h, w).
         confidence: Probability of that class in percent, (h, w).
-        scores: Probability of each class in percent, (C, h, w).
+        scores: Probability of each class in percent, (C, h, w), if it is asked for.
     """
 
-    classes: NDArray[np.int64]
+    classes: NDArray[np.int16]
     confidence: NDArray[np.uint8]
-    scores: NDArray[np.uint8]
+    scores: NDArray[np.uint8] | None
 
 
 def schedule(plan: Plan, tiles: Sequence[Tile]) -> Iterator[Chip]:
@@ -67,11 +84,13 @@ def sweep(
     read: Callable[[Chip], T],
     score: Callable[[T], ScoredChip],
     threads: int = 1,
+    every: bool = False,
 ) -> Iterator[tuple[Tile, BlendedTile]]:
     """Score the chips of tiles and blend them.
 
     Chips that the next tile needs too are handed on; others are scored again when
-    another tile needs them. Memory is that of a tile, whatever the raster's size.
+    another tile needs them. Memory is that of a row of a tile's chips, and of the
+    tile's percentages, whatever the raster's size.
 
     Args:
         plan: Where chips and tiles are, and the weights of chips.
@@ -82,6 +101,7 @@ def sweep(
         score: Scores a chip.
         threads: Chips that are scored at once, each in a thread of its own; one is
             scored in this thread.
+        every: Whether tiles get the probability of every class.
 
     Yields:
         Each tile when it is finished.
@@ -94,10 +114,10 @@ def sweep(
     for tile, following in zip_longest(tiles, tiles[1:]):
         needed = set(plan.chips(following)) if following else set()
         kept: dict[Chip, ScoredChip] = {}
-        canvas = _Canvas(tile, classes)
+        canvas = _Canvas(plan, tile, classes, every)
         for chip in plan.chips(tile):
             scored = handed.pop(chip) if chip in handed else next(scores)
-            canvas.add(plan, chip, scored)
+            canvas.add(chip, scored)
             if chip in needed:
                 kept[chip] = scored
         handed = kept
@@ -105,51 +125,80 @@ def sweep(
 
 
 class _Canvas:
-    """Weighted sum of the chips of one tile."""
+    """Weighted sum of the chips of one tile, from top to bottom.
 
-    def __init__(self, tile: Tile, classes: int) -> None:
-        self.tile = tile
-        self.classes = classes
-        self.valid = np.zeros(tile.shape, bool)
+    Rows above a chip are finished, since chips come in the order of the lattice: only
+    those that its row of chips has a weight in are held as sums.
+    """
+
+    def __init__(self, plan: Plan, tile: Tile, classes: int, every: bool) -> None:
+        self.plan, self.tile, self.classes = plan, tile, classes
+        height, width = tile.shape
+        self.found = BlendedTile(
+            np.full(tile.shape, -1, np.int16),
+            np.full(tile.shape, NO_PERCENT, np.uint8),
+            np.full((classes, *tile.shape), NO_PERCENT, np.uint8) if every else None,
+        )
+        # Rows that are finished, and what follows them.
+        self.top = 0
+        self.depth = min(height, plan.chip)
+        self.valid = np.zeros((self.depth, width), bool)
         self.total: Tensor | None = None
 
-    def add(self, plan: Plan, chip: Chip, scored: ScoredChip) -> None:
-        """Add the part of a chip that lies in the tile."""
+    def add(self, chip: Chip, scored: ScoredChip) -> None:
+        """Add the part of a chip's core that lies in the tile."""
+        core, start = self.plan.core(chip), self.plan.window(chip)
         (rows, from_rows), (cols, from_cols) = (
-            _common(here, there)
-            for here, there in zip(
-                (self.tile.rows, self.tile.cols), plan.window(chip), strict=True
+            _common(here, slice(whole.start + part.start, whole.start + part.stop))
+            for here, whole, part in zip(
+                (self.tile.rows, self.tile.cols), start, core, strict=True
             )
         )
+        if rows.start > self.top:
+            self._finish(rows.start)
+        rows = slice(rows.start - self.top, rows.stop - self.top)
         self.valid[rows, cols] |= scored.valid[from_rows, from_cols]
         if scored.probabilities is None:
             return
         part = scored.probabilities[:, from_rows, from_cols]
         if self.total is None:
-            self.total = part.new_zeros(len(part), *self.tile.shape)
-        wy, wx = (torch.from_numpy(weight).to(part) for weight in plan.weights(chip))
+            shape = self.depth, self.tile.shape[1]
+            self.total = part.new_zeros(self.classes, *shape)
+        wy, wx = (
+            torch.from_numpy(weight[inside]).to(part)
+            for weight, inside in zip(self.plan.weights(chip), core, strict=True)
+        )
         weight = wy[from_rows, None] * wx[from_cols]
-        self.total[:, rows, cols] += part * weight
+        self.total[:, rows, cols].addcmul_(part, weight)
 
     def finish(self) -> BlendedTile:
-        """Choose the most probable class of every pixel."""
-        if self.total is None:
-            nothing = np.full((self.classes, *self.tile.shape), NO_PERCENT, np.uint8)
-            return BlendedTile(np.full(self.tile.shape, -1), nothing[0], nothing)
-        found = BlendedTile(
-            np.empty(self.tile.shape, np.int64),
-            np.empty(self.tile.shape, np.uint8),
-            np.empty((self.classes, *self.tile.shape), np.uint8),
-        )
-        # Some rows at a time: what lies between would be several times the canvas.
-        for top in range(0, self.tile.shape[0], STRIP):
-            rows = slice(top, top + STRIP)
-            part, valid = self.total[:, rows], self.valid[rows]
-            best, index = part.max(0)
-            found.classes[rows] = np.where(valid, index.cpu().numpy(), -1)
-            found.confidence[rows] = np.where(valid, _percent(best), NO_PERCENT)
-            found.scores[:, rows] = np.where(valid, _percent(part), NO_PERCENT)
-        return found
+        """The tile, of which every chip was added."""
+        self._finish(self.tile.shape[0])
+        return self.found
+
+    def _finish(self, bottom: int) -> None:
+        """Choose the most probable class of the pixels above a row."""
+        done = bottom - self.top
+        if self.total is not None:
+            # Some rows at a time: what lies between would be several times as much.
+            for first in range(0, done, STRIP):
+                self._choose(slice(first, min(first + STRIP, done)), self.total)
+            left = self.total[:, done:].clone()
+            self.total[:, : left.shape[1]] = left
+            self.total[:, left.shape[1] :] = 0
+        self.valid = np.roll(self.valid, -done, 0)
+        self.valid[self.depth - done :] = False
+        self.top = bottom
+
+    def _choose(self, rows: slice, total: Tensor) -> None:
+        """Finish rows, counted from the first that is not."""
+        part, valid = total[:, rows], self.valid[rows]
+        best, index = part.max(0)
+        to = slice(self.top + rows.start, self.top + rows.stop)
+        self.found.classes[to] = np.where(valid, index.cpu().numpy(), -1)
+        self.found.confidence[to] = np.where(valid, _percent(best), NO_PERCENT)
+        if self.found.scores is not None:
+            self.found.scores[:, to] = np.where(valid, _percent(part), NO_PERCENT)
 
 
 def _common(here: slice, there: slice) -> tuple[slice, slice]:

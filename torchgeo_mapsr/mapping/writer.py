@@ -216,8 +216,9 @@ class MapWriter(BasePredictionWriter):
                     'DataLoader, torchgeo_mapsr.LatticeSampler(dataset, size)'
                 )
             self._run.plan = query.plan
+            core = query.plan.core(query.chip)
             self._run.chips(query.raster).save(
-                query.chip, scores.numpy(), known.numpy()
+                query.chip, scores[:, *core].numpy(), known[core].numpy()
             )
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

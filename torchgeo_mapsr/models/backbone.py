@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from .tokens import Tokens
 
+#: Rows and columns of an image.
+Window = tuple[slice, slice]
+
 
 class Backbone(nn.Module, ABC):
     """A frozen map from images to token grids.
@@ -58,7 +61,11 @@ class Backbone(nn.Module, ABC):
         """
 
     def project(
-        self, image: Tensor, weight: Tensor, bias: Tensor | None = None
+        self,
+        image: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        window: Window | None = None,
     ) -> Tensor:
         """Linear scores of every pixel, W (U F) + b with bilinear U.
 
@@ -66,11 +73,14 @@ class Backbone(nn.Module, ABC):
             image: (B, C, H, W) float32, the values as read from the file.
             weight: (K, D) weights.
             bias: (K,) intercepts.
+            window: Rows and columns of the pixels that are wanted; all by default.
 
         Returns:
-            (B, K, H, W): ``forward(image).project(weight, bias)``, but for rounding.
+            (B, K, H, W): ``forward(image).project(weight, bias)``, but for rounding;
+            of the window's size if there is one.
         """
-        return self(image).project(weight, bias)
+        scores = self(image).project(weight, bias)
+        return scores if window is None else scores[..., window[0], window[1]]
 
     @property
     def fused(self) -> bool:

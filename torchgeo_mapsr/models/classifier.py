@@ -4,7 +4,6 @@
 """The fitted part of MapSR: what comes after the frozen backbone."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ..datasets.legend import Legend
 from ..errors import InputError
+from .backbone import Window
 from .probe import ABSENT, LinearProbe
 from .prompts import CosinePrompts
 from .tokens import Tokens
@@ -83,27 +83,33 @@ class Classifier:
         """Classes that the fit saw, (C,) bool. Others are never predicted."""
         return self.frequency > 0
 
-    def log_probabilities(
-        self, tokens: Tokens, evidence: Tensor | None = None
+    def probabilities(
+        self,
+        tokens: Tokens,
+        evidence: Tensor | None = None,
+        window: Window | None = None,
     ) -> Tensor:
-        """Log-probabilities of the classes of every pixel.
+        """Probabilities of the classes of every pixel.
 
         Args:
             tokens: Tokens of a batch.
             evidence: What the LR labels say, (B, C, H, W), from
                 :func:`~torchgeo_mapsr.models.prior.evidence`; None if there are none.
+            window: Rows and columns of the pixels that are wanted, which the evidence
+                is about; all by default.
 
         Returns:
             (B, C, H, W) float32.
         """
+        rows, cols = window or (slice(None), slice(None))
         projection = self.projection
         if projection is not None:
             logits = tokens.project(projection.weight, projection.bias)
-            return self.decide(logits, evidence)
-        cosine = self.cosine.match_tokens(tokens).float() / self.temperature
+            return self.decide(logits[..., rows, cols], evidence)
+        cosine = self.cosine.match_tokens(tokens)[..., rows, cols].float()
         absent = ~self.present.to(cosine.device)
-        log_p = cosine.masked_fill(absent[:, None, None], ABSENT).log_softmax(1)
-        return self._weighed(log_p, evidence)
+        cosine = cosine.div(self.temperature).masked_fill(absent[:, None, None], ABSENT)
+        return self._weighed(cosine.softmax(1), evidence)
 
     @property
     def projection(self) -> LinearProbe | None:
@@ -118,11 +124,11 @@ class Classifier:
         return LinearProbe(weight, torch.cat([part.bias for part in used]))
 
     def decide(self, logits: Tensor, evidence: Tensor | None = None) -> Tensor:
-        """Log-probabilities from the scores of :attr:`projection`.
+        """Probabilities from the scores of :attr:`projection`.
 
         Args:
             logits: Its scores of every pixel, (B, K, H, W).
-            evidence: See :meth:`log_probabilities`.
+            evidence: See :meth:`probabilities`.
 
         Returns:
             (B, C, H, W) float32.
@@ -134,11 +140,8 @@ class Classifier:
             own, logits = logits[:, : len(part.bias)], logits[:, len(part.bias) :]
             if len(part.bias) > c:
                 own = own.unflatten(1, (c, -1)).amax(2)
-            parts.append(own.log_softmax(1))
-        log_p = parts[0]
-        if len(parts) > 1:
-            log_p = torch.stack(parts).logsumexp(0) - math.log(len(parts))
-        return self._weighed(log_p, evidence)
+            parts.append(own.softmax(1))
+        return self._weighed(sum(parts[1:], parts[0]) / len(parts), evidence)
 
     @property
     def _used(self) -> list[LinearProbe]:
@@ -146,11 +149,13 @@ class Classifier:
         both = {'probe': self.probe, 'lda': self.lda}
         return [both[self.score]] if self.score in both else list(both.values())
 
-    def _weighed(self, log_p: Tensor, evidence: Tensor | None) -> Tensor:
+    def _weighed(self, probabilities: Tensor, evidence: Tensor | None) -> Tensor:
         """With what the LR labels say."""
         if evidence is None or self.prior_weight <= 0:
-            return log_p
-        return (log_p + self.prior_weight * evidence.to(log_p)).log_softmax(1)
+            return probabilities
+        # The logarithm of a share of at least LEAST: no power of it comes near zero.
+        weighed = probabilities * (self.prior_weight * evidence.to(probabilities)).exp()
+        return weighed / weighed.sum(1, keepdim=True)
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backbone import Backbone
+from .backbone import Backbone, Window
 from .tokens import Tokens
 
 
@@ -36,13 +36,18 @@ class Concat(Backbone):
         return Tokens.concat([member(image) for member in self.members])
 
     def project(
-        self, image: Tensor, weight: Tensor, bias: Tensor | None = None
+        self,
+        image: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        window: Window | None = None,
     ) -> Tensor:
         """The sum of the members' scores; see :meth:`Backbone.project`."""
         members = self._members()
         widths = [sum(member.channels) for member in members]
         parts = zip(members, weight.split(widths, dim=1), strict=True)
-        total = torch.stack([m.project(image, part) for m, part in parts]).sum(0)
+        scores = [member.project(image, part, None, window) for member, part in parts]
+        total = torch.stack(scores).sum(0)
         return total if bias is None else total + bias.to(total)[:, None, None]
 
     @property

@@ -11,11 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .tokens import narrow
+
 # Affinities that are held at a time while neighbours are sought.
-BLOCK = 2**20
+BLOCK = 2**18
 
 # Nodes further apart than where the Gaussian falls to this are not connected.
-FAINT = 1e-3
+FAINT = 1e-2
+
+# Cosines up to this are none. (Logarithms of zero take a CPU several times as long.)
+NOTHING = 1e-30
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +74,13 @@ class SimilarityGraph:
         n = len(features)
         key, affinity = _strongest(features, positions, neighbours, gamma, sigma)
         # One value for both directions, so that A is symmetric to the last bit.
-        pair, inverse = torch.unique(key, return_inverse=True)
+        pair, inverse = torch.unique(narrow(key, n * n), return_inverse=True)
+        pair = pair.long()
         affinity = affinity.new_zeros(len(pair)).scatter_reduce_(
             0, inverse, affinity, 'amax'
         )
         first, second = pair.div(n, rounding_mode='floor'), pair % n
-        order = torch.cat([pair, second * n + first]).argsort()
+        order = narrow(torch.cat([pair, second * n + first]), n * n).argsort()
         node = torch.cat([first, second])[order]
         start = torch.searchsorted(node, torch.arange(n + 1, device=node.device))
         other = torch.cat([second, first])[order]
@@ -175,8 +181,8 @@ def _strongest(
     n = len(features)
     order = positions[:, 0].argsort()
     unit = F.normalize(features, dim=1)[order]
-    place = positions.to(unit)[order]
-    row = place[:, 0].contiguous()
+    place = positions.to(unit)[order].T.contiguous()
+    row = place[0]
     reach = sigma * math.sqrt(-2 * math.log(FAINT))
     begins = torch.searchsorted(row, row - reach)
     ends = torch.searchsorted(row, row + reach, right=True)
@@ -186,21 +192,22 @@ def _strongest(
     for nodes in torch.arange(n, device=row.device).split(size):
         begin, end = int(begins[nodes[0]]), int(ends[nodes[-1]])
         band = slice(begin, end)
-        distance = _squared_distances(place[nodes], place[band])
-        affinity = (unit[nodes] @ unit[band].T).clamp_(min=0).pow_(gamma)
-        affinity *= torch.exp(distance * (-0.5 / sigma**2))
-        affinity[distance > reach**2] = 0
-        affinity[nodes - nodes[0], nodes - begin] = 0
+        distance = _squared_distances(place[:, nodes], place[:, band])
+        # The order of logarithms is that of affinities; few exponentials are needed.
+        affinity = (unit[nodes] @ unit[band].T).clamp_(min=NOTHING).log_().mul_(gamma)
+        affinity.add_(distance, alpha=-0.5 / sigma**2)
+        affinity.masked_fill_(distance > reach**2, -torch.inf)
+        affinity[nodes - nodes[0], nodes - begin] = -torch.inf
         strongest, index = affinity.topk(min(neighbours, end - begin), sorted=False)
-        chosen, _ = (strongest > 0).nonzero(as_tuple=True)
-        here = order[nodes[chosen]]
-        there = order[index[strongest > 0] + begin]
+        chosen = strongest > gamma * math.log(NOTHING)
+        here = order[nodes[chosen.nonzero()[:, 0]]]
+        there = order[index[chosen] + begin]
         keys.append(torch.minimum(here, there) * n + torch.maximum(here, there))
-        affinities.append(strongest[strongest > 0])
+        affinities.append(strongest[chosen].exp_())
     return torch.cat(keys), torch.cat(affinities)
 
 
 def _squared_distances(here: Tensor, there: Tensor) -> Tensor:
-    """Squared distances of all pairs, (N, 2) and (M, 2) to (N, M)."""
-    down = (here[:, None, 0] - there[:, 0]).square_()
-    return down.add_((here[:, None, 1] - there[:, 1]).square_())
+    """Squared distances of all pairs, (2, N) and (2, M) to (N, M)."""
+    down = (here[0, :, None] - there[0]).square_()
+    return down.add_((here[1, :, None] - there[1]).square_())

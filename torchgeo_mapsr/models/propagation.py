@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
+from .backbone import Window
 from .graph import SimilarityGraph
 from .superpixels import superpixels
 from .tokens import Tokens
@@ -63,8 +64,8 @@ class Propagation:
 
     Args:
         nodes: ``superpixels`` or ``tokens``.
-        spacing: Pixels between nodes, along either axis. Tokens are not divided: their
-            grid has the finest level's stride if that is larger.
+        spacing: Pixels between nodes, along either axis; the finest level's stride if
+            that is larger, since what is between tokens has no features of its own.
         compactness: See :func:`~torchgeo_mapsr.models.superpixels.superpixels`.
         components: Principal components that features are reduced to.
         neighbours: Neighbours that a node chooses.
@@ -110,34 +111,39 @@ class Propagation:
     @torch.no_grad()
     def __call__(
         self,
-        log_probabilities: Tensor,
+        probabilities: Tensor,
         tokens: Tokens,
         image: Tensor,
         valid: Tensor | None = None,
+        window: Window | None = None,
     ) -> Tensor:
         """Refine the class probabilities of every pixel.
 
         Args:
-            log_probabilities: (B, C, H, W), or (C, H, W) of one image.
+            probabilities: (B, C, H, W), or (C, H, W) of one image.
             tokens: Tokens of the same images; those of one image have B = 1.
             image: (B, bands, H, W) or (bands, H, W), values as read from the file.
             valid: (B, H, W) or (H, W), pixels that are not valid (0) take no part and
                 keep what they have.
+            window: Rows and columns of all of these pixels in the images of the tokens;
+                by default they are whole images.
 
         Returns:
-            Refined log-probabilities, float32, in the shape of the given ones.
+            Refined probabilities, float32, in the shape of the given ones.
         """
-        if log_probabilities.ndim == 3:
+        if probabilities.ndim == 3:
             given = None if valid is None else valid[None]
-            return self(log_probabilities[None], tokens, image[None], given)[0]
-        log_probabilities = log_probabilities.float()
+            return self(probabilities[None], tokens, image[None], given, window)[0]
+        own = probabilities.float()
         side = max(self.spacing, min(tokens.strides))
         regions = self._regions(image, valid, side)
         nodes = int(regions.amax())
         if not nodes:
-            return log_probabilities
-        own = log_probabilities.exp()
-        features, positions, before, count = _average(tokens, own, regions, nodes)
+            return own
+        features, _ = tokens.to(own.dtype).pool(
+            _placed(regions, tokens.size, window), nodes
+        )
+        positions, before, count = _average(own, regions, nodes)
         after = before.clone()
         for b, present in enumerate(count > 0):
             graph = SimilarityGraph.connect(
@@ -150,13 +156,13 @@ class Propagation:
             after[b, present] = graph.spread(before[b, present], self.alpha)
         change = after - self.detail * before
         if self.nodes == 'tokens':
-            added = _interpolated(change, count, side, tokens.size)
+            added = _interpolated(change, count, side, (own.shape[-2], own.shape[-1]))
         else:
             added = _painted(change, regions)
         # The differences within a node may overshoot; tiny is what no class is worth.
         refined = (self.detail * own + added).clamp(min=torch.finfo(own.dtype).tiny)
         refined = refined / refined.sum(1, keepdim=True)
-        return torch.where(regions[:, None] > 0, refined.log(), log_probabilities)
+        return torch.where(regions[:, None] > 0, refined, own)
 
     def _regions(self, image: Tensor, valid: Tensor | None, side: int) -> Tensor:
         """Node of every pixel, (B, H, W): 0 = none, i + 1 = node i of its image."""
@@ -165,10 +171,7 @@ class Propagation:
             return squares if valid is None else torch.where(valid > 0, squares, 0)
         found = [
             superpixels(
-                pixels,
-                self.spacing,
-                self.compactness,
-                None if valid is None else valid[b],
+                pixels, side, self.compactness, None if valid is None else valid[b]
             )
             for b, pixels in enumerate(image)
         ]
@@ -202,24 +205,25 @@ def principal(features: Tensor, components: int, iterations: int = 2) -> Tensor:
 
 
 def _average(
-    tokens: Tokens, probabilities: Tensor, regions: Tensor, nodes: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean features, positions and probabilities of nodes, and numbers of pixels.
-
-    Probabilities and coordinates are one more level of stride 1 of the tokens.
-    """
-    axes = [
-        torch.arange(n, device=regions.device, dtype=probabilities.dtype)
-        for n in tokens.size
-    ]
+    probabilities: Tensor, regions: Tensor, nodes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean positions and probabilities of nodes, and their numbers of pixels."""
+    size = regions.shape[-2], regions.shape[-1]
+    axes = [torch.arange(n).to(probabilities) for n in size]
     places = torch.stack(torch.meshgrid(*axes, indexing='ij'))
-    level = torch.cat([probabilities, places.expand(len(regions), -1, -1, -1)], dim=1)
-    pixels = Tokens((level,), (1,), tokens.size)
-    joined = Tokens.concat([tokens.to(level.dtype), pixels])
-    means, count = joined.pool(regions, nodes)
-    sizes = [sum(tokens.channels), probabilities.shape[1], len(axes)]
-    features, before, positions = means.split(sizes, dim=2)
-    return features, positions, before, count
+    level = torch.cat([places.expand(len(regions), -1, -1, -1), probabilities], dim=1)
+    means, count = Tokens((level,), (1,), size).pool(regions, nodes)
+    positions, before = means.split([len(axes), probabilities.shape[1]], dim=2)
+    return positions, before, count
+
+
+def _placed(regions: Tensor, size: tuple[int, int], window: Window | None) -> Tensor:
+    """Regions of a window's pixels among all pixels."""
+    if window is None:
+        return regions
+    rows, cols = window
+    beyond = (cols.start, size[1] - cols.stop, rows.start, size[0] - rows.stop)
+    return F.pad(regions, beyond)
 
 
 def _squares(image: Tensor, side: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
-from .backbone import Backbone
+from .backbone import Backbone, Window
 from .local import block_mean, local_mean, mirrored
 from .rectified import texture_scores, wave_scores
 from .tokens import Tokens
@@ -204,7 +204,11 @@ class RCF(Backbone):
 
     @torch.no_grad()
     def project(
-        self, image: Tensor, weight: Tensor, bias: Tensor | None = None
+        self,
+        image: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        window: Window | None = None,
     ) -> Tensor:
         """Linear scores of every pixel; see :meth:`Backbone.project`.
 
@@ -212,24 +216,34 @@ class RCF(Backbone):
         M is linear, so that W (M f(z)) = M (W f(z)): the D features of a few rows are
         weighted while they are in the processor's cache, and K channels, not D, are
         written, averaged and upsampled. Half a gigabyte of features is never written:
-        that is what takes most of the time of :meth:`forward` on a CPU.
+        that is what takes most of the time of :meth:`forward` on a CPU. Of each level
+        only the tokens that a wanted pixel sees are made: few of the finest level's,
+        which are the most work, and most of the coarsest's.
 
         Args:
             image: (B, C, H, W) values as read from the file.
             weight: (K, D).
             bias: (K,).
+            window: Rows and columns of the pixels that are wanted; all by default.
 
         Returns:
-            (B, K, H, W).
+            (B, K, H, W), or of the window's size.
         """
-        size = image.shape[-2], image.shape[-1]
+        height, width = image.shape[-2:]
+        rows, cols = window or (slice(0, height), slice(0, width))
         image = self._standardised(image)
         first, *parts = weight.to(image).split(self.channels, dim=1)
-        total = wave_scores(image, self.frequency, self.phase, first)
+        total = wave_scores(image[..., rows, cols], self.frequency, self.phase, first)
         for i, (stride, part) in enumerate(zip(self.strides[1:], parts, strict=True)):
             coarse = block_mean(image, stride)
-            grid = texture_scores(coarse, self.weight[i], self.bias[i], part)
-            total += Bilinear().apply(grid, stride, size)
+            seen = _seen(rows, stride), _seen(cols, stride)
+            grid = texture_scores(coarse, self.weight[i], self.bias[i], part, seen)
+            top, left = (
+                pixels.start - tokens.start * stride
+                for pixels, tokens in zip((rows, cols), seen, strict=True)
+            )
+            size = top + total.shape[-2], left + total.shape[-1]
+            total += Bilinear().apply(grid, stride, size)[..., top:, left:]
         return total if bias is None else total + bias.to(total)[:, None, None]
 
     def _standardised(self, image: Tensor) -> Tensor:
@@ -296,6 +310,13 @@ class RCF(Backbone):
             found = windows[:, rows[own], cols[own]]
             patches[own] = found.transpose(0, 1).flatten(1)
         return patches
+
+
+def _seen(pixels: slice, stride: int) -> slice:
+    """Tokens that pixels are interpolated between, along one axis."""
+    beyond = min(stride - 1, 1)
+    first = max(pixels.start // stride - beyond, 0)
+    return slice(first, -(-pixels.stop // stride) + beyond)
 
 
 def _whitening(samples: Tensor, floor: float) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .backbone import Window
 from .local import local_mean, mirrored
 
 # Responses below this do not count.
@@ -48,7 +49,7 @@ def wave_scores(
 
 
 def texture_scores(
-    image: Tensor, kernels: Tensor, bias: Tensor, weight: Tensor
+    image: Tensor, kernels: Tensor, bias: Tensor, weight: Tensor, window: Window
 ) -> Tensor:
     """Scores of local means of bands and of rectified responses.
 
@@ -62,28 +63,42 @@ def texture_scores(
         kernels: (F, C, k, k).
         bias: (F,).
         weight: (K, C + 2 F), of the bands, of max(z - t, 0) and of max(-z - t, 0).
+        window: Rows and columns that are wanted; they may reach beyond the grid.
 
     Returns:
-        (B, K, h, w).
+        (B, K, h, w) of what is wanted of the grid.
     """
-    batch, bands, height, width = image.shape
+    batch, bands = image.shape[:2]
     of_bands, above, below = weight.split([bands, len(bias), len(bias)], dim=1)
     odd, even = (above - below) / 2, (above + below) / 2
     padded = mirrored(image, kernels.shape[-1] // 2)
-    scores = image.new_empty(batch, len(weight), height, width)
-    rows = max(_pixels(image) // width, 1)
+    # Means look one token further. At the grid's border they mirror; where there is
+    # more of the grid, what they mirror is cut off.
+    (top, bottom), (left, right) = (
+        (max(span.start - 1, 0), min(span.stop + 1, size))
+        for span, size in zip(window, image.shape[-2:], strict=True)
+    )
+    beyond = kernels.shape[-1] - 1
+    padded = padded[..., left : right + beyond]
+    image = image[..., left:right]
+    width = right - left
+    scores = image.new_empty(batch, len(weight), bottom - top, width)
+    step = max(_pixels(image) // width, 1)
     for b in range(batch):
-        for top in range(0, height, rows):
-            strip = padded[b, :, top : top + rows + kernels.shape[-1] - 1]
+        for first in range(top, bottom, step):
+            last = min(first + step, bottom)
+            strip = padded[b, :, first : last + beyond]
             response = F.conv2d(strip[None], kernels, bias)[0].to(image)
             shrunk = F.softshrink(response, THRESHOLD).flatten(1)
             # The bands' own means are one more linear part.
-            some = torch.mm(of_bands, image[b, :, top : top + rows].flatten(1))
+            some = torch.mm(of_bands, image[b, :, first:last].flatten(1))
             some.addmm_(odd, shrunk).addmm_(even, shrunk.abs_())
-            scores[b, :, top : top + rows] = some.unflatten(1, (-1, width))
+            scores[b, :, first - top : last - top] = some.unflatten(1, (-1, width))
     means = torch.empty_like(scores)
     local_mean(scores, means)
-    return means
+    means = means[..., window[0].start - top :, window[1].start - left :]
+    wanted = [span.stop - span.start for span in window]
+    return means[..., : wanted[0], : wanted[1]]
 
 
 def _pixels(image: Tensor) -> int:

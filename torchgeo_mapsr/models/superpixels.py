@@ -10,6 +10,8 @@ import torch
 from skimage.segmentation import slic
 from torch import Tensor
 
+from .local import block_mean
+
 # Values outside these quantiles of a band are as bright or dark as these.
 RANGE = 0.01, 0.99
 
@@ -22,7 +24,11 @@ COMPONENTS = 4
 ROUNDS = 3
 
 # Pixels that the bands' statistics are taken from, at most.
-SAMPLE = 50_000
+SAMPLE = 10_000
+
+# Pixels between the centres of segments, from which on SLIC sees blocks of 2 x 2 pixels
+# in a quarter of the time.
+FEW = 8
 
 
 def superpixels(
@@ -52,25 +58,32 @@ def superpixels(
         inside = valid.cpu() > 0
     if not inside.any():
         return torch.zeros_like(inside, dtype=torch.int64, device=image.device)
+    # Blocks of valid pixels, where a segment has many of them.
+    block = 2 if spacing >= FEW else 1
+    whole, inside = inside, block_mean(inside[None, None].float(), block)[0, 0]
+    bands = block_mean(torch.where(whole, bands, 0)[None], block)[0] / inside
+    inside = inside > 0
     colours = _colours(bands, inside)
     # slic scales the largest difference of any two values to one, and its compactness
     # with it; this takes that back.
     extent = float(colours.max() - colours.min()) or 1.0
     labels = slic(
         colours.permute(1, 2, 0).numpy(),
-        n_segments=max(round(inside.numel() / spacing**2), 1),
+        n_segments=max(round(inside.numel() * (block / spacing) ** 2), 1),
         compactness=compactness / extent,
         max_num_iter=ROUNDS,
         channel_axis=2,
         convert2lab=False,
         start_label=1,
     )
-    labels = np.where(inside.numpy(), labels, 0)
+    labels = labels.repeat(block, 0).repeat(block, 1)[
+        : whole.shape[0], : whole.shape[1]
+    ]
+    labels = np.where(whole.numpy(), labels, 0)
     # Segments without a valid pixel must not count.
-    present = np.zeros(labels.max() + 1, np.int64)
-    present[np.unique(labels)] = 1
-    present[0] = 0
-    numbers = np.where(present, present.cumsum(), 0)
+    numbers = np.bincount(labels.ravel()) > 0
+    numbers[0] = False
+    numbers = np.where(numbers, numbers.cumsum(), 0)
     return torch.from_numpy(numbers[labels]).to(image.device)
 
 

@@ -53,10 +53,10 @@ class PredictingTask(FrozenTask):
                 scores = self.backbone.project(
                     image, projection.weight, projection.bias
                 )
-                return fitted.decide(scores, evidence)
+                return _logarithm(fitted.decide(scores, evidence))
         tokens = self.tokens(image)
         with torch.autocast(self.device.type, enabled=False):
-            return fitted.log_probabilities(tokens, evidence)
+            return _logarithm(fitted.probabilities(tokens, evidence))
 
     def log_probabilities(self, batch: Sample) -> Tensor:
         """Classify every pixel, with the LR labels as a prior where there are any.
@@ -128,3 +128,8 @@ class PredictingTask(FrozenTask):
                 'checkpoint of a fitted one (ckpt_path), or give it a saved fit (model)'
             )
         return self.classifier.to(self.device)
+
+
+def _logarithm(probabilities: Tensor) -> Tensor:
+    """Finite where a class has no probability."""
+    return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
