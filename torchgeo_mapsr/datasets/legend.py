@@ -151,6 +151,11 @@ class Legend:
         """Red, green and blue by class index, of shape (L, 3)."""
         return _frozen(np.array([item.color for item in self.classes], dtype=np.uint8))
 
+    @cached_property
+    def _of_bytes(self) -> NDArray[np.int64]:
+        """Class index of each code that a byte can be, (256,)."""
+        return _frozen(self.index(np.arange(256)))
+
     def index(self, codes: ArrayLike) -> NDArray[np.int64]:
         """Class indices of codes.
 
@@ -161,6 +166,8 @@ class Legend:
             class index, -1 where a value is no code of the legend; of the same shape
         """
         values = np.asarray(codes)
+        if values.dtype == np.uint8:
+            return self._of_bytes[values]
         place = np.minimum(np.searchsorted(self.codes, values), len(self) - 1)
         return np.where(self.codes[place] == values, place, -1).astype(np.int64)
 

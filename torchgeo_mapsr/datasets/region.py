@@ -145,12 +145,14 @@ def _centres(
 def _bilinear(
     grid: NDArray[np.float64], rows: NDArray[np.float64], cols: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Interpolate (2, n, m) at fractional rows and columns: hat · grid · hatᵀ."""
-
-    def hat(at: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-        return np.maximum(1 - np.abs(at[:, None] - np.arange(count)), 0)
-
-    return hat(rows, grid.shape[1]) @ grid @ hat(cols, grid.shape[2]).T
+    """Interpolate (2, n, m) at fractional rows and columns, n and m above one."""
+    # By hand: threads of a BLAS would wait busily for the next product.
+    for axis, at in ((1, rows), (2, cols)):
+        first = np.clip(np.floor(at).astype(np.int64), 0, grid.shape[axis] - 2)
+        beyond = (at - first)[:, None] if axis == 1 else at - first
+        lower, upper = grid.take(first, axis), grid.take(first + 1, axis)
+        grid = lower + beyond * (upper - lower)
+    return grid
 
 
 def _metres(grid: GeoBox) -> float:

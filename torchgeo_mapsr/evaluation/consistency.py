@@ -21,7 +21,7 @@ from ..datasets.legend import Legend
 from ..datasets.region import lr_coordinates, region_map
 from .area import row_areas
 
-_BLOCK = 512
+_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def summarise(
 ) -> MapSummary:
     """Count a map's pixels, areas and agreement with LR labels, window by window.
 
-    A cell is judged once, by the window that its pixels' centroid lies in; windows are
-    read with a margin that is wider than a cell, so that they see it whole.
+    A cell is judged once, by the window that its first pixel lies in, row by row;
+    windows are read with a margin that is wider than a cell, so that they see it whole.
 
     Args:
         path: Map of the legend's codes.
@@ -139,7 +139,7 @@ def _agreement(
     rows: slice,
     cols: slice,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """LR cells whose centroid lies in a window, and the agreeing ones, by class."""
+    """LR cells whose first pixel lies in a window, and the agreeing ones, by class."""
     n = len(legend)
     margin = cell_diameter(geobox[rows, cols], labels.geobox)
     height, width = geobox.shape
@@ -155,16 +155,16 @@ def _agreement(
         return np.zeros(n, np.int64), np.zeros(n, np.int64)
 
     cell = region.mask_region.ravel() - 1
-    held = np.maximum(np.bincount(cell + 1, minlength=size + 1)[1:], 1)
-    centroid = [
-        np.bincount(cell + 1, at.ravel(), minlength=size + 1)[1:] / held
-        for at in np.indices(region.mask_region.shape)
-    ]
+    # The last assignment counts: that of the first pixel. Cell -1 is none.
+    first = np.full(size + 1, -1)
+    first[cell[::-1]] = np.arange(cell.size)[::-1]
+    row, col = np.divmod(first[:-1], region.mask_region.shape[1])
     mine = (
-        (centroid[0] + top >= rows.start)
-        & (centroid[0] + top < rows.stop)
-        & (centroid[1] + left >= cols.start)
-        & (centroid[1] + left < cols.stop)
+        (first[:-1] >= 0)
+        & (row + top >= rows.start)
+        & (row + top < rows.stop)
+        & (col + left >= cols.start)
+        & (col + left < cols.stop)
     )
     mapped = _read(dataset, legend, *wide).ravel()
     both = (cell >= 0) & (mapped >= 0)
@@ -189,4 +189,4 @@ def _blocks(geobox: GeoBox) -> Iterator[tuple[slice, slice]]:
 def _read(dataset: Any, legend: Legend, rows: slice, cols: slice) -> NDArray[np.int64]:
     """Class indices of a window, -1 = no data."""
     codes = dataset.read(1, window=Window.from_slices(rows, cols))
-    return legend.index(codes.astype(np.int64))
+    return legend.index(codes)

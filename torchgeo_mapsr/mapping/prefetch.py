@@ -6,6 +6,8 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -14,31 +16,50 @@ T = TypeVar('T')
 R = TypeVar('R')
 
 
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Have torch compute in so many threads for this one.
+
+    The second and further threads of torch wait busily for more to do: where other
+    threads compute, they take a core from these.
+
+    Args:
+        number: Threads, at least 1.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def prefetch(
-    function: Callable[[T], R], items: Iterable[T], depth: int = 2, threads: int = 1
+    function: Callable[[T], R],
+    items: Iterable[T],
+    depth: int = 2,
+    threads: int = 1,
+    each: int = 1,
 ) -> Iterator[R]:
     """Results of a function in the order of its items, computed ahead in threads.
 
     One thread is enough to hide reading behind computing, and GDAL's handles belong to
-    one thread. Several are for computing many things at once: each gets its share of
-    torch's threads.
+    one thread. Several are for computing many things at once.
 
     Args:
         function: What to do with an item; its exceptions are raised here.
         items: What to do it with; iterated in this thread.
         depth: How many results may wait.
         threads: Threads to do it in.
+        each: Threads that torch has for each of them.
 
     Yields:
         The results.
     """
-    own = max(torch.get_num_threads() // threads, 1)
     waiting: deque[Future[R]] = deque()
 
-    def begin() -> None:
-        if threads > 1:  # what is set here is the number of this thread alone
-            torch.set_num_threads(own)
-
+    # What is set there is the number of each thread alone.
+    begin = partial(torch.set_num_threads, each)
     with ThreadPoolExecutor(threads, 'ahead', begin) as pool:
         try:
             for item in items:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..models.backbone import Window
 from .plan import Chip, Plan, Tile
-from .prefetch import prefetch
+from .prefetch import prefetch, torch_threads
 from .write import NO_PERCENT
 
 T = TypeVar('T')
@@ -107,9 +107,23 @@ def sweep(
         Each tile when it is finished.
     """
     reads = prefetch(read, schedule(plan, tiles))
-    scores: Iterator[ScoredChip] = map(score, reads)
-    if threads > 1:
-        scores = prefetch(score, reads, threads, threads)
+    if threads == 1:
+        yield from _blend(plan, tiles, classes, map(score, reads), every)
+        return
+    each = max(torch.get_num_threads() // threads, 1)
+    scores = prefetch(score, reads, threads, threads, each)
+    with torch_threads(1):
+        yield from _blend(plan, tiles, classes, scores, every)
+
+
+def _blend(
+    plan: Plan,
+    tiles: Sequence[Tile],
+    classes: int,
+    scores: Iterator[ScoredChip],
+    every: bool,
+) -> Iterator[tuple[Tile, BlendedTile]]:
+    """Put scored chips together, which come as :func:`schedule` says."""
     handed: dict[Chip, ScoredChip] = {}
     for tile, following in zip_longest(tiles, tiles[1:]):
         needed = set(plan.chips(following)) if following else set()

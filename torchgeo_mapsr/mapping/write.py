@@ -124,6 +124,7 @@ def write_cog(
         'blockxsize': _BLOCK,
         'blockysize': _BLOCK,
         'compress': 'deflate',
+        'zlevel': 1,
         'bigtiff': 'if_safer',
         # four uint8 bands are red, green, blue and alpha unless one says otherwise
         'photometric': 'minisblack',
