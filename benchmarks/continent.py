@@ -88,7 +88,7 @@ def figures(results: dict[str, Any], size: Continent | None = None) -> list[str]
         ]
     overhead, flat = results['overhead'], results['flat']
     vit = overhead['tokens']['none']
-    forward = vit['forward_alone_seconds'] / vit['chips']
+    forward = vit['forward_seconds'] / vit['chips']
     # CPU time is that of all threads already.
     threads = 1 if overhead['clock'] == 'cpu' else overhead['threads']
     rcf = overhead['rcf']

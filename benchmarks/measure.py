@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 from importlib import import_module
 from pathlib import Path
@@ -70,14 +71,15 @@ def _resident(field: str) -> int:
 class Forwards:
     """Counts and times the calls of backbones in a block.
 
-    A backbone that is part of another is not counted by itself.
+    A backbone that is part of another is not counted by itself. Calls in several
+    threads may overlap.
     """
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
         #: When the first call began.
         self.first: float | None = None
-        self._depth, self._start = 0, 0.0
+        self._calls = threading.local()
 
     def __enter__(self) -> Self:
         self._hooks = (
@@ -92,16 +94,17 @@ class Forwards:
 
     def _before(self, module: nn.Module, _: Any) -> None:
         if isinstance(module, Backbone):
-            self._depth += 1
-            if self._depth == 1:
-                self._start = now()
-                self.first = self._start if self.first is None else self.first
+            calls = self._calls
+            calls.depth = getattr(calls, 'depth', 0) + 1
+            if calls.depth == 1:
+                calls.start = now()
+                self.first = calls.start if self.first is None else self.first
 
     def _after(self, module: nn.Module, *_: Any) -> None:
         if isinstance(module, Backbone):
-            self._depth -= 1
-            if not self._depth:
-                self.seconds.append(now() - self._start)
+            self._calls.depth -= 1
+            if not self._calls.depth:
+                self.seconds.append(now() - self._calls.start)
 
 
 def now() -> float:

@@ -4,7 +4,7 @@
 """The fit pass over some chips, and fits that were made before."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -35,7 +35,7 @@ from .extractor import Extractor, Recipe
 from .inputs import Inputs
 from .passes import FitPass, Sight
 from .plan import Plan
-from .prefetch import prefetch
+from .prefetch import prefetch, torch_threads
 from .settings import MapJob
 from .stopwatch import Stopwatch
 
@@ -184,7 +184,7 @@ def fit(
         )
     with watch('probe'):
         samples = gather(pieces, crosswalk)
-        with _threads(1 if len(samples.cells) < _FEW else torch.get_num_threads()):
+        with torch_threads(1 if len(samples.cells) < _FEW else torch.get_num_threads()):
             classifier = fit_classifier(
                 samples.cells, samples.pixels, inputs.target, _options(job)
             )
@@ -239,17 +239,6 @@ def look(
                 if cells >= _CELLS:
                     break
     return pieces
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Compute in so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _sample(

@@ -4,7 +4,7 @@
 """Doing the next things while one is used."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +23,10 @@ def torch_threads(number: int) -> Iterator[None]:
     The second and further threads of torch wait busily for more to do: where other
     threads compute, they take a core from these.
 
+    What is set in a thread holds for it, and for those that use torch for the first
+    time later on: around the whole life of threads that set something themselves, this
+    leaves all as it was.
+
     Args:
         number: Threads, at least 1.
     """
@@ -39,8 +43,8 @@ def prefetch(
     items: Iterable[T],
     depth: int = 2,
     threads: int = 1,
-    each: int = 1,
-) -> Iterator[R]:
+    each: int | None = None,
+) -> Generator[R, None, None]:
     """Results of a function in the order of its items, computed ahead in threads.
 
     One thread is enough to hide reading behind computing, and GDAL's handles belong to
@@ -51,15 +55,14 @@ def prefetch(
         items: What to do it with; iterated in this thread.
         depth: How many results may wait.
         threads: Threads to do it in.
-        each: Threads that torch has for each of them.
+        each: Threads that torch has for each of them; see :func:`torch_threads`.
 
     Yields:
         The results.
     """
     waiting: deque[Future[R]] = deque()
 
-    # What is set there is the number of each thread alone.
-    begin = partial(torch.set_num_threads, each)
+    begin = None if each is None else partial(torch.set_num_threads, each)
     with ThreadPoolExecutor(threads, 'ahead', begin) as pool:
         try:
             for item in items:

@@ -4,6 +4,7 @@
 """The map pass: chips are scored, blended and kept as tiles."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple, TypeVar
@@ -106,13 +107,17 @@ def sweep(
     Yields:
         Each tile when it is finished.
     """
-    reads = prefetch(read, schedule(plan, tiles))
+    chips = schedule(plan, tiles)
     if threads == 1:
-        yield from _blend(plan, tiles, classes, map(score, reads), every)
+        with closing(prefetch(read, chips)) as reads:
+            yield from _blend(plan, tiles, classes, map(score, reads), every)
         return
     each = max(torch.get_num_threads() // threads, 1)
-    scores = prefetch(score, reads, threads, threads, each)
-    with torch_threads(1):
+    with (
+        torch_threads(1),
+        closing(prefetch(read, chips, each=1)) as reads,
+        closing(prefetch(score, reads, threads, threads, each)) as scores,
+    ):
         yield from _blend(plan, tiles, classes, scores, every)
 
 
