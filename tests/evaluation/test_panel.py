@@ -40,7 +40,8 @@ def test_panel_shows_the_map(scene: Scene, tmp_path: Path) -> None:
     )
     save_panel(paths[1], scene.truth, crosswalk.target, imagery)
     full, bare = (matplotlib.image.imread(path)[..., :3] for path in paths)
-    assert full.shape[1] == 2 * bare.shape[1]  # four pictures and two
+    assert full.shape[0] == bare.shape[0]
+    assert full.shape[1] > 1.9 * bare.shape[1]  # four pictures and a scale, and two
     for item in crosswalk.target.classes:
         share = (codes == item.code).mean()
         if share > 0.02:

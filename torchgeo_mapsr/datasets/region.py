@@ -64,7 +64,8 @@ def region_map(hr: GeoBox, lr: GeoBox) -> RegionMap:
     """
     ringed = lr_coordinates(hr.pad(1), lr)
     known: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(ringed))
-    cells = np.floor(np.where(known, ringed, 0) + TIE).astype(np.int64)
+    place = ringed if known.all() else np.where(known, ringed, 0)
+    cells = np.floor(place + TIE).astype(np.int64)
     inner = (slice(1, -1), slice(1, -1))
     inside = known[inner]
     if not inside.any():
@@ -72,10 +73,13 @@ def region_map(hr: GeoBox, lr: GeoBox) -> RegionMap:
         return RegionMap(empty, (0, 0, 0, 0), np.zeros(0))
 
     row, col = cells[:, *inner]
-    top, left = int(row[inside].min()), int(col[inside].min())
-    height = int(row[inside].max()) - top + 1
-    width = int(col[inside].max()) - left + 1
-    mask_region = np.where(inside, (row - top) * width + (col - left) + 1, 0)
+    whole = bool(inside.all())
+    within = (row, col) if whole else (row[inside], col[inside])
+    (top, bottom), (left, right) = ((int(at.min()), int(at.max())) for at in within)
+    height, width = bottom - top + 1, right - left + 1
+    mask_region = (row - top) * width + (col - left) + 1
+    if not whole:
+        mask_region = np.where(inside, mask_region, 0)
 
     visible = np.bincount(mask_region.ravel(), minlength=height * width + 1)[1:]
     ring = np.ones(known.shape, bool)
@@ -150,8 +154,10 @@ def _bilinear(
     for axis, at in ((1, rows), (2, cols)):
         first = np.clip(np.floor(at).astype(np.int64), 0, grid.shape[axis] - 2)
         beyond = (at - first)[:, None] if axis == 1 else at - first
-        lower, upper = grid.take(first, axis), grid.take(first + 1, axis)
-        grid = lower + beyond * (upper - lower)
+        lower, grid = grid.take(first, axis), grid.take(first + 1, axis)
+        grid -= lower
+        grid *= beyond
+        grid += lower
     return grid
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -24,6 +26,9 @@ from ..datasets.legend import Legend
 # Pixels of a picture's longer side, as it is drawn: four inches.
 _SIZE, _DPI = 600, 150
 _NOTHING = (235, 235, 235)
+
+# Classes in a line of the legend.
+_COLUMNS = 8
 
 
 def save_panel(
@@ -65,30 +70,63 @@ def save_panel(
         pictures.append(('coarse labels', colors[index]))
     pictures.append(('map', colors[mapped]))
 
-    count = len(pictures) + (confidence is not None)
-    height, width = grid.shape
-    side = _SIZE / _DPI
-    tall = side * min(max(height / width, 0.3), 2.5)
-    figure = Figure((side * count, tall + 0.8), dpi=_DPI, layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, count, squeeze=False)[0]
-    for axis, (title, picture) in zip(axes, pictures, strict=False):
-        axis.imshow(picture, interpolation='nearest')
-        axis.set_title(title)
+    present = sorted(set(np.unique(mapped)) - {-1})
+    sheet = _Sheet(grid, len(pictures), confidence is not None, len(present))
+    for place, (title, picture) in enumerate(pictures):
+        sheet.axes(place, title).imshow(picture, interpolation='nearest')
     if confidence is not None:
         percent = _read(confidence, grid, [1], Resampling.average)[0]
-        image = axes[-1].imshow(percent, vmin=0, vmax=100, cmap='viridis')
-        axes[-1].set_title('confidence (%)')
-        figure.colorbar(image, ax=axes[-1], fraction=0.04)
-    for axis in axes:
-        axis.set(xticks=[], yticks=[], frame_on=False)
-    present = sorted(set(np.unique(mapped)) - {-1})
+        axes = sheet.axes(len(pictures), 'confidence (%)')
+        scale = axes.imshow(percent, vmin=0, vmax=100, cmap='viridis')
+        sheet.colorbar(scale)
     handles = [
         Patch(color=legend.colors[i] / 255, label=legend.classes[i].name)
         for i in present
     ]
-    figure.legend(handles=handles, loc='outside lower center', ncols=8, frameon=False)
-    figure.savefig(path, format='png', pil_kwargs={'compress_level': 1})
+    sheet.figure.legend(
+        handles=handles, loc='lower center', ncols=_COLUMNS, frameon=False
+    )
+    sheet.figure.savefig(path, format='png', pil_kwargs={'compress_level': 1})
+
+
+class _Sheet:
+    """Pictures of one shape in a row, titles above and a legend below, in inches.
+
+    Matplotlib's own layout draws everything twice to find this out.
+    """
+
+    gap, title, bar, line = 0.1, 0.3, 0.6, 0.25
+
+    def __init__(self, grid: GeoBox, pictures: int, scaled: bool, classes: int) -> None:
+        height, width = grid.shape
+        self.wide = _SIZE / _DPI
+        self.tall = self.wide * min(max(height / width, 0.3), 2.5)
+        self.below = self.line * (-(-classes // _COLUMNS) + 1)
+        self.size = (
+            (pictures + scaled) * (self.wide + self.gap) + self.gap + scaled * self.bar,
+            self.tall + self.title + self.below,
+        )
+        self.figure = Figure(self.size, dpi=_DPI)
+        FigureCanvasAgg(self.figure)
+
+    def axes(self, place: int, title: str) -> Axes:
+        """Axes for a picture."""
+        left = self.gap + place * (self.wide + self.gap)
+        axes = self._add(left, self.below, self.wide, self.tall)
+        axes.set(xticks=[], yticks=[], frame_on=False, title=title)
+        return axes
+
+    def colorbar(self, shown: AxesImage) -> None:
+        """A scale beside the last picture."""
+        left = self.size[0] - self.bar
+        axes = self._add(left, self.below, self.bar / 6, self.tall)
+        self.figure.colorbar(shown, cax=axes)
+
+    def _add(self, left: float, bottom: float, width: float, height: float) -> Axes:
+        across, up = self.size
+        return self.figure.add_axes(
+            (left / across, bottom / up, width / across, height / up)
+        )
 
 
 def _thumbnail(grid: GeoBox) -> GeoBox:

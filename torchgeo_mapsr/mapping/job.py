@@ -118,8 +118,11 @@ class _Run:
             self._sweep(store, model, plans, bar)
         summaries = {}
         for number, output in enumerate(self.outputs.maps):
-            if number not in store.finished:
-                publish(
+            if number in store.finished:
+                with self.watch('report'):
+                    summary = self._summary(output.map)
+            else:
+                summary = publish(
                     store,
                     number,
                     output,
@@ -129,8 +132,7 @@ class _Run:
                     self.watch,
                 )
                 store.finish(number)
-            with self.watch('report'):
-                summaries[str(output.map)] = self._summary(output.map)
+            summaries[str(output.map)] = summary
         report = run_report(
             self.job.to_dict(), model.provenance, summaries, self.watch.to_dict()
         )

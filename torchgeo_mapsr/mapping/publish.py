@@ -4,10 +4,12 @@
 """From finished tiles to files with their final names."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evaluation.consistency import MapSummary, summarise
 from ..evaluation.panel import save_panel
 from .inputs import Inputs
 from .outputs import Output
@@ -25,8 +27,11 @@ def publish(
     inputs: Inputs,
     bands: Sequence[int] | None,
     watch: Stopwatch,
-) -> None:
+) -> MapSummary:
     """Put the tiles of a map together, and give all files of it their names at once.
+
+    What one core does is done side by side: the files are written, then the map is
+    drawn while it is counted.
 
     Args:
         store: Where the tiles are.
@@ -36,6 +41,9 @@ def publish(
         inputs: What it was made of.
         bands: Bands that were used; the first three are drawn.
         watch: Counts the time.
+
+    Returns:
+        What the map holds.
 
     Raises:
         OSError: If a file could not be written.
@@ -49,24 +57,36 @@ def publish(
     kept = store.tiles.names(number, next(plan.tiles()))
     layers = {name: layer for name, layer in every.items() if name in kept}
     scratch = {name: store.scratch(path.name) for name, (path, _) in layers.items()}
-    for name, (_, layer) in layers.items():
 
-        def load(tile: Tile, name: str = name) -> NDArray[np.uint8]:
+    def write(name: str) -> None:
+        def load(tile: Tile) -> NDArray[np.uint8]:
             return store.tiles.load(number, tile, name)
 
         with watch('write'):
-            write_cog(scratch[name], plan.geobox, layer, plan.tiles(), load)
-    with watch('report'):
-        save_panel(
-            store.scratch(output.panel.name),
-            scratch['classes'],
-            target,
-            inputs.images[number],
-            inputs.labels,
-            inputs.crosswalk,
-            scratch.get('confidence'),
-            bands or (1, 2, 3),
-        )
+            write_cog(scratch[name], plan.geobox, layers[name][1], plan.tiles(), load)
+
+    def draw() -> None:
+        with watch('report'):
+            save_panel(
+                store.scratch(output.panel.name),
+                scratch['classes'],
+                target,
+                inputs.images[number],
+                inputs.labels,
+                inputs.crosswalk,
+                scratch.get('confidence'),
+                bands or (1, 2, 3),
+            )
+
+    with ThreadPoolExecutor(2, 'publish') as pool:
+        for _ in pool.map(write, layers):
+            pass
+        drawn = pool.submit(draw)
+        with watch('report'):
+            summary = summarise(
+                scratch['classes'], target, inputs.labels, inputs.crosswalk
+            )
+        drawn.result()
     output.map.parent.mkdir(parents=True, exist_ok=True)
     store.publish(store.scratch(output.panel.name), output.panel)
     for name in ('scores', 'confidence'):
@@ -75,3 +95,4 @@ def publish(
     store.publish(store.scratch(output.sidecar.name), output.sidecar)
     # The map comes last: where it is, the rest is too.
     store.publish(scratch['classes'], output.map)
+    return summary

@@ -22,7 +22,6 @@ from ..datasets.labels import LabelRaster
 from ..datasets.pair import LRHRPair
 from ..datasets.pairs import LRHRPairs
 from ..errors import InputError
-from ..evaluation.consistency import summarise
 from ..evaluation.report import run_report
 from ..models.backbone import Backbone
 from .inputs import Inputs
@@ -333,9 +332,8 @@ class _Run:
             pair, output = self.pairs[number], self.outputs.maps[number]
             images = tuple(pair.imagery for pair in self.pairs)
             inputs = Inputs(images, _labels(pair), target, self.crosswalk)
-            publish(store, number, output, plan, inputs, None, self.watch)
-            summaries[str(output.map)] = summarise(
-                output.map, target, _labels(pair), self.crosswalk
+            summaries[str(output.map)] = publish(
+                store, number, output, plan, inputs, None, self.watch
             )
         report = run_report(settings, provenance, summaries, self.watch.to_dict())
         scratch = store.scratch(self.outputs.report.name)
