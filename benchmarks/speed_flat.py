@@ -3,11 +3,12 @@
 
 """Memory and time against the size of the raster."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from torchgeo_mapsr.main import frugal
 
 from .measure import Peak, alone, ratio
 from .speed_scenes import fitted, made, run
@@ -48,9 +49,7 @@ def measure(
 
 def mapped(folder: str, size: int, fit: str) -> dict[str, Any]:
     """One run, as the command does it; called alone."""
-    from torchgeo_mapsr.main import main  # noqa: F401
-
-    os.environ.setdefault('GDAL_CACHEMAX', '32')  # as main does
+    frugal()  # as main does
     with Peak() as peak:
         done = run(made(Path(folder), size), Path(folder), model=Path(fit))
     files = {'map': 'map.tif', 'confidence': 'map_confidence.tif'}

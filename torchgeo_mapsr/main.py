@@ -4,10 +4,12 @@
 """The command line."""
 
 import argparse
+import ctypes
 import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from . import __version__
@@ -28,6 +30,9 @@ _EXAMPLES = """examples:
   torchgeo-mapsr low2high tiles/ --output low2high/
 """
 
+# M_ARENA_MAX of glibc's malloc.h.
+_ARENAS = -8
+
 _KEPT = 'What is finished is kept: the same command again goes on from there.'
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -41,8 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for what the user can put right, 130 after Ctrl-C.
     """
-    # GDAL's own default is a share of all memory: it would grow with the raster.
-    os.environ.setdefault('GDAL_CACHEMAX', '32')
+    frugal()
     given = sys.argv[1:] if args is None else list(args)
     if given and given[0] in LIGHTNING_VERBS:
         return _lightning(None if args is None else given)
@@ -62,6 +66,18 @@ def main(args: Sequence[str] | None = None) -> int:
         full = error.errno in _DISK_FULL
         what = 'The disk is full' if full else error.strerror or str(error)
         return _fail(f'{what}{where}. {kept}')
+
+
+def frugal() -> None:
+    """Have this process hold little memory that it does not use.
+
+    GDAL's own cache is a share of all memory: it would grow with the raster. And the C
+    library of Linux gives each thread an arena of its own, whose free memory no other
+    thread uses.
+    """
+    os.environ.setdefault('GDAL_CACHEMAX', '16')
+    with suppress(AttributeError, OSError, TypeError):  # where there is no such thing
+        ctypes.CDLL(None).mallopt(_ARENAS, 1)
 
 
 def _fail(message: str) -> int:

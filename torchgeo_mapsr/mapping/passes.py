@@ -187,10 +187,12 @@ class MapPass:
 
     def _arrays(self, result: BlendedTile) -> Mapping[str, NDArray[np.uint8]]:
         """What is kept of a tile."""
-        codes = self.target.codes.astype(np.uint8)
-        known = result.classes >= 0
-        nodata = np.uint8(map_nodata(self.target))
-        arrays = {'classes': np.where(known, codes[result.classes], nodata)}
+        # Index -1 is the last.
+        codes = np.append(self.target.codes, map_nodata(self.target)).astype(np.uint8)
+        classes = np.empty(result.classes.shape, np.uint8)
+        for row, index in zip(classes, result.classes, strict=True):
+            codes.take(index, out=row, mode='wrap')
+        arrays = {'classes': classes}
         if self.confidence:
             arrays['confidence'] = result.confidence
         if result.scores is not None:

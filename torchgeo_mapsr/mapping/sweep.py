@@ -139,8 +139,10 @@ def _blend(
             canvas.add(chip, scored)
             if chip in needed:
                 kept[chip] = scored
-        handed = kept
-        yield tile, canvas.finish()
+        handed, made = kept, canvas.finish()
+        del canvas  # or it would be there beside the next
+        yield tile, made
+        del made
 
 
 class _Canvas:

@@ -131,7 +131,7 @@ def write_cog(
     }
     shape = (len(layer.bands), -1)
     try:
-        with rasterio.Env(GDAL_CACHEMAX=32 * 2**20):
+        with rasterio.Env(GDAL_CACHEMAX=16 * 2**20):
             with rasterio.open(flat, 'w', **profile) as dataset:
                 _describe(dataset, layer)
                 for tile in tiles:
