@@ -50,11 +50,11 @@ class Propagation:
     =============================== ================ ================
     scene                           superpixels      tokens
     =============================== ================ ================
-    OpenEarthMap austin_29          +.009 / +.020    +.004 / +.013
-    OpenEarthMap wielkopolskie_9    +.001 / -.002    -.003 / -.006
-    DeepGlobe 10452, five chips     +.011 / +.043    +.011 / +.046
-    Sentinel-2 202412_8             +.006 / -.003    +.003 / -.007
-    Chesapeake (real NLCD)          +.003            +.002
+    OpenEarthMap austin_29          +.015 / +.023    +.007 / +.014
+    OpenEarthMap wielkopolskie_9    +.001 / +.004    -.002 / +.002
+    DeepGlobe, four scenes          +.010 / +.006    +.009 / +.008
+    Sentinel-2, two scenes          -.005 / +.010    -.007 / +.007
+    Chesapeake (real NLCD)          +.005            +.004
     =============================== ================ ================
 
     With a pretrained MobileNetV2 beside them, superpixels changed OpenEarthMap by -.002
