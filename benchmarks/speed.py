@@ -29,7 +29,11 @@ WEIGHTS = SHARED / 'weights' / 'mobilenetv2_100_imagenet.safetensors'
 
 # Small enough for a test of minutes on a CPU: it says that everything runs, no more.
 TINY = {
-    'overhead': {'size': 512, 'rcf': 'rcf?filters=4&colours=8&strides=1,4'},
+    'overhead': {
+        'size': 512,
+        'rcf': 'rcf?filters=4&colours=8&strides=1,4',
+        'rounds': 1,
+    },
     'published': {'chip': 448, 'window': 32},
     'fit': {'cells': 2000, 'dimensions': 32, 'pixels': 4000},
     'flat': {'sizes': (256, 512)},

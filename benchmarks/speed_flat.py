@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from torchgeo_mapsr.main import frugal
+from torchgeo_mapsr.memory import frugal
 
 from .measure import Peak, alone, ratio
 from .speed_scenes import fitted, made, run

@@ -75,9 +75,7 @@ def measure(
                         'bare_chips_a_second': round(1 / bare, 3),
                         'chips_a_second': round(chips / spent, 3),
                         'share_of_bare': ratio(chips / spent, 1 / bare),
-                        'overhead': ratio(
-                            spent - sum(forwards.seconds[1:]), sum(forwards.seconds[1:])
-                        ),
+                        'overhead': ratio(spent - bare * chips, bare * chips),
                         'km2_a_second': ratio(size**2 / 1e6, spent),
                         'first_chip_seconds': round(forwards.seconds[0], 2),
                         'gpu_percent': round(float(np.mean(busy)), 1) if busy else None,

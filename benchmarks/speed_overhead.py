@@ -24,13 +24,15 @@ from .measure import Forwards, now, ratio
 from .speed_scenes import VIT, fitted, made, run, stages
 
 # Forwards in a thread that their time by themselves is the mean of, each time.
-AT_A_TIME = 8
+AT_A_TIME = 6
+
+PROPAGATED = 'none', 'tokens', 'superpixels'
 
 STAGES = ('read', 'match', 'propagate', 'write', 'report')
 
 
 def measure(
-    folder: Path, size: int = 2048, spec: str = VIT, rcf: str = 'rcf'
+    folder: Path, size: int = 2048, spec: str = VIT, rcf: str = 'rcf', rounds: int = 3
 ) -> dict[str, Any]:
     """Map a made scene with both kinds of backbones.
 
@@ -39,55 +41,62 @@ def measure(
         size: Side of the scene.
         spec: A backbone whose features are tokens.
         rcf: Spec of the embedded backbone.
+        rounds: How often everything is measured.
     """
     return {
         'size': size,
         'device': 'cuda' if torch.cuda.is_available() else 'cpu',
         'threads': torch.get_num_threads(),
-        'tokens': of_tokens(folder, size, spec),
-        'rcf': of_rcf(folder, size, rcf),
+        'tokens': of_tokens(folder, size, spec, rounds),
+        'rcf': of_rcf(folder, size, rcf, rounds),
     }
 
 
-def of_tokens(folder: Path, size: int, spec: str) -> dict[str, Any]:
+def of_tokens(folder: Path, size: int, spec: str, rounds: int) -> dict[str, Any]:
     """Everything after the backbone over its forward time, with any propagation.
 
     What counts is the time from the first chip's forward to the end of the command
     (chips read, matched, propagated and blended, maps written and read back, panel,
     report), less as many forwards as that takes by themselves: of those with all cores
-    on one chip and those of several chips at once, whichever are faster.
+    on one chip and those of several chips at once, whichever are faster, measured
+    before and after. Kinds of propagation take turns; the median round counts.
     """
     scene = made(folder, size)
     fit = fitted(scene, folder, spec)
-    found: dict[str, Any] = {'backbone': spec}
-    for nodes in ('none', 'tokens', 'superpixels'):
-        alone = [_forwards(spec, scene.imagery)]
-        with Forwards() as forwards:
-            whole = run(scene, folder, model=fit, propagate=nodes)
-        alone.append(_forwards(spec, scene.imagery))
-        one, several = np.mean(alone, 0)
-        chips = len(forwards.seconds)
-        assert forwards.first is not None
-        spent = whole.start + whole.seconds - forwards.first
-        bare = min(one, several) * chips
-        found[nodes] = {
-            'chips': chips,
-            'pass_seconds': round(spent, 3),
-            'forward_seconds': round(bare, 3),
-            'one_at_a_time_seconds': round(one * chips, 3),
-            'several_at_once_seconds': round(several * chips, 3),
-            'overhead': ratio(spent - bare, bare),
-            'stages': stages(whole.report, STAGES),
-        }
-    return found
+    alone = [_forwards(spec, scene.imagery)]
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in PROPAGATED}
+    for _ in range(rounds):
+        for nodes, found in rows.items():
+            with Forwards() as forwards:
+                whole = run(scene, folder, model=fit, propagate=nodes)
+            alone.append(_forwards(spec, scene.imagery))
+            one, several = np.mean(alone[-2:], 0) * len(forwards.seconds)
+            assert forwards.first is not None
+            spent = whole.start + whole.seconds - forwards.first
+            bare = min(one, several)
+            found.append(
+                {
+                    'chips': len(forwards.seconds),
+                    'pass_seconds': round(spent, 3),
+                    'forward_seconds': round(bare, 3),
+                    'one_at_a_time_seconds': round(one, 3),
+                    'several_at_once_seconds': round(several, 3),
+                    'overhead': ratio(spent - bare, bare),
+                    'stages': stages(whole.report, STAGES),
+                }
+            )
+    return {
+        'backbone': spec,
+        **{name: _median(r, 'overhead') for name, r in rows.items()},
+    }
 
 
-def of_rcf(folder: Path, size: int, spec: str) -> dict[str, Any]:
+def of_rcf(folder: Path, size: int, spec: str, rounds: int) -> dict[str, Any]:
     """The whole command with a saved fit, over the convolutions of all its chips.
 
     Bare convolutions are those of the same filters at the same strides, one call of
-    torch a stride, and the 1 x 1 convolution of the colours; they are timed before and
-    after, on chips of the scene. ``in_parts`` are the same in parts whose results stay
+    torch a stride, and the 1 x 1 convolution of the colours, on whole chips of the scene;
+    they are timed before and after. ``in_parts`` are the same in parts whose results stay
     in the cache.
     """
     scene = made(folder, size)
@@ -106,22 +115,32 @@ def of_rcf(folder: Path, size: int, spec: str) -> dict[str, Any]:
         max(backbone.strides),
     )
     chips = len(list(plan.lattice()))
-    bare, parts = [], []
-    for turn in range(2):
-        if turn:
-            whole = run(scene, folder, model=fit)
+    bare = [_timed(lambda: _convolutions(backbone, image, None))]
+    parts = [_timed(lambda: _convolutions(backbone, image, 16))]
+    rows = []
+    for _ in range(rounds):
+        whole = run(scene, folder, model=fit)
         bare.append(_timed(lambda: _convolutions(backbone, image, None)))
         parts.append(_timed(lambda: _convolutions(backbone, image, 16)))
-    return {
-        'backbone': spec,
-        'chips': chips,
-        'pass_seconds': round(whole.seconds, 3),
-        'bare_seconds': round(float(np.mean(bare)) * chips, 3),
-        'in_parts_seconds': round(float(np.mean(parts)) * chips, 3),
-        'times_bare': ratio(whole.seconds, np.mean(bare) * chips),
-        'times_in_parts': ratio(whole.seconds, np.mean(parts) * chips),
-        'stages': stages(whole.report, ('backbone', *STAGES)),
-    }
+        both = [float(np.mean(times[-2:])) * chips for times in (bare, parts)]
+        rows.append(
+            {
+                'chips': chips,
+                'pass_seconds': round(whole.seconds, 3),
+                'bare_seconds': round(both[0], 3),
+                'in_parts_seconds': round(both[1], 3),
+                'times_bare': ratio(whole.seconds, both[0]),
+                'times_in_parts': ratio(whole.seconds, both[1]),
+                'stages': stages(whole.report, ('backbone', *STAGES)),
+            }
+        )
+    return {'backbone': spec, **_median(rows, 'times_bare')}
+
+
+def _median(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The round with the median of a figure, and that figure of all rounds."""
+    order = sorted(rows, key=lambda row: row[name])
+    return {**order[len(order) // 2], 'rounds': [row[name] for row in rows]}
 
 
 def _forwards(spec: str, imagery: Path) -> tuple[float, float]:

@@ -4,16 +4,14 @@
 """The command line."""
 
 import argparse
-import ctypes
 import errno
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import NoReturn
 
 from . import __version__
 from .errors import InputError
+from .memory import frugal
 from .verbs import VERBS
 
 LIGHTNING_VERBS = ('fit', 'validate', 'test', 'predict')
@@ -29,9 +27,6 @@ _EXAMPLES = """examples:
   torchgeo-mapsr fit --config mapsr.yaml
   torchgeo-mapsr low2high tiles/ --output low2high/
 """
-
-# M_ARENA_MAX of glibc's malloc.h.
-_ARENAS = -8
 
 _KEPT = 'What is finished is kept: the same command again goes on from there.'
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -66,18 +61,6 @@ def main(args: Sequence[str] | None = None) -> int:
         full = error.errno in _DISK_FULL
         what = 'The disk is full' if full else error.strerror or str(error)
         return _fail(f'{what}{where}. {kept}')
-
-
-def frugal() -> None:
-    """Have this process hold little memory that it does not use.
-
-    GDAL's own cache is a share of all memory: it would grow with the raster. And the C
-    library of Linux gives each thread an arena of its own, whose free memory no other
-    thread uses.
-    """
-    os.environ.setdefault('GDAL_CACHEMAX', '16')
-    with suppress(AttributeError, OSError, TypeError):  # where there is no such thing
-        ctypes.CDLL(None).mallopt(_ARENAS, 1)
 
 
 def _fail(message: str) -> int:

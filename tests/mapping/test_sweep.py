@@ -10,7 +10,13 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from torchgeo_mapsr.mapping.plan import Chip, Plan
-from torchgeo_mapsr.mapping.sweep import BlendedTile, ScoredChip, schedule, sweep
+from torchgeo_mapsr.mapping.sweep import (
+    NO_CLASS,
+    BlendedTile,
+    ScoredChip,
+    schedule,
+    sweep,
+)
 from torchgeo_mapsr.mapping.write import NO_PERCENT
 
 SHAPE = (330, 290)
@@ -42,7 +48,7 @@ def scorer(
 def run(tile: int, valid: np.ndarray) -> BlendedTile:
     """All tiles put together."""
     part = plan(tile)
-    classes = np.full(SHAPE, -9, np.int16)
+    classes = np.full(SHAPE, 99, np.uint8)
     confidence = np.zeros(SHAPE, np.uint8)
     scores = np.zeros((3, *SHAPE), np.uint8)
     tiles = list(part.tiles())
@@ -82,7 +88,7 @@ def test_blend_is_the_weighted_mean_of_all_chips(valid: np.ndarray) -> None:
     expected = total / np.where(valid, weight, 1)
     result = run(128, valid)
     np.testing.assert_array_equal(
-        result.classes, np.where(valid, expected.argmax(0), -1)
+        result.classes, np.where(valid, expected.argmax(0), NO_CLASS)
     )
     percent = 100 * expected.max(0)
     assert np.abs(result.confidence - percent)[valid].max() <= 0.5 + 1e-3

@@ -15,6 +15,7 @@ from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legend import Legend
 from ..errors import InputError
+from ..memory import give_back
 from .collect import LabelledChip, Piece, Place, read_labelled
 from .extractor import Extractor
 from .plan import Chip, Plan, Tile
@@ -181,17 +182,19 @@ class MapPass:
             for tile, result in made:
                 with self.watch('write'):
                     self.files.save(image, tile, **self._arrays(result))
+                    give_back()
                 yield
             for _ in range(len(some) - len(tiles)):
                 yield
 
     def _arrays(self, result: BlendedTile) -> Mapping[str, NDArray[np.uint8]]:
         """What is kept of a tile."""
-        # Index -1 is the last.
-        codes = np.append(self.target.codes, map_nodata(self.target)).astype(np.uint8)
-        classes = np.empty(result.classes.shape, np.uint8)
-        for row, index in zip(classes, result.classes, strict=True):
-            codes.take(index, out=row, mode='wrap')
+        codes = np.full(256, map_nodata(self.target), np.uint8)
+        codes[: len(self.target)] = self.target.codes
+        classes = np.empty_like(result.classes)
+        # Line by line: numpy turns all indices that it is given into 64 bits.
+        for line, index in zip(classes, result.classes, strict=True):
+            codes.take(index, out=line, mode='clip')
         arrays = {'classes': classes}
         if self.confidence:
             arrays['confidence'] = result.confidence

@@ -24,6 +24,9 @@ T = TypeVar('T')
 # Rows of a tile that are finished at a time.
 STRIP = 128
 
+#: No data among class indices: of the 256 codes that a map can have, one is no class.
+NO_CLASS = 255
+
 
 class ReadChip(NamedTuple):
     """What there is to know of a chip before the model sees it.
@@ -59,12 +62,12 @@ class BlendedTile:
     """A finished tile.
 
     Args:
-        classes: Class index, -1 = no data, (h, w).
+        classes: Class index, NO_CLASS = no data, (h, w).
         confidence: Probability of that class in percent, (h, w).
         scores: Probability of each class in percent, (C, h, w), if it is asked for.
     """
 
-    classes: NDArray[np.int16]
+    classes: NDArray[np.uint8]
     confidence: NDArray[np.uint8]
     scores: NDArray[np.uint8] | None
 
@@ -156,7 +159,7 @@ class _Canvas:
         self.plan, self.tile, self.classes = plan, tile, classes
         height, width = tile.shape
         self.found = BlendedTile(
-            np.full(tile.shape, -1, np.int16),
+            np.full(tile.shape, NO_CLASS, np.uint8),
             np.full(tile.shape, NO_PERCENT, np.uint8),
             np.full((classes, *tile.shape), NO_PERCENT, np.uint8) if every else None,
         )
@@ -216,7 +219,7 @@ class _Canvas:
         part, valid = total[:, rows], self.valid[rows]
         best, index = part.max(0)
         to = slice(self.top + rows.start, self.top + rows.stop)
-        self.found.classes[to] = np.where(valid, index.cpu().numpy(), -1)
+        self.found.classes[to] = np.where(valid, index.cpu().numpy(), NO_CLASS)
         self.found.confidence[to] = np.where(valid, _percent(best), NO_PERCENT)
         if self.found.scores is not None:
             self.found.scores[:, to] = np.where(valid, _percent(part), NO_PERCENT)

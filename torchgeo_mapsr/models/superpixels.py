@@ -28,7 +28,7 @@ SAMPLE = 10_000
 
 # Pixels between the centres of segments, from which on SLIC sees blocks of 2 x 2 pixels
 # in a quarter of the time.
-FEW = 8
+WIDE = 8
 
 
 def superpixels(
@@ -59,7 +59,7 @@ def superpixels(
     if not inside.any():
         return torch.zeros_like(inside, dtype=torch.int64, device=image.device)
     # Blocks of valid pixels, where a segment has many of them.
-    block = 2 if spacing >= FEW else 1
+    block = 2 if spacing >= WIDE else 1
     whole, inside = inside, block_mean(inside[None, None].float(), block)[0, 0]
     bands = block_mean(torch.where(whole, bands, 0)[None], block)[0] / inside
     inside = inside > 0
