@@ -15,7 +15,6 @@ from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legend import Legend
 from ..errors import InputError
-from ..memory import give_back
 from .collect import LabelledChip, Piece, Place, read_labelled
 from .extractor import Extractor
 from .plan import Chip, Plan, Tile
@@ -182,7 +181,6 @@ class MapPass:
             for tile, result in made:
                 with self.watch('write'):
                     self.files.save(image, tile, **self._arrays(result))
-                    give_back()
                 yield
             for _ in range(len(some) - len(tiles)):
                 yield

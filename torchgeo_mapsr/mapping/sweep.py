@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..memory import give_back
 from ..models.backbone import Window
 from .plan import Chip, Plan, Tile
 from .prefetch import prefetch, torch_threads
@@ -213,6 +214,7 @@ class _Canvas:
         self.valid = np.roll(self.valid, -done, 0)
         self.valid[self.depth - done :] = False
         self.top = bottom
+        give_back()
 
     def _choose(self, rows: slice, total: Tensor) -> None:
         """Finish rows, counted from the first that is not."""
