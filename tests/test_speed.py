@@ -126,11 +126,17 @@ def made_results() -> dict[str, Any]:
     part = {
         'chips': 10,
         'pass_seconds': 12.0,
-        'forward_alone_seconds': 10.0,
+        'forward_seconds': 10.0,
+        'one_at_a_time_seconds': 11.0,
         'overhead': 0.2,
-        'overhead_alone': 0.2,
+        'rounds': [0.2, 0.1, 0.3],
     }
-    rcf = {'pass_seconds': 8.0, 'times_bare': 1.4, 'times_in_parts': 2.0}
+    rcf = {
+        'pass_seconds': 8.0,
+        'times_bare': 1.4,
+        'times_in_parts': 2.0,
+        'rounds': [1.4],
+    }
     run = {
         'seconds': 4.0,
         'peak_mib': 500.0,

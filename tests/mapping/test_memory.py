@@ -53,8 +53,8 @@ def test_memory_does_not_grow_with_the_raster(
     ]
     script = f"""
 import resource
-from torchgeo_mapsr.main import os
-os.environ['GDAL_CACHEMAX'] = '16'
+from torchgeo_mapsr.memory import frugal
+frugal()
 from torchgeo_mapsr.mapping.job import map_region
 from torchgeo_mapsr.mapping.settings import MapJob
 for settings in {[job.to_dict() for job in jobs]!r}:
