@@ -173,14 +173,17 @@ def _read(
     with rasterio.open(path) as source:
         if _thumbnail(GeoBox.from_rio(source)) == grid:
             # A fraction of the time of warping.
-            found = source.read(
+            found: NDArray[np.float32] = source.read(
                 bands,
                 out_shape=(len(bands), *grid.shape),
                 resampling=resampling,
-                masked=True,
                 out_dtype='float32',
             )
-            return found.filled(np.nan)
+            for values, band in zip(found, bands, strict=True):
+                nodata = source.nodatavals[band - 1]
+                if nodata is not None:
+                    values[values == nodata] = np.nan
+            return found
         with WarpedVRT(
             source,
             crs=str(grid.crs.to_wkt()) if grid.crs else None,
@@ -191,5 +194,5 @@ def _read(
             dtype='float32',
             nodata=np.nan,
         ) as small:
-            values: NDArray[np.float32] = small.read(bands)
-    return values
+            warped: NDArray[np.float32] = small.read(bands)
+    return warped
