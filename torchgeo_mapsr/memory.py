@@ -27,7 +27,7 @@ def frugal() -> None:
 def give_back() -> None:
     """Give free memory between what is used back to the system.
 
-    Chips come and go between what stays for a whole tile: without this, a hundred
+    Chips come and go between what stays for a whole tile: without this, tens of
     megabytes of gaps stay as well.
     """
     with suppress(AttributeError, OSError, TypeError):

@@ -128,6 +128,12 @@ def test_evidence(score: str) -> None:
     posterior = (plain.double().log() + 0.7 * said.double()).softmax(1)
     torch.testing.assert_close(heard.double(), posterior, atol=1e-5, rtol=1e-4)
     assert not torch.equal(plain, heard)
+    # Labels alone, however much they weigh: of classes that are possible at all.
+    sure = replace(made, prior_weight=1e4).probabilities(tokens(), said)
+    assert sure.isfinite().all()
+    possible = plain > 0
+    loudest = said.masked_fill(~possible, -torch.inf).argmax(1)
+    assert torch.equal(sure.argmax(1), loudest)
     deaf = replace(made, prior_weight=0.0)
     assert torch.equal(deaf.probabilities(tokens(), said), plain)
     # No labels there: nothing is added.

@@ -153,9 +153,9 @@ class Classifier:
         """With what the LR labels say."""
         if evidence is None or self.prior_weight <= 0:
             return probabilities
-        # The logarithm of a share of at least LEAST: no power of it comes near zero.
-        weighed = probabilities * (self.prior_weight * evidence.to(probabilities)).exp()
-        return weighed / weighed.sum(1, keepdim=True)
+        # As logarithms, since any weight may be asked for: powers would overflow.
+        said = self.prior_weight * evidence.to(probabilities)
+        return (probabilities.log() + said).softmax(1)
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device.

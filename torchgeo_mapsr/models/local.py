@@ -22,7 +22,7 @@ def block_mean(image: Tensor, stride: int) -> Tensor:
         return image
     down, right = (-size % stride for size in image.shape[-2:])
     image = F.pad(image, (0, right, 0, down), mode='replicate')
-    # Sums of every stride-th row, then column: ten times as fast as a pooling.
+    # Sums of every stride-th row, then column: up to ten times as fast as a pooling.
     rows = image.unflatten(2, (-1, stride)).unbind(3)
     cols = sum(rows[1:], rows[0]).unflatten(3, (-1, stride)).unbind(4)
     return sum(cols[1:], cols[0]) / stride**2

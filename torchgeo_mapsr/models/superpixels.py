@@ -27,7 +27,7 @@ ROUNDS = 3
 SAMPLE = 10_000
 
 # Pixels between the centres of segments, from which on SLIC sees blocks of 2 x 2 pixels
-# in a quarter of the time.
+# in a third of the time.
 WIDE = 8
 
 
