@@ -193,10 +193,11 @@ def _strongest(
         begin, end = int(begins[nodes[0]]), int(ends[nodes[-1]])
         band = slice(begin, end)
         distance = _squared_distances(place[:, nodes], place[:, band])
+        # Beyond reach -inf; a mask would take a CPU several times as long.
+        nearness = F.threshold(-distance, -(reach**2), -torch.inf)
         # The order of logarithms is that of affinities; few exponentials are needed.
         affinity = (unit[nodes] @ unit[band].T).clamp_(min=NOTHING).log_().mul_(gamma)
-        affinity.add_(distance, alpha=-0.5 / sigma**2)
-        affinity.masked_fill_(distance > reach**2, -torch.inf)
+        affinity.add_(nearness, alpha=0.5 / sigma**2)
         affinity[nodes - nodes[0], nodes - begin] = -torch.inf
         strongest, index = affinity.topk(min(neighbours, end - begin), sorted=False)
         chosen = strongest > gamma * math.log(NOTHING)

@@ -80,10 +80,14 @@ def label_shares(
     support = torch.zeros(*hr.shape)
     for raster in labels:
         at = lr_coordinates(hr, raster.geobox)
-        if not np.isfinite(at).any():
+        unknown = ~np.isfinite(at)
+        if unknown.all():
             continue
-        low = [int(np.floor(np.nanmin(axis[np.isfinite(axis)]))) for axis in at]
-        high = [int(np.floor(np.nanmax(axis[np.isfinite(axis)]))) for axis in at]
+        at[unknown] = np.nan
+        low, high = (
+            np.floor(extreme.reduce(at, axis=(1, 2))).astype(int)
+            for extreme in (np.fmin, np.fmax)
+        )
         rows, cols = (
             slice(first - reach - 1, last + reach + 2)
             for first, last in zip(low, high, strict=True)
@@ -91,13 +95,12 @@ def label_shares(
         index = crosswalk.index(raster.read(rows, cols))
         if (index < 0).all():
             continue
-        grid = _smooth(index, classes, sigma)
-        start = np.array([rows.start, cols.start])[:, None, None]
-        found = _interpolate(grid, at - start)
+        at -= np.array([rows.start, cols.start])[:, None, None]
+        found = _interpolate(_smooth(index, classes, sigma), torch.from_numpy(at))
         # The support fades out over the edge of a raster, and the next one fades in.
         free = 1 - support
-        shares = shares + free * found[:-1]
-        support = support + free * found[-1]
+        shares.addcmul_(free, found[:-1])
+        support.addcmul_(free, found[-1])
     return shares, support
 
 
@@ -255,20 +258,16 @@ def _smooth(index: NDArray[np.int64], classes: int, sigma: float) -> Tensor:
     """Smoothed one-hot labels, and their sum as the last channel, (C + 1, h, w)."""
     reach = reach_of(sigma)
     hot = np.stack([*(index == c for c in range(classes)), index >= 0]).astype(float)
-    return torch.from_numpy(
-        gaussian_filter(
-            hot, sigma=(0, sigma, sigma), radius=(0, reach, reach), mode='constant'
-        )
+    smooth = gaussian_filter(
+        hot, sigma=(0, sigma, sigma), radius=(0, reach, reach), mode='constant'
     )
+    return torch.from_numpy(smooth).float()
 
 
-def _interpolate(grid: Tensor, at: NDArray[np.float64]) -> Tensor:
+def _interpolate(grid: Tensor, at: Tensor) -> Tensor:
     """Bilinear values of (K, h, w) at (row, col) in cells, (K, H, W)."""
-    h, w = grid.shape[1:]
+    yx = at.float()
+    yx *= 2 / yx.new_tensor(grid.shape[1:])[:, None, None]
     # Outside of the labels' CRS nothing is known: far outside of the grid.
-    at = np.where(np.isfinite(at), at, -1e6)
-    xy = np.stack([2 * at[1] / w - 1, 2 * at[0] / h - 1], axis=-1)
-    sampled = F.grid_sample(
-        grid[None], torch.from_numpy(xy)[None], mode='bilinear', align_corners=False
-    )
-    return sampled[0].float()
+    xy = yx.sub_(1).nan_to_num_(nan=-1e6).flip(0).permute(1, 2, 0)
+    return F.grid_sample(grid[None], xy[None], mode='bilinear', align_corners=False)[0]

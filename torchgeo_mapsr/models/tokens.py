@@ -243,12 +243,14 @@ class Tokens:
     ) -> Tensor:
         """Sums of U F over all regions but the last, (regions - 1, D_l)."""
         device, (images, height, width) = region.device, region.shape
+        every = torch.arange(len(count), device=device)
         if stride == 1:
             # A pixel is its token.
-            index = narrow(region.flatten(), len(count)).argsort(stable=True)
-            first = count.cumsum(0) - count
             pixels = _rows(level[..., :height, :width])
-            return F.embedding_bag(index, pixels, first, mode='sum')[:-1]
+            owner, sums = _sums_of_runs(narrow(region.flatten(), len(count)), pixels)
+            order = owner.argsort(stable=True)
+            first = torch.searchsorted(owner[order], every)
+            return F.embedding_bag(order, sums, first, mode='sum')[:-1]
         h, w = level.shape[-2:]
         base, offsets, weights = self._operator(stride).taps(
             torch.arange(images, device=device)[:, None, None],
@@ -261,15 +263,16 @@ class Tokens:
         # Pixels of one region with the same reference token share all their tokens:
         # their weights are added up first, in an order that is sorted by region.
         key = narrow(region * (h * w) + base, len(count) * h * w)
-        key, inverse = torch.unique(key, return_inverse=True)
         weights = weights.expand(*region.shape, -1).flatten(0, 2)
+        key, weights = _sums_of_runs(key.flatten(), weights)
+        key, inverse = torch.unique(key, return_inverse=True)
         summed = weights.new_zeros(len(key), len(offsets))
-        summed = summed.index_add(0, inverse.flatten(), weights)
+        summed = summed.index_add(0, inverse, weights)
         owner = key.div(h * w, rounding_mode='floor').long()
         image = (owner * images).div(len(count) - 1, rounding_mode='floor')
         index = ((key % (h * w))[:, None] + offsets).clamp(0, h * w - 1)
         index = index + (image.clamp(max=images - 1) * (h * w))[:, None]
-        first = torch.searchsorted(owner, torch.arange(len(count), device=device))
+        first = torch.searchsorted(owner, every)
         return F.embedding_bag(
             index.flatten(),
             _rows(level),
@@ -287,6 +290,25 @@ def _rows(level: Tensor) -> Tensor:
     """A grid as one row of features a token, (B * h * w, D)."""
     # Rows that are not contiguous are looked up twenty times more slowly.
     return level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]).contiguous()
+
+
+def _sums_of_runs(key: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of rows that follow one another with the same key.
+
+    Along a line of an image, pixels of one region do: what is sorted afterwards is a
+    fraction of the pixels.
+
+    Args:
+        key: (N,) integers.
+        rows: (N, K).
+
+    Returns:
+        Key (R,) and sum (R, K) of each run.
+    """
+    key, length = torch.unique_consecutive(key, return_counts=True)
+    index = torch.arange(len(rows), device=rows.device)
+    first = length.cumsum(0) - length
+    return key, F.embedding_bag(index, rows, first, mode='sum')
 
 
 def narrow(index: Tensor, bound: int) -> Tensor:

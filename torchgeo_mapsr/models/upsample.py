@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Pixels a token from which on products with small dense matrices take a CPU less time
+# than torch's interpolation: 448 x 448 pixels of 8 channels 1.2 and 2.1 ms at 14.
+COARSE = 8
+
 
 class Taps(NamedTuple):
     """The rows of U that belong to pixels, K entries each.
@@ -139,7 +143,11 @@ class Bilinear(Upsampler):
     """
 
     def apply(self, grid: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-        """Upsample, U F; see :meth:`Upsampler.apply`."""
+        """Upsample, U F = A_rows F A_cols^T; see :meth:`Upsampler.apply`."""
+        if stride >= COARSE:
+            rows = _Axis(size[0], stride, grid.shape[-2], grid)
+            cols = _Axis(size[1], stride, grid.shape[-1], grid)
+            return rows.matrix() @ (grid @ cols.matrix().T)
         if stride > 1:
             # One token more than the crop covers is all that its pixels can see.
             h, w = (
