@@ -28,11 +28,13 @@ AT_A_TIME = 6
 
 PROPAGATED = 'none', 'tokens', 'superpixels'
 
-STAGES = ('read', 'match', 'propagate', 'write', 'report')
+# What follows the backbone for every chip and tile, and what else a command does.
+STEPS = ('match', 'propagate', 'blend', 'write')
+STAGES = ('read', *STEPS, 'report')
 
 
 def measure(
-    folder: Path, size: int = 2048, spec: str = VIT, rcf: str = 'rcf', rounds: int = 3
+    folder: Path, size: int = 4096, spec: str = VIT, rcf: str = 'rcf', rounds: int = 3
 ) -> dict[str, Any]:
     """Map a made scene with both kinds of backbones.
 
@@ -53,16 +55,20 @@ def measure(
 
 
 def of_tokens(folder: Path, size: int, spec: str, rounds: int) -> dict[str, Any]:
-    """Everything after the backbone over its forward time, with any propagation.
+    """What follows the backbone over its forward time, with any propagation.
 
-    What counts is the time from the first chip's forward to the end of the command
-    (chips read, matched, propagated and blended, maps written and read back, panel,
-    report), less as many forwards as that takes by themselves: of those with all cores
-    on one chip and those of several chips at once, whichever are faster, measured
-    before and after. Kinds of propagation take turns; the median round counts.
+    Forwards are those of as many chips by themselves: with all cores on one chip or
+    of several chips at once, whichever are faster, measured before and after. Two
+    things are held against them. ``steps`` are matching, upsampling, propagation,
+    blending and writing: their seconds, shared by as many threads as there are chips
+    at once. ``overhead`` is everything: the time from the first chip's forward to the
+    end of the command, less the forwards. Chips are read meanwhile and the report and
+    the panel are made, and threads wait for one another. Kinds of propagation take
+    turns; the median round of each counts.
     """
     scene = made(folder, size)
     fit = fitted(scene, folder, spec)
+    at_once = chips_at_once(_device())
     alone = [_forwards(spec, scene.imagery)]
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in PROPAGATED}
     for _ in range(rounds):
@@ -74,6 +80,8 @@ def of_tokens(folder: Path, size: int, spec: str, rounds: int) -> dict[str, Any]
             assert forwards.first is not None
             spent = whole.start + whole.seconds - forwards.first
             bare = min(one, several)
+            parts = stages(whole.report, STAGES)
+            steps = sum(parts[name] for name in STEPS) / at_once
             found.append(
                 {
                     'chips': len(forwards.seconds),
@@ -82,7 +90,8 @@ def of_tokens(folder: Path, size: int, spec: str, rounds: int) -> dict[str, Any]
                     'one_at_a_time_seconds': round(one, 3),
                     'several_at_once_seconds': round(several, 3),
                     'overhead': ratio(spent - bare, bare),
-                    'stages': stages(whole.report, STAGES),
+                    'steps': ratio(steps, bare),
+                    'stages': parts,
                 }
             )
     return {
@@ -145,7 +154,7 @@ def _median(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 def _forwards(spec: str, imagery: Path) -> tuple[float, float]:
     """Seconds of a forward of a chip by itself: one at a time, and several at once."""
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    device = _device()
     image = _chip(imagery).to(device)
     backbone: Backbone = create_backbone(spec, image.shape[1], dtype='uint8')
     backbone = backbone.to(device)
@@ -175,6 +184,10 @@ def _timed(call: Any, times: int = 3) -> float:
     for _ in range(times):
         call()
     return (now() - start) / times
+
+
+def _device() -> torch.device:
+    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
 
 def _chip(imagery: Path) -> Tensor:

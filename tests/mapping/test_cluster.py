@@ -89,7 +89,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
     assert contents(job) == expected[0]
     assert fit.read_bytes() == expected[1]
     timings = result.report['timings']
-    assert {'read', 'backbone', 'probe', 'match', 'write'} <= set(timings)
+    assert {'read', 'backbone', 'probe', 'match', 'blend', 'write'} <= set(timings)
     assert not Path(f'{job.output}.parts').exists()
 
 

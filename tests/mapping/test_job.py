@@ -86,7 +86,9 @@ def test_map_of_a_scene(scene: Scene, job: MapJob, tmp_path: Path) -> None:
     assert report['fit']['labels']['crosswalk'] == 'scenes'
     assert report['settings']['seed'] == report['fit']['seed'] == 0
     assert {'torchgeo', 'torch'} <= set(report['versions'])
-    assert {'read', 'backbone', 'probe', 'match', 'write'} <= set(report['timings'])
+    assert {'read', 'backbone', 'probe', 'match', 'blend', 'write'} <= set(
+        report['timings']
+    )
 
 
 def test_tiles_leave_no_trace(job: MapJob, tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def test_bilinear_is_interpolate(stride: int, extra: int, dtype: torch.dtype) ->
     torch.testing.assert_close(
         Bilinear().apply(grid, stride, size), dense[..., : size[0], : size[1]]
     )
+    part = Bilinear().apply(grid, stride, (20, 29), (17, 21))
+    torch.testing.assert_close(part, dense[..., 17:37, 21:50])
 
 
 @pytest.mark.parametrize(('stride', 'size'), [(1, (6, 7)), (4, (11, 9)), (5, (3, 16))])

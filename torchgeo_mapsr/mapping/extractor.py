@@ -17,11 +17,12 @@ from torch import Tensor
 
 from ..datasets.imagery import Imagery
 from ..errors import InputError
-from ..models.backbone import Backbone, Window
+from ..models.backbone import Backbone
 from ..models.create import create_backbone
 from ..models.joint_bilateral import JointBilateral
 from ..models.probe import LinearProbe
 from ..models.tokens import Tokens
+from ..models.upsample import Window
 from .plan import Plan
 
 # Standard deviation of a guide's bands: that of a photograph with values of 0 to 1.

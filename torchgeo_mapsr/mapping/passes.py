@@ -177,6 +177,7 @@ class MapPass:
                 score,
                 self.scorer.threads,
                 self.scores,
+                self.watch,
             )
             for tile, result in made:
                 with self.watch('write'):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox, GeoboxTiles
 
 from ..errors import InputError
-from ..models.backbone import Window
+from ..models.upsample import Window
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import NamedTuple, TypeVar
 
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..memory import give_back
-from ..models.backbone import Window
+from ..models.upsample import Window
 from .plan import Chip, Plan, Tile
 from .prefetch import prefetch, torch_threads
+from .stopwatch import Stopwatch
 from .write import NO_PERCENT
 
 T = TypeVar('T')
@@ -90,6 +92,7 @@ def sweep(
     score: Callable[[T], ScoredChip],
     threads: int = 1,
     every: bool = False,
+    watch: Stopwatch | None = None,
 ) -> Iterator[tuple[Tile, BlendedTile]]:
     """Score the chips of tiles and blend them.
 
@@ -107,14 +110,16 @@ def sweep(
         threads: Chips that are scored at once, each in a thread of its own; one is
             scored in this thread.
         every: Whether tiles get the probability of every class.
+        watch: Counts the time of blending.
 
     Yields:
         Each tile when it is finished.
     """
     chips = schedule(plan, tiles)
+    blend = partial(_blend, plan, tiles, classes, every, watch or Stopwatch())
     if threads == 1:
         with closing(prefetch(read, chips)) as reads:
-            yield from _blend(plan, tiles, classes, map(score, reads), every)
+            yield from blend(map(score, reads))
         return
     each = max(torch.get_num_threads() // threads, 1)
     with (
@@ -122,15 +127,16 @@ def sweep(
         closing(prefetch(read, chips, each=1)) as reads,
         closing(prefetch(score, reads, threads, threads, each)) as scores,
     ):
-        yield from _blend(plan, tiles, classes, scores, every)
+        yield from blend(scores)
 
 
 def _blend(
     plan: Plan,
     tiles: Sequence[Tile],
     classes: int,
-    scores: Iterator[ScoredChip],
     every: bool,
+    watch: Stopwatch,
+    scores: Iterator[ScoredChip],
 ) -> Iterator[tuple[Tile, BlendedTile]]:
     """Put scored chips together, which come as :func:`schedule` says."""
     handed: dict[Chip, ScoredChip] = {}
@@ -140,10 +146,12 @@ def _blend(
         canvas = _Canvas(plan, tile, classes, every)
         for chip in plan.chips(tile):
             scored = handed.pop(chip) if chip in handed else next(scores)
-            canvas.add(chip, scored)
+            with watch('blend'):
+                canvas.add(chip, scored)
             if chip in needed:
                 kept[chip] = scored
-        handed, made = kept, canvas.finish()
+        with watch('blend'):
+            handed, made = kept, canvas.finish()
         del canvas  # or it would be there beside the next
         yield tile, made
         del made

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .tokens import Tokens
-
-#: Rows and columns of an image.
-Window = tuple[slice, slice]
+from .upsample import Window
 
 
 class Backbone(nn.Module, ABC):
@@ -79,8 +77,7 @@ class Backbone(nn.Module, ABC):
             (B, K, H, W): ``forward(image).project(weight, bias)``, but for rounding;
             of the window's size if there is one.
         """
-        scores = self(image).project(weight, bias)
-        return scores if window is None else scores[..., window[0], window[1]]
+        return self(image).project(weight, bias, window)
 
     @property
     def fused(self) -> bool:

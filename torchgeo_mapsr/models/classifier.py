@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ..datasets.legend import Legend
 from ..errors import InputError
-from .backbone import Window
 from .probe import ABSENT, LinearProbe
 from .prompts import CosinePrompts
 from .tokens import Tokens
+from .upsample import Window
 
 SCORES = ('fusion', 'probe', 'lda', 'cosine')
 
@@ -101,12 +101,14 @@ class Classifier:
         Returns:
             (B, C, H, W) float32.
         """
-        rows, cols = window or (slice(None), slice(None))
         projection = self.projection
         if projection is not None:
-            logits = tokens.project(projection.weight, projection.bias)
-            return self.decide(logits[..., rows, cols], evidence)
-        cosine = self.cosine.match_tokens(tokens)[..., rows, cols].float()
+            logits = tokens.project(projection.weight, projection.bias, window)
+            return self.decide(logits, evidence)
+        cosine = self.cosine.match_tokens(tokens)
+        if window is not None:
+            cosine = cosine[..., window[0], window[1]]
+        cosine = cosine.float()
         absent = ~self.present.to(cosine.device)
         cosine = cosine.div(self.temperature).masked_fill(absent[:, None, None], ABSENT)
         return self._weighed(cosine.softmax(1), evidence)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backbone import Backbone, Window
+from .backbone import Backbone
 from .tokens import Tokens
+from .upsample import Window
 
 
 class Concat(Backbone):

@@ -47,7 +47,13 @@ class JointBilateral(Upsampler):
         self.sigma_range = sigma_range
         self._weights: dict[int, Tensor] = {}
 
-    def apply(self, grid: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    def apply(
+        self,
+        grid: Tensor,
+        stride: int,
+        size: tuple[int, int],
+        start: tuple[int, int] = (0, 0),
+    ) -> Tensor:
         """Upsample, U F, block by block; see :meth:`Upsampler.apply`."""
         weights, shape = self.weights(stride), self._shape(stride)
         neighbours = self._unfold(grid[..., : shape[0], : shape[1]])
@@ -55,7 +61,8 @@ class JointBilateral(Upsampler):
         pixels = F.pixel_shuffle(
             blocks.permute(0, 1, 3, 2).reshape(len(grid), -1, *shape), stride
         )
-        return pixels[..., : size[0], : size[1]]
+        (top, left), (height, width) = start, size
+        return pixels[..., top : top + height, left : left + width]
 
     def adjoint(self, maps: Tensor, stride: int, shape: tuple[int, int]) -> Tensor:
         """Give values back, U^T m; see :meth:`Upsampler.adjoint`."""

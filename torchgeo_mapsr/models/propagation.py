@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
-from .backbone import Window
 from .graph import SimilarityGraph
 from .superpixels import superpixels
 from .tokens import Tokens
-from .upsample import Bilinear
+from .upsample import Bilinear, Window
 
 NODES = ('superpixels', 'tokens')
 
@@ -140,9 +139,7 @@ class Propagation:
         nodes = int(regions.amax())
         if not nodes:
             return own
-        features, _ = tokens.to(own.dtype).pool(
-            _placed(regions, tokens.size, window), nodes
-        )
+        features, _ = tokens.to(own.dtype).pool(regions, nodes, window=window)
         positions, before, count = _average(own, regions, nodes)
         after = before.clone()
         for b, present in enumerate(count > 0):
@@ -218,15 +215,6 @@ def _average(
     means, count = Tokens((level,), (1,), size).pool(regions, nodes)
     positions, before = means.split([len(axes), probabilities.shape[1]], dim=2)
     return positions, before, count
-
-
-def _placed(regions: Tensor, size: tuple[int, int], window: Window | None) -> Tensor:
-    """Regions of a window's pixels among all pixels."""
-    if window is None:
-        return regions
-    rows, cols = window
-    beyond = (cols.start, size[1] - cols.stop, rows.start, size[0] - rows.stop)
-    return F.pad(regions, beyond)
 
 
 def _squares(image: Tensor, side: int) -> Tensor:

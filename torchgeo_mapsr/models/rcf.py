@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
-from .backbone import Backbone, Window
+from .backbone import Backbone
 from .local import block_mean, local_mean, mirrored
 from .rectified import texture_scores, wave_scores
 from .tokens import Tokens
-from .upsample import Bilinear
+from .upsample import Bilinear, Window
 
 # Patches that the filters of one stride are drawn and whitened from.
 PATCHES = 4000
@@ -238,12 +238,12 @@ class RCF(Backbone):
             coarse = block_mean(image, stride)
             seen = _seen(rows, stride), _seen(cols, stride)
             grid = texture_scores(coarse, self.weight[i], self.bias[i], part, seen)
-            top, left = (
-                pixels.start - tokens.start * stride
-                for pixels, tokens in zip((rows, cols), seen, strict=True)
+            start = (
+                rows.start - seen[0].start * stride,
+                cols.start - seen[1].start * stride,
             )
-            size = top + total.shape[-2], left + total.shape[-1]
-            total += Bilinear().apply(grid, stride, size)[..., top:, left:]
+            size = total.shape[-2], total.shape[-1]
+            total += Bilinear().apply(grid, stride, size, start)
         return total if bias is None else total + bias.to(total)[:, None, None]
 
     def _standardised(self, image: Tensor) -> Tensor:

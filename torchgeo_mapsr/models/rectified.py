@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backbone import Window
 from .local import local_mean, mirrored
+from .upsample import Window
 
 # Responses below this do not count.
 THRESHOLD = 0.5

@@ -61,7 +61,9 @@ def superpixels(
     # Blocks of valid pixels, where a segment has many of them.
     block = 2 if spacing >= WIDE else 1
     whole, inside = inside, block_mean(inside[None, None].float(), block)[0, 0]
-    bands = block_mean(torch.where(whole, bands, 0)[None], block)[0] / inside
+    if not whole.all():
+        bands = torch.where(whole, bands, 0)
+    bands = block_mean(bands[None], block)[0] / inside.clamp(min=1e-6)
     inside = inside > 0
     colours = _colours(bands, inside)
     # slic scales the largest difference of any two values to one, and its compactness
@@ -89,8 +91,9 @@ def superpixels(
 
 def _colours(bands: Tensor, inside: Tensor) -> Tensor:
     """Stretched and rotated bands, zero where not valid, (at most 4, H, W)."""
-    pixels = bands[:, inside]
-    sample = pixels[:, :: -(-pixels.shape[1] // SAMPLE)]
+    pixels = bands.flatten(1)
+    known = inside.flatten().nonzero()[:, 0]
+    sample = pixels[:, known[:: -(-len(known) // SAMPLE)]]
     low, high = torch.quantile(sample, torch.tensor(RANGE), dim=1)[..., None]
     extent = torch.where(high > low, high - low, 1.0)
 
@@ -100,7 +103,5 @@ def _colours(bands: Tensor, inside: Tensor) -> Tensor:
     mean = stretch(sample).mean(1, keepdim=True)
     centred = stretch(sample) - mean
     _, axes = torch.linalg.eigh((centred @ centred.T).double())
-    axes = axes[:, -COMPONENTS:].to(bands)
-    colours = bands.new_zeros(axes.shape[1], *inside.shape)
-    colours[:, inside] = axes.T @ (stretch(pixels) - mean)
-    return colours
+    colours = axes[:, -COMPONENTS:].to(bands).T @ (stretch(pixels) - mean)
+    return colours.unflatten(1, inside.shape) * inside

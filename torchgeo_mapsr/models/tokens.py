@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .upsample import Bilinear, Upsampler
+from .upsample import Bilinear, Upsampler, Window
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,21 +120,27 @@ class Tokens:
             ]
         return replace(self, levels=tuple(levels))
 
-    def project(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def project(
+        self, weight: Tensor, bias: Tensor | None = None, window: Window | None = None
+    ) -> Tensor:
         """Linear scores of every pixel, W (U F) + b = sum_l U_l (F_l W_l^T) + b.
 
         Args:
             weight: (K, D) weights.
             bias: (K,) intercepts.
+            window: Rows and columns of the pixels that are wanted; all by default.
 
         Returns:
-            (B, K, H, W) scores.
+            (B, K, H, W) scores, or of the window's size.
         """
         scores = []
+        rows, cols = self._window(window)
+        start = rows.start, cols.start
+        size = rows.stop - rows.start, cols.stop - cols.start
         parts = weight.split(self.channels, dim=1)
         for level, stride, part in zip(self.levels, self.strides, parts, strict=True):
             grid = torch.einsum('kd,bdij->bkij', part.to(level), level)
-            scores.append(self._operator(stride).apply(grid, stride, self.size))
+            scores.append(self._operator(stride).apply(grid, stride, size, start))
         total = torch.stack(scores).sum(0) if len(scores) > 1 else scores[0]
         return total if bias is None else total + bias.to(total)[:, None, None]
 
@@ -205,7 +211,11 @@ class Tokens:
         return torch.cat(features, dim=1)
 
     def pool(
-        self, mask_region: Tensor, n: int, valid: Tensor | None = None
+        self,
+        mask_region: Tensor,
+        n: int,
+        valid: Tensor | None = None,
+        window: Window | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean features of every region, R F with R = (region average) U.
 
@@ -217,6 +227,8 @@ class Tokens:
                 where it belongs to region i of its image.
             n: Regions an image.
             valid: (B, H, W), pixels that are not valid (0) are left out.
+            window: Rows and columns of all of these pixels; by default they are the
+                whole images.
 
         Returns:
             (B, n, D) means, zero for a region without a pixel, and (B, n) int64
@@ -231,22 +243,23 @@ class Tokens:
         region = mask_region + before[:, None, None]
         region = torch.where(inside, region, images * n)
         count = torch.bincount(region.flatten(), minlength=images * n + 1)
+        window = self._window(window)
         sums = [
-            self._pool_level(level, stride, region, count)
+            self._pool_level(level, stride, region, count, window)
             for level, stride in zip(self.levels, self.strides, strict=True)
         ]
         means = torch.cat(sums, dim=1) / count[:-1].clamp(min=1)[:, None]
         return means.view(images, n, -1), count[:-1].view(images, n)
 
     def _pool_level(
-        self, level: Tensor, stride: int, region: Tensor, count: Tensor
+        self, level: Tensor, stride: int, region: Tensor, count: Tensor, window: Window
     ) -> Tensor:
         """Sums of U F over all regions but the last, (regions - 1, D_l)."""
-        device, (images, height, width) = region.device, region.shape
+        device, images, (rows, cols) = region.device, len(region), window
         every = torch.arange(len(count), device=device)
         if stride == 1:
             # A pixel is its token.
-            pixels = _rows(level[..., :height, :width])
+            pixels = _rows(level[..., rows, cols])
             owner, sums = _sums_of_runs(narrow(region.flatten(), len(count)), pixels)
             order = owner.argsort(stable=True)
             first = torch.searchsorted(owner[order], every)
@@ -254,8 +267,8 @@ class Tokens:
         h, w = level.shape[-2:]
         base, offsets, weights = self._operator(stride).taps(
             torch.arange(images, device=device)[:, None, None],
-            torch.arange(height, device=device)[:, None],
-            torch.arange(width, device=device),
+            torch.arange(rows.start, rows.stop, device=device)[:, None],
+            torch.arange(cols.start, cols.stop, device=device),
             stride,
             (h, w),
             level.dtype,
@@ -280,6 +293,10 @@ class Tokens:
             per_sample_weights=summed.flatten(),
             mode='sum',
         )[:-1]
+
+    def _window(self, window: Window | None) -> Window:
+        """A window, or that of the whole image."""
+        return window or (slice(0, self.size[0]), slice(0, self.size[1]))
 
     def _operator(self, stride: int) -> Upsampler:
         """U of a level."""
