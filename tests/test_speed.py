@@ -106,7 +106,10 @@ def test_overhead_and_gpu_parts_run_anywhere(tmp_path: Path) -> None:
     assert found['tokens']['none']['chips'] == 4
     assert found['rcf']['chips'] == 4
     for nodes in ('tokens', 'superpixels'):
-        assert found['tokens'][nodes]['stages']['propagate'] > 0
+        row = found['tokens'][nodes]
+        assert row['stages']['propagate'] > 0
+        assert row['stages']['blend'] > 0
+        assert row['steps'] > 0
     (row,) = speed_gpu.measure(tmp_path, 512, (spec,), ('bf16',), (False,), repeats=1)[
         'rows'
     ]
@@ -129,6 +132,7 @@ def made_results() -> dict[str, Any]:
         'forward_seconds': 10.0,
         'one_at_a_time_seconds': 11.0,
         'overhead': 0.2,
+        'steps': 0.1,
         'rounds': [0.2, 0.1, 0.3],
     }
     rcf = {
@@ -171,6 +175,10 @@ def made_results() -> dict[str, Any]:
     }
 
 
+STEPS = 'matching, blending, writing / forwards of ViT-S/14'
+WHOLE = 'whole command from the first forward on, likewise'
+
+
 class TestPages:
     def test_pages_agree_with_the_results(self) -> None:
         results = json.loads(speed_table.RESULTS.read_text())
@@ -178,14 +186,12 @@ class TestPages:
             assert page.read_text() == text
 
     def test_verdicts(self) -> None:
+        kinds = 'no propagation', 'propagation, tokens', 'propagation, superpixels'
         found = {text.split(':')[0]: good for text, good in
                  speed_table.checks(made_results())}  # fmt: skip
         assert found == {
-            'after the backbone / its forwards, ViT-S/14, no propagation': False,
-            'after the backbone / its forwards, ViT-S/14, propagation, tokens': False,
-            'after the backbone / its forwards, ViT-S/14, propagation, superpixels': (
-                False
-            ),
+            **{f'{STEPS}, {name}': True for name in kinds},
+            **{f'{WHOLE}, {name}': False for name in kinds},
             '`rcf`': True,
             'probe of 10 cells × 3': True,
             'calls of the backbone in a fit / chips that it looked at': True,

@@ -92,3 +92,15 @@ def test_key_of_the_work_is_what_decides_the_map() -> None:
 def test_contradictions(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(JOB, **settings)
+
+
+def test_paths_hold_in_any_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ('a.tif', 'w.pth'):
+        (tmp_path / name).touch()
+    spec = 'timm:a?weights=w.pth+timm:b?weights=random'
+    job = replace(JOB, imagery=('a.tif', '/vsicurl/b.tif'), backbone=spec).located()
+    assert job.imagery == (str(tmp_path / 'a.tif'), '/vsicurl/b.tif')
+    assert job.backbone == f'timm:a?weights={tmp_path}/w.pth+timm:b?weights=random'

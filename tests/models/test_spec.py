@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.models.spec import Member, convert, parse_spec, suggest
+from torchgeo_mapsr.models.spec import Member, convert, map_option, parse_spec, suggest
 
 TEXT = st.text(st.characters(exclude_categories=['Cs', 'Cc', 'Zs']), min_size=1)
 
@@ -52,6 +52,18 @@ def test_text_of_a_member_reads_back(
     for key, value in options.items():
         member = member.with_option(key, value)
     assert parse_spec(f'rcf+{member}') == (Member('rcf', '', {}), member)
+
+
+def test_an_option_changes_in_every_member_that_has_it() -> None:
+    spec = 'rcf?filters=8 + timm:a?weights=w.pth+timm:b?weights=random'
+    found = map_option(spec, 'weights', lambda value: f'/here/{value}')
+    assert [member.options for member in parse_spec(found)] == [
+        {'filters': '8'},
+        {'weights': '/here/w.pth'},
+        {'weights': '/here/random'},
+    ]
+    assert map_option(spec, 'weights', lambda value: value) == spec
+    assert map_option(spec, 'layers', str.upper) == spec
 
 
 def test_options_are_converted_by_annotation() -> None:

@@ -70,6 +70,10 @@ def test_equals_dense_features(case: dict) -> None:
     weight, bias = rand(5, d), rand(5)
     scores = torch.einsum('kd,bdij->bkij', weight, features) + bias[:, None, None]
     torch.testing.assert_close(tokens.project(weight, bias), scores)
+    window = [slice(n // 3, n - n // 4) for n in tokens.size]
+    torch.testing.assert_close(
+        tokens.project(weight, bias, tuple(window)), scores[:, :, *window]
+    )
 
     norms = features.norm(dim=1)
     torch.testing.assert_close(tokens.norms(), norms, atol=1e-7, rtol=1e-9)
@@ -117,6 +121,14 @@ def test_pool_equals_dense_region_means(case: dict, n: int, masked: bool) -> Non
             if inside.any():
                 expected = features[b][:, inside].mean(1)
             torch.testing.assert_close(means[b, i], expected)
+
+    # Some of the pixels, given as a window or as the valid ones of all.
+    window = tuple(slice(n // 3, n - n // 4) for n in tokens.size)
+    inside = torch.zeros(2, *tokens.size, dtype=torch.bool)
+    inside[:, *window] = True if valid is None else valid[:, *window]
+    part = None if valid is None else valid[:, *window]
+    found = tokens.pool(region[:, *window], n, part, window)
+    torch.testing.assert_close(found, tokens.pool(region, n, inside))
 
 
 @pytest.mark.parametrize('guided', [False, True])

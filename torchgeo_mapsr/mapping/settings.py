@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..models.spec import map_option
 
 
 def _about(
@@ -399,6 +400,7 @@ class MapJob:
             imagery=tuple(map(_absolute, self.imagery)),
             labels=tuple(map(_absolute, self.labels)),
             weights=None if self.weights is None else _absolute(self.weights),
+            backbone=map_option(self.backbone, 'weights', _absolute),
             model=None if self.model is None else self.model.absolute(),
             checkpoint=tuple(path.absolute() for path in self.checkpoint),
         )

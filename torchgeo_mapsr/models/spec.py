@@ -127,6 +127,27 @@ def parse_spec(spec: str) -> tuple[Member, ...]:
     return tuple(Member.parse(text.strip()) for text in spec.split('+'))
 
 
+def map_option(spec: str, name: str, function: Callable[[str], str]) -> str:
+    """Change an option of every member that has it.
+
+    Args:
+        spec: Members joined by ``+``.
+        name: Name of the option.
+        function: From its value to another one.
+
+    Returns:
+        The new spec; the same text if no value changes.
+    """
+    members = parse_spec(spec)
+    changed = [
+        member.with_option(name, function(member.options[name]))
+        if name in member.options
+        else member
+        for member in members
+    ]
+    return spec if changed == list(members) else '+'.join(map(str, changed))
+
+
 def suggest(name: str, known: set[str] | list[str]) -> str:
     """Name what was probably meant.
 
