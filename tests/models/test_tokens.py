@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchgeo_mapsr.models.joint_bilateral import JointBilateral
 from torchgeo_mapsr.models.tokens import Tokens
+from torchgeo_mapsr.models.upsample import whole
 
 CASES = st.fixed_dictionaries(
     {
@@ -49,7 +50,7 @@ def dense(tokens: Tokens) -> Tensor:
         if stride == 1:
             up = level
         elif isinstance(tokens.upsampler, JointBilateral):
-            up = tokens.upsampler.apply(level, stride, tokens.size)
+            up = tokens.upsampler.apply(level, stride, whole(tokens.size))
         else:
             up = F.interpolate(level, scale_factor=stride, mode='bilinear')
         maps.append(up[..., :height, :width])
@@ -70,9 +71,9 @@ def test_equals_dense_features(case: dict) -> None:
     weight, bias = rand(5, d), rand(5)
     scores = torch.einsum('kd,bdij->bkij', weight, features) + bias[:, None, None]
     torch.testing.assert_close(tokens.project(weight, bias), scores)
-    window = [slice(n // 3, n - n // 4) for n in tokens.size]
+    window = tuple(slice(n // 3, n - n // 4) for n in tokens.size)
     torch.testing.assert_close(
-        tokens.project(weight, bias, tuple(window)), scores[:, :, *window]
+        tokens.project(weight, bias, window), scores[:, :, *window]
     )
 
     norms = features.norm(dim=1)

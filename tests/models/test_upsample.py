@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from torchgeo_mapsr.models.joint_bilateral import JointBilateral
-from torchgeo_mapsr.models.upsample import Bilinear, Upsampler
+from torchgeo_mapsr.models.upsample import Bilinear, Upsampler, whole
 
 SHAPES = st.tuples(st.integers(1, 23), st.integers(1, 23))
 
@@ -31,7 +31,7 @@ def matrix(
     """U itself, (pixels, tokens), for the first image."""
     h, w = tokens
     unit = torch.eye(h * w, dtype=torch.float64).reshape(1, h * w, h, w)
-    return upsampler.apply(unit, stride, size)[0].flatten(1).T
+    return upsampler.apply(unit, stride, whole(size))[0].flatten(1).T
 
 
 def operator(name: str, size: tuple[int, int], batch: int = 1) -> Upsampler:
@@ -70,10 +70,11 @@ def test_bilinear_is_interpolate(stride: int, extra: int, dtype: torch.dtype) ->
     grid = rand(2, 5, *cover(size, stride, extra), dtype=dtype)
     dense = F.interpolate(grid, scale_factor=stride, mode='bilinear')
     torch.testing.assert_close(
-        Bilinear().apply(grid, stride, size), dense[..., : size[0], : size[1]]
+        Bilinear().apply(grid, stride, whole(size)), dense[..., : size[0], : size[1]]
     )
-    part = Bilinear().apply(grid, stride, (20, 29), (17, 21))
-    torch.testing.assert_close(part, dense[..., 17:37, 21:50])
+    window = slice(17, 37), slice(21, 50)
+    part = Bilinear().apply(grid, stride, window)
+    torch.testing.assert_close(part, dense[..., window[0], window[1]])
 
 
 @pytest.mark.parametrize(('stride', 'size'), [(1, (6, 7)), (4, (11, 9)), (5, (3, 16))])
@@ -98,7 +99,9 @@ def test_joint_bilateral_at_stride_one_is_kornias_filter(radius: int) -> None:
     )
     # Kornia reflects at the border where we leave the neighbours out.
     inner = (..., slice(radius, -radius), slice(radius, -radius))
-    torch.testing.assert_close(ours.apply(values, 1, (20, 17))[inner], theirs[inner])
+    torch.testing.assert_close(
+        ours.apply(values, 1, whole((20, 17)))[inner], theirs[inner]
+    )
 
 
 def test_joint_bilateral_keeps_an_edge() -> None:
@@ -106,12 +109,12 @@ def test_joint_bilateral_keeps_an_edge() -> None:
     guide[..., 6:] = 1.0
     grid = torch.zeros(1, 1, 4, 4)
     grid[..., 2:] = 1.0
-    sharp = JointBilateral(guide, sigma_range=0.05).apply(grid, 4, (16, 16))
+    sharp = JointBilateral(guide, sigma_range=0.05).apply(grid, 4, whole((16, 16)))
     # Column 6 looks like the right-hand tokens, column 3 like the left-hand ones,
     # though the middle of the grid is nearer to column 6's left.
     assert sharp[..., :4].max() < 1e-3
     assert sharp[..., 6:].min() > 1 - 1e-3
-    soft = Bilinear().apply(grid, 4, (16, 16))
+    soft = Bilinear().apply(grid, 4, whole((16, 16)))
     assert soft[..., 6].max() < 0.7
 
 
@@ -119,7 +122,7 @@ def test_joint_bilateral_far_from_every_token_stays_convex() -> None:
     guide = torch.zeros(1, 1, 8, 8)
     guide[..., 3, 3] = 1e4
     out = JointBilateral(guide, sigma_range=1e-3).apply(
-        torch.ones(1, 1, 2, 2), 4, (8, 8)
+        torch.ones(1, 1, 2, 2), 4, whole((8, 8))
     )
     torch.testing.assert_close(out, torch.ones(1, 1, 8, 8))
 
@@ -144,7 +147,7 @@ def test_operator_algebra(
     assert dense.min() >= 0
     torch.testing.assert_close(dense.sum(1), torch.ones_like(dense[:, 0]))
 
-    up = upsampler.apply(grid, stride, size)
+    up = upsampler.apply(grid, stride, whole(size))
     torch.testing.assert_close(up[0].flatten(1), grid[0].flatten(1) @ dense.T)
     down = upsampler.adjoint(maps, stride, shape)
     torch.testing.assert_close((up * maps).sum(), (grid * down).sum())
@@ -176,7 +179,9 @@ def test_gradients(name: str) -> None:
     upsampler = operator(name, size)
     grid = rand(1, 2, *cover(size, stride)).requires_grad_()
     maps = rand(1, 2, *size).requires_grad_()
-    assert torch.autograd.gradcheck(lambda g: upsampler.apply(g, stride, size), grid)
+    assert torch.autograd.gradcheck(
+        lambda g: upsampler.apply(g, stride, whole(size)), grid
+    )
     assert torch.autograd.gradcheck(
         lambda g: upsampler.squared_norms(g, stride, size), grid
     )

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .upsample import Taps, Upsampler, neighbour_products
+from .upsample import Taps, Upsampler, Window, neighbour_products
 
 
 class JointBilateral(Upsampler):
@@ -47,13 +47,7 @@ class JointBilateral(Upsampler):
         self.sigma_range = sigma_range
         self._weights: dict[int, Tensor] = {}
 
-    def apply(
-        self,
-        grid: Tensor,
-        stride: int,
-        size: tuple[int, int],
-        start: tuple[int, int] = (0, 0),
-    ) -> Tensor:
+    def apply(self, grid: Tensor, stride: int, window: Window) -> Tensor:
         """Upsample, U F, block by block; see :meth:`Upsampler.apply`."""
         weights, shape = self.weights(stride), self._shape(stride)
         neighbours = self._unfold(grid[..., : shape[0], : shape[1]])
@@ -61,8 +55,7 @@ class JointBilateral(Upsampler):
         pixels = F.pixel_shuffle(
             blocks.permute(0, 1, 3, 2).reshape(len(grid), -1, *shape), stride
         )
-        (top, left), (height, width) = start, size
-        return pixels[..., top : top + height, left : left + width]
+        return pixels[..., window[0], window[1]]
 
     def adjoint(self, maps: Tensor, stride: int, shape: tuple[int, int]) -> Tensor:
         """Give values back, U^T m; see :meth:`Upsampler.adjoint`."""

@@ -13,7 +13,7 @@ from ..errors import InputError
 from .graph import SimilarityGraph
 from .superpixels import superpixels
 from .tokens import Tokens
-from .upsample import Bilinear, Window
+from .upsample import Bilinear, Window, whole
 
 NODES = ('superpixels', 'tokens')
 
@@ -242,7 +242,7 @@ def _interpolated(
     # The last squares may have no valid pixel, and are not in the list then.
     missing = shape[0] * shape[1] - values.shape[1]
     grids = F.pad(weighted, (0, 0, 0, missing)).mT.unflatten(2, shape)
-    pixels = Bilinear().apply(grids, side, size)
+    pixels = Bilinear().apply(grids, side, whole(size))
     # Squares without a pixel have no weight; a valid pixel's own has some.
     values, weight = pixels[:, :-1], pixels[:, -1:]
     return values.div_(weight.clamp_(min=torch.finfo(pixels.dtype).tiny))

@@ -238,12 +238,14 @@ class RCF(Backbone):
             coarse = block_mean(image, stride)
             seen = _seen(rows, stride), _seen(cols, stride)
             grid = texture_scores(coarse, self.weight[i], self.bias[i], part, seen)
-            start = (
-                rows.start - seen[0].start * stride,
-                cols.start - seen[1].start * stride,
+            down, right = (
+                slice(pixels.start - first, pixels.stop - first)
+                for pixels, first in (
+                    (rows, seen[0].start * stride),
+                    (cols, seen[1].start * stride),
+                )
             )
-            size = total.shape[-2], total.shape[-1]
-            total += Bilinear().apply(grid, stride, size, start)
+            total += Bilinear().apply(grid, stride, (down, right))
         return total if bias is None else total + bias.to(total)[:, None, None]
 
     def _standardised(self, image: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .upsample import Bilinear, Upsampler, Window
+from .upsample import Bilinear, Upsampler, Window, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,13 +134,11 @@ class Tokens:
             (B, K, H, W) scores, or of the window's size.
         """
         scores = []
-        rows, cols = self._window(window)
-        start = rows.start, cols.start
-        size = rows.stop - rows.start, cols.stop - cols.start
+        window = window or whole(self.size)
         parts = weight.split(self.channels, dim=1)
         for level, stride, part in zip(self.levels, self.strides, parts, strict=True):
             grid = torch.einsum('kd,bdij->bkij', part.to(level), level)
-            scores.append(self._operator(stride).apply(grid, stride, size, start))
+            scores.append(self._operator(stride).apply(grid, stride, window))
         total = torch.stack(scores).sum(0) if len(scores) > 1 else scores[0]
         return total if bias is None else total + bias.to(total)[:, None, None]
 
@@ -243,7 +241,7 @@ class Tokens:
         region = mask_region + before[:, None, None]
         region = torch.where(inside, region, images * n)
         count = torch.bincount(region.flatten(), minlength=images * n + 1)
-        window = self._window(window)
+        window = window or whole(self.size)
         sums = [
             self._pool_level(level, stride, region, count, window)
             for level, stride in zip(self.levels, self.strides, strict=True)
@@ -293,10 +291,6 @@ class Tokens:
             per_sample_weights=summed.flatten(),
             mode='sum',
         )[:-1]
-
-    def _window(self, window: Window | None) -> Window:
-        """A window, or that of the whole image."""
-        return window or (slice(0, self.size[0]), slice(0, self.size[1]))
 
     def _operator(self, stride: int) -> Upsampler:
         """U of a level."""

@@ -47,21 +47,14 @@ class Upsampler(ABC):
     """
 
     @abstractmethod
-    def apply(
-        self,
-        grid: Tensor,
-        stride: int,
-        size: tuple[int, int],
-        start: tuple[int, int] = (0, 0),
-    ) -> Tensor:
+    def apply(self, grid: Tensor, stride: int, window: Window) -> Tensor:
         """Upsample, U F.
 
         Args:
             grid: (B, K, h, w) values of the tokens.
             stride: Pixels a token, along either axis.
-            size: Pixels (H, W) of the result.
-            start: Its first row and column; it ends at (h * stride, w * stride) at
-                most.
+            window: Rows and columns of the pixels that are wanted, within
+                (h * stride, w * stride).
 
         Returns:
             (B, K, H, W) values of the pixels.
@@ -125,6 +118,15 @@ class Upsampler(ABC):
         """
 
 
+def whole(size: tuple[int, int]) -> Window:
+    """All rows and columns of an image.
+
+    Args:
+        size: Its height and width.
+    """
+    return slice(0, size[0]), slice(0, size[1])
+
+
 def neighbour_products(grid: Tensor, dy: int, dx: int) -> Tensor:
     """Dot product of every token with the one at an offset.
 
@@ -153,24 +155,19 @@ class Bilinear(Upsampler):
     whole grid, cropped.
     """
 
-    def apply(
-        self,
-        grid: Tensor,
-        stride: int,
-        size: tuple[int, int],
-        start: tuple[int, int] = (0, 0),
-    ) -> Tensor:
+    def apply(self, grid: Tensor, stride: int, window: Window) -> Tensor:
         """Upsample, U F = A_rows F A_cols^T; see :meth:`Upsampler.apply`."""
         if stride >= COARSE:
-            rows = _Axis(size[0], stride, grid.shape[-2], grid, start[0])
-            cols = _Axis(size[1], stride, grid.shape[-1], grid, start[1])
-            return rows.matrix() @ (grid @ cols.matrix().T)
-        bottom, right = start[0] + size[0], start[1] + size[1]
+            down, across = (
+                _Axis(pixels, stride, tokens, grid).matrix()
+                for pixels, tokens in zip(window, grid.shape[-2:], strict=True)
+            )
+            return down @ (grid @ across.T)
         if stride > 1:
             # One token more than the crop covers is all that its pixels can see.
             h, w = (
-                min(n, -(-m // stride) + 1)
-                for n, m in zip(grid.shape[-2:], (bottom, right), strict=True)
+                min(n, -(-pixels.stop // stride) + 1)
+                for n, pixels in zip(grid.shape[-2:], window, strict=True)
             )
             grid = F.interpolate(
                 grid[..., :h, :w],
@@ -178,15 +175,18 @@ class Bilinear(Upsampler):
                 mode='bilinear',
                 align_corners=False,
             )
-        return grid[..., start[0] : bottom, start[1] : right]
+        return grid[..., window[0], window[1]]
 
     def adjoint(self, maps: Tensor, stride: int, shape: tuple[int, int]) -> Tensor:
         """U^T m = A_rows^T m A_cols; see :meth:`Upsampler.adjoint`."""
         if stride == 1:
             below = shape[0] - maps.shape[-2], shape[1] - maps.shape[-1]
             return F.pad(maps, (0, below[1], 0, below[0]))
-        rows = _Axis(maps.shape[-2], stride, shape[0], maps)
-        cols = _Axis(maps.shape[-1], stride, shape[1], maps)
+        size = maps.shape[-2], maps.shape[-1]
+        rows, cols = (
+            _Axis(pixels, stride, tokens, maps)
+            for pixels, tokens in zip(whole(size), shape, strict=True)
+        )
         return rows.matrix().T @ (maps @ cols.matrix())
 
     def squared_norms(self, grid: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
@@ -199,8 +199,10 @@ class Bilinear(Upsampler):
         if stride == 1:
             pixels = grid[..., : size[0], : size[1]]
             return torch.einsum('bdij,bdij->bij', pixels, pixels)
-        rows = _Axis(size[0], stride, grid.shape[-2], grid)
-        cols = _Axis(size[1], stride, grid.shape[-1], grid)
+        rows, cols = (
+            _Axis(pixels, stride, tokens, grid)
+            for pixels, tokens in zip(whole(size), grid.shape[-2:], strict=True)
+        )
         same_row, next_row = rows.matrix().square(), rows.cross()
         same_col, next_col = cols.matrix().square().T, cols.cross().T
         own = neighbour_products(grid, 0, 0)
@@ -264,13 +266,11 @@ class _Axis:
     differentiable and deterministic on every device.
     """
 
-    def __init__(
-        self, pixels: int, stride: int, tokens: int, like: Tensor, start: int = 0
-    ) -> None:
-        index = torch.arange(start, start + pixels, device=like.device)
+    def __init__(self, pixels: slice, stride: int, tokens: int, like: Tensor) -> None:
+        index = torch.arange(pixels.start, pixels.stop, device=like.device)
         first, second = _interpolation(index, stride, tokens)
         self.first, self.second = first[:, None], second.to(like.dtype)[:, None]
-        self.zeros = like.new_zeros(pixels, tokens)
+        self.zeros = like.new_zeros(len(index), tokens)
 
     def matrix(self) -> Tensor:
         """A: the pixel's weights of its two tokens."""
