@@ -183,6 +183,25 @@ def test_part_of_an_image(nodes: str) -> None:
 
 
 @pytest.mark.parametrize('nodes', ['superpixels', 'tokens'])
+@pytest.mark.parametrize('odd', [False, True])
+def test_coarse_tokens(nodes: str, odd: bool) -> None:
+    """Features of every other pixel do, and those of a node without one are exact."""
+    p, tokens, image, _ = case()
+    valid = torch.ones(2, *SIZE, dtype=torch.int64)
+    if odd:  # of the last node, pixels of odd rows only
+        valid[:, 32:, 40:] = 0
+        valid[:, 33, 41:43] = 1
+    coarse = Tokens(tokens.levels[2:], (8,), SIZE)
+    options = Propagation(**{**STRONG, 'nodes': nodes, 'spacing': 8})
+    found = options(p, coarse, image, valid)
+    dense = Tokens((coarse.project(torch.eye(3)),), (1,), SIZE)
+    expected = options(p, dense, image, valid)
+    exact = odd and nodes == 'tokens'
+    close = {'atol': 1e-5 if exact else 0.01, 'rtol': 0}
+    torch.testing.assert_close(found, expected, **close)
+
+
+@pytest.mark.parametrize('nodes', ['superpixels', 'tokens'])
 def test_nothing_to_do(nodes: str) -> None:
     p, tokens, image, _ = case()
     options = Propagation(nodes=nodes, **{**STRONG, 'alpha': 0.0, 'detail': 1.0})

@@ -72,7 +72,8 @@ class FrozenNetwork(Backbone):
         if self._needs_calibration and not self._calibrated:
             raise RuntimeError(f'{self.label} must be calibrated before it is used')
         size = image.shape[-2], image.shape[-1]
-        image = image[:, list(self.select)]
+        # Not by a list: a GPU would wait for it.
+        image = torch.stack([image[:, band] for band in self.select], dim=1)
         image = (image - self.mean[:, None, None]) / self.std[:, None, None]
         # What is not finite has no value: the mean does least harm.
         image = image.nan_to_num(nan=0, posinf=0, neginf=0)

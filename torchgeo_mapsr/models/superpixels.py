@@ -53,18 +53,21 @@ def superpixels(
         segment has a pixel.
     """
     bands = image.detach().float().cpu()
-    inside = torch.ones(image.shape[-2:], dtype=torch.bool)
+    whole = torch.ones(image.shape[-2:], dtype=torch.bool)
     if valid is not None:
-        inside = valid.cpu() > 0
-    if not inside.any():
-        return torch.zeros_like(inside, dtype=torch.int64, device=image.device)
+        whole = valid.cpu().bool()
+    if not whole.any():
+        return torch.zeros_like(whole, dtype=torch.int64, device=image.device)
     # Blocks of valid pixels, where a segment has many of them.
     block = 2 if spacing >= WIDE else 1
-    whole, inside = inside, block_mean(inside[None, None].float(), block)[0, 0]
-    if not whole.all():
+    complete = bool(whole.all())
+    if not complete:
         bands = torch.where(whole, bands, 0)
-    bands = block_mean(bands[None], block)[0] / inside.clamp(min=1e-6)
-    inside = inside > 0
+    bands = block_mean(bands[None], block)[0]
+    inside = torch.ones(bands.shape[-2:], dtype=torch.bool)
+    if not complete:
+        share = block_mean(whole[None, None].float(), block)[0, 0]
+        bands, inside = bands / share.clamp(min=1e-6), share > 0
     colours = _colours(bands, inside)
     # slic scales the largest difference of any two values to one, and its compactness
     # with it; this takes that back.
@@ -78,15 +81,15 @@ def superpixels(
         convert2lab=False,
         start_label=1,
     )
-    labels = labels.repeat(block, 0).repeat(block, 1)[
-        : whole.shape[0], : whole.shape[1]
-    ]
-    labels = np.where(whole.numpy(), labels, 0)
-    # Segments without a valid pixel must not count.
-    numbers = np.bincount(labels.ravel()) > 0
-    numbers[0] = False
-    numbers = np.where(numbers, numbers.cumsum(), 0)
-    return torch.from_numpy(numbers[labels]).to(image.device)
+    height, width = whole.shape
+    labels = labels.repeat(block, 0).repeat(block, 1)[:height, :width]
+    if not complete:
+        # Segments without a valid pixel must not count.
+        labels = np.where(whole.numpy(), labels, 0)
+        numbers = np.bincount(labels.ravel()) > 0
+        numbers[0] = False
+        labels = np.where(numbers, numbers.cumsum(), 0)[labels]
+    return torch.from_numpy(labels).to(image.device)
 
 
 def _colours(bands: Tensor, inside: Tensor) -> Tensor:

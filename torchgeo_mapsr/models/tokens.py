@@ -225,8 +225,8 @@ class Tokens:
                 where it belongs to region i of its image.
             n: Regions an image.
             valid: (B, H, W), pixels that are not valid (0) are left out.
-            window: Rows and columns of all of these pixels; by default they are the
-                whole images.
+            window: Rows and columns of all of these pixels, which may have steps; by
+                default they are the whole images.
 
         Returns:
             (B, n, D) means, zero for a region without a pixel, and (B, n) int64
@@ -265,8 +265,8 @@ class Tokens:
         h, w = level.shape[-2:]
         base, offsets, weights = self._operator(stride).taps(
             torch.arange(images, device=device)[:, None, None],
-            torch.arange(rows.start, rows.stop, device=device)[:, None],
-            torch.arange(cols.start, cols.stop, device=device),
+            torch.arange(rows.start, rows.stop, rows.step or 1, device=device)[:, None],
+            torch.arange(cols.start, cols.stop, cols.step or 1, device=device),
             stride,
             (h, w),
             level.dtype,
@@ -299,8 +299,10 @@ class Tokens:
 
 def _rows(level: Tensor) -> Tensor:
     """A grid as one row of features a token, (B * h * w, D)."""
-    # Rows that are not contiguous are looked up twenty times more slowly.
-    return level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]).contiguous()
+    # Rows that are not contiguous are looked up twenty times more slowly, and torch has
+    # a fast way to this format only.
+    last = level.contiguous(memory_format=torch.channels_last)
+    return last.permute(0, 2, 3, 1).reshape(-1, level.shape[1]).contiguous()
 
 
 def _sums_of_runs(key: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
