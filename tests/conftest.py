@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,11 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
     os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import pytest
+import torch
 
 from torchgeo_mapsr.datasets.scene import Scene, make_scene
+
+from .pretend import pretended
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +45,13 @@ def shared() -> Path:
 def made_scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """A made scene of 384 × 448 pixels with NLCD labels; not to be written to."""
     return make_scene(tmp_path_factory.mktemp('scene'), seed=0, size=(384, 448))
+
+
+@pytest.fixture
+def gpu() -> Iterator[Counter[str] | None]:
+    """A GPU: that of the machine, or a pretended one with what it counts."""
+    if torch.cuda.is_available():
+        yield None
+        return
+    with pretended() as log:
+        yield log

@@ -4,6 +4,7 @@
 """Upsampling operators: linear, row-stochastic maps from grid tokens to pixels."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -159,7 +160,7 @@ class Bilinear(Upsampler):
         """Upsample, U F = A_rows F A_cols^T; see :meth:`Upsampler.apply`."""
         if stride >= COARSE:
             down, across = (
-                _Axis(pixels, stride, tokens, grid).matrix()
+                _Axis.of(pixels, stride, tokens, grid).matrix
                 for pixels, tokens in zip(window, grid.shape[-2:], strict=True)
             )
             return down @ (grid @ across.T)
@@ -184,10 +185,10 @@ class Bilinear(Upsampler):
             return F.pad(maps, (0, below[1], 0, below[0]))
         size = maps.shape[-2], maps.shape[-1]
         rows, cols = (
-            _Axis(pixels, stride, tokens, maps)
+            _Axis.of(pixels, stride, tokens, maps)
             for pixels, tokens in zip(whole(size), shape, strict=True)
         )
-        return rows.matrix().T @ (maps @ cols.matrix())
+        return rows.matrix.T @ (maps @ cols.matrix)
 
     def squared_norms(self, grid: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
         """Squared norms from five dot-product maps; see :meth:`Upsampler`.
@@ -200,11 +201,11 @@ class Bilinear(Upsampler):
             pixels = grid[..., : size[0], : size[1]]
             return torch.einsum('bdij,bdij->bij', pixels, pixels)
         rows, cols = (
-            _Axis(pixels, stride, tokens, grid)
+            _Axis.of(pixels, stride, tokens, grid)
             for pixels, tokens in zip(whole(size), grid.shape[-2:], strict=True)
         )
-        same_row, next_row = rows.matrix().square(), rows.cross()
-        same_col, next_col = cols.matrix().square().T, cols.cross().T
+        same_row, next_row = rows.matrix.square(), rows.cross
+        same_col, next_col = cols.matrix.square().T, cols.cross.T
         own = neighbour_products(grid, 0, 0)
         right = neighbour_products(grid, 0, 1)
         down = neighbour_products(grid, 1, 0)
@@ -266,18 +267,53 @@ class _Axis:
     differentiable and deterministic on every device.
     """
 
-    def __init__(self, pixels: slice, stride: int, tokens: int, like: Tensor) -> None:
-        index = torch.arange(pixels.start, pixels.stop, device=like.device)
+    def __init__(
+        self,
+        start: int,
+        stop: int,
+        stride: int,
+        tokens: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        index = torch.arange(start, stop, device=device)
         first, second = _interpolation(index, stride, tokens)
-        self.first, self.second = first[:, None], second.to(like.dtype)[:, None]
-        self.zeros = like.new_zeros(len(index), tokens)
+        self.first, self.second = first[:, None], second.to(dtype)[:, None]
+        self.zeros = self.second.new_zeros(len(index), tokens)
 
+    @classmethod
+    def of(cls, pixels: slice, stride: int, tokens: int, like: Tensor) -> '_Axis':
+        """The axis of some pixels, in the type and on the device of a tensor.
+
+        Chips are alike: it is kept for the next one, whose few dozen small operations
+        would take a GPU as long as many on the pixels themselves.
+        """
+        return _axis(pixels.start, pixels.stop, stride, tokens, like.dtype, like.device)
+
+    @cached_property
     def matrix(self) -> Tensor:
         """A: the pixel's weights of its two tokens."""
-        after = (self.first + 1).clamp(max=self.zeros.shape[1] - 1)
-        matrix = self.zeros.scatter(1, self.first, 1 - self.second)
-        return matrix.scatter_add(1, after, self.second)
+        with torch.inference_mode(False):
+            after = (self.first + 1).clamp(max=self.zeros.shape[1] - 1)
+            matrix = self.zeros.scatter(1, self.first, 1 - self.second)
+            return matrix.scatter_add(1, after, self.second)
 
+    @cached_property
     def cross(self) -> Tensor:
         """The product of the two weights, in the column of the first token."""
-        return self.zeros.scatter(1, self.first, (1 - self.second) * self.second)
+        with torch.inference_mode(False):
+            return self.zeros.scatter(1, self.first, (1 - self.second) * self.second)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _axis(
+    start: int,
+    stop: int,
+    stride: int,
+    tokens: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> _Axis:
+    """Made outside of inference mode, since training may use it later."""
+    return _Axis(start, stop, stride, tokens, dtype, device)
