@@ -202,6 +202,7 @@ def figures(results: dict[str, Any], size: Continent | None = None) -> list[str]
         '',
         *_gpu(results.get('gpu'), size),
         '',
+        *_reading(results.get('read')),
         (
             f'Reports (areas, agreement with labels): {serial:.2f} s a km² on the wall of '
             f'the machine above, in one process: {share:,.0f} days for one mosaic.'
@@ -230,6 +231,20 @@ def _gpu(part: dict[str, Any] | None, size: Continent) -> list[str]:
         f'{", compiled" if row["compiled"] else ""}: {row["km2_a_second"]:.3g} km² a '
         f'second, {size.area / row["km2_a_second"] / 3600:,.0f} GPU hours'
         for row in part['rows']
+    ]
+
+
+def _reading(part: dict[str, Any] | None) -> list[str]:
+    """What a process reads, which a GPU's must."""
+    if part is None:
+        return []
+    (row,) = (r for r in part['rows'] if r['processes'] == r['threads'] == 1)
+    return [
+        (
+            f'Reading: {row["km2_a_second"]:.3g} km² a second and process, imagery and '
+            'labels on a local disk. A GPU that computes faster waits for it.'
+        ),
+        '',
     ]
 
 

@@ -5,8 +5,9 @@
 
 Parts: overhead (what follows the backbone), published (the published way done plainly),
 accuracy (mean IoU of both ways on real scenes), fit, flat (memory and time against the
-raster's size) and gpu. Each keeps its figures in ``benchmarks/results/speed.json``;
-``python -m benchmarks.table`` puts them into the pages.
+raster's size), read (chips a second without a backbone) and gpu. Each keeps its figures
+in ``benchmarks/results/speed.json``; ``python -m benchmarks.table`` puts them into the
+pages.
 """
 
 import argparse
@@ -19,7 +20,14 @@ from typing import Any
 
 from rich.console import Console
 
-from . import speed_fit, speed_flat, speed_gpu, speed_overhead, speed_published
+from . import (
+    speed_fit,
+    speed_flat,
+    speed_gpu,
+    speed_overhead,
+    speed_published,
+    speed_read,
+)
 from .measure import CLOCK, clock
 from .origin import ROOT, about, commit
 from .speed_table import RESULTS, checks
@@ -37,6 +45,7 @@ TINY = {
     'published': {'chip': 448, 'window': 32},
     'fit': {'cells': 2000, 'dimensions': 32, 'pixels': 4000},
     'flat': {'sizes': (256, 512)},
+    'read': {'size': 512, 'rounds': 1},
     'gpu': {
         'size': 256,
         'specs': ('timm:test_vit?weights=random',),
@@ -58,6 +67,7 @@ def parts(folder: Path) -> dict[str, Callable[..., dict[str, Any]]]:
         'accuracy': lambda: speed_published.accuracy(SHARED / 'data', WEIGHTS),
         'fit': lambda **how: speed_fit.measure(folder, **how),
         'flat': lambda **how: speed_flat.measure(folder, **how),
+        'read': lambda **how: speed_read.measure(folder, **how),
         'gpu': lambda **how: speed_gpu.measure(folder, **how),
     }
 

@@ -14,7 +14,7 @@ Results = dict[str, Any]
 Row = tuple[str, str, str, bool | None]
 
 #: Parts that run without a GPU.
-PARTS = ('overhead', 'published', 'accuracy', 'fit', 'flat')
+PARTS = ('overhead', 'published', 'accuracy', 'fit', 'flat', 'read')
 
 NO_GPU = 'no GPU figure exists yet: `python -m benchmarks.speed gpu` makes them'
 
@@ -33,6 +33,7 @@ def rows(results: Results) -> list[Row]:
         'published': _published,
         'fit': _fit,
         'flat': _flat,
+        'read': _read,
         'gpu': _gpu,
     }
     return [
@@ -185,6 +186,17 @@ def _flat(part: Results) -> Iterator[Row]:
         ),
         part['exponent'] <= 1.05,
     )
+
+
+def _read(part: Results) -> Iterator[Row]:
+    for row in part['rows']:
+        count, threads = row['processes'], row['threads']
+        yield (
+            f'reading alone: processes {count}, threads in each {threads}',
+            '–',
+            f'{row["chips_a_second"]:.0f} chips/s, {row["km2_a_second"]:.3g} km²/s',
+            None,
+        )
 
 
 def _gpu(part: Results) -> Iterator[Row]:

@@ -21,7 +21,7 @@ import pytest
 
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.mapping.cluster import DaskCluster
+from torchgeo_mapsr.mapping.cluster import DaskCluster, _take_gpu
 from torchgeo_mapsr.mapping.job import map_region
 from torchgeo_mapsr.mapping.settings import MapJob
 from torchgeo_mapsr.mapping.stopwatch import Stopwatch
@@ -91,6 +91,25 @@ def test_any_number_of_workers_gives_the_same_bytes(
     timings = result.report['timings']
     assert {'read', 'backbone', 'probe', 'match', 'blend', 'write'} <= set(timings)
     assert not Path(f'{job.output}.parts').exists()
+
+
+def test_workers_take_turns_at_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
+    monkeypatch.setattr('torch.cuda.set_device', taken.append)
+    with (
+        distributed.LocalCluster(
+            n_workers=3, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as local,
+        distributed.Client(local, set_as_default=False) as client,
+    ):
+        for name in client.scheduler_info()['workers']:
+            client.submit(_take_gpu, workers=[name], pure=False).result()
+    assert sorted(taken) == [0, 0, 1]
+    # Not those of a cluster that is there already, nor where there is no choice.
+    assert DaskCluster(None, device='auto')._take_turns
+    assert not DaskCluster(None, device='cpu')._take_turns
+    assert not DaskCluster('tcp://localhost:8786', device='auto')._take_turns
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from uuid import uuid4
 import dask
 import torch
 from dask.system import CPU_COUNT
-from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
 
 from ..errors import InputError
 from ..evaluation.report import versions
@@ -46,7 +46,7 @@ class DaskCluster(Executor):
     Args:
         scheduler: Address of a scheduler; workers on this machine if None.
         workers: Number of workers on this machine; one a core by default, or one a GPU
-            if that is the device.
+            if that is the device. They take turns at several GPUs.
         device: Name of the device that workers use.
     """
 
@@ -58,6 +58,8 @@ class DaskCluster(Executor):
         self._scheduler = scheduler
         gpus = 0 if device == 'cpu' else torch.cuda.device_count()
         self._workers = workers or gpus or CPU_COUNT
+        # Workers of another cluster are given their GPUs there.
+        self._take_turns = scheduler is None and gpus > 1
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -105,6 +107,7 @@ class DaskCluster(Executor):
                         sent,
                         pickle.dumps(group),
                         expected,
+                        self._take_turns,
                         key=f'{type(work).__name__}-{uuid4().hex}',
                         retries=_RETRIES,
                     )
@@ -133,7 +136,9 @@ class _Done(NamedTuple):
     seconds: dict[str, float]
 
 
-def _do(work: bytes, group: bytes, expected: Mapping[str, str]) -> _Done | InputError:
+def _do(
+    work: bytes, group: bytes, expected: Mapping[str, str], take_turns: bool
+) -> _Done | InputError:
     """Work on a group of items, in a worker.
 
     Both come pickled: Dask's scheduler unpickles what it is sent, and is not to make
@@ -149,6 +154,8 @@ def _do(work: bytes, group: bytes, expected: Mapping[str, str]) -> _Done | Input
                 f'A Dask worker has {name} {here[name]}, and this process '
                 f'{expected[name]}; install the same.'
             )
+    if take_turns:
+        _take_gpu()
     chips = 0
 
     def tick() -> None:
@@ -161,6 +168,11 @@ def _do(work: bytes, group: bytes, expected: Mapping[str, str]) -> _Done | Input
     except InputError as error:
         return error
     return _Done(results, chips, task.watch.take())
+
+
+def _take_gpu() -> None:
+    """Have the workers of this machine, which are numbered, take turns at its GPUs."""
+    torch.cuda.set_device(int(get_worker().name) % torch.cuda.device_count())
 
 
 def _result(future: Future[Any]) -> _Done:
