@@ -30,8 +30,8 @@ def publish(
 ) -> MapSummary:
     """Put the tiles of a map together, and give all files of it their names at once.
 
-    What one core does is done side by side: the files are written, then the map is
-    drawn while it is counted.
+    What one core does is done side by side: the map is counted while further files are
+    written, or drawn.
 
     Args:
         store: Where the tiles are.
@@ -65,7 +65,16 @@ def publish(
         with watch('write'):
             write_cog(scratch[name], plan.geobox, layers[name][1], plan.tiles(), load)
 
+    def count() -> MapSummary:
+        written['classes'].result()
+        with watch('report'):
+            return summarise(
+                scratch['classes'], target, inputs.labels, inputs.crosswalk
+            )
+
     def draw() -> None:
+        for future in written.values():
+            future.result()
         with watch('report'):
             save_panel(
                 store.scratch(output.panel.name),
@@ -78,15 +87,12 @@ def publish(
                 bands or (1, 2, 3),
             )
 
+    # What waits for a file is begun after it, so that none waits for ever.
     with ThreadPoolExecutor(2, 'publish') as pool:
-        for _ in pool.map(write, layers):
-            pass
-        drawn = pool.submit(draw)
-        with watch('report'):
-            summary = summarise(
-                scratch['classes'], target, inputs.labels, inputs.crosswalk
-            )
+        written = {name: pool.submit(write, name) for name in layers}
+        counted, drawn = pool.submit(count), pool.submit(draw)
         drawn.result()
+        summary = counted.result()
     output.map.parent.mkdir(parents=True, exist_ok=True)
     store.publish(store.scratch(output.panel.name), output.panel)
     for name in ('scores', 'confidence'):
