@@ -156,8 +156,9 @@ class Classifier:
         if evidence is None or self.prior_weight <= 0:
             return probabilities
         # As logarithms, since any weight may be asked for: powers would overflow.
-        said = self.prior_weight * evidence.to(probabilities)
-        return (probabilities.log() + said).softmax(1)
+        said = evidence.to(probabilities)
+        scores = torch.add(probabilities.log(), said, alpha=self.prior_weight)
+        return scores.softmax(1)
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device.
