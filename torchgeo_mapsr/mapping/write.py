@@ -142,6 +142,8 @@ def write_cog(
                 path,
                 driver='COG',
                 compress='deflate',
+                # GDAL's own, 6, makes files smaller by 1 to 5 %, in a half more time
+                level=5,
                 blocksize=_BLOCK,
                 overviews='ignore_existing',
                 # the mode of a class map; percentages average sensibly

@@ -15,8 +15,7 @@ from .local import block_mean
 # Values outside these quantiles of a band are as bright or dark as these.
 RANGE = 0.01, 0.99
 
-# Principal components that bands are reduced to. A rotation: up to here, distances of
-# colours stay what they are.
+# Bands, or principal components of more.
 COMPONENTS = 4
 
 # Rounds of SLIC. Ten, scikit-image's default, took three times as long, for maps whose
@@ -93,18 +92,22 @@ def superpixels(
 
 
 def _colours(bands: Tensor, inside: Tensor) -> Tensor:
-    """Stretched and rotated bands, zero where not valid, (at most 4, H, W)."""
+    """Stretched bands, or principal components of many, (at most 4, H, W)."""
     pixels = bands.flatten(1)
     known = inside.flatten().nonzero()[:, 0]
     sample = pixels[:, known[:: -(-len(known) // SAMPLE)]]
     low, high = torch.quantile(sample, torch.tensor(RANGE), dim=1)[..., None]
-    extent = torch.where(high > low, high - low, 1.0)
+    extent = torch.where(high > low, high - low, 1.0) * math.sqrt(len(bands))
+    top = 1 / math.sqrt(len(bands))
 
     def stretch(values: Tensor) -> Tensor:
-        return ((values - low) / extent).clamp(0, 1) / math.sqrt(len(bands))
+        return values.sub(low).div_(extent).clamp_(0, top)
 
-    mean = stretch(sample).mean(1, keepdim=True)
-    centred = stretch(sample) - mean
-    _, axes = torch.linalg.eigh((centred @ centred.T).double())
-    colours = axes[:, -COMPONENTS:].to(bands).T @ (stretch(pixels) - mean)
+    colours = stretch(pixels)
+    if len(bands) > COMPONENTS:
+        some = stretch(sample)
+        mean = some.mean(1, keepdim=True)
+        centred = some - mean
+        _, axes = torch.linalg.eigh((centred @ centred.T).double())
+        colours = axes[:, -COMPONENTS:].to(bands).T @ (colours - mean)
     return colours.unflatten(1, inside.shape) * inside
