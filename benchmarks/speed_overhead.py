@@ -64,7 +64,7 @@ def of_tokens(folder: Path, size: int, spec: str, rounds: int) -> dict[str, Any]
     at once. ``overhead`` is everything: the time from the first chip's forward to the
     end of the command, less the forwards. Chips are read meanwhile and the report and
     the panel are made, and threads wait for one another. Kinds of propagation take
-    turns; the median round of each counts.
+    turns; the median of each figure's rounds counts.
     """
     scene = made(folder, size)
     fit = fitted(scene, folder, spec)
@@ -96,7 +96,10 @@ def of_tokens(folder: Path, size: int, spec: str, rounds: int) -> dict[str, Any]
             )
     return {
         'backbone': spec,
-        **{name: _median(r, 'overhead') for name, r in rows.items()},
+        **{
+            name: {**_median(r, 'overhead'), **_median_of(r, 'steps')}
+            for name, r in rows.items()
+        },
     }
 
 
@@ -150,6 +153,12 @@ def _median(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """The round with the median of a figure, and that figure of all rounds."""
     order = sorted(rows, key=lambda row: row[name])
     return {**order[len(order) // 2], 'rounds': [row[name] for row in rows]}
+
+
+def _median_of(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The median of a figure, and that figure of all rounds."""
+    found = [row[name] for row in rows]
+    return {name: sorted(found)[len(found) // 2], f'{name}_rounds': found}
 
 
 def _forwards(spec: str, imagery: Path) -> tuple[float, float]:

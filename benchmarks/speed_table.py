@@ -71,7 +71,7 @@ def _overhead(part: Results) -> Iterator[Row]:
         yield (
             f'matching, blending, writing / forwards of ViT-S/14, {name}',
             f'≤ {limit:.0%}',
-            f'{found["steps"]:.1%}',
+            f'{found["steps"]:.1%} ({_span(found["steps_rounds"], ".1%")})',
             found['steps'] <= limit,
         )
         measured = (

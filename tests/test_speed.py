@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import speed_gpu, speed_overhead, speed_table, table
+from benchmarks import speed_gpu, speed_overhead, speed_read, speed_table, table
 from benchmarks.continent import AREA, Continent, figures
 from benchmarks.measure import Forwards, Peak, alone
 from benchmarks.published import Published, matched, published_map, upsampled
@@ -109,12 +109,26 @@ def test_overhead_and_gpu_parts_run_anywhere(tmp_path: Path) -> None:
         row = found['tokens'][nodes]
         assert row['stages']['propagate'] > 0
         assert row['stages']['blend'] > 0
-        assert row['steps'] > 0
+        assert row['steps'] == sorted(row['steps_rounds'])[1] > 0
     (row,) = speed_gpu.measure(tmp_path, 512, (spec,), ('bf16',), (False,), repeats=1)[
         'rows'
     ]
     assert row['precision'] == 'bf16'
     assert row['share_of_bare'] > 0
+
+
+def test_reading_alone(tmp_path: Path) -> None:
+    found = speed_read.measure(tmp_path, 512, rounds=1)
+    assert [(row['processes'], row['threads']) for row in found['rows']] == [
+        (1, 1),
+        (1, 2),
+        (2, 1),
+    ]
+    # Chips of 448 add at most 364 x 364 pixels.
+    for row in found['rows']:
+        assert row['km2_a_second'] == pytest.approx(
+            row['chips_a_second'] * 0.364**2, rel=0.01
+        )
 
 
 def made_results() -> dict[str, Any]:
@@ -133,6 +147,7 @@ def made_results() -> dict[str, Any]:
         'one_at_a_time_seconds': 11.0,
         'overhead': 0.2,
         'steps': 0.1,
+        'steps_rounds': [0.1, 0.1, 0.2],
         'rounds': [0.2, 0.1, 0.3],
     }
     rcf = {
@@ -155,6 +170,17 @@ def made_results() -> dict[str, Any]:
             'threads': 2,
             'tokens': {name: part for name in ('none', 'tokens', 'superpixels')},
             'rcf': rcf,
+        },
+        'read': {
+            **about,
+            'rows': [
+                {
+                    'processes': 1,
+                    'threads': 1,
+                    'chips_a_second': 100.0,
+                    'km2_a_second': 13.0,
+                }
+            ],
         },
         'fit': {
             **about,
@@ -200,6 +226,7 @@ class TestPages:
         }
         text = speed_table.markdown(made_results())
         assert 'no GPU figure exists yet' in text
+        assert '100 chips/s, 13 km²/s' in text
         assert 'Not measured yet: published, accuracy.' in text
 
     def test_sizes_on_paper(self) -> None:
@@ -227,4 +254,5 @@ class TestPages:
         assert float(row.split('|')[-2]) == pytest.approx(1000 * 8 / 4 / 3600, abs=0.5)
         (row,) = (line for line in lines if line.startswith('| map '))
         assert '50.0 MB' in row
+        assert any(line.startswith('Reading: 13 km² a second') for line in lines)
         assert figures({})[0].startswith('Not known: overhead, fit, flat')
