@@ -3,7 +3,6 @@
 
 """How fast chips are read, with the labels around them, for a backbone that waits."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from torchgeo_mapsr.mapping.stopwatch import Stopwatch
 from torchgeo_mapsr.models.classifier import Classifier
 from torchgeo_mapsr.models.identity import Identity
 
-from .measure import alone, ratio
+from .measure import alone, now, ratio
 from .speed_scenes import fitted, made
 
 # As for ViT-S/14: two tokens.
@@ -95,7 +94,7 @@ def read(
     chips = list(plan.lattice()) * AGAIN
     function(chips[0])
     with torch_threads(1):
-        start = time.perf_counter()
+        start = now()
         for _ in prefetch(function, chips, 2 * threads, threads, each=1):
             pass
-        return {'rate': len(chips) / (time.perf_counter() - start)}
+        return {'rate': len(chips) / (now() - start)}

@@ -4,7 +4,7 @@
 """Upsampling operators: linear, row-stochastic maps from grid tokens to pixels."""
 
 from abc import ABC, abstractmethod
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -260,26 +260,19 @@ def _interpolation(pixels: Tensor, stride: int, tokens: int) -> tuple[Tensor, Te
     return first.long(), position - first
 
 
-class _Axis:
+class _Axis(NamedTuple):
     """One axis of bilinear interpolation, as small dense matrices (pixels, tokens).
 
     Dense, because a product with them runs at the speed of a matrix product and is
     differentiable and deterministic on every device.
+
+    Args:
+        matrix: A, the pixel's weights of its two tokens.
+        cross: The product of the two weights, in the column of the first token.
     """
 
-    def __init__(
-        self,
-        start: int,
-        stop: int,
-        stride: int,
-        tokens: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        index = torch.arange(start, stop, device=device)
-        first, second = _interpolation(index, stride, tokens)
-        self.first, self.second = first[:, None], second.to(dtype)[:, None]
-        self.zeros = self.second.new_zeros(len(index), tokens)
+    matrix: Tensor
+    cross: Tensor
 
     @classmethod
     def of(cls, pixels: slice, stride: int, tokens: int, like: Tensor) -> '_Axis':
@@ -290,22 +283,8 @@ class _Axis:
         """
         return _axis(pixels.start, pixels.stop, stride, tokens, like.dtype, like.device)
 
-    @cached_property
-    def matrix(self) -> Tensor:
-        """A: the pixel's weights of its two tokens."""
-        with torch.inference_mode(False):
-            after = (self.first + 1).clamp(max=self.zeros.shape[1] - 1)
-            matrix = self.zeros.scatter(1, self.first, 1 - self.second)
-            return matrix.scatter_add(1, after, self.second)
 
-    @cached_property
-    def cross(self) -> Tensor:
-        """The product of the two weights, in the column of the first token."""
-        with torch.inference_mode(False):
-            return self.zeros.scatter(1, self.first, (1 - self.second) * self.second)
-
-
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 @torch.inference_mode(False)
 def _axis(
     start: int,
@@ -316,4 +295,10 @@ def _axis(
     device: torch.device,
 ) -> _Axis:
     """Made outside of inference mode, since training may use it later."""
-    return _Axis(start, stop, stride, tokens, dtype, device)
+    index = torch.arange(start, stop, device=device)
+    first, second = _interpolation(index, stride, tokens)
+    first, second = first[:, None], second.to(dtype)[:, None]
+    after = (first + 1).clamp(max=tokens - 1)
+    zeros = second.new_zeros(len(index), tokens)
+    matrix = zeros.scatter(1, first, 1 - second).scatter_add(1, after, second)
+    return _Axis(matrix, zeros.scatter(1, first, (1 - second) * second))
