@@ -212,6 +212,18 @@ def _gpu(part: Results) -> Iterator[Row]:
             + ('' if busy is None else f', GPU {busy:.0f} % busy'),
             None,
         )
+    for nodes, found in part.get('overhead', {}).items():
+        if nodes == 'backbone':
+            continue
+        name = 'no propagation' if nodes == 'none' else f'propagation, {nodes}'
+        yield (
+            f'{part["device"]}: matching, blending, writing / forwards of ViT-S/14, '
+            f'{name}',
+            '≤ 10%',
+            f'{found["steps"]:.0%} (forwards {found["forward_seconds"]:.2f} s of '
+            f'{found["pass_seconds"]:.1f} s)',
+            found['steps'] <= 0.1,
+        )
 
 
 def markdown(results: Results) -> str:
