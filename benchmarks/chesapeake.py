@@ -26,12 +26,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from torchgeo_mapsr.datasets.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.accuracy import Confusion, compare
-from torchgeo_mapsr.evaluation.report import versions
-from torchgeo_mapsr.mapping.job import map_region
-from torchgeo_mapsr.mapping.settings import MapJob
+from torchgeo_mapsr.mapping.config import MapJob
+from torchgeo_mapsr.mapping.run import map_region
+from torchgeo_mapsr.versions import versions
 
 from .tiles import Tile, choose, find_tiles
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchgeo_mapsr.mapping.plan import Axis, default_overlap
+from torchgeo_mapsr.datasets.geo.plan import Axis, default_overlap
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'scaling.md'
 BEGIN, END = '<!-- figures: python -m benchmarks.table -->', '<!-- end of figures -->'

@@ -21,8 +21,8 @@ from torchgeo_mapsr.mapping.collect import gather, labelled_places
 from torchgeo_mapsr.mapping.executor import Here
 from torchgeo_mapsr.mapping.fitting import look
 from torchgeo_mapsr.mapping.passes import FitPass, Sight
-from torchgeo_mapsr.mapping.stopwatch import Stopwatch
-from torchgeo_mapsr.models.fit import FitOptions, fit_classifier
+from torchgeo_mapsr.mapping.timing import Stopwatch
+from torchgeo_mapsr.models.head.fit import FitOptions, fit_classifier
 
 from .origin import ROOT, about, commit
 from .ours import Ours

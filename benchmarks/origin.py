@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from torchgeo_mapsr.evaluation.report import versions
+from torchgeo_mapsr.versions import versions
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,19 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchgeo_mapsr.datasets.geo.plan import Chip, Plan, default_overlap
 from torchgeo_mapsr.datasets.labels import LabelRaster
+from torchgeo_mapsr.mapping.config import MapJob
 from torchgeo_mapsr.mapping.extractor import Extractor
 from torchgeo_mapsr.mapping.fitting import fit, make_backbone
 from torchgeo_mapsr.mapping.inputs import Inputs
 from torchgeo_mapsr.mapping.model import Model, ReadChip
-from torchgeo_mapsr.mapping.plan import Chip, Plan, default_overlap
-from torchgeo_mapsr.mapping.settings import MapJob
-from torchgeo_mapsr.mapping.stopwatch import Stopwatch
 from torchgeo_mapsr.mapping.sweep import ScoredChip, sweep
-from torchgeo_mapsr.models.classifier import Classifier
-from torchgeo_mapsr.models.probe import class_weights, fit_probe
-from torchgeo_mapsr.models.propagation import Propagation
-from torchgeo_mapsr.models.tokens import Tokens
+from torchgeo_mapsr.mapping.timing import Stopwatch
+from torchgeo_mapsr.models.head.head import Classifier
+from torchgeo_mapsr.models.head.probe import class_weights, fit_probe
+from torchgeo_mapsr.models.propagation.propagation import Propagation
+from torchgeo_mapsr.models.tokens.tokens import Tokens
 
 from .regions import Region
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from torchgeo_mapsr.datasets.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.evaluation.accuracy import Confusion, confusion
 
 TARGET = 'land-cover-4'

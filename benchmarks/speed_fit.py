@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from torchgeo_mapsr.datasets.legend import Legend
-from torchgeo_mapsr.models.fit import fit_classifier
-from torchgeo_mapsr.models.probe import class_weights, fit_probe
-from torchgeo_mapsr.models.samples import CellSamples, PixelSamples
+from torchgeo_mapsr.datasets.legends.legend import Legend
+from torchgeo_mapsr.models.head.fit import fit_classifier
+from torchgeo_mapsr.models.head.probe import class_weights, fit_probe
+from torchgeo_mapsr.models.head.samples import CellSamples, PixelSamples
 
 from .measure import Forwards, now
 from .speed_scenes import made, run

@@ -16,7 +16,7 @@ import torch
 
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.mapping.extractor import Extractor, device_of
-from torchgeo_mapsr.models.create import create_backbone
+from torchgeo_mapsr.models.backbones.create import create_backbone
 
 from .measure import Forwards, now, ratio
 from .speed_scenes import VIT, VIT_L, fitted, made, run

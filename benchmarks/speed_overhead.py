@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchgeo_mapsr.datasets.geo.plan import Plan, default_overlap
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.mapping.extractor import chips_at_once
-from torchgeo_mapsr.mapping.plan import Plan, default_overlap
 from torchgeo_mapsr.mapping.prefetch import prefetch, torch_threads
-from torchgeo_mapsr.models.backbone import Backbone
-from torchgeo_mapsr.models.classifier import Classifier
-from torchgeo_mapsr.models.create import create_backbone
-from torchgeo_mapsr.models.rcf import RCF
+from torchgeo_mapsr.models.backbones.backbone import Backbone
+from torchgeo_mapsr.models.backbones.create import create_backbone
+from torchgeo_mapsr.models.backbones.rcf import RCF
+from torchgeo_mapsr.models.head.head import Classifier
 
 from .measure import Forwards, now, ratio
 from .speed_scenes import VIT, fitted, made, run, stages

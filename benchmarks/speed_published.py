@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from torchgeo_mapsr.datasets.imagery import Imagery
-from torchgeo_mapsr.models.create import create_backbone
-from torchgeo_mapsr.models.prompts import CosinePrompts
-from torchgeo_mapsr.models.propagation import Propagation
-from torchgeo_mapsr.models.tokens import Tokens
+from torchgeo_mapsr.models.backbones.create import create_backbone
+from torchgeo_mapsr.models.head.prompts import CosinePrompts
+from torchgeo_mapsr.models.propagation.propagation import Propagation
+from torchgeo_mapsr.models.tokens.tokens import Tokens
 
 from .measure import Peak, alone, ratio
 from .ours import Maps, Ours

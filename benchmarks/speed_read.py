@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from torchgeo_mapsr.datasets.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.geo.plan import Plan, default_overlap
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.mapping.extractor import Extractor
 from torchgeo_mapsr.mapping.inputs import Inputs
 from torchgeo_mapsr.mapping.model import Model
-from torchgeo_mapsr.mapping.plan import Plan, default_overlap
 from torchgeo_mapsr.mapping.prefetch import prefetch, torch_threads
-from torchgeo_mapsr.mapping.stopwatch import Stopwatch
-from torchgeo_mapsr.models.classifier import Classifier
-from torchgeo_mapsr.models.identity import Identity
+from torchgeo_mapsr.mapping.timing import Stopwatch
+from torchgeo_mapsr.models.backbones.identity import Identity
+from torchgeo_mapsr.models.head.head import Classifier
 
 from .measure import alone, now, ratio
 from .speed_scenes import fitted, made

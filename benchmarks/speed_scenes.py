@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchgeo_mapsr.datasets.scene import Scene, make_scene
-from torchgeo_mapsr.mapping.job import map_region
-from torchgeo_mapsr.mapping.settings import MapJob
+from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
+from torchgeo_mapsr.mapping.config import MapJob
+from torchgeo_mapsr.mapping.run import map_region
 
 from .measure import now
 

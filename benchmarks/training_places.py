@@ -13,7 +13,7 @@ import rasterio
 from rasterio.windows import Window
 
 from torchgeo_mapsr.datasets import make_scene
-from torchgeo_mapsr.datasets.scene import ORIGIN
+from torchgeo_mapsr.datasets.scene.scene import ORIGIN
 
 from .regions import SETS, TARGET, Region
 

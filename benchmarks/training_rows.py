@@ -23,7 +23,7 @@ from torch import Tensor
 
 from torchgeo_mapsr.datamodules import PairDataModule
 from torchgeo_mapsr.datasets import LabelRaster, region_map
-from torchgeo_mapsr.datasets.statistics import class_counts
+from torchgeo_mapsr.datasets.legends.statistics import class_counts
 from torchgeo_mapsr.tasks import (
     MaskedAutoencoderTask,
     RegionAggregationTask,

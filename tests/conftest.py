@@ -14,7 +14,7 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
 import pytest
 import torch
 
-from torchgeo_mapsr.datasets.scene import Scene, make_scene
+from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
 
 from .pretend import pretended
 

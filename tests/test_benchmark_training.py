@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks import training, training_rows, training_table
 from benchmarks.training_places import Place, find_places
 from benchmarks.training_rows import ROWS, Trial
-from torchgeo_mapsr.datasets.scene import Scene
+from torchgeo_mapsr.datasets.scene.scene import Scene
 
 QUIET = Console(quiet=True)
 

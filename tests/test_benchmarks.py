@@ -15,11 +15,11 @@ from sklearn.metrics import jaccard_score, recall_score
 from benchmarks import chesapeake, regions, scenes, table, tiles
 from benchmarks.ours import Ours
 from benchmarks.regions import Region
-from torchgeo_mapsr.datasets.crosswalk import Crosswalk
-from torchgeo_mapsr.datasets.legend import Legend
-from torchgeo_mapsr.datasets.scene import Scene
-from torchgeo_mapsr.mapping.job import map_region
-from torchgeo_mapsr.mapping.settings import MapJob
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.legends.legend import Legend
+from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.mapping.config import MapJob
+from torchgeo_mapsr.mapping.run import map_region
 
 from .data.chesapeake_pairs.data import TILES, make_rasters, make_tiles
 

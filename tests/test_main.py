@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from torchgeo_mapsr import __version__
-from torchgeo_mapsr.datasets.crosswalk import Crosswalk
-from torchgeo_mapsr.datasets.scene import Scene, make_scene
-from torchgeo_mapsr.datasets.statistics import JointStatistics
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.legends.statistics import JointStatistics
+from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
 from torchgeo_mapsr.evaluation.accuracy import compare
 from torchgeo_mapsr.main import main
 

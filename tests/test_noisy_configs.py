@@ -14,10 +14,10 @@ import yaml
 
 from tests.data.openearthmap import data
 from tests.data.openearthmap_sar import data as sar_data
-from torchgeo_mapsr.datasets.scene import make_scene
+from torchgeo_mapsr.datasets.scene.scene import make_scene
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.models.segmentation import SegmentationNetwork
-from torchgeo_mapsr.models.trained import Trained
+from torchgeo_mapsr.models.networks.segmentation import SegmentationNetwork
+from torchgeo_mapsr.models.networks.trained import Trained
 
 CONFIGS = Path(__file__).parents[1] / 'docs' / 'configs'
 

@@ -15,10 +15,10 @@ from benchmarks import speed_gpu, speed_overhead, speed_read, speed_table, table
 from benchmarks.continent import AREA, Continent, figures
 from benchmarks.measure import Forwards, Peak, alone
 from benchmarks.published import Published, matched, published_map, upsampled
-from torchgeo_mapsr.models.concat import Concat
-from torchgeo_mapsr.models.identity import Identity
-from torchgeo_mapsr.models.prompts import CosinePrompts
-from torchgeo_mapsr.models.tokens import Tokens
+from torchgeo_mapsr.models.backbones.concat import Concat
+from torchgeo_mapsr.models.backbones.identity import Identity
+from torchgeo_mapsr.models.head.prompts import CosinePrompts
+from torchgeo_mapsr.models.tokens.tokens import Tokens
 
 RCF = 'rcf?filters=4&colours=8&strides=1,4'
 

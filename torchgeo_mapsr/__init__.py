@@ -44,13 +44,12 @@ if TYPE_CHECKING:
         RegionCrossEntropy,
         SymmetricCrossEntropy,
     )
-    from .mapping.job import map_region
-    from .mapping.lattice import LatticeSampler
-    from .mapping.settings import MapJob
-    from .mapping.writer import MapWriter
-    from .models.classifier import Classifier
-    from .models.create import create_backbone
+    from .mapping.config import MapJob
+    from .mapping.run import map_region
+    from .models.backbones.create import create_backbone
+    from .models.head.head import Classifier
     from .samplers import BalancedChipSampler, ChipSampler, PatchSampler
+    from .samplers.lattice import LatticeSampler
     from .tasks import (
         ClassAwareTask,
         ExpectationMaximizationTask,
@@ -64,6 +63,7 @@ if TYPE_CHECKING:
         SelfTrainingTask,
         SoftNaiveTask,
     )
+    from .tasks.map_writer import MapWriter
     from .transforms import ClassMix, RegionAggregation, ResolutionAlignment
 
 __version__ = '0.1.0'
@@ -165,12 +165,12 @@ _HOMES = {
         'RegionCrossEntropy',
         'SymmetricCrossEntropy',
     ),
-    'mapping.job': ('map_region',),
-    'mapping.lattice': ('LatticeSampler',),
-    'mapping.settings': ('MapJob',),
-    'mapping.writer': ('MapWriter',),
-    'models.create': ('create_backbone',),
-    'models.classifier': ('Classifier',),
+    'mapping.run': ('map_region',),
+    'samplers.lattice': ('LatticeSampler',),
+    'mapping.config': ('MapJob',),
+    'tasks.map_writer': ('MapWriter',),
+    'models.backbones.create': ('create_backbone',),
+    'models.head.head': ('Classifier',),
     'samplers': ('BalancedChipSampler', 'ChipSampler', 'PatchSampler'),
     'tasks': (
         'ClassAwareTask',

@@ -33,11 +33,11 @@ def georeference(grid: GeoBox, times: slice) -> Sample:
     decimetres, so nothing in this package reads them.
 
     Args:
-        grid: grid of the chip, north-up
-        times: first and last time, and step
+        grid: Grid of the chip, north-up.
+        times: First and last time, and step.
 
     Returns:
-        ``bounds`` and ``crs`` (0.8), or ``bounds`` and ``transform`` (0.10)
+        ``bounds`` and ``crs`` (0.8), or ``bounds`` and ``transform`` (0.10).
     """
     box = grid.boundingbox
     x = slice(box.left, box.right, abs(grid.affine.a))

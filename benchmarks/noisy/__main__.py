@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from torchgeo_mapsr.datasets.legend import Legend
+from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.evaluation.accuracy import Confusion, confusion
 
 from ..origin import ROOT, about, commit

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from torchgeo_mapsr import ClassAwareTask, InputError
-from torchgeo_mapsr.datasets.grid import starts
+from torchgeo_mapsr.datasets.geo.grid import starts
 from torchgeo_mapsr.datasets.selection import select_patches
 
 from .sets import Domain, Labels

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from torchgeo_mapsr import PseudoLabelTask, SelfTrainingTask
-from torchgeo_mapsr.models.ensemble import Ensemble
+from torchgeo_mapsr.models.networks.ensemble import Ensemble
 
 from .training import Setting
 

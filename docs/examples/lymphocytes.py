@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, binary_jaccard_index
 
 from torchgeo_mapsr import JointStatistics, Legend
-from torchgeo_mapsr.datasets.statistics import class_counts
+from torchgeo_mapsr.datasets.legends.statistics import class_counts
 from torchgeo_mapsr.losses import StatisticsMatchingLoss, block_regions, label_counts
 
 # A patch has 2 x 2 regions of 32 x 32 pixels.

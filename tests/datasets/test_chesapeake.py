@@ -18,8 +18,8 @@ from torchgeo.datasets import ChesapeakeCVPR
 
 from tests.data.chesapeake_pairs import data
 from torchgeo_mapsr.datasets.chesapeake import ChesapeakePairs
-from torchgeo_mapsr.datasets.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.labels import LabelRaster
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.plot import per_pixel
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.samplers import ChipSampler

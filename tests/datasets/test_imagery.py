@@ -22,7 +22,7 @@ from rasterio.vrt import WarpedVRT
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader, Dataset
 
-from torchgeo_mapsr.datasets import raster
+from torchgeo_mapsr.datasets.geo import raster
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.errors import InputError
 

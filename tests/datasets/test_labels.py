@@ -12,10 +12,10 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
-from torchgeo_mapsr.datasets.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster
-from torchgeo_mapsr.datasets.legend import Legend
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
 
 from .conftest import HR, UTM, Write

@@ -24,7 +24,7 @@ from torchgeo.datasets import RasterDataset, stack_samples
 from torchgeo_mapsr.datasets.collate import collate_pairs
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster
-from torchgeo_mapsr.datasets.legend import Legend
+from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.datasets.pair import LRHRPair
 from torchgeo_mapsr.datasets.plot import paint, per_pixel
 from torchgeo_mapsr.errors import InputError

@@ -12,7 +12,7 @@ from affine import Affine
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
-from torchgeo_mapsr.datasets.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation import accuracy
 from torchgeo_mapsr.evaluation.accuracy import Confusion, compare, confusion

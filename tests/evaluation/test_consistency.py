@@ -11,10 +11,10 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
-from torchgeo_mapsr.datasets.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.geo.region import region_map
 from torchgeo_mapsr.datasets.labels import LabelRaster
-from torchgeo_mapsr.datasets.legend import Legend
-from torchgeo_mapsr.datasets.region import region_map
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.evaluation import consistency
 from torchgeo_mapsr.evaluation.consistency import MapSummary, summarise
 

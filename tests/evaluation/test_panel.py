@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import rasterio
 
-from torchgeo_mapsr.datasets.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster
-from torchgeo_mapsr.datasets.scene import Scene, make_scene
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
 from torchgeo_mapsr.evaluation.panel import save_panel
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from torchgeo_mapsr.losses import block_regions, box_counts, label_counts
-from torchgeo_mapsr.models.superpixels import superpixels
+from torchgeo_mapsr.models.propagation.superpixels import superpixels
 
 
 def predictions(*shape: int, seed: int = 0) -> Tensor:

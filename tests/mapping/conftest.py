@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from torchgeo_mapsr.datasets.scene import Scene, make_scene
-from torchgeo_mapsr.mapping.settings import MapJob
+from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
+from torchgeo_mapsr.mapping.config import MapJob
 
 #: Small, but of two strides, so that halo, alignment and blending matter.
 BACKBONE = 'rcf?filters=6&colours=24&strides=1,4'

@@ -11,10 +11,11 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
-from torchgeo_mapsr.datasets.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.geo.plan import Plan
+from torchgeo_mapsr.datasets.geo.region import region_map
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster
-from torchgeo_mapsr.datasets.region import region_map
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.mapping.collect import (
     Piece,
@@ -23,8 +24,7 @@ from torchgeo_mapsr.mapping.collect import (
     labelled_places,
     read_labelled,
 )
-from torchgeo_mapsr.mapping.plan import Plan
-from torchgeo_mapsr.models.identity import Identity
+from torchgeo_mapsr.models.backbones.identity import Identity
 
 SHAPE = (300, 410)
 NLCD = Crosswalk.load('nlcd', 'land-cover-4')

@@ -13,9 +13,9 @@ import pytest
 import rasterio
 import torch
 
-from torchgeo_mapsr.datasets.scene import Scene
-from torchgeo_mapsr.mapping.job import map_region
-from torchgeo_mapsr.mapping.settings import MapJob
+from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.mapping.config import MapJob
+from torchgeo_mapsr.mapping.run import map_region
 
 from .conftest import BACKBONE
 

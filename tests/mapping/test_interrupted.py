@@ -17,8 +17,8 @@ import pytest
 import rasterio
 
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.mapping.job import map_region
-from torchgeo_mapsr.mapping.settings import MapJob
+from torchgeo_mapsr.mapping.config import MapJob
+from torchgeo_mapsr.mapping.run import map_region
 from torchgeo_mapsr.mapping.tile_files import TileFiles
 
 from .conftest import arguments
@@ -158,7 +158,7 @@ def stop_before_publishing(job: MapJob, monkeypatch: pytest.MonkeyPatch) -> Path
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr('torchgeo_mapsr.mapping.job.publish', stop)
+        patch.setattr('torchgeo_mapsr.mapping.run.publish', stop)
         assert main(arguments(job)) == 130
     folder = Path(f'{job.output}.parts')
     assert len(list(folder.glob('*.npz'))) == 12

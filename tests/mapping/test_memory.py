@@ -10,8 +10,8 @@ import pytest
 import rasterio
 from rasterio.windows import Window
 
-from torchgeo_mapsr.datasets.scene import Scene
-from torchgeo_mapsr.mapping.settings import MapJob
+from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.mapping.config import MapJob
 
 resource = pytest.importorskip('resource')
 
@@ -55,8 +55,8 @@ def test_memory_does_not_grow_with_the_raster(
 import resource
 from torchgeo_mapsr.memory import frugal
 frugal()
-from torchgeo_mapsr.mapping.job import map_region
-from torchgeo_mapsr.mapping.settings import MapJob
+from torchgeo_mapsr.mapping.run import map_region
+from torchgeo_mapsr.mapping.config import MapJob
 for settings in {[job.to_dict() for job in jobs]!r}:
     settings['imagery'] = tuple(settings['imagery'])
     settings['labels'] = tuple(settings['labels'])

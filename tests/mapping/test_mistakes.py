@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import rasterio
 
-from torchgeo_mapsr.datasets.scene import Scene
+from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.mapping.settings import MapJob
+from torchgeo_mapsr.mapping.config import MapJob
 
 from .conftest import arguments
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.mapping.config import MapJob
 from torchgeo_mapsr.mapping.outputs import Outputs
-from torchgeo_mapsr.mapping.settings import MapJob
 
 
 def job(output: str | Path, *imagery: str, **settings: Any) -> MapJob:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from torchgeo_mapsr.mapping.prefetch import prefetch
-from torchgeo_mapsr.mapping.stopwatch import Stopwatch
+from torchgeo_mapsr.mapping.timing import Stopwatch
 
 
 @pytest.mark.parametrize('count', [0, 1, 2, 7])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import rasterio
 
-from torchgeo_mapsr.datasets.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.evaluation.accuracy import compare
 from torchgeo_mapsr.main import main
 

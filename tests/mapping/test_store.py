@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from torchgeo_mapsr.datasets.geo.plan import Tile
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.mapping.plan import Tile
 from torchgeo_mapsr.mapping.store import WorkStore, digest
 from torchgeo_mapsr.mapping.tile_files import replacing
 
@@ -172,7 +172,7 @@ def test_killed_run_leaves_finished_tiles_and_no_lock(tmp_path: Path) -> None:
     script = f"""
 import numpy as np, sys, time
 from pathlib import Path
-from torchgeo_mapsr.mapping.plan import Tile
+from torchgeo_mapsr.datasets.geo.plan import Tile
 from torchgeo_mapsr.mapping.store import WorkStore
 store = WorkStore(Path({str(tmp_path / 'w')!r}), {WORK!r}).__enter__()
 store.tiles.save(0, Tile(1, 2, slice(0, 4), slice(4, 9)), classes=np.ones((4, 5), 'uint8'))

@@ -9,7 +9,8 @@ import torch
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from torchgeo_mapsr.mapping.plan import Chip, Plan
+from torchgeo_mapsr.datasets.geo.plan import Chip, Plan
+from torchgeo_mapsr.mapping.cog import NO_PERCENT
 from torchgeo_mapsr.mapping.sweep import (
     NO_CLASS,
     BlendedTile,
@@ -17,7 +18,6 @@ from torchgeo_mapsr.mapping.sweep import (
     schedule,
     sweep,
 )
-from torchgeo_mapsr.mapping.write import NO_PERCENT
 
 SHAPE = (330, 290)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.data.chesapeake_pairs.data import make_rasters
-from torchgeo_mapsr.datasets.pairs import LRHRPairs
+from torchgeo_mapsr.datasets.mosaic import LRHRPairs
 from torchgeo_mapsr.samplers import ChipSampler
 
 

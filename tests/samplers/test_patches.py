@@ -12,7 +12,7 @@ from torchgeo.datasets import RasterDataset, stack_samples
 
 from tests.data.chesapeake_pairs.data import make_rasters
 from torchgeo_mapsr.datasets.collate import collate_pairs
-from torchgeo_mapsr.datasets.pairs import LRHRPairs
+from torchgeo_mapsr.datasets.mosaic import LRHRPairs
 from torchgeo_mapsr.datasets.patches import class_shares, write_footprints
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.samplers import PatchSampler

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from tests.data.openearthmap.data import chip
 from torchgeo_mapsr import ClassAwareTask, InputError
-from torchgeo_mapsr.models.trained import Trained
+from torchgeo_mapsr.models.networks.trained import Trained
 
 ARGUMENTS: dict[str, Any] = {
     'backbone': 'resnet18',

@@ -7,10 +7,10 @@ import torch
 
 from torchgeo_mapsr._compat import Sample
 from torchgeo_mapsr.datasets import Crosswalk, Legend, LRHRPair, collate_pairs
-from torchgeo_mapsr.datasets.region import region_map
-from torchgeo_mapsr.datasets.scene import Scene
+from torchgeo_mapsr.datasets.geo.region import region_map
+from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.models.tokens import Tokens
+from torchgeo_mapsr.models.tokens.tokens import Tokens
 from torchgeo_mapsr.tasks.cells import BatchCells
 from torchgeo_mapsr.tasks.collect import Collected, Collector
 

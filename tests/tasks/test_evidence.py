@@ -9,9 +9,9 @@ from torch import Tensor
 
 from torchgeo_mapsr._compat import Sample
 from torchgeo_mapsr.datasets import Crosswalk, LRHRPair, collate_pairs, lr_coordinates
-from torchgeo_mapsr.datasets.region import region_map
-from torchgeo_mapsr.datasets.scene import Scene
-from torchgeo_mapsr.models.prior import evidence, label_shares, reach_of
+from torchgeo_mapsr.datasets.geo.region import region_map
+from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.models.head.prior import evidence, label_shares, reach_of
 from torchgeo_mapsr.tasks.cells import BatchCells
 from torchgeo_mapsr.tasks.evidence import batch_evidence, cell_coordinates
 

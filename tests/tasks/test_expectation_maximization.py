@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 
 from torchgeo_mapsr import ExpectationMaximizationTask, InputError, PairDataModule
-from torchgeo_mapsr.datasets.scene import Scene
-from torchgeo_mapsr.models.superpixels import superpixels
+from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.models.propagation.superpixels import superpixels
 
 
 @pytest.fixture(scope='module')

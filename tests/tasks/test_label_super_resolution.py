@@ -19,8 +19,8 @@ from torchgeo_mapsr import (
     PairDataModule,
     make_scene,
 )
-from torchgeo_mapsr.datasets.scene import Scene
-from torchgeo_mapsr.models.trained import Trained
+from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.models.networks.trained import Trained
 
 ARGUMENTS: dict[str, Any] = {'bands': 4, 'legend': 'nlcd', 'lr': 3e-3}
 

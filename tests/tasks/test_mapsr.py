@@ -23,11 +23,11 @@ from torchgeo import samplers
 from torchgeo_mapsr import MapJob, map_region
 from torchgeo_mapsr.datamodules import PairDataModule
 from torchgeo_mapsr.datasets import Crosswalk, LRHRPair, collate_pairs, make_scene
-from torchgeo_mapsr.datasets.scene import Scene
+from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.accuracy import compare
-from torchgeo_mapsr.models.classifier import Classifier
-from torchgeo_mapsr.models.probe import LinearProbe, class_weights
+from torchgeo_mapsr.models.head.head import Classifier
+from torchgeo_mapsr.models.head.probe import LinearProbe, class_weights
 from torchgeo_mapsr.tasks import MapSRTask
 
 SMALL = 'rcf?filters=8&colours=32&strides=1,2,4'

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.models.masked_autoencoder import MaskedAutoencoder
+from torchgeo_mapsr.models.networks.masked_autoencoder import MaskedAutoencoder
 from torchgeo_mapsr.tasks import MaskedAutoencoderTask, RegionAggregationTask
 
 SMALL: dict[str, Any] = {'size': 64, 'dim': 32, 'depth': 1, 'heads': 4}

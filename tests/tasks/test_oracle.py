@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 
 from torchgeo_mapsr.datamodules import PairDataModule
 from torchgeo_mapsr.datasets import Crosswalk
-from torchgeo_mapsr.datasets.scene import Scene
+from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.accuracy import compare
 from torchgeo_mapsr.tasks import OracleTask

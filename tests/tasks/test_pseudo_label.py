@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from torchgeo_mapsr import InputError, PseudoLabelTask, SegmentationTask
 from torchgeo_mapsr.losses import LovaszLoss, SymmetricCrossEntropy
-from torchgeo_mapsr.models.trained import Trained
+from torchgeo_mapsr.models.networks.trained import Trained
 
 SMALL: dict[str, Any] = {'model': 'segformer', 'backbone': 'mit_b0'}
 OPTICAL = SMALL | {'legend': 'openearthmap', 'target': 'openearthmap', 'bands': 3}

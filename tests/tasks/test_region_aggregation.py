@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from torchgeo_mapsr.datamodules import PairDataModule
-from torchgeo_mapsr.datasets.scene import Scene
+from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.losses import discriminator_hinge, generator_hinge
-from torchgeo_mapsr.models.trained import Trained
+from torchgeo_mapsr.models.networks.trained import Trained
 from torchgeo_mapsr.tasks import RegionAggregationTask
 from torchgeo_mapsr.transforms import RegionAggregation
 

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from torchgeo_mapsr import InputError, PairDataModule, SegmentationTask, make_scene
 from torchgeo_mapsr.datasets.plot import per_pixel
-from torchgeo_mapsr.datasets.scene import Scene
+from torchgeo_mapsr.datasets.scene.scene import Scene
 
 ARGUMENTS = {'bands': 4, 'legend': 'nlcd', 'truth_legend': 'land-cover-4', 'lr': 3e-3}
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from tests.data.openearthmap.data import chip, make
 from torchgeo_mapsr import InputError, SelfTrainingTask
-from torchgeo_mapsr.models.trained import Trained
+from torchgeo_mapsr.models.networks.trained import Trained
 
 ARGUMENTS: dict[str, Any] = {
     'model': 'segformer',

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from torchgeo_mapsr import Crosswalk, LRHRPair, SoftNaiveTask, collate_pairs
 from torchgeo_mapsr.datasets import JointStatistics
-from torchgeo_mapsr.datasets.scene import Scene
+from torchgeo_mapsr.datasets.scene.scene import Scene
 
 
 @pytest.fixture(scope='module')

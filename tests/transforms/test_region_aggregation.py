@@ -11,7 +11,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
 from torch import Tensor
 
-from torchgeo_mapsr.datasets.region import region_map
+from torchgeo_mapsr.datasets.geo.region import region_map
 from torchgeo_mapsr.transforms import RegionAggregation, aggregate_regions
 
 

@@ -5,7 +5,7 @@
 
 from .chesapeake import ChesapeakePairsDataModule
 from .fine import FineLabelDataModule
-from .image_chips import (
+from .images import (
     ImageChipsDataModule,
     OpenEarthMapDataModule,
     OpenEarthMapSARDataModule,

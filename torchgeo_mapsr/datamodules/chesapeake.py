@@ -13,24 +13,24 @@ class ChesapeakePairsDataModule(ChipDataModule):
     """Data module of NAIP, NLCD and Chesapeake land cover.
 
     Args:
-        root: folder of the data, see :class:`~torchgeo_mapsr.datasets.ChesapeakePairs`
-        train_splits: splits to fit on, such as ``['wv-train']``; None for all, and for
-            folders of rasters
-        val_splits: splits to validate on
-        test_splits: splits to test on and to predict
-        target: legend of ``mask``
-        crosswalk: name or file of the crosswalk from NLCD to *target*
-        layer: imagery of the tiles, ``naip-new`` or ``naip-old``
-        native_cells: recover the cells of the tiles' NLCD layer
-        download: let torchgeo download the tiles if they are not in *root*
-        batch_size: chips in a batch
-        patch_size: height and width of a chip, in pixels
-        stride: pixels between chips when all are visited
-        length: number of random chips in a training epoch (default: all chips)
-        num_workers: processes that read
-        augment: flip and turn training chips
-        balance: with *length*, see
-            :class:`~torchgeo_mapsr.samplers.BalancedChipSampler`
+        root: Folder of the data, see :class:`~torchgeo_mapsr.datasets.ChesapeakePairs`.
+        train_splits: Splits to fit on, such as ``['wv-train']``; None for all, and for
+            folders of rasters.
+        val_splits: Splits to validate on.
+        test_splits: Splits to test on and to predict.
+        target: Legend of ``mask``.
+        crosswalk: Name or file of the crosswalk from NLCD to *target*.
+        layer: Imagery of the tiles, ``naip-new`` or ``naip-old``.
+        native_cells: Recover the cells of the tiles' NLCD layer.
+        download: Let torchgeo download the tiles if they are not in *root*.
+        batch_size: Chips in a batch.
+        patch_size: Height and width of a chip, in pixels.
+        stride: Pixels between chips when all are visited.
+        length: Number of random chips in a training epoch (default: all chips).
+        num_workers: Processes that read.
+        augment: Flip and turn training chips.
+        balance: With *length*, see
+            :class:`~torchgeo_mapsr.samplers.BalancedChipSampler`.
     """
 
     def __init__(

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from torchgeo.datasets import stack_samples
 
-from ..datasets.crosswalk import Crosswalk
 from ..datasets.fine import FineLabelPair
+from ..datasets.geo.raster import open_rasters
+from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.pair import label_rasters
-from ..datasets.raster import open_rasters
 from ..datasets.unlabelled import ManyImagery
 from .pair import ChipDataModule
 
@@ -23,24 +23,24 @@ class FineLabelDataModule(ChipDataModule):
     ``supervision='hr'``.
 
     Args:
-        imagery: files or folders
-        labels: files or folders of labels, in any CRS and grid
-        val_imagery: files or folders for validation
-        test_imagery: files or folders for test and prediction
-        legend: legend of the labels, a name or a file
-        target: legend of the samples
-        crosswalk: name or file of the crosswalk between them
-        shares: add ``mask_share``, see
-            :class:`~torchgeo_mapsr.datasets.FineLabelPair`, as the next
-        least: share of the labels in a pixel that must have a class
-        bands: bands of the imagery, from 1
-        nodata: no-data value of the imagery
-        batch_size: chips in a batch
-        patch_size: height and width of a chip, in pixels
-        stride: pixels between chips when all are visited
-        length: number of random chips in a training epoch (default: all chips)
-        num_workers: processes that read
-        augment: flip and turn training chips
+        imagery: Files or folders.
+        labels: Files or folders of labels, in any CRS and grid.
+        val_imagery: Files or folders for validation.
+        test_imagery: Files or folders for test and prediction.
+        legend: Legend of the labels, a name or a file.
+        target: Legend of the samples.
+        crosswalk: Name or file of the crosswalk between them.
+        shares: Add ``mask_share``, see
+            :class:`~torchgeo_mapsr.datasets.FineLabelPair`, as the next.
+        least: Share of the labels in a pixel that must have a class.
+        bands: Bands of the imagery, from 1.
+        nodata: No-data value of the imagery.
+        batch_size: Chips in a batch.
+        patch_size: Height and width of a chip, in pixels.
+        stride: Pixels between chips when all are visited.
+        length: Number of random chips in a training epoch (default: all chips).
+        num_workers: Processes that read.
+        augment: Flip and turn training chips.
     """
 
     def __init__(

@@ -18,21 +18,21 @@ class Low2HighDataModule(ChipDataModule):
     by state; the other stages visit every chip once.
 
     Args:
-        root: folder of the Chesapeake tiles
-        index: folder of the index, which ``torchgeo-mapsr low2high`` makes
-        states: such as ``['md', 'va']``; all by default
-        test_split: *test*, or *held-out* for what nothing was chosen by
-        target: legend of ``mask``
-        crosswalk: name or file of the crosswalk from NLCD to *target*
-        native_cells: recover the cells of the tiles' NLCD layer
-        batch_size: chips in a batch
-        patch_size: height and width of a chip, in pixels; a smaller one than that of the
-            index takes parts of its chips
-        stride: pixels between chips when all are visited
-        length: number of random chips in a training epoch (default: as many as there
-            are)
-        num_workers: processes that read
-        augment: flip and turn training chips
+        root: Folder of the Chesapeake tiles.
+        index: Folder of the index, which ``torchgeo-mapsr low2high`` makes.
+        states: Such as ``['md', 'va']``; all by default.
+        test_split: *test*, or *held-out* for what nothing was chosen by.
+        target: Legend of ``mask``.
+        crosswalk: Name or file of the crosswalk from NLCD to *target*.
+        native_cells: Recover the cells of the tiles' NLCD layer.
+        batch_size: Chips in a batch.
+        patch_size: Height and width of a chip, in pixels; a smaller one than that of the
+            index takes parts of its chips.
+        stride: Pixels between chips when all are visited.
+        length: Number of random chips in a training epoch (default: as many as there
+            are).
+        num_workers: Processes that read.
+        augment: Flip and turn training chips.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Low2HighDataModule(ChipDataModule):
         """Set up datasets and samplers.
 
         Args:
-            stage: fit, validate, test or predict
+            stage: Fit, validate, test or predict.
         """
         super().setup(stage)
         if stage == 'fit':

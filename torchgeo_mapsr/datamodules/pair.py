@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from torchgeo.datamodules import GeoDataModule
 
 from .._compat import Sample
-from ..datasets.chips import ChipDataset
+from ..datasets.base import ChipDataset
 from ..datasets.collate import collate_pairs
-from ..datasets.pairs import LRHRPairs
+from ..datasets.mosaic import LRHRPairs
 from ..errors import InputError
 from ..samplers import BalancedChipSampler, ChipSampler
 
@@ -28,16 +28,16 @@ class ChipDataModule(GeoDataModule, ABC):
     would divide them by 255): backbones know their own mean and standard deviation.
 
     Args:
-        batch_size: chips in a batch
-        patch_size: height and width of a chip, in pixels
-        stride: pixels between chips when all are visited (default: *patch_size*)
-        length: number of random chips in a training epoch. By default all chips are
-            visited once, which is what a convex fit on LR cells wants
-        num_workers: processes that read
-        augment: flip and turn training chips
-        balance: exponent of the inverse frequency of LR classes by which random chips
+        batch_size: Chips in a batch.
+        patch_size: Height and width of a chip, in pixels.
+        stride: Pixels between chips when all are visited (default: *patch_size*).
+        length: Number of random chips in a training epoch. By default all chips are
+            visited once, which is what a convex fit on LR cells wants.
+        num_workers: Processes that read.
+        augment: Flip and turn training chips.
+        balance: Exponent of the inverse frequency of LR classes by which random chips
             are drawn, see :class:`~torchgeo_mapsr.samplers.BalancedChipSampler`; 0: by
-            area
+            area.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ChipDataModule(GeoDataModule, ABC):
         """Set up datasets and samplers.
 
         Args:
-            stage: fit, validate, test or predict
+            stage: Fit, validate, test or predict.
         """
         if stage == 'fit':
             self.train_dataset = self.chips('train')
@@ -119,12 +119,12 @@ class ChipDataModule(GeoDataModule, ABC):
         their place; Lightning leaves alone what it cannot move.
 
         Args:
-            batch: the batch
-            device: where to
-            dataloader_idx: not used
+            batch: The batch.
+            device: Where to.
+            dataloader_idx: Not used.
 
         Returns:
-            the batch on the device
+            The batch on the device.
         """
         return LightningDataModule.transfer_batch_to_device(
             self, batch, device, dataloader_idx
@@ -138,19 +138,19 @@ class PairDataModule(ChipDataModule):
     are not the truth, and *truth* is not used in training unless a task asks for it.
 
     Args:
-        imagery: files or folders
-        labels: files or folders of LR labels, in any CRS and grid
-        truth: files or folders of HR labels
-        bands: bands of the imagery, from 1
-        nodata: no-data value of the imagery
-        batch_size: chips in a batch
-        patch_size: height and width of a chip, in pixels
-        stride: pixels between chips when all are visited
-        length: number of random chips in a training epoch (default: all chips)
-        num_workers: processes that read
-        augment: flip and turn training chips
-        balance: with *length*, see
-            :class:`~torchgeo_mapsr.samplers.BalancedChipSampler`
+        imagery: Files or folders.
+        labels: Files or folders of LR labels, in any CRS and grid.
+        truth: Files or folders of HR labels.
+        bands: Bands of the imagery, from 1.
+        nodata: No-data value of the imagery.
+        batch_size: Chips in a batch.
+        patch_size: Height and width of a chip, in pixels.
+        stride: Pixels between chips when all are visited.
+        length: Number of random chips in a training epoch (default: all chips).
+        num_workers: Processes that read.
+        augment: Flip and turn training chips.
+        balance: With *length*, see
+            :class:`~torchgeo_mapsr.samplers.BalancedChipSampler`.
     """
 
     def __init__(

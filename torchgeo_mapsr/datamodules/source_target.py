@@ -28,12 +28,12 @@ class SourceTargetDataModule(BaseDataModule):
     two. Their chips must have the same size.
 
     Args:
-        source: data with labels
-        target: data to adapt to
-        mode: when an epoch ends: with the longer of the two, the shorter being repeated
-            (*max_size_cycle*), or with the shorter (*min_size*)
-        evaluate: whose data is for validation, test and prediction: a target without
-            any labels has none to compare with
+        source: Data with labels.
+        target: Data to adapt to.
+        mode: When an epoch ends: with the longer of the two, the shorter being repeated
+            (*max_size_cycle*), or with the shorter (*min_size*).
+        evaluate: Whose data is for validation, test and prediction: a target without
+            any labels has none to compare with.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SourceTargetDataModule(BaseDataModule):
         """Set up both; only one where nothing is trained.
 
         Args:
-            stage: fit, validate, test or predict
+            stage: Fit, validate, test or predict.
         """
         both = self.source, self.target
         for part in both if stage == 'fit' else (self.evaluated,):
@@ -92,12 +92,12 @@ class SourceTargetDataModule(BaseDataModule):
         """Move a batch as its own data module does.
 
         Args:
-            batch: a batch of the target, or one of both
-            device: where to
-            dataloader_idx: index of the loader
+            batch: A batch of the target, or one of both.
+            device: Where to.
+            dataloader_idx: Index of the loader.
 
         Returns:
-            the batch on the device
+            The batch on the device.
         """
         if not _is_pair(batch):
             moved: Sample = self.evaluated.transfer_batch_to_device(
@@ -115,11 +115,11 @@ class SourceTargetDataModule(BaseDataModule):
         """Augment a batch as its own data module does.
 
         Args:
-            batch: a batch of the target, or one of both
-            dataloader_idx: index of the loader
+            batch: A batch of the target, or one of both.
+            dataloader_idx: Index of the loader.
 
         Returns:
-            the augmented batch
+            The augmented batch.
         """
         if not _is_pair(batch):
             augmented: Sample = self.evaluated.on_after_batch_transfer(

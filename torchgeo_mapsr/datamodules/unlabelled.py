@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torchgeo.datasets import stack_samples
 
-from ..datasets.raster import open_rasters
+from ..datasets.geo.raster import open_rasters
 from ..datasets.unlabelled import ManyImagery, UnlabelledImagery
 from ..samplers import PatchSampler
 from .pair import ChipDataModule
@@ -21,16 +21,16 @@ class UnlabelledDataModule(ChipDataModule):
     :class:`~torchgeo_mapsr.datamodules.SourceTargetDataModule`.
 
     Args:
-        imagery: files or folders, each file in its own grid
-        patches: footprint file of the patches to train on
-        bands: bands of the imagery, from 1
-        nodata: no-data value of the imagery
-        batch_size: chips in a batch
-        patch_size: height and width of a chip, in pixels
-        stride: pixels between chips when all are visited
-        length: number of chips in a training epoch
-        num_workers: processes that read
-        augment: flip and turn training chips
+        imagery: Files or folders, each file in its own grid.
+        patches: Footprint file of the patches to train on.
+        bands: Bands of the imagery, from 1.
+        nodata: No-data value of the imagery.
+        batch_size: Chips in a batch.
+        patch_size: Height and width of a chip, in pixels.
+        stride: Pixels between chips when all are visited.
+        length: Number of chips in a training epoch.
+        num_workers: Processes that read.
+        augment: Flip and turn training chips.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class UnlabelledDataModule(ChipDataModule):
         """Set up datasets and samplers.
 
         Args:
-            stage: fit, validate, test or predict
+            stage: Fit, validate, test or predict.
         """
         super().setup(stage)
         if stage == 'fit' and self.patches is not None:

@@ -6,28 +6,28 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .crosswalk import Crosswalk
+from .geo.region import RegionMap, lr_coordinates, region_map
 from .imagery import Imagery
 from .labels import LabelRaster
-from .legend import Legend, LegendClass
-from .measured import measure_statistics
-from .recovered import RecoveredLabels
-from .region import RegionMap, lr_coordinates, region_map
-from .scene import Scene, make_scene
-from .statistics import JointStatistics
+from .legends.crosswalk import Crosswalk
+from .legends.legend import Legend, LegendClass
+from .legends.measured import measure_statistics
+from .legends.recovered import RecoveredLabels
+from .legends.statistics import JointStatistics
+from .scene.scene import Scene, make_scene
 
 if TYPE_CHECKING:
+    from .base import ChipDataset
     from .chesapeake import ChesapeakePairs
-    from .chips import ChipDataset
     from .collate import collate_pairs
     from .exemplars import ExemplarLabels
     from .fine import FineLabelPair
-    from .image_chips import ImageChips
+    from .images import ImageChips
     from .low2high import Low2High
+    from .mosaic import LRHRPairs
     from .openearthmap import OpenEarthMap
     from .openearthmap_sar import OpenEarthMapSAR
     from .pair import LRHRPair
-    from .pairs import LRHRPairs
     from .unlabelled import ManyImagery, UnlabelledImagery
 
 __all__ = (
@@ -63,12 +63,12 @@ __all__ = (
 # for, so that rasters and legends can be used, and bad ones refused, at once.
 _ON_TORCHGEO = {
     'ChesapeakePairs': 'chesapeake',
-    'ChipDataset': 'chips',
+    'ChipDataset': 'base',
     'ExemplarLabels': 'exemplars',
     'FineLabelPair': 'fine',
-    'ImageChips': 'image_chips',
+    'ImageChips': 'images',
     'LRHRPair': 'pair',
-    'LRHRPairs': 'pairs',
+    'LRHRPairs': 'mosaic',
     'Low2High': 'low2high',
     'OpenEarthMap': 'openearthmap',
     'OpenEarthMapSAR': 'openearthmap_sar',

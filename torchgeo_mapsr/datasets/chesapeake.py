@@ -13,13 +13,13 @@ from torchgeo.datasets import ChesapeakeCVPR
 
 from .._compat import Sample
 from ..errors import InputError
-from .crosswalk import Crosswalk
+from .geo.raster import SUFFIXES, PathLike
 from .labels import LabelRaster
-from .legend import Legend
+from .legends.crosswalk import Crosswalk
+from .legends.legend import Legend
+from .legends.recovered import RecoveredLabels
+from .mosaic import LRHRPairs
 from .pair import LRHRPair
-from .pairs import LRHRPairs
-from .raster import SUFFIXES, PathLike
-from .recovered import RecoveredLabels
 
 
 class ChesapeakePairs(LRHRPairs):
@@ -52,18 +52,18 @@ class ChesapeakePairs(LRHRPairs):
     * https://doi.org/10.1109/cvpr.2019.01301
 
     Args:
-        root: folder of one of the layouts
-        splits: of the tiles, as ``{state}-{train,val,test}``; default: all that are
-            there. The second layout has none
-        target: legend of ``mask``
-        crosswalk: name or file of the crosswalk from NLCD to *target*
-        layer: imagery of the tiles, ``naip-new`` or ``naip-old``
-        native_cells: recover the cells of the tiles' NLCD layer
-        transforms: takes a sample and returns it transformed
-        download: let torchgeo download the tiles (22 GB) if they are not in *root*
+        root: Folder of one of the layouts.
+        splits: Of the tiles, as ``{state}-{train,val,test}``; default: all that are
+            there. The second layout has none.
+        target: Legend of ``mask``.
+        crosswalk: Name or file of the crosswalk from NLCD to *target*.
+        layer: Imagery of the tiles, ``naip-new`` or ``naip-old``.
+        native_cells: Recover the cells of the tiles' NLCD layer.
+        transforms: Takes a sample and returns it transformed.
+        download: Let torchgeo download the tiles (22 GB) if they are not in *root*.
 
     Raises:
-        InputError: there are no such data in *root*, or files that cannot be used
+        InputError: There are no such data in *root*, or files that cannot be used.
     """
 
     def __init__(

@@ -21,10 +21,10 @@ def collate_pairs(samples: Iterable[Sample]) -> Sample:
     anew; what it points to stays the same. The samples are left as they are.
 
     Args:
-        samples: samples of an LR/HR dataset whose images are of one size
+        samples: Samples of an LR/HR dataset whose images are of one size.
 
     Returns:
-        the batch: tensors stacked along a new first axis, anything else as lists
+        The batch: tensors stacked along a new first axis, anything else as lists.
     """
     samples = list(samples)
     height = max(sample['lr_label'].shape[-2] for sample in samples)
@@ -55,12 +55,12 @@ def widen(mask_region: Tensor, old: int, new: int) -> Tensor:
     """Number the cells of a window as if it were wider.
 
     Args:
-        mask_region: 0 = outside, i + 1 = cell i
-        old: width of the window
-        new: width to number it for
+        mask_region: 0 = outside, i + 1 = cell i.
+        old: Width of the window.
+        new: Width to number it for.
 
     Returns:
-        0 where it was 0; otherwise row · new + column + 1
+        0 where it was 0; otherwise row · new + column + 1.
     """
     # cell i = row · old + column, so the new number is i + 1 + row · (new − old)
     row = (mask_region - 1).div(max(old, 1), rounding_mode='floor')

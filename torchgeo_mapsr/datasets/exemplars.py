@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 
 from .._compat import Sample
 from ..errors import InputError
-from .crosswalk import Crosswalk
 from .labels import LabelRaster
-from .legend import Legend
+from .legends.crosswalk import Crosswalk
+from .legends.legend import Legend
 from .pair import LabelSource, label_rasters
 
 # Rows and columns that are read at a time when the files are looked through.
@@ -34,16 +34,16 @@ class ExemplarLabels(Dataset[Sample]):
     that has no class are left out.
 
     Args:
-        labels: files or folders of HR labels, or rasters, each on its own grid
-        size: height and width of a chip, in pixels
-        legend: what their codes mean
-        target: the classes of the model
-        crosswalk: name or file of the crosswalk from *legend* to *target*
-        stride: pixels between chips (default: half of *size*)
+        labels: Files or folders of HR labels, or rasters, each on its own grid.
+        size: Height and width of a chip, in pixels.
+        legend: What their codes mean.
+        target: The classes of the model.
+        crosswalk: Name or file of the crosswalk from *legend* to *target*.
+        stride: Pixels between chips (default: half of *size*).
 
     Raises:
-        InputError: the labels have codes that are not in *legend*, there is no crosswalk
-            to *target*, or no chip is complete
+        InputError: The labels have codes that are not in *legend*, there is no crosswalk
+            to *target*, or no chip is complete.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class ExemplarLabels(Dataset[Sample]):
         """Read a chip.
 
         Args:
-            index: which one
+            index: Which one.
 
         Returns:
-            the sample
+            The sample.
         """
         number, top, left = self._chips[index]
         rows, cols = slice(top, top + self.size), slice(left, left + self.size)
@@ -104,11 +104,11 @@ class ExemplarLabels(Dataset[Sample]):
         """Draw chips with replacement, flipped and turned at random.
 
         Args:
-            count: number of chips, N
-            generator: random numbers (default: PyTorch's)
+            count: Number of chips, N.
+            generator: Random numbers (default: PyTorch's).
 
         Returns:
-            class index of each pixel, (N, size, size)
+            Class index of each pixel, (N, size, size).
         """
         chips = []
         for which in torch.randint(len(self), (count,), generator=generator).tolist():

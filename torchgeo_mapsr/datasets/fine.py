@@ -13,12 +13,12 @@ from odc.geo.geobox import GeoBox
 
 from .._compat import Sample, georeference
 from ..errors import InputError
-from .crosswalk import Crosswalk
-from .grid import box_in, coverage, crop, pixel_ratio
-from .imagery_chips import ImageryChips
+from .geo.grid import box_in, coverage, crop, pixel_ratio
+from .geo.region import TIE, lr_coordinates
+from .imagery_base import ImageryChips
 from .labels import LabelRaster
+from .legends.crosswalk import Crosswalk
 from .pair import ImagerySource, LabelSource, label_rasters, open_imagery
-from .region import TIE, lr_coordinates
 
 # Label pixels that are looked at at once: their places take 16 bytes each.
 CHUNK = 1 << 20
@@ -47,19 +47,19 @@ class FineLabelPair(ImageryChips):
     a pixel have none, the pixel has no label.
 
     Args:
-        imagery: files, a torchgeo dataset of which the files are taken, or Imagery
-        labels: files, a torchgeo dataset of which the files are taken, or rasters;
-            where several grids have labels for a pixel, the first counts
-        crosswalk: from the codes of *labels* to the classes of the sample
-        shares: add ``mask_share``
-        least: share of the labels in a pixel that must have a class, 0..1
-        transforms: takes a sample and returns it transformed
-        bands: bands of the imagery, from 1 (default: all but alpha)
-        nodata: no-data value of the imagery (default: that of the files)
+        imagery: Files, a torchgeo dataset of which the files are taken, or Imagery.
+        labels: Files, a torchgeo dataset of which the files are taken, or rasters;
+            where several grids have labels for a pixel, the first counts.
+        crosswalk: From the codes of *labels* to the classes of the sample.
+        shares: Add ``mask_share``.
+        least: Share of the labels in a pixel that must have a class, 0..1.
+        transforms: Takes a sample and returns it transformed.
+        bands: Bands of the imagery, from 1 (default: all but alpha).
+        nodata: No-data value of the imagery (default: that of the files).
 
     Raises:
-        InputError: the files cannot be used, do not overlap, or the labels are coarser
-            than the imagery
+        InputError: The files cannot be used, do not overlap, or the labels are coarser
+            than the imagery.
     """
 
     def __init__(
@@ -107,10 +107,10 @@ class FineLabelPair(ImageryChips):
         """Read a chip.
 
         Args:
-            geobox: pixels of the imagery's grid, or beyond it
+            geobox: Pixels of the imagery's grid, or beyond it.
 
         Returns:
-            the sample, not transformed
+            The sample, not transformed.
         """
         image, valid = self.imagery.read(geobox)
         votes = self._votes(geobox)
@@ -148,9 +148,9 @@ class Votes:
     """What the labels in each pixel of a grid say.
 
     Args:
-        count: labels of each class, (classes, H, W) int32
-        labels: labels whose centre lies in the pixel, with a class or without,
-            (H, W) int32
+        count: Labels of each class, (classes, H, W) int32.
+        labels: Labels whose centre lies in the pixel, with a class or without,
+            (H, W) int32.
     """
 
     count: NDArray[np.int32]
@@ -180,9 +180,9 @@ def count_votes(geobox: GeoBox, labels: LabelRaster, crosswalk: Crosswalk) -> Vo
     does not grow with their number.
 
     Args:
-        geobox: grid of the chip
-        labels: labels, in any CRS
-        crosswalk: from their codes to classes
+        geobox: Grid of the chip.
+        labels: Labels, in any CRS.
+        crosswalk: From their codes to classes.
     """
     classes, (height, width) = len(crosswalk.target), geobox.shape
     count = np.zeros((classes, height, width), np.int32)

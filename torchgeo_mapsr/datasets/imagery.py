@@ -13,9 +13,9 @@ from odc.geo.geobox import GeoBox
 from scipy.ndimage import map_coordinates
 
 from ..errors import InputError
-from .grid import box_in, clip, crop, hull, pixel_offset, pixel_ratio
-from .raster import PathLike, RasterFile, open_rasters
-from .region import lr_coordinates
+from .geo.grid import box_in, clip, crop, hull, pixel_offset, pixel_ratio
+from .geo.raster import PathLike, RasterFile, open_rasters
+from .geo.region import lr_coordinates
 
 # Largest share of values between 0 and full that a band of transparency may have.
 FEATHERED = 0.05
@@ -37,12 +37,12 @@ class Imagery:
     are 0 or full. Naming the band in *bands* settles it.
 
     Args:
-        paths: files, folders, VRTs or URLs that rasterio opens
-        bands: bands to read, from 1 (default: all but alpha)
-        nodata: no-data value (default: that of the files)
+        paths: Files, folders, VRTs or URLs that rasterio opens.
+        bands: Bands to read, from 1 (default: all but alpha).
+        nodata: No-data value (default: that of the files).
 
     Raises:
-        InputError: a file cannot be used, or the files do not fit together
+        InputError: A file cannot be used, or the files do not fit together.
     """
 
     def __init__(
@@ -94,15 +94,15 @@ class Imagery:
         """Read a crop of the grid.
 
         Args:
-            geobox: pixels of :attr:`geobox`, or beyond it
+            geobox: Pixels of :attr:`geobox`, or beyond it.
 
         Returns:
-            values as they are stored, (C, H, W), 0 where invalid; and which pixels are
-            valid, (H, W)
+            Values as they are stored, (C, H, W), 0 where invalid; and which pixels are
+            valid, (H, W).
 
         Raises:
-            ValueError: *geobox* has other pixels than the grid
-            InputError: a file cannot be read
+            ValueError: *geobox* has other pixels than the grid.
+            InputError: A file cannot be read.
         """
         offset = pixel_offset(geobox, self.geobox)
         if offset is None:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from ..errors import InputError
-from .grid import Box, box_in, clip, crop, hull, pixel_offset
-from .raster import PathLike, RasterFile, open_rasters
-from .region import region_map
+from .geo.grid import Box, box_in, clip, crop, hull, pixel_offset
+from .geo.raster import PathLike, RasterFile, open_rasters
+from .geo.region import region_map
 
 
 class LabelRaster:
@@ -24,10 +24,10 @@ class LabelRaster:
     Codes are never resampled: not between grids and not within one.
 
     Args:
-        files: files on one grid; where they overlap, the first that has data is taken
+        files: Files on one grid; where they overlap, the first that has data is taken.
 
     Raises:
-        InputError: the files are not on one grid, or do not hold codes
+        InputError: The files are not on one grid, or do not hold codes.
     """
 
     def __init__(self, files: Iterable[RasterFile]) -> None:
@@ -51,13 +51,13 @@ class LabelRaster:
         """Open label files, one raster for each distinct grid.
 
         Args:
-            paths: files, folders or URLs that rasterio opens
+            paths: Files, folders or URLs that rasterio opens.
 
         Returns:
-            rasters in the order in which their grids first appear
+            Rasters in the order in which their grids first appear.
 
         Raises:
-            InputError: a file cannot be used
+            InputError: A file cannot be used.
         """
         groups: list[list[RasterFile]] = []
         for file in open_rasters(paths):
@@ -96,15 +96,15 @@ class LabelRaster:
         """Read a window of codes.
 
         Args:
-            rows: first and last + 1 row in the grid; below 0 and beyond the last row is
-                outside (not counted from the end)
-            cols: columns, likewise
+            rows: First and last + 1 row in the grid; below 0 and beyond the last row is
+                outside (not counted from the end).
+            cols: Columns, likewise.
 
         Returns:
-            raw codes, (h, w); -1 = no data, masked or outside
+            Raw codes, (h, w); -1 = no data, masked or outside.
 
         Raises:
-            InputError: a file cannot be read, or holds values that are not codes
+            InputError: A file cannot be read, or holds values that are not codes.
         """
         window = crop(self.geobox, (rows.start, cols.start, rows.stop, cols.stop))
         codes = np.full(window.shape, -1, np.int64)
@@ -122,10 +122,10 @@ class LabelRaster:
         """Look up the code at the centre of each pixel of another grid.
 
         Args:
-            geobox: a grid in any CRS
+            geobox: A grid in any CRS.
 
         Returns:
-            raw codes, (H, W); -1 = no data, masked or outside
+            Raw codes, (H, W); -1 = no data, masked or outside.
         """
         regions = region_map(geobox, self.geobox)
         codes = self.read(regions.rows, regions.cols).ravel()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from .._compat import Sample
 from ..errors import InputError
+from .base import ChipDataset
 from .chesapeake import ChesapeakePairs
-from .chips import ChipDataset
-from .grid import crop
+from .geo.grid import crop
+from .geo.raster import PathLike
 from .low2high_index import CHIPS, SPLITS, read_index, tile_name
-from .raster import PathLike
 
 
 class Low2High(ChesapeakePairs):
@@ -36,19 +36,19 @@ class Low2High(ChesapeakePairs):
     * https://doi.org/10.1109/cvpr.2019.01301 (the tiles)
 
     Args:
-        root: folder of the CVPR 2019 tiles, as
-            :class:`~torchgeo_mapsr.datasets.ChesapeakePairs` takes it
-        index: folder of the index, the ``--output`` of the command
-        split: *train*, *val*, *held-out* or *test*; all chips by default
-        states: such as ``('md', 'va')``; all by default
-        target: legend of ``mask``
-        crosswalk: name or file of the crosswalk from NLCD to *target*
-        native_cells: recover the cells of the tiles' NLCD layer
-        transforms: takes a sample and returns it transformed
+        root: Folder of the CVPR 2019 tiles, as
+            :class:`~torchgeo_mapsr.datasets.ChesapeakePairs` takes it.
+        index: Folder of the index, the ``--output`` of the command.
+        split: *train*, *val*, *held-out* or *test*; all chips by default.
+        states: Such as ``('md', 'va')``; all by default.
+        target: Legend of ``mask``.
+        crosswalk: Name or file of the crosswalk from NLCD to *target*.
+        native_cells: Recover the cells of the tiles' NLCD layer.
+        transforms: Takes a sample and returns it transformed.
 
     Raises:
-        InputError: there is no index, it names a tile that is not in *root*, or nothing
-            is left of it
+        InputError: There is no index, it names a tile that is not in *root*, or nothing
+            is left of it.
     """
 
     def __init__(

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .chesapeake import ChesapeakePairs
-from .crosswalk import Crosswalk
-from .grid import pixel_offset
+from .geo.grid import pixel_offset
+from .geo.raster import PathLike
 from .labels import LabelRaster
+from .legends.crosswalk import Crosswalk
 from .pair import LRHRPair
-from .raster import PathLike
 
 #: Splits and their shares of each state's chips, in percent (Workman et al. 2023, 3.1).
 SPLITS = {'train': 75, 'val': 10, 'held-out': 10, 'test': 5}
@@ -41,11 +41,11 @@ class Low2HighChip:
     """One chip.
 
     Args:
-        state: where it lies, such as ``md``
-        tile: name of its tile
-        row: first row in the tile's pixels
-        col: first column
-        split: what it is for
+        state: Where it lies, such as ``md``.
+        tile: Name of its tile.
+        row: First row in the tile's pixels.
+        col: First column.
+        split: What it is for.
     """
 
     state: str
@@ -76,20 +76,20 @@ def build_index(
     What is found of a tile is kept at once: the same call again goes on from there.
 
     Args:
-        root: folder of the CVPR 2019 tiles
-        output: folder to write to
-        size: height and width of a chip, in pixels
-        layer: imagery of the tiles, ``naip-new`` or ``naip-old``
-        crosswalk: name or file of the crosswalk from NLCD to the four classes
-        seed: seed of the splits
-        progress: takes the tiles and hands them out one by one
+        root: Folder of the CVPR 2019 tiles.
+        output: Folder to write to.
+        size: Height and width of a chip, in pixels.
+        layer: Imagery of the tiles, ``naip-new`` or ``naip-old``.
+        crosswalk: Name or file of the crosswalk from NLCD to the four classes.
+        seed: Seed of the splits.
+        progress: Takes the tiles and hands them out one by one.
 
     Returns:
-        number of chips by split
+        Number of chips by split.
 
     Raises:
-        InputError: there are no tiles, a tile has no HR labels, the folder has an index
-            that was made with other settings or tiles, or no chip is left
+        InputError: There are no tiles, a tile has no HR labels, the folder has an index
+            that was made with other settings or tiles, or no chip is left.
     """
     folder = Path(output)
     if (Path(root) / 'naip').is_dir():
@@ -126,13 +126,13 @@ def read_index(folder: Path) -> tuple[dict[str, Any], list[Low2HighChip]]:
     """Read an index.
 
     Args:
-        folder: where it is
+        folder: Where it is.
 
     Returns:
-        what it was made with, and its chips
+        What it was made with, and its chips.
 
     Raises:
-        InputError: there is none, or it is not finished
+        InputError: There is none, or it is not finished.
     """
     try:
         settings = json.loads((folder / SETTINGS).read_text())
@@ -161,11 +161,11 @@ def divide(chips: Iterable[Low2HighChip], seed: int) -> Iterator[Low2HighChip]:
     """Divide each state's chips among the splits.
 
     Args:
-        chips: the chips
-        seed: which of the ways to divide them
+        chips: The chips.
+        seed: Which of the ways to divide them.
 
     Yields:
-        the chips of a state in an order of their own, with their split
+        The chips of a state in an order of their own, with their split.
     """
     edges = np.cumsum([0, *SPLITS.values()]) / sum(SPLITS.values())
     by_state = sorted(chips, key=lambda chip: (chip.state, _draw(chip, seed)))
@@ -181,7 +181,7 @@ def tile_name(path: PathLike) -> str:
     """Name of a tile: the split's folder of the CVPR data, and the quarter-quad.
 
     Args:
-        path: its imagery
+        path: Its imagery.
     """
     folder, name = Path(path).parts[-2:]
     return f'{folder}/{name.rsplit("_", 1)[0]}'
@@ -257,8 +257,8 @@ def _is_diverse(crosswalk: Crosswalk, codes: NDArray[np.int64]) -> NDArray[np.bo
     """Whether chips have three classes, and none that covers too much, (n,).
 
     Args:
-        crosswalk: to the classes
-        codes: of chips side by side, (size, n, size)
+        crosswalk: To the classes.
+        codes: Of chips side by side, (size, n, size).
     """
     classes = len(crosswalk.target)
     index = crosswalk.index(codes)

@@ -9,9 +9,9 @@ from typing import Literal
 
 from .._compat import Sample
 from ..errors import InputError
-from .image_chips import ChipFiles, ImageChips
-from .legend import Legend
-from .raster import PathLike
+from .geo.raster import PathLike
+from .images import ChipFiles, ImageChips
+from .legends.legend import Legend
 
 
 class OpenEarthMap(ImageChips):
@@ -51,12 +51,12 @@ class OpenEarthMap(ImageChips):
     * https://doi.org/10.1109/WACV56688.2023.00619
 
     Args:
-        root: folder of the data
-        split: ``train``, ``val`` or ``test``
-        transforms: takes a sample and returns it transformed
+        root: Folder of the data.
+        split: ``train``, ``val`` or ``test``.
+        transforms: Takes a sample and returns it transformed.
 
     Raises:
-        InputError: there are no such data in *root*
+        InputError: There are no such data in *root*.
     """
 
     def __init__(

@@ -9,9 +9,9 @@ from typing import Literal
 
 from .._compat import Sample
 from ..errors import InputError
-from .image_chips import ChipFiles, ImageChips
-from .legend import Legend
-from .raster import PathLike
+from .geo.raster import PathLike
+from .images import ChipFiles, ImageChips
+from .legends.legend import Legend
 
 Modality = Literal['sar', 'optical']
 
@@ -46,17 +46,17 @@ class OpenEarthMapSAR(ImageChips):
     * https://doi.org/10.1109/MGRS.2025.3599512
 
     Args:
-        root: folder of the data
-        split: ``train``, ``val`` or ``test``
-        modality: which image is ``image``
-        paired: also give the optical image of a SAR image, as ``image_optical``, where
-            there is one
-        labels: folder of the labels, beside the images: better pseudo-labels than those
-            published can be put there
-        transforms: takes a sample and returns it transformed
+        root: Folder of the data.
+        split: ``train``, ``val`` or ``test``.
+        modality: Which image is ``image``.
+        paired: Also give the optical image of a SAR image, as ``image_optical``, where
+            there is one.
+        labels: Folder of the labels, beside the images: better pseudo-labels than those
+            published can be put there.
+        transforms: Takes a sample and returns it transformed.
 
     Raises:
-        InputError: there are no such data in *root*
+        InputError: There are no such data in *root*.
     """
 
     def __init__(

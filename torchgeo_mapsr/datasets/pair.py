@@ -14,13 +14,13 @@ from torchgeo.datasets import RasterDataset
 
 from .._compat import Sample, georeference
 from ..errors import InputError
-from .grid import box_in, clip, coverage, pixel_ratio, project
+from .geo.grid import box_in, clip, coverage, pixel_ratio, project
+from .geo.raster import PathLike
+from .geo.region import region_map
 from .imagery import Imagery
-from .imagery_chips import ImageryChips
+from .imagery_base import ImageryChips
 from .labels import LabelRaster
-from .legend import Legend
-from .raster import PathLike
-from .region import region_map
+from .legends.legend import Legend
 
 ImagerySource = Imagery | RasterDataset | PathLike | Iterable[PathLike]
 LabelSource = (
@@ -55,18 +55,18 @@ class LRHRPair(ImageryChips):
     of it.
 
     Args:
-        imagery: files, a torchgeo dataset of which the files are taken, or Imagery
-        labels: files, a torchgeo dataset of which the files are taken, or rasters
-        truth: HR labels, likewise
-        transforms: takes a sample and returns it transformed
-        bands: bands of the imagery, from 1 (default: all but alpha)
-        nodata: no-data value of the imagery (default: that of the files)
-        legend: what the codes of *labels* mean, for :meth:`plot`
-        truth_legend: what the codes of *truth* mean, for :meth:`plot`
+        imagery: Files, a torchgeo dataset of which the files are taken, or Imagery.
+        labels: Files, a torchgeo dataset of which the files are taken, or rasters.
+        truth: HR labels, likewise.
+        transforms: Takes a sample and returns it transformed.
+        bands: Bands of the imagery, from 1 (default: all but alpha).
+        nodata: No-data value of the imagery (default: that of the files).
+        legend: What the codes of *labels* mean, for :meth:`plot`.
+        truth_legend: What the codes of *truth* mean, for :meth:`plot`.
 
     Raises:
-        InputError: the files cannot be used, do not overlap, or the labels are finer
-            than the imagery
+        InputError: The files cannot be used, do not overlap, or the labels are finer
+            than the imagery.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ class LRHRPair(ImageryChips):
         """Read a chip.
 
         Args:
-            geobox: pixels of the imagery's grid, or beyond it
+            geobox: Pixels of the imagery's grid, or beyond it.
 
         Returns:
-            the sample, not transformed
+            The sample, not transformed.
         """
         image, valid = self.imagery.read(geobox)
         labels = self._nearest(geobox)
@@ -142,10 +142,10 @@ class LRHRPair(ImageryChips):
         """Find the LR cells whose centres lie in a grid.
 
         Args:
-            geobox: any grid
+            geobox: Any grid.
 
         Returns:
-            codes (n,) and places (2, n), see :meth:`lr_cells`
+            Codes (n,) and places (2, n), see :meth:`lr_cells`.
         """
         labels = self._nearest(geobox)
         box = clip(box_in(geobox, labels.geobox), *labels.geobox.shape)

@@ -15,9 +15,9 @@ import pandas
 from odc.geo.geobox import GeoBox
 
 from ..errors import InputError
-from .grid import crop, starts
+from .geo.grid import crop, starts
+from .geo.raster import PathLike, open_rasters
 from .labels import LabelRaster
-from .raster import PathLike, open_rasters
 
 #: Suffixes of footprint files: GeoPackage and GeoParquet.
 SUFFIXES = ('.gpkg', '.parquet')
@@ -32,18 +32,18 @@ def class_shares(
     are read one at a time: memory does not grow with the maps.
 
     Args:
-        maps: files or folders of class maps, each in its own grid and CRS
-        size: height and width of a patch, in pixels of its map
-        stride: pixels between patches (default: *size*)
+        maps: Files or folders of class maps, each in its own grid and CRS.
+        size: Height and width of a patch, in pixels of its map.
+        stride: Pixels between patches (default: *size*).
 
     Returns:
-        a row a patch: ``map`` (the file), ``row``, ``col`` and ``size``, a column for
+        A row a patch: ``map`` (the file), ``row``, ``col`` and ``size``, a column for
         each code with its share of the patch's pixels (those without data count), and
         the footprint, in the CRS of the first map. The index is the place of the
-        patch's centre, a name that depends on neither file names nor order
+        patch's centre, a name that depends on neither file names nor order.
 
     Raises:
-        InputError: a file cannot be used
+        InputError: A file cannot be used.
     """
     rows: list[dict[Any, Any]] = []
     geometries: list[Any] = []
@@ -78,11 +78,11 @@ def write_footprints(patches: geopandas.GeoDataFrame, path: PathLike) -> None:
     """Write a footprint file, and write over nothing.
 
     Args:
-        patches: footprints and whatever else there is to say of them
-        path: a GeoPackage (.gpkg) or GeoParquet (.parquet, which needs pyarrow)
+        patches: Footprints and whatever else there is to say of them.
+        path: A GeoPackage (.gpkg) or GeoParquet (.parquet, which needs pyarrow).
 
     Raises:
-        InputError: the file exists, or cannot be written in that format
+        InputError: The file exists, or cannot be written in that format.
     """
     check_footprints(path)
     target = Path(path)
@@ -106,10 +106,10 @@ def check_footprints(path: PathLike) -> None:
     """Make sure that a footprint file can be written, before there is work.
 
     Args:
-        path: the file
+        path: The file.
 
     Raises:
-        InputError: it exists, its folder does not, or its format cannot be written
+        InputError: It exists, its folder does not, or its format cannot be written.
     """
     target = Path(path)
     if target.suffix not in SUFFIXES:
@@ -134,13 +134,13 @@ def read_footprints(path: PathLike) -> geopandas.GeoDataFrame:
     """Read a footprint file.
 
     Args:
-        path: what :func:`write_footprints` wrote, or any file of polygons
+        path: What :func:`write_footprints` wrote, or any file of polygons.
 
     Returns:
-        the footprints
+        The footprints.
 
     Raises:
-        InputError: the file cannot be read, holds none, or has no CRS
+        InputError: The file cannot be read, holds none, or has no CRS.
     """
     try:
         if Path(path).suffix == '.parquet':

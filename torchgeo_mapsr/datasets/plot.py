@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .._compat import Sample
-from .legend import Legend
+from .legends.legend import Legend
 
 
 def plot_sample(
@@ -23,14 +23,14 @@ def plot_sample(
     """Plot the image, and LR labels, HR labels and prediction if there are any.
 
     Args:
-        sample: one sample, not a batch
-        legend: colours of the LR labels (default: one for each code that occurs)
-        truth_legend: colours of ``mask`` and ``prediction``
-        show_titles: put a title above each panel
-        suptitle: title of the figure
+        sample: One sample, not a batch.
+        legend: Colours of the LR labels (default: one for each code that occurs).
+        truth_legend: Colours of ``mask`` and ``prediction``.
+        show_titles: Put a title above each panel.
+        suptitle: Title of the figure.
 
     Returns:
-        the figure
+        The figure.
     """
     panels: dict[str, ArrayLike] = {
         'Image': stretch(sample['image'], sample.get('mask_valid'))
@@ -64,11 +64,11 @@ def stretch(image: Tensor, valid: Tensor | None = None) -> NDArray[np.float64]:
     """First three bands, or the first as grey, between their 2nd and 98th percentile.
 
     Args:
-        image: (C, H, W)
-        valid: pixels with data, (H, W)
+        image: (C, H, W).
+        valid: Pixels with data, (H, W).
 
     Returns:
-        red, green and blue, (H, W, 3) in 0..1; white where invalid
+        Red, green and blue, (H, W, 3) in 0..1; white where invalid.
     """
     bands = np.asarray(image, dtype=np.float64)[
         [0, 1, 2] if len(image) > 2 else [0] * 3

@@ -33,20 +33,20 @@ def select_patches(
     patches whose name has the least digest are drawn.
 
     Args:
-        shares: share of each class (columns: codes) in each patch (rows: names), 0..1
-        minority: codes of the minority classes
-        threshold: P_m from which on every patch is selected
-        fraction: how many of the others that have a minority class are drawn, 0..1.
-            None: as many as reach the threshold, as in the paper, if there are so many
-        seed: seed of the draw
+        shares: Share of each class (columns: codes) in each patch (rows: names), 0..1.
+        minority: Codes of the minority classes.
+        threshold: P_m from which on every patch is selected.
+        fraction: How many of the others that have a minority class are drawn, 0..1.
+            None: as many as reach the threshold, as in the paper, if there are so many.
+        seed: Seed of the draw.
 
     Returns:
         ``minority``, the P_m of each selected patch, and ``drawn``, whether it is below
-        the threshold; sorted by name
+        the threshold; sorted by name.
 
     Raises:
-        InputError: two patches have one name, a number is out of its range, or no patch
-            has a minority class
+        InputError: Two patches have one name, a number is out of its range, or no patch
+            has a minority class.
     """
     if not 0 < threshold <= 1:
         raise InputError(
@@ -80,11 +80,11 @@ def minority_classes(shares: pandas.Series, limit: float = MINORITY) -> tuple[in
     The paper's rule is 1 %: such classes reached an accuracy below 30 % there.
 
     Args:
-        shares: share of each class (index: codes) in the labelled data
-        limit: share below which a class that occurs is a minority
+        shares: Share of each class (index: codes) in the labelled data.
+        limit: Share below which a class that occurs is a minority.
 
     Returns:
-        their codes
+        Their codes.
     """
     rare = shares[(shares > 0) & (shares < limit)].sort_values(kind='stable')
     return tuple(int(code) for code in rare.index)

@@ -12,9 +12,9 @@ from odc.geo.geobox import GeoBox
 
 from .._compat import Sample, georeference
 from ..errors import InputError
-from .imagery_chips import ImageryChips
+from .imagery_base import ImageryChips
+from .mosaic import LRHRPairs
 from .pair import ImagerySource, open_imagery
-from .pairs import LRHRPairs
 
 
 class UnlabelledImagery(ImageryChips):
@@ -24,10 +24,10 @@ class UnlabelledImagery(ImageryChips):
     (H, W) int64, and the georeference keys of the installed torchgeo.
 
     Args:
-        imagery: files, a torchgeo dataset of which the files are taken, or Imagery
-        transforms: takes a sample and returns it transformed
-        bands: bands of the imagery, from 1 (default: all but alpha)
-        nodata: no-data value of the imagery (default: that of the files)
+        imagery: Files, a torchgeo dataset of which the files are taken, or Imagery.
+        transforms: Takes a sample and returns it transformed.
+        bands: Bands of the imagery, from 1 (default: all but alpha).
+        nodata: No-data value of the imagery (default: that of the files).
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class UnlabelledImagery(ImageryChips):
         """Read a chip.
 
         Args:
-            geobox: pixels of the imagery's grid, or beyond it
+            geobox: Pixels of the imagery's grid, or beyond it.
 
         Returns:
-            the sample, not transformed
+            The sample, not transformed.
         """
         image, valid = self.imagery.read(geobox)
         sample: Sample = {
@@ -67,9 +67,9 @@ class ManyImagery(LRHRPairs):
     """Imagery of many places as one dataset, as LR/HR pairs are put side by side.
 
     Args:
-        places: the places, with finer labels or none; the first one's CRS and
-            resolution are the dataset's
-        transforms: takes a sample and returns it transformed
+        places: The places, with finer labels or none; the first one's CRS and
+            resolution are the dataset's.
+        transforms: Takes a sample and returns it transformed.
     """
 
     def __init__(

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from ..datasets.crosswalk import Crosswalk
-from ..datasets.grid import pixel_offset
+from ..datasets.geo.grid import pixel_offset
 from ..datasets.labels import LabelRaster
-from ..datasets.legend import Legend
+from ..datasets.legends.crosswalk import Crosswalk
+from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from .area import row_areas
 

@@ -5,7 +5,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, hypot
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
-from ..datasets.crosswalk import Crosswalk
+from ..datasets.geo.region import cell_diameter, region_map
 from ..datasets.labels import LabelRaster
-from ..datasets.legend import Legend
-from ..datasets.region import lr_coordinates, region_map
+from ..datasets.legends.crosswalk import Crosswalk
+from ..datasets.legends.legend import Legend
 from .area import row_areas
 
 _BLOCK = 1024
@@ -114,20 +113,6 @@ def summarise(
                 cells += seen
                 agreeing += same
     return MapSummary(legend, pixels, hectares, nodata, cells, agreeing)
-
-
-def cell_diameter(hr: GeoBox, lr: GeoBox) -> int:
-    """Upper bound of an LR cell's diameter in HR pixels.
-
-    Args:
-        hr: HR grid; what is found holds in its middle.
-        lr: LR grid.
-    """
-    row, col = (size // 2 for size in hr.shape)
-    pixel = hr[row : row + 1, col : col + 1].pad(1)
-    at = lr_coordinates(pixel, lr)
-    side = min(hypot(*(at[:, 1, 2] - at[:, 1, 1])), hypot(*(at[:, 2, 1] - at[:, 1, 1])))
-    return ceil(1.5 / side) + 2
 
 
 def _agreement(

@@ -18,10 +18,10 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from ..datasets.crosswalk import Crosswalk
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
-from ..datasets.legend import Legend
+from ..datasets.legends.crosswalk import Crosswalk
+from ..datasets.legends.legend import Legend
 
 # Pixels of a picture's longer side, as it is drawn: four inches.
 _SIZE, _DPI = 600, 150

@@ -3,47 +3,17 @@
 
 """What a run did, for people and for programs."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-import rasterio
 from rich.table import Table
 
-from .. import __version__
-from ..datasets.statistics import JointStatistics
+from ..datasets.legends.statistics import JointStatistics
+from ..versions import versions
 from .accuracy import Confusion
 from .consistency import MapSummary
-
-_PACKAGES = (
-    'torchgeo',
-    'torch',
-    'timm',
-    'kornia',
-    'rasterio',
-    'pyproj',
-    'odc-geo',
-    'numpy',
-    'scipy',
-)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, GDAL and the packages that a map depends on."""
-    found = {
-        'torchgeo-mapsr': __version__,
-        'python': platform.python_version(),
-        'gdal': rasterio.__gdal_version__,
-    }
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def run_report(

@@ -22,11 +22,11 @@ def sargmax(logits: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     none is left.
 
     Args:
-        logits: x, (B, C, H, W)
-        temperature: τ, which scores are multiplied by
+        logits: X, (B, C, H, W).
+        temperature: τ, which scores are multiplied by.
 
     Returns:
-        s, (B, 1, H, W) in 1..C
+        S, (B, 1, H, W) in 1..C.
     """
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
     scores = scores - scores.amax(1, keepdim=True).detach()
@@ -43,8 +43,8 @@ def discriminator_hinge(real: Tensor, fake: Tensor) -> Tensor:
     Lim and Ye 2017 (Geometric GAN): E max(0, 1 − D(real)) + E max(0, 1 + D(fake)).
 
     Args:
-        real: scores D of what is real, of any shape
-        fake: scores of what was made, of any shape
+        real: Scores D of what is real, of any shape.
+        fake: Scores of what was made, of any shape.
     """
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
@@ -53,6 +53,6 @@ def generator_hinge(fake: Tensor) -> Tensor:
     """Hinge loss of a generator: −E D(fake).
 
     Args:
-        fake: scores D of what was made, of any shape
+        fake: Scores D of what was made, of any shape.
     """
     return -fake.mean()

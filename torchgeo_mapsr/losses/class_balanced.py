@@ -32,12 +32,12 @@ def sample_weight(
     bound as P(y|x) goes to 1, so that the denominator is kept away from 0.
 
     Args:
-        log_probability: log P(y|x) of the label, of any shape.
-        log_prior: log P(y) of the label, of the same shape.
+        log_probability: Log P(y|x) of the label, of any shape.
+        log_prior: Log P(y) of the label, of the same shape.
         certain: Least -log P(y|x) to divide by.
 
     Returns:
-        s, of the same shape.
+        S, of the same shape.
     """
     return 1 - log_prior / log_probability.clamp(max=-certain)
 
@@ -48,7 +48,7 @@ def class_weight(share: Tensor, least: float = LEAST) -> Tensor:
     .. math:: W_k = \frac{1}{\log(1 + r_k)}
 
     Args:
-        share: r, the share of each class, (C,).
+        share: R, the share of each class, (C,).
         least: Least share that a class is taken to have.
 
     Returns:

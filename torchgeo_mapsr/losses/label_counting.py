@@ -40,7 +40,7 @@ def label_counts(
     overlap: :func:`box_counts`.
 
     Args:
-        probabilities: p, (B, C, H, W), summing to 1 over C. Half precision is
+        probabilities: P, (B, C, H, W), summing to 1 over C. Half precision is
             accumulated in single; make p of logits in single as well
             (``logits.float().softmax(1)``): gradients of p exceed a half's range.
         region: 0 = outside, i + 1 = set i, (B, H, W) int64.
@@ -102,7 +102,7 @@ def block_regions(height: int, width: int, rows: int, columns: int) -> Tensor:
         columns: Blocks in a row.
 
     Returns:
-        i + 1 where a pixel lies in block i, row by row, (H, W) int64. Where the blocks
+        I + 1 where a pixel lies in block i, row by row, (H, W) int64. Where the blocks
         do not divide the image, their sizes differ by one pixel.
     """
     row = torch.arange(height) * rows // height

@@ -20,8 +20,8 @@ class LovaszLoss(nn.Module):
     product.
 
     Args:
-        per_image: average the loss of images, instead of one for all pixels
-        ignore_index: label of pixels that do not count
+        per_image: Average the loss of images, instead of one for all pixels.
+        ignore_index: Label of pixels that do not count.
     """
 
     def __init__(self, per_image: bool = False, ignore_index: int = -1) -> None:
@@ -33,11 +33,11 @@ class LovaszLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            logits: (B, C, H, W)
-            label: class index, (B, H, W)
+            logits: (B, C, H, W).
+            label: Class index, (B, H, W).
 
         Returns:
-            the loss; 0, with a gradient of 0, where no pixel counts
+            The loss; 0, with a gradient of 0, where no pixel counts.
         """
         # images without a label would be the library's empty tensors when per_image
         some = (label != self.ignore_index).flatten(1).any(1)

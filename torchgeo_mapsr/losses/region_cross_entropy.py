@@ -29,8 +29,8 @@ class RegionCrossEntropy(nn.Module):
     Args:
         reduction: *sum* over the pixels of a cell, as in the paper, or their *mean*: the
             same with scores that are larger by the number of the cell's pixels, but a cut
-            cell is then no less certain than a whole one
-        weight: weight of each class
+            cell is then no less certain than a whole one.
+        weight: Weight of each class.
     """
 
     weight: Tensor | None
@@ -54,14 +54,14 @@ class RegionCrossEntropy(nn.Module):
         """Compute the loss of a batch.
 
         Args:
-            logits: scores of pixels, (B, C, H, W)
-            mask_region: 0 = outside, i + 1 = cell i, (B, H, W)
-            label: class of each cell, (B, h, w), -1 = none
-            share: visible share of each cell, (B, h, w) in 0..1
-            valid: pixels that count, (B, H, W); default: all
+            logits: Scores of pixels, (B, C, H, W).
+            mask_region: 0 = outside, i + 1 = cell i, (B, H, W).
+            label: Class of each cell, (B, h, w), -1 = none.
+            share: Visible share of each cell, (B, h, w) in 0..1.
+            valid: Pixels that count, (B, H, W); default: all.
 
         Returns:
-            the loss; zero, with a gradient of zero, where no cell has a label
+            The loss; zero, with a gradient of zero, where no cell has a label.
         """
         label, share = label.flatten(1), share.flatten(1)
         scores = aggregate_regions(

@@ -18,8 +18,8 @@ class SelfTrainingLoss(nn.Module):
 
     Args:
         reduction: *mean* divides each term by its labelled pixels, so that losses do
-            not grow with the chip; *sum* is what the equations print
-        class_weights: weight of each class in both terms, (C,)
+            not grow with the chip; *sum* is what the equations print.
+        class_weights: Weight of each class in both terms, (C,).
     """
 
     class_weights: Tensor | None
@@ -44,14 +44,14 @@ class SelfTrainingLoss(nn.Module):
         """Compute both terms.
 
         Args:
-            source_logits: (B, C, H, W)
-            source_label: class index, (B, H, W), −1 = none
-            target_logits: (B', C, H, W)
-            pseudo_label: class index, (B', H, W), −1 = none
-            weight: λ of each target image, (B',), or of each pixel, (B', H, W)
+            source_logits: (B, C, H, W).
+            source_label: Class index, (B, H, W), −1 = none.
+            target_logits: (B', C, H, W).
+            pseudo_label: Class index, (B', H, W), −1 = none.
+            weight: λ of each target image, (B',), or of each pixel, (B', H, W).
 
         Returns:
-            L_S and L_T; equation 8 is their sum
+            L_S and L_T; equation 8 is their sum.
         """
         choices = self.reduction, self.class_weights
         source = weighted_cross_entropy(source_logits, source_label, None, *choices)
@@ -73,15 +73,15 @@ def weighted_cross_entropy(
     image that is trusted half counts half, also where all are.
 
     Args:
-        logits: (B, C, H, W); half precision is computed in single
-        label: class index, (B, H, W), −1 = none
-        weight: (B,) or (B, H, W); default: 1
-        reduction: *mean* over the pixels with a label, or *sum*
-        class_weights: weight of each class, (C,). The mean is then over pixels weighted
-            by these, as PyTorch's is
+        logits: (B, C, H, W); half precision is computed in single.
+        label: Class index, (B, H, W), −1 = none.
+        weight: (B,) or (B, H, W); default: 1.
+        reduction: *mean* over the pixels with a label, or *sum*.
+        class_weights: Weight of each class, (C,). The mean is then over pixels weighted
+            by these, as PyTorch's is.
 
     Returns:
-        the loss; 0, with a gradient of 0, where no pixel has a label
+        The loss; 0, with a gradient of 0, where no pixel has a label.
     """
     loss = F.cross_entropy(
         _single(logits), label, class_weights, ignore_index=-1, reduction='none'
@@ -108,12 +108,12 @@ def pseudo_labels(
     share of the image's pixels that are sure. Pixels without data are in neither.
 
     Args:
-        logits: of the teacher, (B, C, H, W); half precision is computed in single
-        threshold: τ₀
-        valid: pixels with data, (B, H, W)
+        logits: Of the teacher, (B, C, H, W); half precision is computed in single.
+        threshold: τ₀.
+        valid: Pixels with data, (B, H, W).
 
     Returns:
-        class index, (B, H, W), −1 where not valid; and λ, (B,) float
+        Class index, (B, H, W), −1 where not valid; and λ, (B,) float.
     """
     confidence, label = _single(logits).softmax(1).max(1)
     sure = (confidence >= threshold).to(confidence.dtype)
@@ -132,10 +132,10 @@ def agreement(*labels: Tensor) -> Tensor:
     have an opinion share it.
 
     Args:
-        labels: class index, (B, H, W), −1 = no opinion
+        labels: Class index, (B, H, W), −1 = no opinion.
 
     Returns:
-        class index, (B, H, W), −1 where they differ or nobody knows
+        Class index, (B, H, W), −1 where they differ or nobody knows.
     """
     most = torch.stack(labels).amax(0)
     same = [(label == most) | (label < 0) for label in labels]

@@ -27,14 +27,14 @@ class SymmetricCrossEntropy(nn.Module):
     it up to 9.2 a pixel.
 
     Args:
-        epsilon: ε, between 0 and 1
-        ce_weight: weight of equation 10 (the paper: 1)
-        sce_weight: weight of equation 9 (the paper: 1)
-        ignore_index: label of pixels that do not count
-        reduction: *mean* over the pixels that count, or *sum* as the equations print
+        epsilon: ε, between 0 and 1.
+        ce_weight: Weight of equation 10 (the paper: 1).
+        sce_weight: Weight of equation 9 (the paper: 1).
+        ignore_index: Label of pixels that do not count.
+        reduction: *mean* over the pixels that count, or *sum* as the equations print.
 
     Raises:
-        ValueError: *epsilon* is out of its range
+        ValueError: *epsilon* is out of its range.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class SymmetricCrossEntropy(nn.Module):
         """Compute the loss.
 
         Args:
-            logits: (B, C, H, W) or (N, C); half precision is computed in single
-            label: class index, (B, H, W) or (N)
-            weight: of each pixel, of the shape of *label*
+            logits: (B, C, H, W) or (N, C); half precision is computed in single.
+            label: Class index, (B, H, W) or (N).
+            weight: Of each pixel, of the shape of *label*.
 
         Returns:
-            the loss; 0, with a gradient of 0, where no pixel counts
+            The loss; 0, with a gradient of 0, where no pixel counts.
         """
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()

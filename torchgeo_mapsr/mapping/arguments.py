@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from .settings import MapJob, flag
+from .config import MapJob, flag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,16 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..datasets.crosswalk import Crosswalk
-from ..datasets.grid import project
+from ..datasets.geo.grid import project
+from ..datasets.geo.plan import Chip, Plan
+from ..datasets.geo.region import cell_diameter, region_map
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
-from ..datasets.region import region_map
+from ..datasets.legends.crosswalk import Crosswalk
 from ..errors import InputError
-from ..evaluation.consistency import cell_diameter
-from ..models.samples import CellSamples, PixelSamples
-from ..models.tokens import Tokens
-from .plan import Chip, Plan
+from ..models.head.samples import CellSamples, PixelSamples
+from ..models.tokens.tokens import Tokens
 
 _GOLDEN = (5**0.5 - 1) / 2
 

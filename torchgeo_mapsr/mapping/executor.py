@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Protocol, Self, TypeVar
 
-from .stopwatch import Stopwatch
+from .timing import Stopwatch
 
 T = TypeVar('T')
 R = TypeVar('R')

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ..datasets.geo.plan import Plan
 from ..datasets.imagery import Imagery
 from ..errors import InputError
-from ..models.backbone import Backbone
-from ..models.create import create_backbone
-from ..models.joint_bilateral import JointBilateral
-from ..models.probe import LinearProbe
-from ..models.tokens import Tokens
-from ..models.upsample import Window
-from .plan import Plan
+from ..models.backbones.backbone import Backbone
+from ..models.backbones.create import create_backbone
+from ..models.head.probe import LinearProbe
+from ..models.tokens.bilateral import JointBilateral
+from ..models.tokens.tokens import Tokens
+from ..models.tokens.upsample import Window
 
 # Standard deviation of a guide's bands: that of a photograph with values of 0 to 1.
 _CONTRAST = 0.2

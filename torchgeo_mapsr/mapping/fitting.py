@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..datasets.crosswalk import Crosswalk
+from ..datasets.geo.plan import Plan
+from ..datasets.legends.crosswalk import Crosswalk
 from ..errors import InputError
-from ..evaluation.report import versions
-from ..models.backbone import Backbone
-from ..models.classifier import Classifier
-from ..models.create import create_backbone
-from ..models.fit import FitOptions, fit_classifier
-from ..models.spec import parse_spec
+from ..models.backbones.backbone import Backbone
+from ..models.backbones.create import create_backbone
+from ..models.backbones.spec import parse_spec
+from ..models.head.fit import FitOptions, fit_classifier
+from ..models.head.head import Classifier
+from ..versions import versions
 from .collect import (
     LabelledChip,
     Piece,
@@ -30,14 +31,13 @@ from .collect import (
     labelled_places,
     read_labelled,
 )
+from .config import MapJob
 from .executor import Executor, Here, Tick
 from .extractor import Extractor, Recipe
 from .inputs import Inputs
 from .passes import FitPass, Sight
-from .plan import Plan
 from .prefetch import prefetch, torch_threads
-from .settings import MapJob
-from .stopwatch import Stopwatch
+from .timing import Stopwatch
 
 # Chips that a backbone learns filters and statistics from.
 _CALIBRATION = 16

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.crosswalk import Crosswalk
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
-from ..datasets.legend import Legend
+from ..datasets.legends.crosswalk import Crosswalk
+from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from ..evaluation.report import versions
+from ..versions import versions
+from .config import MapJob
 from .outputs import Outputs
-from .settings import MapJob
 
 
 @dataclass(frozen=True)

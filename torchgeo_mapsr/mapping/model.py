@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..datasets.geo.plan import Chip, Plan
 from ..datasets.imagery import Imagery
-from ..models.classifier import Classifier
-from ..models.prior import evidence, label_shares
+from ..models.head.head import Classifier
+from ..models.head.prior import evidence, label_shares
 from .extractor import Extractor, Recipe, chips_at_once
 from .inputs import Inputs, file_digest
-from .plan import Chip, Plan
-from .stopwatch import Stopwatch
 from .sweep import ReadChip, ScoredChip
+from .timing import Stopwatch
 
 if TYPE_CHECKING:
-    from ..models.propagation import Propagation
+    from ..models.propagation.propagation import Propagation
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Fitted:
         propagation = None
         if self.propagate != 'none':
             # scikit-image takes a while to import
-            from ..models.propagation import Propagation
+            from ..models.propagation.propagation import Propagation
 
             propagation = Propagation(nodes=self.propagate)
         classifier = classifier.to(extractor.device)

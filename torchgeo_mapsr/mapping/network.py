@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
+from ..datasets.geo.plan import Chip, Plan
 from ..datasets.imagery import Imagery
 from ..errors import InputError
-from ..models.trained import Trained
+from ..models.networks.trained import Trained
 from .extractor import HALF, chips_at_once, device_of
 from .inputs import Inputs, file_digest
-from .plan import Chip, Plan
-from .stopwatch import Stopwatch
 from .sweep import ReadChip, ScoredChip
+from .timing import Stopwatch
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import InputError
-from .settings import MapJob
+from .config import MapJob
 
 
 @dataclass(frozen=True)

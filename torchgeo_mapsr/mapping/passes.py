@@ -11,18 +11,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..datasets.geo.plan import Chip, Plan, Tile
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
-from ..datasets.legend import Legend
+from ..datasets.legends.legend import Legend
 from ..errors import InputError
+from .cog import map_nodata
 from .collect import LabelledChip, Piece, Place, read_labelled
 from .extractor import Extractor
-from .plan import Chip, Plan, Tile
 from .prefetch import prefetch
-from .stopwatch import Stopwatch
 from .sweep import BlendedTile, ScoredChip, schedule, sweep
 from .tile_files import TileFiles
-from .write import map_nodata
+from .timing import Stopwatch
 
 
 @dataclass(frozen=True)

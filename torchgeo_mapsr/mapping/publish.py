@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from ..datasets.geo.plan import Plan, Tile
 from ..evaluation.consistency import MapSummary, summarise
 from ..evaluation.panel import save_panel
+from .cog import Layer, map_nodata, write_cog
 from .inputs import Inputs
 from .outputs import Output
-from .plan import Plan, Tile
-from .stopwatch import Stopwatch
 from .store import WorkStore
-from .write import Layer, map_nodata, write_cog
+from .timing import Stopwatch
 
 
 def publish(

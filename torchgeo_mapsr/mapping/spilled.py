@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..datasets.geo.plan import Chip, Plan
 from ..datasets.imagery import Imagery
-from .plan import Chip, Plan
-from .stopwatch import Stopwatch
 from .sweep import ScoredChip
+from .timing import Stopwatch
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from ..models.classifier import Classifier
+from ..models.head.head import Classifier
 from .tile_files import TileFiles, replacing
 
 FORMAT = 2

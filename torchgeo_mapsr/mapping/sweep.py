@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..datasets.geo.plan import Chip, Plan, Tile
 from ..memory import give_back
-from ..models.upsample import Window
-from .plan import Chip, Plan, Tile
+from ..models.tokens.upsample import Window
+from .cog import NO_PERCENT
 from .prefetch import prefetch, torch_threads
-from .stopwatch import Stopwatch
-from .write import NO_PERCENT
+from .timing import Stopwatch
 
 T = TypeVar('T')
 

@@ -14,7 +14,7 @@ from zlib import error as ZlibError
 import numpy as np
 from numpy.typing import NDArray
 
-from .plan import Tile
+from ..datasets.geo.plan import Tile
 
 
 @contextmanager

@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 from torchgeo.samplers import GeoSampler
 
-from ..datasets.chips import ChipDataset
-from ..datasets.grid import crop
-from ..datasets.legend import Legend
+from ..datasets.base import ChipDataset
+from ..datasets.geo.grid import crop
+from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from .chips import Query
 
@@ -31,15 +31,15 @@ class BalancedChipSampler(GeoSampler):
     other: with noisy labels take a *balance* below 1.
 
     Args:
-        dataset: what to sample from; its LR labels are read once, here
-        size: height and width of a chip, in pixels
-        length: number of chips in an epoch
-        balance: exponent of the inverse frequency, 0 to 1
-        legend: whose codes count (default: that of *dataset*; without one all codes)
-        generator: random numbers (default: PyTorch's)
+        dataset: What to sample from; its LR labels are read once, here.
+        size: Height and width of a chip, in pixels.
+        length: Number of chips in an epoch.
+        balance: Exponent of the inverse frequency, 0 to 1.
+        legend: Whose codes count (default: that of *dataset*; without one all codes).
+        generator: Random numbers (default: PyTorch's).
 
     Raises:
-        InputError: there is no LR label, or an argument is out of its range
+        InputError: There is no LR label, or an argument is out of its range.
     """
 
     def __init__(

@@ -9,8 +9,8 @@ import torch
 from torch import Generator
 from torchgeo.samplers import GeoSampler
 
-from ..datasets.chips import ChipDataset
-from ..datasets.grid import crop, starts
+from ..datasets.base import ChipDataset
+from ..datasets.geo.grid import crop, starts
 
 Query = tuple[slice, slice]
 
@@ -23,13 +23,13 @@ class ChipSampler(GeoSampler):
     tile is as large as a chip; a smaller tile is one chip, padded.
 
     Args:
-        dataset: what to sample from
-        size: height and width of a chip, in pixels
-        stride: pixels between chips (default: *size*). The last chip of a row or column
-            is moved back into the tile
-        length: number of random chips in an epoch, from tiles by their area; None for
-            all chips in order
-        generator: random numbers (default: PyTorch's)
+        dataset: What to sample from.
+        size: Height and width of a chip, in pixels.
+        stride: Pixels between chips (default: *size*). The last chip of a row or column
+            is moved back into the tile.
+        length: Number of random chips in an epoch, from tiles by their area; None for
+            all chips in order.
+        generator: Random numbers (default: PyTorch's).
     """
 
     def __init__(

@@ -12,8 +12,8 @@ from torch import Generator
 from torchgeo.datasets import GeoDataset
 from torchgeo.samplers import GeoSampler
 
+from ..datasets.geo.raster import PathLike
 from ..datasets.patches import read_footprints
-from ..datasets.raster import PathLike
 from ..errors import InputError
 from .chips import Query
 
@@ -25,17 +25,17 @@ class PatchSampler(GeoSampler):
     will do: a patch is the chip around the footprint's centre.
 
     Args:
-        dataset: what to sample from, of this package or of torchgeo
-        patches: the footprint file, or what it holds
-        size: height and width of a chip, in pixels of the dataset (default: what the
-            footprint spans)
-        shuffle: sample in random order, another one in each epoch
-        length: number of chips in an epoch (default: each patch once). Of more than
-            there are patches, all are sampled equally often, to within one
-        generator: random numbers (default: PyTorch's)
+        dataset: What to sample from, of this package or of torchgeo.
+        patches: The footprint file, or what it holds.
+        size: Height and width of a chip, in pixels of the dataset (default: what the
+            footprint spans).
+        shuffle: Sample in random order, another one in each epoch.
+        length: Number of chips in an epoch (default: each patch once). Of more than
+            there are patches, all are sampled equally often, to within one.
+        generator: Random numbers (default: PyTorch's).
 
     Raises:
-        InputError: the file cannot be read, or none of its patches is in the dataset
+        InputError: The file cannot be read, or none of its patches is in the dataset.
     """
 
     def __init__(

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._compat import Sample
-from ..datasets.crosswalk import Crosswalk
+from ..datasets.legends.crosswalk import Crosswalk
 from ..errors import InputError
-from ..models.samples import WHOLE
-from ..models.tokens import Tokens
+from ..models.head.samples import WHOLE
+from ..models.tokens.tokens import Tokens
 
 
 @dataclass(frozen=True, eq=False)

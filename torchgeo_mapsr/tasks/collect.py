@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from .._compat import Sample
-from ..datasets.crosswalk import Crosswalk
+from ..datasets.legends.crosswalk import Crosswalk
 from ..errors import InputError
-from ..models.samples import CellSamples, PixelSamples
-from ..models.tokens import Tokens
+from ..models.head.samples import CellSamples, PixelSamples
+from ..models.tokens.tokens import Tokens
 from .cells import BatchCells
 
 

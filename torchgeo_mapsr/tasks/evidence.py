@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.prior import SIGMAS, evidence, reach_of
-from ..models.samples import WHOLE
+from ..models.head.prior import SIGMAS, evidence, reach_of
+from ..models.head.samples import WHOLE
 from ..transforms import aggregate_regions
 
 # Weight of cells that the chip cuts, where it has whole ones to go by.
@@ -24,7 +24,7 @@ def batch_evidence(
 ) -> Tensor:
     """Evidence of the LR labels for every pixel, from what a batch carries.
 
-    The same numbers as :func:`~torchgeo_mapsr.models.prior.label_shares` with the label
+    The same numbers as :func:`~torchgeo_mapsr.models.head.prior.label_shares` with the label
     rasters, but for the border: labels beyond the chip's window are not known here. No
     georeference is needed, so it holds after flips, quarter turns and crops.
 

@@ -14,7 +14,7 @@ from .._compat import Sample
 from ..errors import InputError
 from ..losses import label_counts
 from ..losses.statistics_matching import Criterion
-from ..models.superpixels import superpixels
+from ..models.propagation.superpixels import superpixels
 from .label_super_resolution import LabelSuperResolutionTask
 
 
@@ -37,7 +37,7 @@ class ExpectationMaximizationTask(LabelSuperResolutionTask):
 
     Args:
         model: Architecture of the network, see
-            :class:`~torchgeo_mapsr.models.segmentation.SegmentationNetwork`, as the
+            :class:`~torchgeo_mapsr.models.networks.segmentation.SegmentationNetwork`, as the
             next six.
         backbone: Encoder.
         weights: Local file of the encoder's weights.

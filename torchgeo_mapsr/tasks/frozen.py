@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from .._compat import Sample
 from ..errors import InputError
-from ..models.backbone import Backbone
-from ..models.create import create_backbone
-from ..models.joint_bilateral import JointBilateral
-from ..models.tokens import Tokens
+from ..models.backbones.backbone import Backbone
+from ..models.backbones.create import create_backbone
+from ..models.tokens.bilateral import JointBilateral
+from ..models.tokens.tokens import Tokens
 from .land_cover import LandCoverTask
 
 _BACKBONE = 'backbone.'

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..datasets.chips import ChipDataset
-from ..datasets.legend import Legend
-from ..datasets.statistics import JointStatistics
+from ..datasets.base import ChipDataset
+from ..datasets.legends.legend import Legend
+from ..datasets.legends.statistics import JointStatistics
 from ..errors import InputError
 from .cells import BatchCells
 from .segmentation import SegmentationTask

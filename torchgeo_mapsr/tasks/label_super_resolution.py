@@ -31,7 +31,7 @@ class LabelSuperResolutionTask(JointStatisticsTask):
 
     Args:
         model: Architecture of the network, see
-            :class:`~torchgeo_mapsr.models.segmentation.SegmentationNetwork`, as the
+            :class:`~torchgeo_mapsr.models.networks.segmentation.SegmentationNetwork`, as the
             next six.
         backbone: Encoder.
         weights: Local file of the encoder's weights.

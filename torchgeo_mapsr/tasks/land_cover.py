@@ -19,7 +19,7 @@ from torchmetrics.classification import (
 )
 
 from .._compat import BaseTask, Sample
-from ..datasets.crosswalk import Crosswalk
+from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.plot import plot_sample
 from ..errors import InputError
 from ..transforms import aggregate_regions

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from .. import __version__
 from .._compat import Sample
 from ..errors import InputError
-from ..models.fit import CAUTIOUS, FitOptions, fit_classifier
-from ..models.probe import ABSENT, LinearProbe
+from ..models.head.fit import CAUTIOUS, FitOptions, fit_classifier
+from ..models.head.probe import ABSENT, LinearProbe
 from .cells import BatchCells
 from .collect import Collected, Collector
 from .predicting import PredictingTask
@@ -31,7 +31,7 @@ class MapSRTask(PredictingTask):
     """Land cover at the imagery's resolution, from LR labels (MapSR).
 
     ``fit`` looks at every chip once, finds the mean features of the LR cells, and fits
-    a :class:`~torchgeo_mapsr.models.classifier.Classifier` to them at the end of the
+    a :class:`~torchgeo_mapsr.models.head.head.Classifier` to them at the end of the
     epoch: a linear probe, and class prompts from the pixels where the probe agrees
     with the labels. The probe is solved by L-BFGS; with ``solver='sgd'`` it is trained
     on one batch after another instead, for as many epochs as the trainer says. No HR
@@ -43,7 +43,7 @@ class MapSRTask(PredictingTask):
 
     Args:
         backbone: Spec of the frozen backbone, see
-            :func:`~torchgeo_mapsr.models.create.create_backbone`.
+            :func:`~torchgeo_mapsr.models.backbones.create.create_backbone`.
         weights: Local weight file of the backbone.
         bands: Bands of the imagery.
         image_dtype: Data type of the imagery's files, by which values are scaled where
@@ -57,8 +57,8 @@ class MapSRTask(PredictingTask):
         solver: How the probe is fitted.
         lr: Learning rate of ``sgd``.
         score: What scores a pixel, see
-            :class:`~torchgeo_mapsr.models.classifier.Classifier`.
-        balance: See :class:`~torchgeo_mapsr.models.fit.FitOptions`, as the next five.
+            :class:`~torchgeo_mapsr.models.head.head.Classifier`.
+        balance: See :class:`~torchgeo_mapsr.models.head.fit.FitOptions`, as the next five.
         strength: L2 strength of the probe. By default it is chosen by held-out LR
             cells, or a cautious one for ``sgd``.
         prior: Weight of the LR labels at prediction.
@@ -71,7 +71,7 @@ class MapSRTask(PredictingTask):
             first ones of the training data.
         seed: Seed of the drawn pixels, of folds and clusters.
         noise: How cells whose label seems wrong weigh less, see
-            :class:`~torchgeo_mapsr.models.fit.FitOptions`, as the next; of ``lbfgs``.
+            :class:`~torchgeo_mapsr.models.head.fit.FitOptions`, as the next; of ``lbfgs``.
         class_weight: How classes weigh in the fit.
     """
 

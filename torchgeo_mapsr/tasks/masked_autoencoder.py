@@ -18,16 +18,16 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from .._compat import BaseTask, Sample
 from ..errors import InputError
-from ..models.masked_autoencoder import STRIDE, MaskedAutoencoder
-from ..models.segmentation import normalisation
-from ..models.spec import suggest
+from ..models.backbones.spec import suggest
+from ..models.networks.masked_autoencoder import STRIDE, MaskedAutoencoder
+from ..models.networks.segmentation import normalisation
 
 
 class MaskedAutoencoderTask(BaseTask):
     """Pretrain the encoder of a segmentation network on imagery without labels.
 
     Workman et al. 2023, section 4.5: see
-    :class:`~torchgeo_mapsr.models.masked_autoencoder.MaskedAutoencoder`. When training
+    :class:`~torchgeo_mapsr.models.networks.masked_autoencoder.MaskedAutoencoder`. When training
     ends, the encoder's weights are written to *output*, which other tasks take as
     ``weights``; they take a checkpoint of this task too. The imagery is standardised as
     theirs is, so give *image_dtype*, *mean* and *std* alike.
@@ -37,7 +37,7 @@ class MaskedAutoencoderTask(BaseTask):
 
     Args:
         backbone: Encoder, as
-            :class:`~torchgeo_mapsr.models.segmentation.SegmentationNetwork` takes it.
+            :class:`~torchgeo_mapsr.models.networks.segmentation.SegmentationNetwork` takes it.
         bands: Bands of the imagery.
         image_dtype: Data type of the imagery's files.
         mean: Mean of each band, or one for all, in units of the files.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._compat import Sample
 from ..errors import InputError
-from ..models.classifier import Classifier
+from ..models.head.head import Classifier
 from .evidence import batch_evidence
 from .frozen import FrozenTask
 from .saved import from_bytes, to_bytes

@@ -13,8 +13,8 @@ from torch import Tensor
 from .._compat import Sample
 from ..errors import InputError
 from ..losses import LovaszLoss, SymmetricCrossEntropy, agreement
-from ..models.ensemble import Ensemble
-from ..models.trained import Trained
+from ..models.networks.ensemble import Ensemble
+from ..models.networks.trained import Trained
 from .segmentation import SegmentationTask
 
 

@@ -13,12 +13,12 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from .._compat import Sample
-from ..datasets.crosswalk import Crosswalk
 from ..datasets.exemplars import ExemplarLabels
+from ..datasets.legends.crosswalk import Crosswalk
 from ..errors import InputError
 from ..losses import RegionCrossEntropy, discriminator_hinge, generator_hinge, sargmax
 from ..losses.adversarial import TEMPERATURE
-from ..models.discriminator import LabelDiscriminator
+from ..models.networks.discriminator import LabelDiscriminator
 from .cells import BatchCells
 from .segmentation import SegmentationTask
 
@@ -50,12 +50,12 @@ class RegionAggregationTask(SegmentationTask):
 
     With exemplars the optimisation is manual. Lightning counts a step of either player,
     so ``max_steps`` and ``global_step`` grow by two a batch. Both gradients come from one
-    backward pass (:meth:`~torchgeo_mapsr.models.discriminator.LabelDiscriminator.judge`),
+    backward pass (:meth:`~torchgeo_mapsr.models.networks.discriminator.LabelDiscriminator.judge`),
     which is what distributed strategies expect.
 
     Args:
         model: Architecture of the network, see
-            :class:`~torchgeo_mapsr.models.segmentation.SegmentationNetwork`, as the
+            :class:`~torchgeo_mapsr.models.networks.segmentation.SegmentationNetwork`, as the
             next six.
         backbone: Encoder.
         weights: Local file of the encoder's weights.

@@ -11,10 +11,10 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from ..datasets.legend import Legend
+from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from ..models.backbone import Backbone
-from ..models.classifier import Classifier
+from ..models.backbones.backbone import Backbone
+from ..models.head.head import Classifier
 
 
 def load_for(backbone: Backbone, target: Legend, path: str | Path) -> Classifier:

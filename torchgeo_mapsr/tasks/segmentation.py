@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from .._compat import Sample
 from ..errors import InputError
-from ..models.segmentation import SegmentationNetwork
-from ..models.trained import ABOUT
+from ..models.networks.segmentation import SegmentationNetwork
+from ..models.networks.trained import ABOUT
 from .land_cover import LandCoverTask
 
 
@@ -30,7 +30,7 @@ class SegmentationTask(LandCoverTask):
 
     Args:
         model: Architecture of the network, see
-            :class:`~torchgeo_mapsr.models.segmentation.SegmentationNetwork`, as the
+            :class:`~torchgeo_mapsr.models.networks.segmentation.SegmentationNetwork`, as the
             next six.
         backbone: Encoder.
         weights: Local file of the encoder's weights.

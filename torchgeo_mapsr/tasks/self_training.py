@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._compat import Sample
 from ..errors import InputError
 from ..losses import SelfTrainingLoss, pseudo_labels
-from ..models.teacher import EMATeacher
+from ..models.networks.teacher import EMATeacher
 from ..transforms import ClassMix, ResolutionAlignment
 from .segmentation import SegmentationTask
 
@@ -67,7 +67,7 @@ class SelfTrainingTask(SegmentationTask):
         threshold: τ₀, the probability from which the teacher is sure.
         ema_decay: α, how much of its old weights the teacher keeps in a step.
         ema_warmup: Begin with a low α, see
-            :class:`~torchgeo_mapsr.models.teacher.EMATeacher`.
+            :class:`~torchgeo_mapsr.models.networks.teacher.EMATeacher`.
         target_weight: Weight of L_T (the paper: 1). With 0 the source alone trains.
         mix: Paste classes of the source on the target.
         mix_share: Share of the source's classes that is pasted.

@@ -21,7 +21,7 @@ class RandomChip(nn.Module):
     bottom. It works on samples, before they are collated.
 
     Args:
-        size: height and width in pixels
+        size: Height and width in pixels.
     """
 
     def __init__(self, size: int) -> None:
@@ -32,10 +32,10 @@ class RandomChip(nn.Module):
         """Cut.
 
         Args:
-            sample: with ``image`` (C, H, W) and masks (H, W)
+            sample: With ``image`` (C, H, W) and masks (H, W).
 
         Returns:
-            the chip; keys that begin neither with ``image`` nor ``mask`` as they are
+            The chip; keys that begin neither with ``image`` nor ``mask`` as they are.
         """
         height, width = sample['image'].shape[-2:]
         top, left = (

@@ -27,10 +27,10 @@ class ClassMix(nn.Module):
     mixed with sample i of the source, or i modulo their number if there are fewer.
 
     Args:
-        share: share of the classes to paste, between 0 and 1
+        share: Share of the classes to paste, between 0 and 1.
 
     Raises:
-        ValueError: *share* is something else
+        ValueError: *share* is something else.
     """
 
     def __init__(self, share: float = 0.5) -> None:
@@ -43,14 +43,14 @@ class ClassMix(nn.Module):
         """Mix two batches.
 
         Args:
-            source: batch to cut from
-            target: batch to paste on, (B, …)
-            classes: class index of the source's pixels, (B', H, W), −1 = none, which is
-                never pasted
+            source: Batch to cut from.
+            target: Batch to paste on, (B, …).
+            classes: Class index of the source's pixels, (B', H, W), −1 = none, which is
+                never pasted.
 
         Returns:
-            the mixed batch, and ``mask_source``: 1 where a pixel is the source's,
-            (B, H, W) int64
+            The mixed batch, and ``mask_source``: 1 where a pixel is the source's,
+            (B, H, W) int64.
         """
         some = torch.arange(len(target['image'])) % len(classes)
         cut = {
@@ -65,10 +65,10 @@ class ClassMix(nn.Module):
         """Draw classes of each sample.
 
         Args:
-            classes: class index, (B, H, W), −1 = none
+            classes: Class index, (B, H, W), −1 = none.
 
         Returns:
-            pixels of the classes that are drawn, (B, H, W) bool
+            Pixels of the classes that are drawn, (B, H, W) bool.
         """
         pasted = []
         for index in classes:
@@ -103,15 +103,15 @@ def mix_samples(source: Sample, target: Sample, paste: Tensor) -> Sample:
     nowhere.
 
     Args:
-        source: batch to cut from, as collated
-        target: batch to paste on, of as many samples
-        paste: pixels to take from the source, (B, H, W) bool
+        source: Batch to cut from, as collated.
+        target: Batch to paste on, of as many samples.
+        paste: Pixels to take from the source, (B, H, W) bool.
 
     Returns:
-        the mixed batch, and ``mask_source``
+        The mixed batch, and ``mask_source``.
 
     Raises:
-        InputError: the samples differ in size
+        InputError: The samples differ in size.
     """
     size, other = source['image'].shape[-2:], target['image'].shape[-2:]
     if size != other:

@@ -39,8 +39,8 @@ class RegionAggregation(nn.Module):
       (B, h·w) in 0..1; 0 for padding and for cells without a valid pixel
 
     Args:
-        key: which map of the batch to aggregate, (B, C, H, W)
-        reduction: *mean* or *sum* over a cell's valid pixels
+        key: Which map of the batch to aggregate, (B, C, H, W).
+        reduction: *mean* or *sum* over a cell's valid pixels.
     """
 
     def __init__(self, key: str = 'logits', reduction: Reduction = 'mean') -> None:
@@ -52,11 +52,11 @@ class RegionAggregation(nn.Module):
         """Aggregate.
 
         Args:
-            batch: with ``mask_region`` (B, H, W), ``lr_label`` (B, h, w) and the map;
-                ``mask_valid`` and ``lr_pixels`` are heeded where they are there
+            batch: With ``mask_region`` (B, H, W), ``lr_label`` (B, h, w) and the map;
+                ``mask_valid`` and ``lr_pixels`` are heeded where they are there.
 
         Returns:
-            the batch with the keys above
+            The batch with the keys above.
         """
         region, valid = batch['mask_region'], batch.get('mask_valid')
         label = batch['lr_label'].flatten(1)
@@ -93,17 +93,17 @@ def aggregate_regions(
     """Sum or average an HR map over LR cells.
 
     Args:
-        values: (B, C, H, W); half precision is accumulated in single
-        mask_region: 0 = outside, i + 1 = cell i, (B, H, W)
-        n: number of cells of a sample
-        reduction: *mean* or *sum* over the pixels of a cell
-        valid: pixels that count, (B, H, W); default: all
+        values: (B, C, H, W); half precision is accumulated in single.
+        mask_region: 0 = outside, i + 1 = cell i, (B, H, W).
+        n: Number of cells of a sample.
+        reduction: *mean* or *sum* over the pixels of a cell.
+        valid: Pixels that count, (B, H, W); default: all.
 
     Returns:
-        (B, n, C); 0 for a cell without a pixel
+        (B, n, C); 0 for a cell without a pixel.
 
     Raises:
-        ValueError: *reduction* is something else
+        ValueError: *reduction* is something else.
     """
     if reduction not in ('mean', 'sum'):
         raise ValueError(f"reduction is 'mean' or 'sum', not {reduction!r}")

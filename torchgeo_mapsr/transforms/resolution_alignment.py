@@ -23,15 +23,15 @@ class ResolutionAlignment(K.IntensityAugmentationBase2D):
     Each image of a batch draws its own ratio. The paper names no values for r1 and r2.
 
     Args:
-        ratio: r1 and r2, the bounds of the ratio, with 0 < r1 ≤ r2 ≤ 1
-        antialias: low-pass when shrinking. The paper says bilinear interpolation and no
-            more, which in PyTorch is without; with it, ratios below ½ skip no pixels
-        same_on_batch: draw one ratio for the whole batch
-        p: probability that an image is changed
-        keepdim: return an image without batch axis as it came
+        ratio: r1 and r2, the bounds of the ratio, with 0 < r1 ≤ r2 ≤ 1.
+        antialias: Low-pass when shrinking. The paper says bilinear interpolation and no
+            more, which in PyTorch is without; with it, ratios below ½ skip no pixels.
+        same_on_batch: Draw one ratio for the whole batch.
+        p: Probability that an image is changed.
+        keepdim: Return an image without batch axis as it came.
 
     Raises:
-        ValueError: *ratio* has other bounds
+        ValueError: *ratio* has other bounds.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class ResolutionAlignment(K.IntensityAugmentationBase2D):
         """Change the images that are drawn.
 
         Args:
-            input: (B, C, H, W) float
-            params: ``ratio``, (B,)
-            flags: ``antialias``
-            transform: not used
+            input: (B, C, H, W) float.
+            params: ``ratio``, (B,).
+            flags: ``antialias``.
+            transform: Not used.
 
         Returns:
-            (B, C, H, W)
+            (B, C, H, W).
         """
         size = input.shape[-2:]
         # the small images differ in size, so one by one

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import InputError
-from ..mapping.settings import MapJob
+from ..mapping.config import MapJob
 from .console import Verbs, show_accuracy, terminal
 
 
@@ -43,10 +43,10 @@ def run(options: argparse.Namespace) -> int:
     Args:
         options: What was parsed.
     """
-    from ..datasets.crosswalk import Crosswalk
-    from ..datasets.scene import make_scene
+    from ..datasets.legends.crosswalk import Crosswalk
+    from ..datasets.scene.scene import make_scene
     from ..evaluation.accuracy import compare
-    from ..mapping.job import map_region
+    from ..mapping.run import map_region
 
     folder: Path = options.folder
     if folder.exists() and any(folder.iterdir()) and not options.overwrite:

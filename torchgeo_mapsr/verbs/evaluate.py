@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     Args:
         options: What was parsed.
     """
-    from ..datasets.crosswalk import Crosswalk
+    from ..datasets.legends.crosswalk import Crosswalk
     from ..evaluation.accuracy import compare
 
     if len(options.maps) != len(options.truth):

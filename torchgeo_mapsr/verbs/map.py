@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         options: What was parsed.
     """
     job = job_of(options)
-    from ..mapping.job import map_region
+    from ..mapping.run import map_region
 
     map_region(job, terminal(job.quiet))
     return 0

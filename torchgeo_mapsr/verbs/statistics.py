@@ -67,9 +67,9 @@ def run(options: argparse.Namespace) -> int:
     Args:
         options: What was parsed.
     """
-    from ..datasets.crosswalk import Crosswalk
-    from ..datasets.legend import Legend
-    from ..datasets.measured import measure_statistics
+    from ..datasets.legends.crosswalk import Crosswalk
+    from ..datasets.legends.legend import Legend
+    from ..datasets.legends.measured import measure_statistics
     from ..evaluation.report import statistics_table
 
     if options.output.exists() and not options.overwrite:

@@ -1,0 +1,195 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchgeo_mapsr.datasets.legends import catalog
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.legends.legend import Legend
+from torchgeo_mapsr.datasets.legends.statistics import JointStatistics
+from torchgeo_mapsr.errors import InputError
+
+SHIPPED = [tuple(name.split('.')) for name in catalog.names('crosswalks')]
+
+
+@pytest.mark.parametrize(('source', 'target', 'name'), SHIPPED)
+def test_shipped_crosswalks_load(source: str, target: str, name: str) -> None:
+    crosswalk = Crosswalk.load(source, target, name)
+    assert (crosswalk.name, crosswalk.source.name) == (name, source)
+    assert crosswalk.target == Legend.load(target)
+    assert crosswalk.reference
+
+
+@pytest.mark.parametrize(
+    ('source', 'target'), sorted({(source, target) for source, target, _ in SHIPPED})
+)
+def test_each_pair_has_exactly_one_default(source: str, target: str) -> None:
+    defaults = [
+        name
+        for name in Crosswalk.names(source, target)
+        if catalog.read('crosswalks', f'{source}.{target}.{name}').get('default')
+    ]
+    assert [Crosswalk.load(source, target).name] == defaults
+
+
+@pytest.mark.parametrize('source', Legend.names())
+def test_every_legend_reaches_all_four_classes(source: str) -> None:
+    crosswalk = Crosswalk.load(source, 'land-cover-4')
+    index = crosswalk.index(crosswalk.source.codes)
+    assert set(index.tolist()) - {-1} == {0, 1, 2, 3}
+    # nothing is left out but ice
+    left_out = np.array(crosswalk.source.class_names)[index < 0]
+    assert all('now' in name for name in left_out)
+
+
+# ../shared/protocols/README.md and ../shared/data/README.md
+@pytest.mark.parametrize(
+    ('source', 'name', 'groups'),
+    [
+        (
+            'nlcd',
+            'scenes',
+            {
+                1: [11],
+                2: [41, 42, 43, 52, 90],
+                3: [21, 31, 71, 81, 82, 95],
+                4: [22, 23, 24],
+            },
+        ),
+        (
+            'nlcd',
+            'ddtm',
+            {
+                1: [11],
+                2: [41, 42, 43, 90],
+                3: [31, 52, 71, 81, 82, 95],
+                4: [21, 22, 23, 24],
+            },
+        ),
+        (
+            'nlcd',
+            'dfc2021',
+            {
+                1: [11],
+                2: [41, 42, 43, 52, 90, 95],
+                3: [21, 71, 81, 82],
+                4: [22, 23, 24, 31],
+            },
+        ),
+        ('chesapeake-7', None, {1: [1], 2: [2], 3: [3], 4: [4, 5, 6]}),
+        ('openearthmap', None, {1: [6], 2: [5], 3: [1, 2, 7], 4: [3, 4, 8]}),
+    ],
+)
+def test_published_crosswalks(
+    source: str, name: str | None, groups: dict[int, list[int]]
+) -> None:
+    crosswalk = Crosswalk.load(source, 'land-cover-4', name)
+    for code, group in groups.items():
+        found = crosswalk.target.codes[crosswalk.index(group)]
+        np.testing.assert_array_equal(found, code)
+    assert crosswalk.index(12) == -1 or source != 'nlcd'
+
+
+def test_default_for_nlcd_is_the_largest_share_in_malkins_table() -> None:
+    statistics = JointStatistics.load('malkin2019')
+    crosswalk = Crosswalk.load('nlcd', 'land-cover-4')
+    measured = statistics.frequency > 0
+    np.testing.assert_array_equal(
+        crosswalk.index(statistics.source.codes[measured]),
+        statistics.mean[measured].argmax(axis=1),
+    )
+
+
+@given(st.lists(st.integers(-3, 300)))
+def test_index_and_unknown_against_a_loop(codes: list[int]) -> None:
+    crosswalk = Crosswalk.load('nlcd', 'land-cover-4')
+    index, unknown = [], {}
+    for code in codes:
+        index.append(crosswalk.mapping.get(code, 0) - 1)
+        if code not in (-1, 0) and code not in crosswalk.source.codes:
+            unknown[code] = unknown.get(code, 0) + 1
+    values = np.array(codes, dtype=np.int64)
+    np.testing.assert_array_equal(crosswalk.index(values), index)
+    assert crosswalk.unknown(values) == unknown
+
+
+def test_a_class_that_is_left_out_is_ignored_and_not_unknown() -> None:
+    crosswalk = Crosswalk.load('nlcd', 'land-cover-4')
+    codes = np.array([[12, 11], [13, 255]])
+    np.testing.assert_array_equal(crosswalk.index(codes), [[-1, 0], [-1, -1]])
+    assert crosswalk.unknown(codes) == {13: 1, 255: 1}
+
+
+@pytest.mark.parametrize('name', Legend.names())
+def test_equal_legends_need_no_crosswalk(name: str) -> None:
+    crosswalk = Crosswalk.load(name, name)
+    codes = crosswalk.source.codes
+    np.testing.assert_array_equal(crosswalk.index(codes), np.arange(len(codes)))
+    assert crosswalk.name == 'identity'
+
+
+def test_round_trip_through_a_file(tmp_path: Path) -> None:
+    crosswalk = Crosswalk.load('nlcd', 'land-cover-4', 'dfc2021')
+    path = tmp_path / 'dfc.json'
+    # JSON turns the codes into strings
+    path.write_text(json.dumps(crosswalk.to_dict()))
+    assert Crosswalk.load('nlcd', 'land-cover-4', path) == crosswalk
+
+
+def test_own_legend_and_crosswalk(tmp_path: Path) -> None:
+    legend = tmp_path / 'mine.yaml'
+    legend.write_text('classes: [{code: 5, name: lake}, {code: 6, name: other}]')
+    with pytest.raises(InputError, match=r"from legend 'mine' to 'land-cover-4'"):
+        Crosswalk.load(legend, 'land-cover-4')
+    path = tmp_path / 'walk.yaml'
+    path.write_text('mapping: {5: 1}')
+    crosswalk = Crosswalk.load(legend, 'land-cover-4', path)
+    np.testing.assert_array_equal(crosswalk.index([5, 6, 7]), [0, -1, -1])
+    assert crosswalk.name == 'walk'
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('mapping: {13: 1}', "code 13 is not in the legend 'nlcd'"),
+        ('mapping: {11: 9}', "code 9 is not in the legend 'land-cover-4'"),
+        ('mapping: {11: water}', 'water'),
+        ('mapping: [11]', "a 'mapping' of 'nlcd' codes"),
+        ('name: nothing', "check 'mapping'"),
+        ('source: worldcover\nmapping: {10: 2}', "'worldcover', not 'nlcd'"),
+    ],
+)
+def test_mistakes_in_a_file(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / 'walk.yaml'
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        Crosswalk.load('nlcd', 'land-cover-4', path)
+    assert message in str(error.value)
+
+
+def test_missing_names_list_what_there_is() -> None:
+    with pytest.raises(InputError, match=r"'malkin'.* there are ddtm, dfc2021, scenes"):
+        Crosswalk.load('nlcd', 'land-cover-4', 'malkin')
+    with pytest.raises(InputError, match=r'there are .*nlcd to land-cover-4'):
+        Crosswalk.load('land-cover-4', 'nlcd')
+
+
+def test_real_labels_hold_no_unknown_code(shared: Path) -> None:
+    lr = Crosswalk.load('nlcd', 'land-cover-4')
+    hr = Crosswalk.load('chesapeake-7', 'land-cover-4')
+    found = set()
+    for folder in sorted((shared / 'data' / 'chesapeake_wv').iterdir()):
+        for crosswalk, name in ((lr, 'lr.tif'), (hr, 'hr.tif')):
+            with rasterio.open(folder / name) as file:
+                codes = file.read(1)
+            assert crosswalk.unknown(codes) == {}
+            found |= set(crosswalk.index(codes).ravel().tolist())
+    # the patches have no water
+    assert found - {-1} == {1, 2, 3}

@@ -1,0 +1,88 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from tests.data.chesapeake_pairs.data import make_rasters
+from torchgeo_mapsr.datasets.geo.region import region_map
+from torchgeo_mapsr.datasets.labels import LabelRaster
+from torchgeo_mapsr.datasets.legends import measured
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.legends.legend import Legend
+from torchgeo_mapsr.datasets.legends.measured import measure_statistics
+from torchgeo_mapsr.datasets.legends.statistics import JointStatistics, class_counts
+from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.errors import InputError
+
+NLCD, FOUR = Legend.load('nlcd'), Legend.load('land-cover-4')
+SAME = Crosswalk.load(FOUR, FOUR)
+
+
+def whole(
+    truth: LabelRaster, labels: LabelRaster, walk: Crosswalk
+) -> tuple[np.ndarray, ...]:
+    """Cells of a raster that is read at once."""
+    height, width = truth.geobox.shape
+    index = walk.index(truth.read(slice(0, height), slice(0, width)))
+    regions = region_map(truth.geobox, labels.geobox)
+    counts = class_counts(regions.mask_region, index, len(regions.share), len(FOUR))
+    codes = labels.read(regions.rows, regions.cols).ravel()
+    return NLCD.index(codes), counts, regions.share
+
+
+@pytest.mark.parametrize('block', [64, 100, 4096])
+def test_blocks_add_up(
+    made_scene: Scene, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured, 'BLOCK', block)
+    found = measure_statistics(made_scene.labels, made_scene.truth, NLCD, SAME, 'made')
+    (truth,), (labels,) = (
+        LabelRaster.open(p) for p in (made_scene.truth, made_scene.labels)
+    )
+    index, counts, share = whole(truth, labels, SAME)
+    expected = JointStatistics.estimate(NLCD, FOUR, index, counts, share)
+    # a share is an area here, and there 1 for a cell that is not cut: a pixel or two
+    # of 900 differ, and with them the weights
+    np.testing.assert_allclose(found.mean, expected.mean, atol=2e-3)
+    np.testing.assert_allclose(found.std, expected.std, atol=2e-3)
+    np.testing.assert_allclose(found.frequency, expected.frequency, atol=1e-3)
+    seen = int(((index >= 0) & (counts.sum(axis=1) > 0)).sum())
+    assert (found.name, found.reference) == ('made', f'measured on {seen} LR cells')
+
+
+def test_rasters_in_two_zones(tmp_path: Path) -> None:
+    make_rasters(tmp_path)
+    walk = Crosswalk.load('chesapeake-7', FOUR)
+    found = measure_statistics(tmp_path / 'nlcd', tmp_path / 'lc', NLCD, walk)
+    parts = []
+    for path in sorted((tmp_path / 'lc').glob('*.tif')):
+        (truth,), (labels,) = (
+            LabelRaster.open(p) for p in (path, tmp_path / 'nlcd' / path.name)
+        )
+        parts.append(whole(truth, labels, walk))
+    index, counts, _ = (np.concatenate(v) for v in zip(*parts, strict=True))
+    # three rows of each raster have no label: their cells count for less
+    share = np.minimum(counts.sum(axis=1) / 900, 1)
+    expected = JointStatistics.estimate(NLCD, FOUR, index, counts, share)
+    np.testing.assert_allclose(found.mean, expected.mean, atol=5e-3)
+    np.testing.assert_allclose(found.std, expected.std, atol=5e-3)
+
+
+def test_nothing_in_common(made_scene: Scene, tmp_path: Path) -> None:
+    far = tmp_path / 'far.tif'
+    with rasterio.open(made_scene.truth) as file:
+        profile, values = file.profile, file.read()
+    profile['transform'] = (
+        profile['transform'].translation(1e6, 5e6) * profile['transform']
+    )
+    with rasterio.open(far, 'w', **profile) as file:
+        file.write(values)
+    with pytest.raises(InputError, match='labels of the same place'):
+        measure_statistics(made_scene.labels, far, NLCD, SAME)
+    # codes of 1 to 4 are no NLCD classes
+    with pytest.raises(InputError, match='check the two legends'):
+        measure_statistics(made_scene.truth, made_scene.truth, NLCD, SAME)

@@ -1,0 +1,137 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchgeo.samplers
+
+from tests.data.chesapeake_pairs.data import make_rasters
+from torchgeo_mapsr.datasets.collate import collate_pairs
+from torchgeo_mapsr.datasets.geo.grid import crop
+from torchgeo_mapsr.datasets.mosaic import LRHRPairs
+from torchgeo_mapsr.datasets.pair import LRHRPair
+from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.samplers import ChipSampler
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('rasters')
+    make_rasters(folder)
+    return folder
+
+
+@pytest.fixture
+def pairs(root: Path) -> LRHRPairs:
+    return LRHRPairs.from_files(root / 'naip', root / 'nlcd', root / 'lc')
+
+
+def test_index(pairs: LRHRPairs) -> None:
+    assert len(pairs) == 2
+    assert [pair.crs.to_epsg() for pair in pairs.pairs] == [26918, 26917]
+    assert pairs.crs.to_epsg() == 26918
+    assert pairs.res == (1, 1)
+    # both tiles' labels are one mosaic, opened once
+    assert pairs.pairs[0].labels[0] is pairs.pairs[1].labels[0]
+
+
+def test_a_raster_has_one_number(root: Path, pairs: LRHRPairs) -> None:
+    """Whoever opens it, by whatever path; another has another."""
+    places = [pair.sample(pair.tiles[0][:9, :9])['lr_place'] for pair in pairs.pairs]
+    again = LRHRPair(next((root / 'naip').iterdir()), os.path.relpath(root / 'nlcd'))
+    other = LRHRPair(next((root / 'naip').iterdir()), next((root / 'nlcd').iterdir()))
+    numbers = [int(place[0]) for place in places]
+    assert numbers == [again.labels[0].number] * 2
+    assert pickle.loads(pickle.dumps(again)).labels[0].number == numbers[0]
+    assert 0 < other.labels[0].number != numbers[0]
+
+
+@pytest.mark.parametrize('tile', [0, 1])
+def test_a_query_comes_back_as_the_same_chip(pairs: LRHRPairs, tile: int) -> None:
+    pair, grid = pairs.pairs[tile], pairs.tiles[tile]
+    for box in [
+        (0, 0, 64, 64),
+        (100, 37, 190, 140),
+        (-10, -20, 54, 44),
+        (0, 0, 192, 192),
+    ]:
+        chip = crop(grid, box)
+        found, expected = pairs[pairs.query(chip)], pair.sample(chip)
+        for key in ('image', 'mask', 'mask_region', 'mask_valid', 'lr_label'):
+            torch.testing.assert_close(found[key], expected[key])
+
+
+def test_the_tile_that_covers_most(pairs: LRHRPairs) -> None:
+    # the box around both tiles
+    x, y, _ = pairs.bounds
+    sample = pairs[pairs.query(crop(pairs.tiles[1], (-50, -50, 242, 242)))]
+    assert sample['mask_valid'].sum() == 192**2
+    with pytest.raises(IndexError):
+        pairs[x.start + 100_000 : x.start + 100_100, y.start : y.start + 100]
+
+
+@pytest.mark.parametrize('name', ['RandomGeoSampler', 'GridGeoSampler'])
+def test_torchgeo_samplers(pairs: LRHRPairs, name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', DeprecationWarning)
+        sampler = getattr(torchgeo.samplers, name)
+        queries = list(
+            sampler(pairs, size=90, **({'length': 6} if 'Random' in name else {}))
+        )
+    assert len(queries) >= 6
+    batch = collate_pairs(pairs[query] for query in queries)
+    assert batch['image'].shape == (len(queries), 4, 90, 90)
+    assert batch['mask_valid'].float().mean() > 0.5
+
+
+def test_transforms_and_options(root: Path) -> None:
+    pairs = LRHRPairs.from_files(
+        root / 'naip', root / 'nlcd', transforms=lambda s: s | {'seen': True}, bands=[4]
+    )
+    sample = pairs[next(iter(ChipSampler(pairs, 64)))]
+    assert sample['seen']
+    assert sample['image'].shape == (1, 64, 64)
+    assert 'mask' not in sample
+
+
+def test_pickle(pairs: LRHRPairs) -> None:
+    query = next(iter(ChipSampler(pairs, 64)))
+    again = pickle.loads(pickle.dumps(pairs))
+    np.testing.assert_array_equal(again[query]['image'], pairs[query]['image'])
+
+
+def test_no_pairs() -> None:
+    with pytest.raises(InputError, match='no imagery'):
+        LRHRPairs([])
+
+
+def test_real_patches_side_by_side(shared: Path) -> None:
+    """The eight patches are fitted together: each in its own pixels, none warped."""
+    folders = sorted((shared / 'data/chesapeake_wv').iterdir())
+    pairs = LRHRPairs.from_files(
+        [folder / 'imagery.tif' for folder in folders],
+        [folder / 'lr.tif' for folder in folders],
+        [folder / 'hr.tif' for folder in folders],
+    )
+    for query, pair in zip(ChipSampler(pairs, 256), pairs.pairs, strict=True):
+        sample = pairs[query]
+        image, _ = pair.imagery.read(pair.imagery.geobox)
+        np.testing.assert_array_equal(sample['image'], image)
+        truth = pair.truth[0].at(pair.imagery.geobox)
+        np.testing.assert_array_equal(sample['mask'], truth)
+
+
+def test_bands_must_be_as_many_everywhere(root: Path) -> None:
+    first, second = sorted((root / 'naip').glob('*.tif'))
+    pairs = [
+        LRHRPair(first, root / 'nlcd', bands=[1, 2, 3]),
+        LRHRPair(second, root / 'nlcd'),
+    ]
+    with pytest.raises(InputError, match=r'has 4 bands and .* has 3; choose bands'):
+        LRHRPairs(pairs)

@@ -1,0 +1,313 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Runs on Dask: real schedulers, real workers, real deaths."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Thread
+
+import distributed
+import psutil
+import pytest
+
+from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.main import main
+from torchgeo_mapsr.mapping.config import MapJob
+from torchgeo_mapsr.mapping.dask import DaskCluster, _take_gpu
+from torchgeo_mapsr.mapping.run import map_region
+from torchgeo_mapsr.mapping.timing import Stopwatch
+
+from .conftest import arguments
+
+
+def contents(job: MapJob) -> dict[str, bytes]:
+    """What a job has written, but for what tells times and paths."""
+    folder = Path(job.output).parent
+    return {path.name: path.read_bytes() for path in folder.glob('cover*.tif')}
+
+
+@pytest.fixture(scope='module')
+def expected(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, bytes], bytes]:
+    """Maps and fit of a run in one process."""
+    folder = tmp_path_factory.mktemp('expected')
+    scene = request.getfixturevalue('scene')
+    job = MapJob(
+        imagery=(str(scene.imagery),),
+        labels=(str(scene.labels),),
+        legend=scene.legend,
+        output=folder / 'cover.tif',
+        **SETTINGS,
+        save_model=folder / 'fit.safetensors',
+    )
+    map_region(job)
+    return contents(job), (folder / 'fit.safetensors').read_bytes()
+
+
+#: As the job of conftest.py.
+SETTINGS = {
+    'backbone': 'rcf?filters=6&colours=24&strides=1,4',
+    'chip_size': 128,
+    'tile_size': 100,
+    'device': 'cpu',
+}
+
+
+@contextmanager
+def threads(workers: int) -> Iterator[str]:
+    """A scheduler and workers in this process, which talk over sockets."""
+    with distributed.LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=False,
+        protocol='tcp',
+        dashboard_address=None,
+        memory_limit=0,
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.mark.parametrize('workers', [1, 2, 4])
+def test_any_number_of_workers_gives_the_same_bytes(
+    job: MapJob, expected: tuple[dict[str, bytes], bytes], tmp_path: Path, workers: int
+) -> None:
+    fit = tmp_path / 'fit.safetensors'
+    with threads(workers) as address:
+        result = map_region(
+            replace(job, executor='dask', scheduler=address, save_model=fit)
+        )
+    assert contents(job) == expected[0]
+    assert fit.read_bytes() == expected[1]
+    timings = result.report['timings']
+    assert {'read', 'backbone', 'probe', 'match', 'blend', 'write'} <= set(timings)
+    assert not Path(f'{job.output}.parts').exists()
+
+
+def test_workers_take_turns_at_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
+    monkeypatch.setattr('torch.cuda.set_device', taken.append)
+    with (
+        distributed.LocalCluster(
+            n_workers=3, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as local,
+        distributed.Client(local, set_as_default=False) as client,
+    ):
+        for name in client.scheduler_info()['workers']:
+            client.submit(_take_gpu, workers=[name], pure=False).result()
+    assert sorted(taken) == [0, 0, 1]
+    # Not those of a cluster that is there already, nor where there is no choice.
+    assert DaskCluster(None, device='auto')._take_turns
+    assert not DaskCluster(None, device='cpu')._take_turns
+    assert not DaskCluster('tcp://localhost:8786', device='auto')._take_turns
+
+
+@contextmanager
+def processes(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """A scheduler, and two workers as `dask worker` starts them, in another folder."""
+    folder.mkdir()
+    command = [sys.executable, '-m', 'distributed.cli.dask_worker', '--no-nanny']
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        command += [address, '--nthreads', '1', '--memory-limit', '0', '--no-dashboard']
+        running = [
+            subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
+            for _ in range(2)
+        ]
+        try:
+            with distributed.Client(address, set_as_default=False) as client:
+                client.wait_for_workers(2, timeout=120)
+                pids = list(client.run(os.getpid).values())
+            yield address, pids
+        finally:
+            for process in running:
+                process.terminate()
+            for process in running:
+                process.wait()
+
+
+def when_tiles(job: MapJob, count: int, action: Callable[[], None]) -> Thread:
+    """Do something once so many tiles are finished."""
+    folder = Path(f'{job.output}.parts')
+
+    def wait() -> None:
+        end = time.monotonic() + 240
+        while len(list(folder.glob('*.npz'))) < count:
+            if time.monotonic() > end:
+                return
+            time.sleep(0.002)
+        action()
+
+    thread = Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_killed_worker_loses_nothing(
+    job: MapJob,
+    expected: tuple[dict[str, bytes], bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Relative paths are this process's, not the workers'.
+    monkeypatch.chdir(Path(job.imagery[0]).parent)
+    relative = replace(
+        job,
+        imagery=(Path(job.imagery[0]).name,),
+        labels=(Path(job.labels[0]).name,),
+        executor='dask',
+    )
+    killed = []
+    with processes(tmp_path / 'elsewhere') as (address, pids):
+
+        def kill() -> None:
+            os.kill(pids[0], signal.SIGKILL)
+            killed.append(len(list(Path(f'{job.output}.parts').glob('*.npz'))))
+
+        thread = when_tiles(job, 3, kill)
+        map_region(replace(relative, scheduler=address))
+        thread.join()
+    assert killed
+    assert 3 <= killed[0] < 12
+    assert contents(job) == expected[0]
+
+
+def test_second_client_goes_on(
+    job: MapJob,
+    expected: tuple[dict[str, bytes], bytes],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with threads(2) as address:
+        args = [*arguments(job), '--executor', 'dask', '--scheduler', address]
+        script = f'from torchgeo_mapsr.main import main\nmain({args!r})'
+        first = subprocess.Popen([sys.executable, '-c', script])
+        when_tiles(job, 3, first.kill).join()
+        first.wait()
+        assert not Path(job.output).exists()
+        assert main(args) == 0
+    assert 'Going on' in capsys.readouterr().out
+    assert contents(job) == expected[0]
+
+
+def test_killed_worker_is_replaced(
+    job: MapJob, expected: tuple[dict[str, bytes], bytes]
+) -> None:
+    """On this machine workers have nannies, which start another."""
+    killed = []
+
+    def kill() -> None:
+        workers = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if any('spawn_main' in part for part in process.cmdline())
+        ]
+        workers[0].kill()
+        killed.append(len(workers))
+
+    thread = when_tiles(job, 3, kill)
+    args = [*arguments(job), '--executor', 'dask', '--workers', '2']
+    assert main(args) == 0
+    thread.join()
+    assert killed == [2]
+    assert contents(job) == expected[0]
+
+
+def test_mistakes_on_a_worker_are_one_line(
+    job: MapJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with threads(1) as address:
+        args = arguments(job, device='cuda:99')
+        assert main([*args, '--executor', 'dask', '--scheduler', address]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith('torchgeo-mapsr: There is no')]
+
+
+def test_no_scheduler(job: MapJob) -> None:
+    import dask
+
+    far = replace(job, executor='dask', scheduler='tcp://127.0.0.1:9')
+    short = {'distributed.comm.timeouts.connect': '300ms'}
+    with (
+        dask.config.set(short),
+        pytest.raises(InputError, match='No Dask scheduler answers'),
+    ):
+        map_region(far)
+    assert not Path(f'{job.output}.parts').exists()
+
+
+def test_without_dask(job: MapJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, 'torchgeo_mapsr.mapping.dask', raising=False)
+    monkeypatch.setitem(sys.modules, 'distributed', None)
+    with pytest.raises(InputError, match='dask'):
+        map_region(replace(job, executor='dask'))
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Work that fails as often as there are files to take away."""
+
+    folder: Path
+    error: int
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    def __call__(self, items: Iterable[int], tick: Callable[[], None]) -> Iterator[int]:
+        for trouble in self.folder.iterdir():
+            trouble.unlink(missing_ok=True)
+            raise OSError(self.error, os.strerror(self.error))
+        for item in items:
+            with self.watch('read'):
+                tick()
+            yield item**2
+
+
+def test_work_is_done_in_order_and_tried_again(tmp_path: Path) -> None:
+    for name in ('a', 'b'):
+        (tmp_path / name).touch()
+    work, ticks = Squares(tmp_path, errno.EIO), []
+    with threads(2) as address, DaskCluster(address) as cluster:
+        items = list(range(50))
+        groups = cluster.split(items, 3)
+        assert [item for group in groups for item in group] == items
+        assert max(map(len, groups)) == 3
+        found = list(cluster.run(work, groups, lambda: ticks.append(1)))
+    assert found == [item**2 for item in items]
+    assert len(ticks) == 50
+    assert 'read' in work.watch.to_dict()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_stays_full(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / str(number)).touch()
+    with (
+        threads(1) as address,
+        DaskCluster(address) as cluster,
+        pytest.raises(OSError, match='space') as caught,
+    ):
+        list(cluster.run(Squares(tmp_path, errno.ENOSPC), [[1]], lambda: None))
+    assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'scheduler': 'tcp://a:1'}, 'need --executor dask'),
+        ({'workers': 2}, 'need --executor dask'),
+        ({'executor': 'dask', 'workers': 0}, 'at least 1'),
+        ({'executor': 'dask', 'workers': 2, 'scheduler': 'tcp://a:1'}, 'leave out'),
+        ({'executor': 'ray'}, 'one of process, dask'),
+    ],
+)
+def test_contradictions(job: MapJob, changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(job, **changes)

@@ -1,0 +1,263 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.windows import Window
+from rio_cogeo import cog_validate
+
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.evaluation.accuracy import compare
+from torchgeo_mapsr.mapping.config import MapJob
+from torchgeo_mapsr.mapping.run import MapResult, map_region
+from torchgeo_mapsr.models.head.head import Classifier
+
+
+def codes(path: str | Path) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        return dataset.read(1)
+
+
+def split(scene: Scene, folder: Path) -> list[str]:
+    """The scene's imagery as two files that overlap by 40 columns."""
+    folder.mkdir()
+    paths = []
+    for name, start, stop in (('left', 0, 170), ('right', 130, 290)):
+        with rasterio.open(scene.imagery) as dataset:
+            window = Window(start, 0, stop - start, dataset.height)
+            profile = dataset.profile | {
+                'width': stop - start,
+                'transform': dataset.window_transform(window),
+            }
+            values = dataset.read(window=window)
+        paths.append(str(folder / f'{name}.tif'))
+        with rasterio.open(paths[-1], 'w', **profile) as dataset:
+            dataset.write(values)
+    return paths
+
+
+def test_map_of_a_scene(scene: Scene, job: MapJob, tmp_path: Path) -> None:
+    result = map_region(replace(job, scores=True))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        'cover.tif',
+        'cover.tif.aux.xml',
+        'cover_confidence.tif',
+        'cover_scores.tif',
+        'cover.png',
+        'cover.json',
+    }
+    with rasterio.open(scene.imagery) as imagery, rasterio.open(job.output) as cover:
+        assert cover.transform == imagery.transform
+        assert cover.crs == imagery.crs
+        assert cover.shape == imagery.shape
+        assert cover.dtypes == ('uint8',)
+        values = cover.read(1)
+    assert set(np.unique(values)) <= {1, 2, 3, 4}
+    assert cog_validate(job.output, quiet=True)[0]
+    with rasterio.open(tmp_path / 'cover_scores.tif') as dataset:
+        scores = dataset.read()
+    np.testing.assert_array_equal(
+        codes(tmp_path / 'cover_confidence.tif'), scores.max(0)
+    )
+    best = np.take_along_axis(scores, values[None].astype(int) - 1, 0)[0]
+    np.testing.assert_array_equal(best, scores.max(0))
+
+    same = Crosswalk.load(scene.target, scene.target)
+    coarse = Crosswalk.load(scene.legend, scene.target)
+    assert (
+        compare(job.output, scene.truth, same, same).accuracy
+        > compare(scene.labels, scene.truth, coarse, same).accuracy
+    )
+
+    report = json.loads((tmp_path / 'cover.json').read_text())
+    assert report == result.report
+    (cover_report,) = report['maps']
+    counts = {c['code']: c['pixels'] for c in cover_report['classes']}
+    assert counts == {code: int((values == code).sum()) for code in (1, 2, 3, 4)}
+    assert cover_report['hectares'] == pytest.approx(330 * 290 / 1e4)
+    assert report['fit']['labels']['cells_used'] > 50
+    assert report['fit']['labels']['crosswalk'] == 'scenes'
+    assert report['settings']['seed'] == report['fit']['seed'] == 0
+    assert {'torchgeo', 'torch'} <= set(report['versions'])
+    assert {'read', 'backbone', 'probe', 'match', 'blend', 'write'} <= set(
+        report['timings']
+    )
+
+
+def test_tiles_leave_no_trace(job: MapJob, tmp_path: Path) -> None:
+    """Any tile size gives the same bits, and the same run does twice."""
+    first = map_region(replace(job, scores=True)).maps[0]
+    again = replace(job, output=tmp_path / 'b.tif', tile_size=2048, scores=True)
+    second = map_region(again).maps[0]
+    np.testing.assert_array_equal(codes(first), codes(second))
+    for name in ('confidence', 'scores'):
+        with (
+            rasterio.open(tmp_path / f'cover_{name}.tif') as one,
+            rasterio.open(tmp_path / f'b_{name}.tif') as two,
+        ):
+            np.testing.assert_array_equal(one.read(), two.read())
+
+
+def test_chips_leave_no_seams(job: MapJob, tmp_path: Path) -> None:
+    """Scores change no more where a chip ends than elsewhere."""
+    from torchgeo_mapsr.datasets.geo.plan import Plan, default_overlap
+    from torchgeo_mapsr.datasets.imagery import Imagery
+    from torchgeo_mapsr.models.backbones.create import create_backbone
+
+    map_region(replace(job, scores=True))
+    halo = create_backbone(job.backbone, 4).halo
+    plan = Plan(
+        Imagery(job.imagery).geobox,
+        job.chip_size,
+        job.tile_size,
+        default_overlap(job.chip_size, halo),
+        halo,
+        4,
+    )
+    with rasterio.open(tmp_path / 'cover_scores.tif') as dataset:
+        scores = dataset.read().astype(float)
+    for axis, chips in zip((1, 2), plan.axes, strict=True):
+        assert len(chips.starts) > 2
+        change = np.abs(np.diff(scores, axis=axis)).mean(axis=tuple({0, 1, 2} - {axis}))
+        edges = {*chips.starts[1:], *(chips.starts[:-1] + chips.size)}
+        edges |= {e - chips.halo for e in chips.starts[:-1] + chips.size}
+        edges |= {e + chips.halo for e in chips.starts[1:]}
+        at = np.array(sorted(edges)) - 1
+        away = np.delete(change, at)
+        assert abs(change[at].mean() - away.mean()) < 3 * away.std() / len(at) ** 0.5
+
+
+def test_folder_and_mosaic(scene: Scene, job: MapJob, tmp_path: Path) -> None:
+    paths = split(scene, tmp_path / 'in')
+    several = replace(job, imagery=tuple(paths), output=f'{tmp_path}/maps/')
+    result = map_region(several)
+    assert [path.name for path in result.maps] == ['left.tif', 'right.tif']
+    assert result.report_path == tmp_path / 'maps' / 'report.json'
+    assert len(result.report['maps']) == 2
+    for path, given in zip(result.maps, paths, strict=True):
+        with rasterio.open(path) as one, rasterio.open(given) as two:
+            assert (one.transform, one.shape) == (two.transform, two.shape)
+    mosaic = map_region(replace(several, output=tmp_path / 'mosaic.tif')).maps[0]
+    with rasterio.open(mosaic) as one, rasterio.open(scene.imagery) as two:
+        assert (one.transform, one.shape) == (two.transform, two.shape)
+    whole = codes(map_region(job).maps[0])
+    # the same pixels in one file or two: the mosaic is the map of the whole
+    np.testing.assert_array_equal(codes(mosaic), whole)
+    # each file alone was fitted on both: they agree where they overlap
+    left, right = (codes(path) for path in result.maps)
+    assert (left[:, 130:] == right[:, :40]).mean() > 0.9
+    assert (left == whole[:, :170]).mean() > 0.9
+
+
+def test_saved_fit_maps_without_labels(
+    scene: Scene, job: MapJob, tmp_path: Path
+) -> None:
+    paths = split(scene, tmp_path / 'in')
+    fit = tmp_path / 'fit.safetensors'
+    map_region(replace(job, imagery=(paths[0],), save_model=fit, prior=0.0))
+    assert fit.stat().st_size < 500_000
+    assert Classifier.load(fit).provenance['backbone']['spec'].startswith('rcf')
+    reuse = replace(
+        job, imagery=(paths[0],), labels=(), legend=None, backbone='rcf', model=fit
+    )
+    again = map_region(replace(reuse, output=tmp_path / 'again.tif'))
+    np.testing.assert_array_equal(codes(again.maps[0]), codes(job.output))
+    assert again.report['maps'][0]['lr_cells'] == 0
+    other = map_region(
+        replace(reuse, imagery=(paths[1],), output=tmp_path / 'other.tif')
+    ).maps[0]
+    same = Crosswalk.load(scene.target, scene.target)
+    assert compare(other, scene.truth, same, same).accuracy > 0.6
+    with pytest.raises(InputError, match='4 bands, this has 3'):
+        map_region(replace(reuse, bands=(1, 2, 3), output=tmp_path / 'b.tif'))
+    with pytest.raises(InputError, match='--target land-cover-4'):
+        map_region(replace(reuse, target='worldcover', output=tmp_path / 'b.tif'))
+
+
+def test_labels_over_a_part(scene: Scene, job: MapJob, tmp_path: Path) -> None:
+    with rasterio.open(scene.labels) as dataset:
+        profile, values = dataset.profile, dataset.read()
+    values[:, :, values.shape[2] // 2 :] = profile['nodata'] = 0
+    half = tmp_path / 'half.tif'
+    with rasterio.open(half, 'w', **profile) as dataset:
+        dataset.write(values)
+    result = map_region(replace(job, labels=(str(half),)))
+    assert (codes(result.maps[0]) > 0).all()
+    whole = map_region(replace(job, output=tmp_path / 'whole.tif'))
+    used = [r.report['fit']['labels']['cells_used'] for r in (result, whole)]
+    assert 0 < used[0] < used[1]
+
+
+def test_no_data_and_unknown_codes(scene: Scene, job: MapJob, tmp_path: Path) -> None:
+    with rasterio.open(scene.imagery) as dataset:
+        profile, values = dataset.profile | {'nodata': 0}, dataset.read()
+    values = np.maximum(values, 1)
+    values[:, :150, :200] = 0
+    holes = tmp_path / 'holes.tif'
+    with rasterio.open(holes, 'w', **profile) as dataset:
+        dataset.write(values)
+    with rasterio.open(scene.labels) as dataset:
+        profile, values = dataset.profile, dataset.read()
+    values[:, -4:] = 7  # no code of NLCD
+    odd = tmp_path / 'odd.tif'
+    with rasterio.open(odd, 'w', **profile) as dataset:
+        dataset.write(values)
+    result = map_region(replace(job, imagery=(str(holes),), labels=(str(odd),)))
+    cover = codes(job.output)
+    assert (cover[:150, :200] == 0).all()
+    assert (cover[150:] > 0).all()
+    assert (cover[:, 200:] > 0).all()
+    assert (codes(tmp_path / 'cover_confidence.tif') == 255).sum() == 150 * 200
+    assert result.report['maps'][0]['nodata_pixels'] == 150 * 200
+    labels = result.report['fit']['labels']
+    assert list(labels['unknown_codes']) == ['7']
+    assert labels['unknown_codes']['7'] > 10
+    assert labels['cells_used'] < labels['cells'] - labels['unknown_codes']['7']
+
+
+def test_published_form_and_fixed_prior(job: MapJob) -> None:
+    result: MapResult = map_region(
+        replace(job, score='cosine', prior=0.5, prompts=2, centre=True)
+    )
+    assert result.report['fit']['score'] == 'cosine'
+    assert result.report['fit']['prior_weight'] == 0.5
+    assert len(np.unique(codes(job.output))) > 1
+
+
+def test_noisy_and_rare_labels(job: MapJob) -> None:
+    result = map_region(replace(job, noise='sce', class_weight='log'))
+    options = result.report['fit']['options']
+    assert (options['noise'], options['class_weight']) == ('sce', 'log')
+    assert len(np.unique(codes(job.output))) > 1
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {'upsampler': 'bilateral'},
+        {'propagate': 'superpixels'},
+        {'propagate': 'tokens', 'precision': 'bf16'},
+    ],
+    ids=lambda settings: '-'.join(settings.values()),
+)
+def test_refinements(
+    scene: Scene, job: MapJob, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    """They change the map, and do not spoil it."""
+    plain = map_region(replace(job, output=tmp_path / 'plain.tif')).maps[0]
+    refined = map_region(replace(job, **settings))
+    same = Crosswalk.load(scene.target, scene.target)
+    assert (codes(plain) != codes(refined.maps[0])).any()
+    before, after = (
+        compare(path, scene.truth, same, same).accuracy
+        for path in (plain, refined.maps[0])
+    )
+    assert after > before - 0.05
+    assert ('propagate' in refined.report['timings']) == ('propagate' in settings)

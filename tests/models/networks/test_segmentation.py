@@ -1,0 +1,138 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+
+from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.models.networks.segmentation import SegmentationNetwork
+
+
+def raw(*shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, shape, generator=generator).float()
+
+
+def test_is_smps_own_network_on_standardised_values() -> None:
+    network = SegmentationNetwork(
+        'unet', 'resnet18', 3, 5, mean=(1, 2, 3), std=4
+    ).eval()
+    image = raw(2, 3, 64, 32)
+    theirs = smp.Unet('resnet18', encoder_weights=None, in_channels=3, classes=5)
+    theirs.load_state_dict(network.network.state_dict())
+    scaled = (image - torch.tensor([1.0, 2, 3])[:, None, None]) / 4
+    torch.testing.assert_close(network(image), theirs.eval()(scaled))
+
+
+@pytest.mark.parametrize(
+    ('model', 'backbone'),
+    [
+        ('unet', 'resnet18'),
+        ('deeplabv3+', 'resnet18'),
+        ('segformer', 'mit_b0'),
+        ('upernet', 'tu-resnet10t'),
+        ('dpt', 'tu-vit_tiny_patch16_224'),
+    ],
+)
+def test_takes_any_size(model: str, backbone: str) -> None:
+    network = SegmentationNetwork(model, backbone, 4, 3).eval()
+    image = raw(1, 4, 70, 93) if model != 'dpt' else raw(1, 4, 220, 215)
+    with torch.no_grad():
+        logits = network(image)
+        parts = network.classify(network.features(image))
+    height, width = image.shape[-2:]
+    assert logits.shape == (1, 3, height, width)
+    torch.testing.assert_close(logits, parts[..., :height, :width])
+
+
+def test_padding_changes_nothing_inside() -> None:
+    """An image of a whole number of strides is not touched, a longer one is cropped."""
+    network = SegmentationNetwork('unet', 'resnet18', 1, 2).eval()
+    image = raw(1, 1, 64, 64)
+    with torch.no_grad():
+        whole, cut = network(image), network(image[..., :63, :64])
+    assert cut.shape[-2:] == (63, 64)
+    # Row 63 of the longer image is unlike the mirror's, and is near the cut only.
+    assert (whole[..., :63, :] - cut).abs().amax((0, 1, 3))[:8].max() < 1e-1
+
+
+def test_uint8_is_scaled_by_its_type() -> None:
+    network = SegmentationNetwork('unet', 'resnet18', 2, 2)
+    scaled = network.normalise(torch.tensor([0.0, 255]).expand(1, 2, 1, 2))
+    assert scaled.flatten().tolist() == [-1, 1, -1, 1]
+
+
+def test_other_types_are_standardised_by_training_batches() -> None:
+    network = SegmentationNetwork('unet', 'resnet18', 2, 2, image_dtype='uint16')
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([300.0, 10])[:, None, None]
+    batches = 1000 + spread * torch.randn(3, 4, 2, 32, 32, generator=generator)
+    for batch in batches:
+        network.normalise(batch)
+    mean = batches.mean((0, 1, 3, 4))
+    torch.testing.assert_close(network.normalise.running_mean, mean)
+    scaled = network.eval().normalise(batches[0])
+    torch.testing.assert_close(scaled.std((0, 2, 3)), torch.ones(2), atol=0.1, rtol=0)
+
+
+def test_what_is_not_finite_has_no_influence_beyond() -> None:
+    network = SegmentationNetwork('unet', 'resnet18', 1, 2).eval()
+    image = raw(1, 1, 64, 64)
+    image[..., 3, 4] = torch.nan
+    assert network(image).isfinite().all()
+
+
+@pytest.mark.parametrize('name', ['convnextv2_atto', 'mobilenetv3_small_050'])
+def test_weights_of_a_network_of_timm(name: str, tmp_path: Path) -> None:
+    """Files have the names of the whole network; its features go by other ones."""
+    torch.manual_seed(1)
+    theirs = timm.create_model(name, pretrained=False)
+    torch.save(theirs.state_dict(), tmp_path / 'timm.pth')
+    ours = SegmentationNetwork(
+        'unet', f'tu-{name}', 3, 2, weights=str(tmp_path / 'timm.pth')
+    )
+    image = torch.rand(1, 3, 64, 64)
+    ours.eval()
+    whole = theirs.eval().forward_intermediates(image, intermediates_only=True)[-1]
+    with torch.no_grad():
+        last = ours.network.encoder(image)[-1]
+    torch.testing.assert_close(last, whole)
+
+
+def test_weights_of_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    donor = SegmentationNetwork('unet', 'resnet18', 4, 2)
+    path = tmp_path / 'encoder.pth'
+    torch.save({'state_dict': donor.encoder.state_dict()}, path)
+    network = SegmentationNetwork('unet', 'resnet18', 4, 3, weights=str(path))
+    for name, value in network.encoder.state_dict().items():
+        assert torch.equal(value, donor.encoder.state_dict()[name]), name
+    with pytest.raises(InputError, match='does not fit the encoder resnet18'):
+        SegmentationNetwork('unet', 'resnet18', 3, 3, weights=str(path))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'model': 'unett'}, "Unknown model 'unett': did you mean unet"),
+        ({'backbone': 'resnet19'}, 'did you mean resnet1'),
+        ({'mean': 1.0}, 'mean and std together'),
+        ({'mean': (1.0, 2.0), 'std': 1.0}, 'mean has 2 values for 4 bands'),
+        ({'mean': 1.0, 'std': 0.0}, 'std must be positive'),
+        ({'weights': 'none.pth'}, 'none.pth does not exist'),
+    ],
+)
+def test_mistakes(arguments: dict[str, object], message: str) -> None:
+    defaults = {'model': 'unet', 'backbone': 'resnet18', 'bands': 4, 'classes': 2}
+    with pytest.raises(InputError, match=message):
+        SegmentationNetwork(**{**defaults, **arguments})  # type: ignore[arg-type]
+
+
+def test_other_number_of_bands() -> None:
+    network = SegmentationNetwork('unet', 'resnet18', 4, 2)
+    with pytest.raises(InputError, match=r'has 3 bands .* made for 4'):
+        network(raw(1, 3, 32, 32))

@@ -1,0 +1,160 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Where one pixel grid lies in another."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+from rasterio.transform import Affine
+
+from ...errors import InputError
+
+#: Top, left, bottom and right edge, in pixels of a grid; may reach beyond it.
+Box = tuple[int, int, int, int]
+
+# Two grids are one if their pixels are nowhere further apart than this part of a pixel.
+ALIGNED = 0.01
+
+
+def project(
+    grid: GeoBox, reference: GeoBox, row: NDArray[np.float64], col: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Project points from the pixels of one grid to those of another, exactly.
+
+    Args:
+        grid: Grid that the points are given in.
+        reference: Grid to project them to, in any CRS.
+        row: Rows, of any shape; 0 is the upper edge of the first.
+        col: Columns, of the same shape.
+
+    Returns:
+        (row, col), (2, ...); not finite where the reference's CRS is not defined.
+    """
+    x, y = grid.pix2wld(col, row)
+    if grid.crs != reference.crs:
+        assert grid.crs is not None
+        assert reference.crs is not None
+        transformer = _transformer(grid.crs, reference.crs)
+        x, y = transformer.transform(x, y)
+        if reference.crs.geographic:
+            # One grid's longitudes must not jump by 360° at the antimeridian, and
+            # rasters begin at −180° or at 0°.
+            centre, _ = transformer.transform(
+                *grid.pix2wld(grid.width / 2, grid.height / 2)
+            )
+            middle, _ = reference.pix2wld(reference.width / 2, reference.height / 2)
+            centre += 360 * np.round((middle - centre) / 360)
+            x = x + 360 * np.round((centre - x) / 360)
+    with np.errstate(invalid='ignore'):
+        col, row = reference.wld2pix(x, y)
+    return np.stack([row, col])
+
+
+@lru_cache(maxsize=64)
+def _transformer(source: CRS, target: CRS) -> Transformer:
+    """Transformer between two CRSs, x before y."""
+    return Transformer.from_crs(source.proj, target.proj, always_xy=True)
+
+
+def pixel_offset(grid: GeoBox, reference: GeoBox) -> tuple[int, int] | None:
+    """Row and column of a grid's first pixel in a reference grid.
+
+    Returns:
+        None if the grids are not one: another CRS, or pixels that lie elsewhere.
+    """
+    if grid.crs != reference.crs:
+        return None
+    place = ~reference.affine * grid.affine
+    col, row = round(place.c), round(place.f)
+    height, width = grid.shape
+    apart = [
+        abs(moved - kept)
+        for x, y in ((0, 0), (width, 0), (0, height), (width, height))
+        for moved, kept in zip(place * (x, y), (x + col, y + row), strict=True)
+    ]
+    return (row, col) if max(apart) < ALIGNED else None
+
+
+def _outline(grid: GeoBox, reference: GeoBox) -> NDArray[np.float64]:
+    """Edge of a grid in pixels of another, (2, N); straight lines may have become curves."""
+    col, row = grid.boundary(64).T.astype(float)
+    return project(grid, reference, row, col)
+
+
+def box_in(grid: GeoBox, reference: GeoBox) -> Box:
+    """Pixels of a reference grid that a grid covers, whole ones.
+
+    Raises:
+        InputError: The grid has no place in the reference's CRS.
+    """
+    offset = pixel_offset(grid, reference)
+    if offset is not None:
+        return (*offset, offset[0] + grid.height, offset[1] + grid.width)
+    edge = _outline(grid, reference)
+    if not np.isfinite(edge).all():
+        raise InputError(
+            f'rasters in {grid.crs} and {reference.crs} have no common grid'
+        )
+    top, left = np.floor(edge.min(axis=1)).astype(int).tolist()
+    bottom, right = np.ceil(edge.max(axis=1)).astype(int).tolist()
+    return top, left, bottom, right
+
+
+def coverage(grid: GeoBox, reference: GeoBox) -> float:
+    """Share of a grid that a reference grid covers, 0..1, by their bounding boxes.
+
+    The grid is projected, not the reference: a label raster of a continent has no
+    outline in the UTM zone of a chip.
+    """
+    edge = _outline(grid, reference)
+    if not np.isfinite(edge).all():
+        return 0.0
+    low, high = edge.min(axis=1), edge.max(axis=1)
+    common = np.minimum(high, reference.shape.yx) - np.maximum(low, 0)
+    return float(np.prod(np.maximum(common, 0) / (high - low)))
+
+
+def pixel_ratio(grid: GeoBox, reference: GeoBox) -> float:
+    """Area of a grid's pixel in pixels of a reference grid, the mean over the grid."""
+    row, col = _outline(grid, reference)
+    row, col = row - row[0], col - col[0]
+    area = np.abs(np.sum(col * np.roll(row, -1) - row * np.roll(col, -1))) / 2
+    return float(area / (grid.width * grid.height))
+
+
+def crop(grid: GeoBox, box: Box) -> GeoBox:
+    """The pixels of a grid that a box names."""
+    top, left, bottom, right = box
+    affine = grid.affine * Affine.translation(left, top)
+    return GeoBox((bottom - top, right - left), affine, grid.crs)
+
+
+def starts(pixels: int, size: int, stride: int) -> list[int]:
+    """Where chips begin along an axis; the last is moved back into the grid.
+
+    Args:
+        pixels: Length of the axis.
+        size: Length of a chip.
+        stride: From one chip to the next.
+    """
+    last = max(pixels - size, 0)
+    return [*range(0, last, stride), last]
+
+
+def clip(box: Box, height: int, width: int) -> Box:
+    """The part of a box that lies in a grid of this size; empty if there is none."""
+    top, bottom = (min(max(edge, 0), height) for edge in box[::2])
+    left, right = (min(max(edge, 0), width) for edge in box[1::2])
+    return top, left, bottom, right
+
+
+def hull(boxes: Sequence[Box]) -> Box:
+    """Smallest box that holds all boxes."""
+    tops, lefts, bottoms, rights = zip(*boxes, strict=True)
+    return min(tops), min(lefts), max(bottoms), max(rights)

@@ -1,0 +1,233 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Which chips make which tiles of a map, and how chips are blended.
+
+*Chips* are what the backbone sees. They lie on one lattice over the whole raster.
+*Tiles* are what is written: they partition the raster, and each needs only the chips
+that touch it. Since the lattice does not know about tiles, a pixel gets the same value
+whichever tile computes it, so tiles are independent and have no seams.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox, GeoboxTiles
+
+from ...errors import InputError
+from ...models.tokens.upsample import Window
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Chips along one axis of a raster, spread evenly from edge to edge.
+
+    Args:
+        length: Pixels of the raster along this axis.
+        chip: Pixels of a chip; a shorter raster is one chip.
+        overlap: Pixels that neighbouring chips share, at least.
+        halo: Pixels at a chip's border that lack context and get no weight, except
+            at the raster's edge, where there is no better chip.
+        align: Pixels that the starts of chips are multiples of, but for the last: with
+            the backbone's largest stride, chips see the same tokens where they meet.
+
+    Raises:
+        InputError: If *halo* and *overlap* leave nothing of a chip.
+    """
+
+    length: int
+    chip: int
+    overlap: int
+    halo: int = 0
+    align: int = 1
+
+    def __post_init__(self) -> None:
+        room = self.chip - self.overlap - self.align
+        if self.length > self.chip and not (2 * self.halo < self.overlap and room >= 0):
+            raise InputError(
+                f'Chips of {self.chip} pixels with an overlap of {self.overlap} do not '
+                f'suit this backbone: the overlap must be above {2 * self.halo} and at '
+                f'most {self.chip - self.align}; give a larger --chip-size.'
+            )
+
+    @property
+    def size(self) -> int:
+        """Pixels of each chip."""
+        return min(self.chip, self.length)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """First pixel of each chip, ascending."""
+        room = self.length - self.size
+        if not room:
+            return np.zeros(1, np.int64)
+        count = 1 + -(-room // (self.chip - self.overlap - self.align + 1))
+        even = np.linspace(0, room, count).astype(np.int64)
+        return np.unique(np.append(even[:-1] // self.align * self.align, room))
+
+    @cached_property
+    def weights(self) -> NDArray[np.float32]:
+        """Share of each chip in each of its pixels, (chips, size).
+
+        A smooth step *s(t) = t²(3 − 2t)* over the overlap less both halos, divided by
+        the sum over chips: the shares of all chips in a pixel add up to one. The 2-D
+        weight of a chip is the outer product of its two axes' weights, so it adds up
+        to one as well.
+        """
+        inner = np.arange(self.size)
+        shared = self.size - int(np.diff(self.starts).max(initial=0))
+        ramp = max(shared - 2 * self.halo, 1)
+
+        def step(distance: NDArray[np.int64]) -> NDArray[np.float64]:
+            t = np.clip((distance - self.halo + 0.5) / ramp, 0, 1)
+            return t * t * (3 - 2 * t)
+
+        raw = np.ones((len(self.starts), self.size))
+        raw[1:] *= step(inner)
+        raw[:-1] *= step(inner[::-1])
+        total = np.zeros(self.length)
+        for start, weight in zip(self.starts, raw, strict=True):
+            total[start : start + self.size] += weight
+        pixels = self.starts[:, None] + inner
+        return (raw / total[pixels]).astype(np.float32)
+
+    @cached_property
+    def _support(self) -> NDArray[np.int64]:
+        """First pixel and end of each chip's positive weights, (chips, 2)."""
+        positive = self.weights > 0
+        first = positive.argmax(1)
+        last = self.size - positive[:, ::-1].argmax(1)
+        return np.stack([self.starts + first, self.starts + last], 1)
+
+    def touching(self, span: slice) -> NDArray[np.int64]:
+        """Indices of the chips that have a weight somewhere in *span*."""
+        first, last = self._support.T
+        return np.flatnonzero((first < span.stop) & (last > span.start))
+
+    def core(self, index: int) -> slice:
+        """Pixels of chip *index* that have a weight, counted from its start."""
+        first, last = (self._support[index] - self.starts[index]).tolist()
+        return slice(first, last)
+
+    def span(self, index: int) -> slice:
+        """Pixels of chip *index*."""
+        start = int(self.starts[index])
+        return slice(start, start + self.size)
+
+    def own(self, index: int) -> slice:
+        """Pixels nearer to the middle of chip *index* than of any other chip."""
+        middle = (self.starts[1:] + self.starts[:-1] + self.size) // 2
+        edges = np.concatenate([[0], middle, [self.length]])
+        return slice(int(edges[index]), int(edges[index + 1]))
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One input of the backbone: its place on the lattice."""
+
+    row: int
+    col: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One output: its place on the grid of tiles, and its pixels."""
+
+    row: int
+    col: int
+    rows: slice
+    cols: slice
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.rows.stop - self.rows.start, self.cols.stop - self.cols.start
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Chips and tiles of one raster.
+
+    Args:
+        geobox: Grid of the raster.
+        chip: Pixels of a chip's side.
+        tile: Pixels of a tile's side.
+        overlap: Pixels that neighbouring chips share, at least.
+        halo: The backbone's halo, see :class:`Axis`.
+        align: The backbone's largest stride, see :class:`Axis`.
+    """
+
+    geobox: GeoBox
+    chip: int
+    tile: int
+    overlap: int
+    halo: int = 0
+    align: int = 1
+
+    def __reduce__(self) -> tuple[type['Plan'], tuple[Any, ...]]:
+        # Without what is cached, which is found again sooner than sent.
+        return Plan, tuple(getattr(self, item.name) for item in fields(self))
+
+    @cached_property
+    def axes(self) -> tuple[Axis, Axis]:
+        """Chips along rows and along columns."""
+        height, width = self.geobox.shape
+        return (
+            Axis(height, self.chip, self.overlap, self.halo, self.align),
+            Axis(width, self.chip, self.overlap, self.halo, self.align),
+        )
+
+    def tiles(self) -> Iterator[Tile]:
+        """All tiles, in a serpentine: each has an edge in common with the next."""
+        grid = GeoboxTiles(self.geobox, (self.tile, self.tile))
+        for row in range(grid.shape[0]):
+            cols = range(grid.shape[1])
+            for col in cols if row % 2 == 0 else reversed(cols):
+                rows, columns = grid.roi[row, col]
+                yield Tile(row, col, rows, columns)
+
+    def lattice(self) -> Iterator[Chip]:
+        """All chips, row by row."""
+        rows, cols = self.axes
+        for row, col in product(range(len(rows.starts)), range(len(cols.starts))):
+            yield Chip(row, col)
+
+    def chips(self, tile: Tile) -> list[Chip]:
+        """Chips that have a weight in *tile*, in the order of the lattice."""
+        rows, cols = self.axes
+        pairs = product(rows.touching(tile.rows), cols.touching(tile.cols))
+        return [Chip(int(row), int(col)) for row, col in pairs]
+
+    def window(self, chip: Chip) -> Window:
+        """Pixels that *chip* covers."""
+        rows, cols = self.axes
+        return rows.span(chip.row), cols.span(chip.col)
+
+    def core(self, chip: Chip) -> Window:
+        """Pixels that *chip* has a weight in, counted from its corner."""
+        rows, cols = self.axes
+        return rows.core(chip.row), cols.core(chip.col)
+
+    def own(self, chip: Chip) -> Window:
+        """Pixels of *chip* in a partition of the raster among all chips."""
+        rows, cols = self.axes
+        return rows.own(chip.row), cols.own(chip.col)
+
+    def crop(self, chip: Chip) -> GeoBox:
+        """Grid of *chip*."""
+        return self.geobox[self.window(chip)]
+
+    def weights(self, chip: Chip) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Weights of *chip* along rows (h,) and columns (w,)."""
+        rows, cols = self.axes
+        return rows.weights[chip.row], cols.weights[chip.col]
+
+
+def default_overlap(chip: int, halo: int) -> int:
+    """Overlap for chips of *chip* pixels: both halos and a ramp of a sixteenth."""
+    return 2 * halo + max(chip // 16, 8)

@@ -1,0 +1,110 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Joint statistics measured on LR and HR labels of the same place."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import InputError
+from ..geo.grid import box_in, clip, coverage, pixel_ratio
+from ..geo.raster import PathLike
+from ..geo.region import region_map
+from ..labels import LabelRaster
+from .crosswalk import Crosswalk
+from .legend import Legend
+from .statistics import JointStatistics, class_counts
+
+# Side of the blocks that HR labels are read in, in pixels.
+BLOCK = 1024
+
+
+def measure_statistics(
+    labels: PathLike | Iterable[PathLike],
+    truth: PathLike | Iterable[PathLike],
+    legend: Legend,
+    crosswalk: Crosswalk,
+    name: str = 'measured',
+) -> JointStatistics:
+    """Measure the shares of HR classes in LR cells, as Malkin et al. 2019 did.
+
+    Each HR pixel is counted in the LR cell that holds its centre, each raster in its
+    own CRS and grid. A cell counts by the share of it that has HR labels.
+
+    Args:
+        labels: LR label files or folders.
+        truth: HR label files or folders.
+        legend: What the codes of *labels* mean.
+        crosswalk: From the codes of *truth* to the classes of the statistics.
+        name: Name for the statistics.
+
+    Returns:
+        The statistics.
+
+    Raises:
+        InputError: A file cannot be used, or no cell has an LR and an HR label.
+    """
+    coarse, fine = LabelRaster.open(labels), LabelRaster.open(truth)
+    parts = []
+    for raster in fine:
+        covered = [coverage(raster.geobox, other.geobox) for other in coarse]
+        best = int(np.argmax(covered))
+        if covered[best] > 0:
+            parts.append(_count(raster, coarse[best], crosswalk))
+    cells = [np.concatenate(values) for values in zip(*parts, strict=True)]
+    index = legend.index(cells[0]) if cells else np.zeros(0, np.int64)
+    if not (index >= 0).any():
+        raise InputError(
+            f'{fine[0].paths[0]}: has no HR label in a cell of {coarse[0].paths[0]} with '
+            'an LR label; give labels of the same place, and check the two legends'
+        )
+    _, counts, share = cells
+    reference = f'measured on {int((index >= 0).sum())} LR cells'
+    return JointStatistics.estimate(
+        legend, crosswalk.target, index, counts, share, name, reference
+    )
+
+
+def _count(
+    fine: LabelRaster, coarse: LabelRaster, crosswalk: Crosswalk
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Codes, HR counts (n, C) and labelled shares of the LR cells under a raster."""
+    classes = len(crosswalk.target)
+    # blocks share the cells on their edges: counts of all blocks are added up
+    window = box_in(fine.geobox, coarse.geobox)
+    window = clip(window, *coarse.geobox.shape)
+    top, left, bottom, right = window
+    total = np.zeros((bottom - top, right - left, classes), np.int64)
+    for rows, cols in _blocks(*fine.geobox.shape):
+        index = crosswalk.index(fine.read(rows, cols))
+        if (index < 0).all():
+            continue
+        regions = region_map(fine.geobox[rows, cols], coarse.geobox)
+        row, col, h, w = regions.window
+        counts = class_counts(regions.mask_region, index, h * w, classes)
+        inner = clip(
+            (row - top, col - left, row - top + h, col - left + w), *total.shape[:2]
+        )
+        y, x = slice(inner[0], inner[2]), slice(inner[1], inner[3])
+        part = counts.reshape(h, w, classes)
+        total[y, x] += part[
+            y.start + top - row : y.stop + top - row,
+            x.start + left - col : x.stop + left - col,
+        ]
+    codes = coarse.read(slice(top, bottom), slice(left, right))
+    labelled = total.sum(axis=-1)
+    seen = labelled > 0
+    # a pixel's area in cells; a cell that the grids' rotation gives a pixel more is whole
+    share = np.minimum(labelled * pixel_ratio(fine.geobox, coarse.geobox), 1)
+    return codes[seen], total[seen], share[seen]
+
+
+def _blocks(height: int, width: int) -> Iterator[tuple[slice, slice]]:
+    for row in range(0, height, BLOCK):
+        for col in range(0, width, BLOCK):
+            yield (
+                slice(row, min(row + BLOCK, height)),
+                slice(col, min(col + BLOCK, width)),
+            )

@@ -1,0 +1,332 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Random convolutional features: the backbone that needs no weights."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...errors import InputError
+from ..tokens.tokens import Tokens
+from ..tokens.upsample import Bilinear, Window
+from .backbone import Backbone
+from .local import block_mean, local_mean, mirrored
+from .rectified import texture_scores, wave_scores
+
+# Patches that the filters of one stride are drawn and whitened from.
+PATCHES = 4000
+
+# Whitening adds this share of the mean eigenvalue, so that noise is not blown up: of
+# patches, and of colours.
+FLOOR, COLOUR_FLOOR = 0.1, 0.02
+
+# Filters that are computed at once: what lies between them and the result stays in
+# memory that is used again, and fresh memory costs a CPU more than the convolution.
+CHUNK = 16
+
+
+class RCF(Backbone):
+    r"""Random convolutional features in empirical mode, at several scales.
+
+    The filters are patches of the imagery itself, drawn at random and whitened, as in
+    MOSAIKS (Rolf et al. 2021, Nature Communications) and torchgeo's ``RCF`` with
+    ``mode='empirical'`` (Coates & Ng 2012). Two things differ, and both were measured
+    on aerial scenes: the features stay dense, and each scale is its own level, from
+    the image averaged over ``stride`` x ``stride`` pixels, so that context costs a
+    fraction of the finest level. The finest level also has random Fourier features of
+    a pixel's colours (Rahimi & Recht 2007), which a linear probe reads as a smooth
+    non-linear function of colour.
+
+    Levels and channels, for C bands:
+
+    ======= ===================================================== ==================
+    stride  features                                              channels
+    ======= ===================================================== ==================
+    1       bands, cos(w^T x + b) of whitened bands               C + colours
+    each    3 x 3 means of bands, max(z - 1/2, 0), max(-z - 1/2,0) C + 2 filters
+    ======= ===================================================== ==================
+
+    with bands of zero mean and unit variance, and z the unit-variance responses of the
+    whitened filters. A missing value (NaN) and a band that was constant in calibration
+    count as the band's mean.
+
+    The halo holds for images whose sides are multiples of the coarsest stride, and
+    images that start at multiples of it have the same features beyond it.
+
+    Args:
+        bands: Bands of the imagery, C.
+        filters: Filters a stride.
+        kernel: Side of a filter in tokens of its level, odd.
+        strides: Pixels a token of each level.
+        colours: Random Fourier features of the bands; 0 for none.
+        seed: Seed of everything random.
+
+    Raises:
+        InputError: If an option is out of range.
+    """
+
+    mean: Tensor
+    std: Tensor
+    frequency: Tensor
+    phase: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        bands: int,
+        *,
+        filters: int = 48,
+        kernel: int = 5,
+        strides: tuple[int, ...] = (1, 2, 4, 8, 16),
+        colours: int = 128,
+        seed: int = 0,
+    ) -> None:
+        if kernel % 2 == 0 or min(kernel, filters, *strides) < 1 or colours < 0:
+            raise InputError(
+                'rcf takes an odd kernel and positive filters and strides, got '
+                f'kernel={kernel}, filters={filters}, strides={strides}'
+            )
+        fine, each = bands + colours, bands + 2 * filters
+        # Reach of the filter, the mean and the interpolation on the coarsest level,
+        # from the middle of a token: before it, a pixel looks to the other side.
+        reach = math.ceil((kernel // 2 + 1.5) * max(strides))
+        super().__init__(
+            bands, (fine, *(each for _ in strides)), (1, *strides), halo=reach
+        )
+        self.filters, self.kernel, self.seed = filters, kernel, seed
+        self.register_buffer('mean', torch.zeros(bands))
+        self.register_buffer('std', torch.zeros(bands))
+        self.register_buffer('frequency', torch.zeros(colours, bands))
+        self.register_buffer('phase', torch.zeros(colours))
+        shape = (len(strides), filters, bands, kernel, kernel)
+        self.register_buffer('weight', torch.zeros(shape))
+        self.register_buffer('bias', torch.zeros(len(strides), filters))
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the filters are still to be drawn."""
+        return not bool(self.std.any())
+
+    @torch.no_grad()
+    def calibrate(self, chips: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Draw and whiten the filters, and find the bands' statistics.
+
+        Args:
+            chips: Images (C, H, W) with their validity (H, W). They are held in memory
+                together: some dozens are plenty.
+
+        Raises:
+            InputError: If no chip has a valid pixel, or no block of valid pixels as
+                large as a token.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        images = []
+        for image, valid in chips:
+            image = image.float().cpu()
+            images.append((image, valid.bool().cpu() & image.isfinite().all(0)))
+        pixels = [image[:, valid] for image, valid in images if valid.any()]
+        if not pixels:
+            raise InputError('The imagery has no valid pixel to draw filters from')
+        sample = torch.cat([p[:, :: max(p.shape[1] // 50_000, 1)] for p in pixels], 1)
+        std, mean = torch.std_mean(sample.double(), dim=1, correction=0)
+        # A constant band says nothing, here and where it is not constant after all.
+        std = torch.where(std > 0, std, torch.inf)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        # In single precision and on the CPU, so that every device draws the same.
+        mean, std = mean.float()[:, None], std.float()[:, None]
+        sample = (sample - mean) / std
+        for i, (image, valid) in enumerate(images):
+            standard = (image - mean[..., None]) / std[..., None]
+            images[i] = torch.where(valid, standard, 0), valid
+
+        whiten = _whitening(sample.T, COLOUR_FLOOR)
+        gauss = torch.randn(len(self.phase), len(sample), generator=generator)
+        self.frequency.copy_(gauss @ whiten)
+        phase = torch.rand(len(self.phase), generator=generator)
+        self.phase.copy_(phase * 2 * math.pi)
+
+        for i, stride in enumerate(self.strides[1:]):
+            patches = self._patches(images, stride, generator)
+            centred = patches - patches.mean(0)
+            whiten = _whitening(centred, FLOOR)
+            drawn = torch.randint(len(centred), (self.filters,), generator=generator)
+            white = centred[drawn] @ whiten
+            weight = F.normalize(white, dim=1) @ whiten
+            # Unit variance of every response, whatever its patch was.
+            scale = (centred @ weight.T).std(0).clamp(min=1e-6)
+            weight = weight / scale[:, None]
+            self.weight[i].copy_(weight.view_as(self.weight[i]))
+            self.bias[i].copy_(-(weight @ patches.mean(0)))
+
+    def calibration(self) -> dict[str, Tensor]:
+        """Filters and statistics, by name."""
+        return {name: buffer.cpu() for name, buffer in self.named_buffers()}
+
+    def load_calibration(self, calibration: dict[str, Tensor]) -> None:
+        """Take over filters and statistics.
+
+        Args:
+            calibration: What :meth:`calibration` returned.
+        """
+        self.load_state_dict(calibration)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tokens:
+        """Features of a batch.
+
+        Args:
+            image: (B, C, H, W) values as read from the file.
+
+        Returns:
+            Tokens of one level for the colours and one for each stride.
+
+        Raises:
+            RuntimeError: If it was neither calibrated nor given a calibration.
+        """
+        size = image.shape[-2], image.shape[-1]
+        image = self._standardised(image)
+        levels = [self._waves(image)]
+        for i, stride in enumerate(self.strides[1:]):
+            coarse = block_mean(image, stride)
+            levels.append(self._textures(coarse, self.weight[i], self.bias[i]))
+        return Tokens(tuple(levels), self.strides, size)
+
+    @property
+    def fused(self) -> bool:
+        """Scores are found without features, see :meth:`project`."""
+        return True
+
+    @torch.no_grad()
+    def project(
+        self,
+        image: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        window: Window | None = None,
+    ) -> Tensor:
+        """Linear scores of every pixel; see :meth:`Backbone.project`.
+
+        A level is M f(z): pointwise functions f of convolutions z, then local means M.
+        M is linear, so that W (M f(z)) = M (W f(z)): the D features of a few rows are
+        weighted while they are in the processor's cache, and K channels, not D, are
+        written, averaged and upsampled. Half a gigabyte of features is never written:
+        that is what takes most of the time of :meth:`forward` on a CPU. Of each level
+        only the tokens that a wanted pixel sees are made: few of the finest level's,
+        which are the most work, and most of the coarsest's.
+
+        Args:
+            image: (B, C, H, W) values as read from the file.
+            weight: (K, D).
+            bias: (K,).
+            window: Rows and columns of the pixels that are wanted; all by default.
+
+        Returns:
+            (B, K, H, W), or of the window's size.
+        """
+        height, width = image.shape[-2:]
+        rows, cols = window or (slice(0, height), slice(0, width))
+        image = self._standardised(image)
+        first, *parts = weight.to(image).split(self.channels, dim=1)
+        total = wave_scores(image[..., rows, cols], self.frequency, self.phase, first)
+        for i, (stride, part) in enumerate(zip(self.strides[1:], parts, strict=True)):
+            coarse = block_mean(image, stride)
+            seen = _seen(rows, stride), _seen(cols, stride)
+            grid = texture_scores(coarse, self.weight[i], self.bias[i], part, seen)
+            down, right = (
+                slice(pixels.start - first, pixels.stop - first)
+                for pixels, first in (
+                    (rows, seen[0].start * stride),
+                    (cols, seen[1].start * stride),
+                )
+            )
+            total += Bilinear().apply(grid, stride, (down, right))
+        return total if bias is None else total + bias.to(total)[:, None, None]
+
+    def _standardised(self, image: Tensor) -> Tensor:
+        """Bands of zero mean and unit variance, 0 where there is no value."""
+        if self.needs_calibration:
+            raise RuntimeError(
+                'Call calibrate or load_calibration before the first image'
+            )
+        mean, std = self.mean[:, None, None], self.std[:, None, None]
+        return ((image.to(mean) - mean) / std).nan_to_num(nan=0)
+
+    def _waves(self, image: Tensor) -> Tensor:
+        """The finest level: bands, and waves of their colours."""
+        batch, bands, height, width = image.shape
+        level = image.new_empty(batch, bands + len(self.phase), height, width)
+        level[:, :bands] = image
+        for pixels, waves in zip(image.flatten(2), level[:, bands:], strict=True):
+            # A product in place: a 1 x 1 convolution pads its few input channels and
+            # takes three times as long on a CPU.
+            waves = waves.view(len(self.phase), height * width)
+            torch.addmm(self.phase[:, None], self.frequency, pixels, out=waves)
+            waves.cos_()
+        return level
+
+    def _textures(self, image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """One level: locally averaged bands and rectified responses."""
+        batch, bands, height, width = image.shape
+        level = image.new_empty(batch, bands + 2 * self.filters, height, width)
+        above, below = level[:, bands:].chunk(2, dim=1)
+        local_mean(image, level[:, :bands])
+        padded = mirrored(image, self.kernel // 2)
+        for first in range(0, self.filters, CHUNK):
+            part = slice(first, first + CHUNK)
+            response = F.conv2d(padded, weight[part], bias[part])
+            local_mean((response - 0.5).relu_(), above[:, part])
+            local_mean((-0.5 - response).relu_(), below[:, part])
+        return level
+
+    def _patches(
+        self,
+        images: list[tuple[Tensor, Tensor]],
+        stride: int,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Flat patches around tokens of valid pixels, (PATCHES, C k k)."""
+        places = []
+        for n, (_, valid) in enumerate(images):
+            whole = block_mean(valid[None, None].float(), stride)[0, 0] > 0.999
+            rows, cols = whole.nonzero(as_tuple=True)
+            places.append(torch.stack([torch.full_like(rows, n), rows, cols], dim=1))
+        place = torch.cat(places)
+        if not len(place):
+            raise InputError(
+                f'No block of {stride} x {stride} valid pixels to draw filters from; '
+                'give smaller strides, as in rcf?strides=1,2'
+            )
+        place = place[torch.randint(len(place), (PATCHES,), generator=generator)]
+        number, rows, cols = place.T
+        patches = torch.empty(PATCHES, self.weight[0, 0].numel())
+        for n, (image, _) in enumerate(images):
+            own = number == n
+            coarse = mirrored(block_mean(image[None], stride), self.kernel // 2)[0]
+            windows = coarse.unfold(1, self.kernel, 1).unfold(2, self.kernel, 1)
+            found = windows[:, rows[own], cols[own]]
+            patches[own] = found.transpose(0, 1).flatten(1)
+        return patches
+
+
+def _seen(pixels: slice, stride: int) -> slice:
+    """Tokens that pixels are interpolated between, along one axis."""
+    beyond = min(stride - 1, 1)
+    first = max(pixels.start // stride - beyond, 0)
+    return slice(first, -(-pixels.stop // stride) + beyond)
+
+
+def _whitening(samples: Tensor, floor: float) -> Tensor:
+    """Symmetric matrix that makes samples' features uncorrelated, nearly."""
+    centred = samples - samples.mean(0)
+    covariance = (centred.T @ centred / len(centred)).double()
+    values, vectors = torch.linalg.eigh(covariance)
+    values = values.clamp(min=0)
+    # All eigenvalues are zero where the image is constant.
+    scale = (values + floor * values.mean() + 1e-12).rsqrt()
+    return (vectors * scale @ vectors.T).to(samples)

@@ -1,0 +1,233 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What a fit looks at: features of LR cells, and of some of their pixels."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...datasets.chip import Chip
+from ...errors import InputError
+from ..tokens.tokens import Tokens
+
+#: Share of a cell that must be visible for its features to stand for its label.
+WHOLE = 0.999
+
+#: Side, in cells, of the blocks that cross-validation holds out.
+BLOCK = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """LR cells as some chips show them: a sum, like the state of a metric.
+
+    Chips of a partition (:attr:`Chip.partition`) give the pieces of cells that they
+    hold, and pieces add up to cells. Of any other chip, whose neighbours may show the
+    same pixels again, only whole cells count.
+
+    ``a + b`` keeps what every chip said, and :meth:`table` puts the pieces together in
+    the order of the chips' keys: the result does not depend on the order of the sum,
+    nor on how many processes took part in it.
+
+    Args:
+        sums: Sum of the features over the pixels of each piece, (r, D) float32.
+        count: Pixels of each piece, (r,) int64.
+        share: Visible share of its cell, (r,) float64 in 0..1.
+        place: Raster, row and column of its cell, (r, 3) int64.
+        code: Raw code of its cell, (r,) int64.
+        pixels: Features of pixels drawn from the pieces, (N, D) float32.
+        owner: Piece that each of these lies in, (N,) int64.
+        chips: Key of each chip (raster, row, column), (m, 3) int64.
+        pieces: Pieces of each chip, (m,) int64.
+        drawn: Pixels drawn from each chip, (m,) int64.
+    """
+
+    sums: Tensor
+    count: Tensor
+    share: Tensor
+    place: Tensor
+    code: Tensor
+    pixels: Tensor
+    owner: Tensor
+    chips: Tensor
+    pieces: Tensor
+    drawn: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tokens, chip: Chip, pixels: int, seed: int) -> Self:
+        """Look at a chip.
+
+        Args:
+            tokens: Tokens of the chip, a batch of one.
+            chip: The chip, with labels.
+            pixels: Pixels to draw, at most.
+            seed: Seed of the draw, which is the chip's own: neither the order of chips
+                nor who looks at them matters.
+
+        Returns:
+            What the chip shows; no piece where no label lies in it.
+        """
+        device = tokens.device
+        region = torch.where(chip.valid, chip.region, 0)
+        means, count = tokens.pool(region[None].to(device), len(chip.code))
+        means, count = means[0].float().cpu(), count[0].cpu()
+        share = count / chip.cell_pixels.clamp(min=1)
+        seen = (count > 0) & (chip.code >= 0)
+        if not chip.partition:
+            seen &= share >= WHOLE
+        number = torch.full((len(seen) + 1,), -1)
+        number[1:][seen] = torch.arange(int(seen.sum()))
+        owner = number[region.flatten()]
+        inside = (owner >= 0).nonzero()[:, 0]
+        if len(inside) > pixels:
+            rng = np.random.default_rng((seed, *chip.key))
+            chosen = rng.choice(len(inside), pixels, replace=False)
+            inside = inside[torch.from_numpy(chosen)]
+        width = region.shape[1]
+        rows, cols = inside.div(width, rounding_mode='floor'), inside % width
+        at = (part.to(device) for part in (torch.zeros_like(rows), rows, cols))
+        features = tokens.gather(*at).float().cpu()
+        return cls(
+            sums=means[seen] * count[seen, None],
+            count=count[seen],
+            share=share[seen].double().clamp(max=1),
+            place=chip.place[seen],
+            code=chip.code[seen],
+            pixels=features,
+            owner=owner[inside],
+            chips=torch.tensor([chip.key], dtype=torch.int64),
+            pieces=seen.sum()[None],
+            drawn=torch.tensor([len(inside)]),
+        )
+
+    def __add__(self, other: 'Cells') -> 'Cells':
+        """What both have seen."""
+        return Cells.concat([self, other])
+
+    @classmethod
+    def concat(cls, parts: Iterable['Cells']) -> 'Cells':
+        """The sum of many at once.
+
+        Args:
+            parts: One or more.
+
+        Raises:
+            InputError: If there is none.
+        """
+        parts = list(parts)
+        if not parts:
+            raise InputError('No chip of the imagery was seen: nothing to fit.')
+        first = np.cumsum([0, *(len(part.count) for part in parts)])
+        names = ('sums', 'count', 'share', 'place', 'code', 'pixels')
+        return cls(
+            *(torch.cat([getattr(part, name) for part in parts]) for name in names),
+            torch.cat([p.owner + int(n) for p, n in zip(parts, first, strict=False)]),
+            *(
+                torch.cat([getattr(part, name) for part in parts])
+                for name in ('chips', 'pieces', 'drawn')
+            ),
+        )
+
+    def __len__(self) -> int:
+        """Number of pieces."""
+        return len(self.count)
+
+    def split(self) -> 'list[Cells]':
+        """What each chip said, in the order of the chips' keys, each chip once."""
+        order = np.unique(self.chips.numpy(), axis=0, return_index=True)[1]
+        rows = np.cumsum([0, *self.pieces.tolist()])
+        dots = np.cumsum([0, *self.drawn.tolist()])
+        found = []
+        for i in order.tolist():
+            row, dot = slice(rows[i], rows[i + 1]), slice(dots[i], dots[i + 1])
+            found.append(
+                Cells(
+                    self.sums[row],
+                    self.count[row],
+                    self.share[row],
+                    self.place[row],
+                    self.code[row],
+                    self.pixels[dot],
+                    self.owner[dot] - int(rows[i]),
+                    self.chips[i : i + 1],
+                    self.pieces[i : i + 1],
+                    self.drawn[i : i + 1],
+                )
+            )
+        return found
+
+    def table(self) -> 'CellTable':
+        """Put the pieces of each cell together.
+
+        The mean over a cell is the mean of its pieces' means weighted by their pixels.
+        """
+        ordered = Cells.concat(self.split())
+        # Rasters by the order in which they are seen, whatever their numbers are.
+        places = ordered.place.numpy().copy()
+        rasters, seen = np.unique(places[:, 0], return_index=True)
+        places[:, 0] = seen.argsort().argsort()[np.searchsorted(rasters, places[:, 0])]
+        place, first, cell_of = np.unique(
+            places, axis=0, return_index=True, return_inverse=True
+        )
+        cell = torch.from_numpy(cell_of.reshape(-1))
+        cells = len(place)
+        total = ordered.sums.new_zeros(cells, ordered.sums.shape[1])
+        total.index_add_(0, cell, ordered.sums)
+        count = torch.zeros(cells, dtype=torch.int64).index_add_(0, cell, ordered.count)
+        share = torch.zeros(cells, dtype=torch.float64)
+        share.index_add_(0, cell, ordered.share)
+        return CellTable(
+            features=total / count.clamp(min=1)[:, None],
+            code=ordered.code[torch.from_numpy(first)],
+            share=share.clamp(max=1),
+            place=torch.from_numpy(place),
+            pixels=ordered.pixels,
+            owner=cell[ordered.owner],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class CellTable:
+    """LR cells, each once, and pixels of them.
+
+    Args:
+        features: Mean HR features R F of each cell, (n, D) float32.
+        code: Raw code of each cell, (n,) int64.
+        share: Visible share of each cell, (n,) float64 in 0..1.
+        place: Raster, row and column of each cell, (n, 3) int64.
+        pixels: HR features of pixels drawn at random, rows of U F, (N, D) float32.
+        owner: Cell that each pixel lies in, (N,) int64.
+    """
+
+    features: Tensor
+    code: Tensor
+    share: Tensor
+    place: Tensor
+    pixels: Tensor
+    owner: Tensor
+
+    def __len__(self) -> int:
+        """Number of cells."""
+        return len(self.code)
+
+    @property
+    def whole(self) -> Tensor:
+        """Cells of which everything was seen, (n,) bool."""
+        return self.share >= WHOLE
+
+    @property
+    def block(self) -> Tensor:
+        """Number of the block of BLOCK x BLOCK cells that each lies in, (n,) int64."""
+        corner = self.place.clone()
+        corner[:, 1:] = corner[:, 1:].div(BLOCK, rounding_mode='floor')
+        return torch.unique(corner, dim=0, return_inverse=True)[1]
+
+    def count(self) -> dict[int, int]:
+        """Cells of each raw code."""
+        codes, counts = np.unique(self.code.numpy(), return_counts=True)
+        return dict(zip(codes.tolist(), counts.tolist(), strict=True))

@@ -1,0 +1,179 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Class prompts: what the frozen features of each class look like."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+
+from ..tokens.tokens import Tokens
+from .probe import ABSENT, LinearProbe
+
+# Fewest pixels that a class needs for a prompt.
+FEWEST = 10
+
+# Shrinkage of the within-class covariance towards a multiple of the identity.
+SHRINKAGE = 0.1
+
+
+def select(
+    logits: Tensor, label: Tensor, quantile: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Pixels where the probe is confident and agrees with the LR label.
+
+    Args:
+        logits: Probe scores of sampled pixels, (N, C).
+        label: Target class of the LR cell of each, (N,), -1 if none.
+        quantile: Only pixels at or above this quantile of their class's probe
+            confidence; 0 keeps all that agree.
+
+    Returns:
+        Indices (m,) of the pixels, and the class of each, (m,).
+    """
+    confidence, predicted = logits.softmax(1).max(1)
+    keep = predicted == label
+    if quantile > 0:
+        for c in label[keep].unique():
+            of_class = keep & (label == c)
+            # numpy: torch.quantile refuses more than 16 million values.
+            least = float(np.quantile(confidence[of_class].numpy(), quantile))
+            keep &= ~of_class | (confidence >= least)
+    index = keep.nonzero()[:, 0]
+    return index, label[index]
+
+
+def cluster(features: Tensor, label: Tensor, classes: int, k: int, seed: int) -> Tensor:
+    """Means of each class, or of k clusters of it.
+
+    Args:
+        features: Features of the pixels of all classes, (m, D).
+        label: Class of each, (m,).
+        classes: Number of classes, C.
+        k: Prompts a class (k-means; MapSR has one).
+        seed: Seed of k-means.
+
+    Returns:
+        (C, k, D); NaN for a class with fewer than FEWEST pixels.
+    """
+    prompts = torch.full((classes, k, features.shape[1]), torch.nan)
+    for c in range(classes):
+        own = features[label == c]
+        if len(own) < max(FEWEST, k):
+            continue
+        prompts[c] = own.mean(0)
+        if k > 1:
+            rng = np.random.default_rng(seed)
+            with warnings.catch_warnings():
+                # Of fewer than k different pixels: prompts that are equal do no harm.
+                warnings.simplefilter('ignore')
+                centres, _ = kmeans2(own.double().numpy(), k, minit='++', seed=rng)
+            prompts[c] = torch.from_numpy(centres).to(prompts)
+    return prompts
+
+
+def within_class_discriminant(
+    features: Tensor, label: Tensor, prompts: Tensor, shrinkage: float = SHRINKAGE
+) -> LinearProbe:
+    r"""Prompts under a shared within-class covariance (linear discriminant analysis).
+
+    .. math:: w = \Sigma^{-1} m, \quad b = -\tfrac12 m^\top \Sigma^{-1} m
+
+    for every prompt m: the logarithm of a Gaussian of covariance Σ around it, less what
+    all prompts share. Linear in the features, so that it stays in token space and needs
+    no norms.
+
+    Args:
+        features: Standardised features of the pixels, (m, D).
+        label: Class of each, (m,).
+        prompts: From :func:`cluster` of the same features, (C, k, D).
+        shrinkage: Part of Σ that is replaced by its mean variance times the identity.
+
+    Returns:
+        Scores of the C * k prompts, class by class.
+    """
+    classes, k, dimensions = prompts.shape
+    known = ~prompts.isnan().any(2)
+    covariance = torch.zeros(dimensions, dimensions, dtype=torch.float64)
+    count = 0
+    for c in known[:, 0].nonzero()[:, 0].tolist():
+        own, centres = features[label == c].double(), prompts[c].double()
+        residual = own - centres[torch.cdist(own, centres).argmin(1)]
+        covariance += residual.T @ residual
+        count += len(own)
+    covariance /= max(count, 1)
+    spread = covariance.diagonal().mean().clamp(min=1e-12)
+    covariance *= 1 - shrinkage
+    covariance.diagonal().add_(shrinkage * spread)
+    m = prompts.nan_to_num().view(classes * k, dimensions).double()
+    weight = torch.linalg.solve(covariance, m.T).T
+    bias = -(weight * m).sum(1) / 2
+    bias = torch.where(known.view(-1), bias, ABSENT)
+    return LinearProbe(weight.to(features), bias.to(features))
+
+
+@dataclass(frozen=True, eq=False)
+class CosinePrompts:
+    """Prompts that are matched by cosine similarity, the published form of MapSR.
+
+    Args:
+        prompts: Mean of the unit features of each class or cluster, (C, k, D); NaN
+            where there is none.
+        centre: Point that similarity is seen from, (D,): zero, or the mean of all
+            pixels' features, which tells classes with like features better apart.
+    """
+
+    prompts: Tensor
+    centre: Tensor
+
+    def match(self, features: Tensor) -> Tensor:
+        """Similarity of feature vectors to their most similar prompt of each class.
+
+        Args:
+            features: (n, D).
+
+        Returns:
+            (n, C) in -1..1; -1 for a class without a prompt.
+        """
+        classes, k, _ = self.prompts.shape
+        unit = F.normalize(features - self.centre, dim=1)
+        cosine = unit @ self._directions().T
+        return self._best(cosine.view(-1, classes, k), 2)
+
+    def match_tokens(self, tokens: Tokens) -> Tensor:
+        """Similarity of every pixel's features, found in token space.
+
+        cos((U F)(x) - c, p) = U ((F - c) p / |p|) / |U (F - c)|, as U 1 = 1: a
+        product with C k prompts a token, and the norms that
+        :meth:`Tokens.norms` finds without the HR features.
+
+        Args:
+            tokens: Tokens of a batch.
+
+        Returns:
+            (B, C, H, W).
+        """
+        classes, k, dimensions = self.prompts.shape
+        if bool(self.centre.any()):
+            ones = torch.ones(dimensions).to(self.centre)
+            tokens = tokens.affine(ones, -self.centre)
+        product = tokens.project(self._directions())
+        cosine = product / tokens.norms().clamp(min=1e-12)[:, None]
+        b, _, h, w = cosine.shape
+        return self._best(cosine.view(b, classes, k, h, w), 2)
+
+    def _directions(self) -> Tensor:
+        """Unit prompts, (C k, D); zero where there is none."""
+        return F.normalize(self.prompts.flatten(0, 1).nan_to_num(), dim=1)
+
+    def _best(self, cosine: Tensor, axis: int) -> Tensor:
+        """The best prompt of each class, and -1 where a class has none."""
+        known = ~self.prompts[:, 0, 0].isnan()
+        best = cosine.amax(axis)
+        shape = (1, -1, *(1,) * (best.dim() - 2))
+        return torch.where(known.view(shape), best, -1.0)

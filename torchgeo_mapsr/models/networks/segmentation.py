@@ -1,0 +1,249 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Trainable segmentation networks between imagery as it is read and class scores."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ..backbones.frozen import mirror
+from ..backbones.spec import suggest
+from ..backbones.weights import load_weights, read_weights, strip_prefix
+
+#: torchgeo's names for architectures whose name here is another.
+_ALIASES = {'deeplabv3+': 'deeplabv3plus', 'unet++': 'unetplusplus'}
+
+_ARCHITECTURES = [
+    'unet',
+    'unetplusplus',
+    'manet',
+    'linknet',
+    'fpn',
+    'pspnet',
+    'pan',
+    'deeplabv3',
+    'deeplabv3plus',
+    'upernet',
+    'segformer',
+    'dpt',
+]
+
+# Middle and half of the range of the values that a type stores.
+_RANGE = {'uint8': 127.5}
+
+
+class SegmentationNetwork(nn.Module):
+    """A network of segmentation-models-pytorch that takes raw values of any size.
+
+    Values are standardised by *mean* and *std*. Without these, values of uint8 are
+    brought to -1..1 by their type; of other types each band is standardised by what
+    training batches show (batch normalisation without parameters), since reflectances
+    and digital numbers have no common range. Images are continued at the right and
+    bottom by mirroring, to a multiple of the network's stride, and scores are cropped.
+
+    Nothing is downloaded: the encoder starts at random, or from a local file.
+
+    Args:
+        model: Architecture: unet, deeplabv3+, upernet, segformer… (those of smp).
+        backbone: Encoder: a name of smp (resnet18, mit_b0…), or ``tu-NAME`` of timm.
+        bands: Bands of the imagery, C.
+        classes: Number of classes, K.
+        weights: Local file of the encoder's weights, .safetensors or .pth; they must
+            be for as many bands.
+        image_dtype: Data type of the imagery's files.
+        mean: Mean of each band, or one for all, in units of the files.
+        std: Standard deviation likewise.
+
+    Raises:
+        InputError: If an argument does not fit.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        backbone: str,
+        bands: int,
+        classes: int,
+        weights: str | None = None,
+        image_dtype: str | None = 'uint8',
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+    ) -> None:
+        super().__init__()
+        self.bands = bands
+        self.normalise = normalisation(bands, image_dtype, mean, std)
+        self.network = _create(model, backbone, bands, classes)
+        if weights is not None:
+            encoder, names = _named(self.network.encoder, backbone)
+            state = strip_prefix(read_weights(weights), names.values())
+            state = {own: state[name] for own, name in names.items() if name in state}
+            load_weights(encoder, state, weights, f'the encoder {backbone}')
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder, a module of segmentation-models-pytorch."""
+        encoder: nn.Module = self.network.encoder
+        return encoder
+
+    @property
+    def stride(self) -> int:
+        """What the sides of an image have to be multiples of, in pixels."""
+        return int(self.network.encoder.output_stride)
+
+    @property
+    def halo(self) -> int:
+        """Pixels at an image's border that are given no weight when chips are blended.
+
+        Two cells of the coarsest grid of common encoders. Receptive fields are larger,
+        but what lies beyond the border counts little there.
+        """
+        return max(2 * self.stride, 64)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Score every pixel.
+
+        Args:
+            image: (B, C, H, W), the values as read from the file.
+
+        Returns:
+            Logits, (B, K, H, W).
+
+        Raises:
+            InputError: If the image has another number of bands.
+        """
+        height, width = image.shape[-2:]
+        return self.classify(self.features(image))[..., :height, :width]
+
+    def features(self, image: Tensor) -> Tensor:
+        """Features of the decoder, before they are classified.
+
+        Args:
+            image: (B, C, H, W), the values as read from the file.
+
+        Returns:
+            (B, D, h, w); pixels of the continued image, or cells of s × s of them for
+            decoders that end at stride s.
+
+        Raises:
+            InputError: If the image has another number of bands.
+        """
+        if image.shape[1] != self.bands:
+            raise InputError(
+                f'The imagery has {image.shape[1]} bands and the network was made for '
+                f'{self.bands}: give bands={image.shape[1]}, or choose bands of the '
+                'imagery'
+            )
+        image = self.normalise(image.nan_to_num(nan=0, posinf=0, neginf=0))
+        height, width = (-(-n // self.stride) * self.stride for n in image.shape[-2:])
+        levels = self.network.encoder(mirror(image, height, width))
+        if isinstance(levels, tuple):
+            # vision transformers have prefix tokens too
+            return self.network.decoder(*levels)
+        return self.network.decoder(levels)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits of the continued image, (B, K, H', W') with H' ≥ H and W' ≥ W.
+
+        Args:
+            features: What :meth:`features` returned.
+        """
+        return self.network.segmentation_head(features)
+
+
+def _named(encoder: Any, backbone: str) -> tuple[nn.Module, dict[str, str]]:
+    """Where an encoder's weights go, and what files call them, by their names here.
+
+    smp wraps networks of timm, and timm takes apart those whose features are asked for:
+    ``stages.0.`` is ``stages_0.`` then. Files have the names of the whole network.
+    """
+    module: nn.Module = encoder.model if backbone.startswith('tu-') else encoder
+    apart = re.compile(r'^([a-z]+)_(\d+)\.') if module is not encoder else None
+    return module, {
+        name: apart.sub(r'\1.\2.', name) if apart else name
+        for name in module.state_dict()
+    }
+
+
+class _Affine(nn.Module):
+    """Standardise bands by given numbers."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer('mean', mean[:, None, None])
+        self.register_buffer('std', std[:, None, None])
+
+    def forward(self, image: Tensor) -> Tensor:
+        return (image - self.mean) / self.std
+
+
+def normalisation(
+    bands: int,
+    image_dtype: str | None,
+    mean: Sequence[float] | float | None,
+    std: Sequence[float] | float | None,
+) -> nn.Module:
+    """Make what standardises images as they are read.
+
+    Args:
+        bands: Bands of the imagery.
+        image_dtype: Data type of the imagery's files.
+        mean: Mean of each band, or one for all, in units of the files.
+        std: Standard deviation likewise.
+
+    Raises:
+        InputError: If they do not fit.
+    """
+    if (mean is None) != (std is None):
+        raise InputError('Give mean and std together, or neither')
+    if mean is None or std is None:
+        half = _RANGE.get(str(image_dtype))
+        if half is None:
+            # All batches count alike: statistics are those of the whole epoch.
+            return nn.BatchNorm2d(bands, affine=False, momentum=None)
+        mean = std = half
+    values = []
+    for name, given in (('mean', mean), ('std', std)):
+        value = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
+        if len(value) not in (1, bands):
+            raise InputError(f'{name} has {len(value)} values for {bands} bands')
+        values.append(value.expand(bands).clone())
+    if (values[1] <= 0).any():
+        raise InputError('std must be positive')
+    return _Affine(*values)
+
+
+def _create(model: str, backbone: str, bands: int, classes: int) -> Any:
+    arch = _ALIASES.get(model, model)
+    if arch not in _ARCHITECTURES:
+        raise InputError(
+            f'Unknown model {model!r}{suggest(model, _ARCHITECTURES)} '
+            f'(models: {", ".join(_ARCHITECTURES)})'
+        )
+    # Swin of timm insists on the size of its pretraining images unless it is told
+    options = {'strict_img_size': False} if backbone.startswith('tu-swin') else {}
+    try:
+        return smp.create_model(
+            arch,
+            backbone,
+            encoder_weights=None,
+            in_channels=bands,
+            classes=classes,
+            **options,
+        )
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        known = smp.encoders.get_encoder_names()
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f'{model} cannot be made with the encoder {backbone!r}'
+            f'{suggest(backbone, known)} ({reason[:200]}); encoders of timm are called '
+            'tu-NAME'
+        ) from error

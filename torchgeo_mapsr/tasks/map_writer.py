@@ -1,0 +1,358 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The predictions of a Trainer as a map."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeGuard
+from uuid import uuid4
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from .._compat import Sample
+from ..datamodules import ChipDataModule
+from ..datasets.geo.plan import Plan
+from ..datasets.imagery_base import ImageryChips
+from ..datasets.labels import LabelRaster
+from ..datasets.legends.crosswalk import Crosswalk
+from ..datasets.mosaic import LRHRPairs
+from ..datasets.pair import LRHRPair
+from ..errors import InputError
+from ..evaluation.report import run_report
+from ..mapping.config import MapJob
+from ..mapping.inputs import Inputs
+from ..mapping.outputs import Outputs
+from ..mapping.passes import Draft, MapPass
+from ..mapping.publish import publish
+from ..mapping.spilled import SpilledChips
+from ..mapping.store import WorkStore
+from ..mapping.tile_files import TileFiles
+from ..mapping.timing import Stopwatch
+from ..models.backbones.backbone import Backbone
+from ..samplers.lattice import LatticeQuery, LatticeSampler, pairs_of
+
+# Of networks whose reach nobody has told: the largest stride of common encoders, and
+# the share of a chip's side that is left out at its border.
+_STRIDE = 32
+_BORDER = 8
+
+
+class MapWriter(BasePredictionWriter):
+    """Write the predictions of ``Trainer.predict`` as ``torchgeo-mapsr map`` does.
+
+    Chips are blended, and the result is a cloud-optimised GeoTIFF on the imagery's own
+    grid, with a legend, confidence, a panel and a report. Works with any task whose
+    ``predict_step`` returns ``probabilities``, such as MapSRTask, in any number of
+    processes that see the same files; the map does not depend on that number.
+
+    The chips have to be those of a :class:`LatticeSampler`. A data module of this
+    package gets one; elsewhere give it to your DataLoader. Until all chips are there,
+    their probabilities lie in files beside the output: 4 bytes a class and pixel, and
+    what chips share. Ask for no predictions in return (``return_predictions=False``).
+
+    Args:
+        output: The map, a .tif, of one raster; or a folder, which gets a map for each.
+        overlap: Pixels that chips share, at least (default: both halos and a ramp).
+        halo: Pixels at a chip's border that lack context and get no weight (default:
+            what the task's frozen backbone needs, or an eighth of a chip).
+        align: Pixels that chips start at multiples of (default: the backbone's largest
+            stride, or 32).
+        tile_size: Side of what is blended at once, in pixels.
+        confidence: Write NAME_confidence.tif.
+        scores: Write NAME_scores.tif.
+        overwrite: Replace outputs that exist.
+    """
+
+    def __init__(
+        self,
+        output: str | Path,
+        overlap: int | None = None,
+        halo: int | None = None,
+        align: int | None = None,
+        tile_size: int = 2048,
+        confidence: bool = True,
+        scores: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        super().__init__('batch')
+        self.output = output
+        self.overlap, self.halo, self.align = overlap, halo, align
+        self.tile_size = tile_size
+        self.confidence, self.scores = confidence, scores
+        self.overwrite = overwrite
+        self._run: _Run | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give a data module of this package the sampler of a map.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            stage: Only ``predict`` matters.
+        """
+        super().setup(trainer, pl_module, stage)
+        data: Any = getattr(trainer, 'datamodule', None)
+        if stage != 'predict' or not isinstance(data, ChipDataModule):
+            return
+        dataset: Any = data.predict_dataset
+        if isinstance(data.predict_sampler, LatticeSampler) or not _of_pairs(dataset):
+            return
+        halo, align = data.size // _BORDER, _STRIDE
+        backbone = getattr(pl_module, 'backbone', None)
+        if isinstance(backbone, Backbone):
+            halo, align = backbone.halo, max(backbone.strides)
+        data.predict_sampler = LatticeSampler(
+            dataset,
+            data.size,
+            self.overlap,
+            halo if self.halo is None else self.halo,
+            align if self.align is None else self.align,
+            self.tile_size,
+        )
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make sure that nothing is written over, and agree on a folder.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+
+        Raises:
+            InputError: If the output cannot be written, or the dataset is none of
+                pairs.
+        """
+        loader: Any = trainer.predict_dataloaders
+        dataset = getattr(loader, 'dataset', None)
+        if not _of_pairs(dataset):
+            raise InputError(
+                'MapWriter takes one DataLoader over chips of imagery (LRHRPairs), got '
+                f'{type(loader if dataset is None else dataset).__name__}'
+            )
+        crosswalk: Any = getattr(pl_module, 'crosswalk', None)
+        if not isinstance(crosswalk, Crosswalk):
+            raise InputError(
+                f'MapWriter needs a task with a crosswalk, such as MapSRTask; '
+                f'{type(pl_module).__name__} has none'
+            )
+        pairs = pairs_of(dataset)
+        outputs = self._outputs(pairs)
+        store, message, work = None, '', uuid4().hex[:12]
+        if trainer.is_global_zero:
+            store = WorkStore(outputs.work, {'predictions': work})
+            try:
+                store.__enter__()
+            except InputError as error:
+                message = str(error)
+        digest = store.tiles.work if store is not None else ''
+        message, digest = trainer.strategy.broadcast((message, digest))
+        if message:
+            raise InputError(message)
+        files = TileFiles(outputs.work.absolute(), digest)
+        self._run = _Run(outputs, pairs, crosswalk, files, store, Stopwatch())
+
+    def _outputs(self, pairs: Sequence[ImageryChips]) -> Outputs:
+        """What will be written, checked."""
+        job = MapJob(
+            imagery=tuple(path for pair in pairs for path in pair.imagery.paths),
+            labels=tuple(p for pair in pairs for r in _labels(pair) for p in r.paths),
+            # Which files there are is all that is asked of this job.
+            legend='-',
+            model=Path('-'),
+            output=self.output,
+            overwrite=self.overwrite,
+            confidence=self.confidence,
+            scores=self.scores,
+        )
+        outputs = Outputs.of(job, [pair.imagery.paths[0] for pair in pairs])
+        if len(outputs.maps) != len(pairs):
+            raise InputError(
+                f'{len(pairs)} rasters do not become one map {self.output}: give a '
+                'folder, which gets a map for each'
+            )
+        outputs.check(job)
+        return outputs
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[Any] | None,
+        batch: Sample,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Keep the chips of a batch.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            prediction: With ``probabilities``, (B, C, H, W).
+            batch_indices: What the sampler asked for.
+            batch: The batch.
+            batch_idx: Its number.
+            dataloader_idx: Number of its DataLoader.
+
+        Raises:
+            InputError: If the chips are not those of a LatticeSampler.
+        """
+        assert self._run is not None
+        found = prediction['probabilities'].float().cpu()
+        valid = torch.ones(found[:, 0].shape, dtype=torch.bool)
+        if 'mask_valid' in batch:
+            valid = (batch['mask_valid'] > 0).view_as(valid).cpu()
+        for query, scores, known in zip(
+            batch_indices or [None], found, valid, strict=False
+        ):
+            if not isinstance(query, LatticeQuery):
+                raise InputError(
+                    'MapWriter blends the chips of a LatticeSampler: give one to the '
+                    'DataLoader, torchgeo_mapsr.LatticeSampler(dataset, size)'
+                )
+            self._run.plan = query.plan
+            core = query.plan.core(query.chip)
+            self._run.chips(query.raster).save(
+                query.chip, scores[:, *core].numpy(), known[core].numpy()
+            )
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Blend the chips, each process some tiles, and publish the maps.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+
+        Raises:
+            InputError: If chips are missing.
+        """
+        run = self._run
+        assert run is not None
+        trainer.strategy.barrier('chips')
+        run.blend(trainer.global_rank, trainer.world_size, self.confidence, self.scores)
+        trainer.strategy.barrier('tiles')
+        if run.store is not None:
+            run.publish(run.store, self._settings(pl_module), _provenance(pl_module))
+        trainer.strategy.barrier('maps')
+
+    def _settings(self, pl_module: LightningModule) -> dict[str, Any]:
+        """What the task and this callback were told, as JSON types."""
+        given = {'task': type(pl_module).__name__, **pl_module.hparams}
+        own = {name: v for name, v in vars(self).items() if name[0] != '_'}
+        given |= {name: own[name] for name in own.keys() - {'interval'}}
+        return json.loads(json.dumps(given, default=str))
+
+    def teardown(
+        self, trainer: Trainer, pl_module: LightningModule, stage: str
+    ) -> None:
+        """Leave no folder behind, also where predicting was interrupted.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            stage: Not used.
+        """
+        run, self._run = self._run, None
+        if run is not None and run.store is not None:
+            if run.store.folder.exists():
+                run.store.discard()
+            run.store.__exit__()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave no folder behind.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            exception: What happened.
+        """
+        self.teardown(trainer, pl_module, 'predict')
+
+
+@dataclass
+class _Run:
+    """What is open while a Trainer predicts.
+
+    Args:
+        outputs: What will be written.
+        pairs: The rasters and their labels.
+        crosswalk: From the labels' codes to the map's classes.
+        files: Finished tiles.
+        store: The folder's owner, in one of the processes.
+        watch: Counts the time.
+        plan: Plan of one of the rasters.
+    """
+
+    outputs: Outputs
+    pairs: Sequence[ImageryChips]
+    crosswalk: Crosswalk
+    files: TileFiles
+    store: WorkStore | None
+    watch: Stopwatch
+    plan: Plan | None = None
+
+    def chips(self, raster: int) -> SpilledChips:
+        """The scored chips of a raster."""
+        return SpilledChips(self.files.folder, self.files.work, raster, self.watch)
+
+    def plans(self) -> list[Plan]:
+        """Plan of each raster."""
+        assert self.plan is not None
+        return [replace(self.plan, geobox=pair.imagery.geobox) for pair in self.pairs]
+
+    def blend(self, rank: int, world: int, confidence: bool, scores: bool) -> None:
+        """Make every world-th tile of each map."""
+        for number, plan in enumerate(self.plans()):
+            chips = self.chips(number)
+            missing = [c for c in plan.lattice() if not chips.path(c).exists()]
+            if missing:
+                raise InputError(
+                    f'{len(missing)} chips of {self.outputs.maps[number].map} were not '
+                    'predicted: predict all batches (limit_predict_batches)'
+                )
+            work = MapPass(chips, self.crosswalk.target, self.files, confidence, scores)
+            imagery = self.pairs[number].imagery
+            some = list(plan.tiles())[rank::world]
+            drafts = [Draft(number, imagery, plan, tile) for tile in some]
+            for _ in work(drafts, lambda: None):
+                pass
+
+    def publish(
+        self, store: WorkStore, settings: dict[str, Any], provenance: dict[str, Any]
+    ) -> None:
+        """Put the maps together, and report."""
+        target, summaries = self.crosswalk.target, {}
+        for number, plan in enumerate(self.plans()):
+            pair, output = self.pairs[number], self.outputs.maps[number]
+            images = tuple(pair.imagery for pair in self.pairs)
+            inputs = Inputs(images, _labels(pair), target, self.crosswalk)
+            summaries[str(output.map)] = publish(
+                store, number, output, plan, inputs, None, self.watch
+            )
+        report = run_report(settings, provenance, summaries, self.watch.to_dict())
+        scratch = store.scratch(self.outputs.report.name)
+        scratch.write_text(json.dumps(report, indent=1) + '\n')
+        store.publish(scratch, self.outputs.report)
+        store.discard()
+
+
+def _of_pairs(dataset: Any) -> TypeGuard[ImageryChips | LRHRPairs]:
+    """Whether a dataset has rasters to make maps of."""
+    return isinstance(dataset, ImageryChips | LRHRPairs)
+
+
+def _labels(pair: ImageryChips) -> tuple[LabelRaster, ...]:
+    """LR labels of a raster, where there are any."""
+    return pair.labels if isinstance(pair, LRHRPair) else ()
+
+
+def _provenance(pl_module: LightningModule) -> dict[str, Any]:
+    """Where the fit of a task comes from, if it has one."""
+    classifier = getattr(pl_module, 'classifier', None)
+    return dict(getattr(classifier, 'provenance', {}))

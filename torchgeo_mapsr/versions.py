@@ -1,0 +1,38 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Versions of what a map depends on."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import rasterio
+
+from . import __version__
+
+_PACKAGES = (
+    'torchgeo',
+    'torch',
+    'timm',
+    'kornia',
+    'rasterio',
+    'pyproj',
+    'odc-geo',
+    'numpy',
+    'scipy',
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, GDAL and the packages that a map depends on."""
+    found = {
+        'torchgeo-mapsr': __version__,
+        'python': platform.python_version(),
+        'gdal': rasterio.__gdal_version__,
+    }
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
