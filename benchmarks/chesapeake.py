@@ -60,7 +60,7 @@ def run_state(
         for source in {tile.labels for tile in tiles}
         for path in (source.glob('*.tif') if source.is_dir() else [source])
     )
-    job = MapJob(
+    job = MapJob.from_flags(
         imagery=tuple(str(tile.imagery) for tile in tiles),
         labels=tuple(str(path) for path in labels),
         legend='nlcd',

@@ -48,7 +48,7 @@ class Ours:
     """
 
     def __init__(self, region: Region, backbone: str = 'rcf') -> None:
-        job = MapJob(
+        job = MapJob.from_flags(
             imagery=region.imagery_paths,
             labels=region.label_paths,
             legend=region.legend,

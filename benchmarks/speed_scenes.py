@@ -58,7 +58,7 @@ def run(scene: Scene, folder: Path, **settings: Any) -> Run:
         folder: Where the map goes.
         **settings: Of the job.
     """
-    job = MapJob(
+    job = MapJob.from_flags(
         imagery=(str(scene.imagery),),
         labels=(str(scene.labels),),
         legend=scene.legend,

@@ -48,7 +48,7 @@ class TestScenes:
         self, region: Region, tmp_path: Path
     ) -> None:
         ours = Ours(region, SMALL)
-        job = MapJob(
+        job = MapJob.from_flags(
             imagery=region.imagery_paths,
             labels=region.label_paths,
             legend=region.legend,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torchgeo_mapsr.mapping.prefetch import prefetch
+from torchgeo_mapsr.threads import prefetch
 
 from torchgeo_mapsr.mapping.timing import Stopwatch
 

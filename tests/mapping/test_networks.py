@@ -48,7 +48,7 @@ def test_is_the_tasks_own_prediction(
     scene: Scene, checkpoints: list[Path], tmp_path: Path
 ) -> None:
     """With one chip there is nothing to blend, and two networks are averaged."""
-    job = MapJob(
+    job = MapJob.from_flags(
         imagery=(str(scene.imagery),),
         checkpoint=tuple(checkpoints),
         ensemble_weights=(1, 3),
