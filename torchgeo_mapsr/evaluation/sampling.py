@@ -28,6 +28,10 @@ LAYERS = ('class', 'confidence', 'lr', 'tile')
 # Percent at which the bands of confidence begin.
 _BANDS = (0, 50, 70, 90)
 
+# Makes the stream of random numbers this module's own: [0, 0, 0, 0] is the stream of
+# seed 0, and a map that was simulated with that seed was sampled by its own noise.
+_STREAM = 30807
+
 
 class Strata:
     """Strata of class maps: each pixel is in one, or in none where there is no data.
@@ -185,7 +189,7 @@ def draw_sample(
     places = [np.zeros((0, 3)) for _ in points]
     for block in strata.maps.blocks():
         number = strata.of(block)
-        rng = np.random.default_rng([seed, block.number, *block.origin])
+        rng = np.random.default_rng([_STREAM, seed, block.number, *block.origin])
         key = np.log1p(-rng.random(number.shape)) / block.areas[:, None]
         for h, stratum in enumerate(sizes.numbers):
             row, col = np.nonzero(number == stratum)
