@@ -87,9 +87,9 @@ class MappingUnit:
                 patch, kinds = _patches(index)
                 count = len(kinds)
                 weight = np.broadcast_to(exact[rows, None], patch.shape)
-                area: NDArray[np.float64] = np.bincount(
+                area = np.bincount(
                     patch.ravel(), weight.ravel(), minlength=count + 1
-                )[1:]  # fmt: skip
+                ).astype(float)[1:]  # fmt: skip
                 # Numbers over all windows, from 1; 0 is no data.
                 number = np.where(patch > 0, patch + offsets[-1], 0)
                 # What is large already and not of interest to a small neighbour stays.
