@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,18 @@ def test_help_needs_no_torch() -> None:
         "    sys.exit(3 * bool({'torch', 'rasterio', 'geopandas'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, '-c', script], capture_output=True, check=True)
+
+
+def test_layers_beside_the_maps_are_left_out(maps: list[str], tmp_path: Path) -> None:
+    """What `map --output maps/` leaves, and `select maps/*.tif` then reads."""
+    for path in list(maps):
+        for layer in ('confidence', 'scores'):
+            beside = path.replace('.tif', f'_{layer}.tif')
+            shutil.copy(path, beside)
+            maps.append(beside)
+    output = tmp_path / 'patches.gpkg'
+    assert run(sorted(maps), output, '--minority', '4') == 0
+    assert {Path(name).name for name in read_footprints(output)['map']} == {
+        'map0.tif',
+        'map1.tif',
+    }
