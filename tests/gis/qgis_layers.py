@@ -15,6 +15,7 @@ os.environ.setdefault('QT_QPA_PLATFORM', 'offscreen')
 
 from qgis.core import (
     QgsApplication,
+    QgsMapLayer,
     QgsMapRendererParallelJob,
     QgsMapSettings,
     QgsRasterLayer,
@@ -24,7 +25,7 @@ from qgis.PyQt.QtCore import QSize
 from qgis.PyQt.QtGui import QColor
 
 
-def legend_of(layer):
+def legend_of(layer: QgsMapLayer) -> dict[str, object]:
     """Renderer and (label, colour) of each entry."""
     renderer = layer.renderer()
     if isinstance(layer, QgsVectorLayer):
@@ -41,7 +42,7 @@ def legend_of(layer):
     return {'type': renderer.type(), 'entries': entries, 'valid': layer.isValid()}
 
 
-def main(picture, paths):
+def main(picture: str, paths: list[str]) -> None:
     application = QgsApplication([], False)
     application.initQgis()
     layers = []
@@ -64,7 +65,7 @@ def main(picture, paths):
         job.start()
         job.waitForFinished()
         job.renderedImage().save(picture)
-    print(json.dumps([legend_of(layer) for layer in layers]))
+    sys.stdout.write(json.dumps([legend_of(layer) for layer in layers]) + '\n')
 
 
 if __name__ == '__main__':
