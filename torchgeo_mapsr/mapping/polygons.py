@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -50,6 +51,9 @@ FORMATS = {
 
 # Features that are handed to a file at once.
 _BATCH = 4096
+
+# Width of the world in Web Mercator, in metres.
+_WORLD = 2 * np.pi * 6378137
 
 # Pixels between the points at which the area of a pixel is computed. It is smooth: over a
 # hundred kilometres of a UTM zone it changes by less than a thousandth.
@@ -253,6 +257,7 @@ def polygonise(
                     sure is not None,
                     driver=driver,
                     layer=output.stem,
+                    options=_zooms(geobox) if driver == 'PMTiles' else {},
                 )
             if driver == 'GPKG':
                 _embed_style(part, output.stem, polygon_qml(legend))
@@ -452,6 +457,7 @@ def _write_vector(
     confidence: bool,
     driver: str,
     layer: str,
+    options: dict[str, Any],
 ) -> int:
     """Stream polygons into a file of GDAL's; returns how many."""
     schema = _schema(confidence)
@@ -469,7 +475,6 @@ def _write_vector(
             failure.append(error)
             raise
 
-    options = {'SPATIAL_INDEX': 'YES'} if driver in ('GPKG', 'FlatGeobuf') else {}
     # GeoPackages have the time of their making, which would make every file another.
     previous = pyogrio.get_gdal_config_option('OGR_CURRENT_DATE')
     pyogrio.set_gdal_config_options({'OGR_CURRENT_DATE': '1970-01-01T00:00:00.000Z'})
@@ -494,6 +499,15 @@ def _write_vector(
     finally:
         pyogrio.set_gdal_config_options({'OGR_CURRENT_DATE': previous})
     return count
+
+
+def _zooms(geobox: GeoBox) -> dict[str, Any]:
+    """Zoom levels of web tiles: a pixel is a sixteenth of a tile's 4096 steps or more."""
+    west, south, east, north = geobox.footprint('EPSG:3857', npoints=16).boundingbox
+    height, width = geobox.shape
+    pixel = max((east - west) / width, (north - south) / height)
+    finest = int(np.clip(np.round(np.log2(_WORLD / 256 / pixel)) - 2, 5, 16))
+    return {'MINZOOM': max(finest - 6, 0), 'MAXZOOM': finest}
 
 
 def _write_parquet(

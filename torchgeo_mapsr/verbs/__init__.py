@@ -7,9 +7,9 @@ What a verb needs is imported when it runs: torch takes seconds, and ``--help`` 
 mistyped option should not.
 """
 
-from . import demo, evaluate, low2high, map, select, statistics
+from . import demo, evaluate, export, low2high, map, select, statistics
 
 #: In the order of ``--help``.
-VERBS = (map, demo, evaluate, statistics, low2high, select)
+VERBS = (map, export, demo, evaluate, statistics, low2high, select)
 
 __all__ = ('VERBS',)
