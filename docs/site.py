@@ -1,14 +1,13 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Hooks of the documentation site: the reference's pages, and Sphinx's roles in them.
+"""Hooks of the documentation site: the reference's pages, and the benchmarks.
 
 A page of the reference is a part of the package, and has every public name that
 ``torchgeo_mapsr/__init__.py`` imports from it.
 """
 
 import ast
-import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -45,8 +44,6 @@ FURTHER = {
     ),
 }
 
-_ROLE = re.compile(r':(?:class|func|meth|mod|data|attr|exc):<code>~?([\w.]+)</code>')
-
 
 def public_names() -> dict[str, list[str]]:
     """Public names by the part of the package that they are imported from."""
@@ -81,12 +78,15 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the reference's pages."""
+    """Add the reference's pages and that of the benchmarks."""
+    benchmarks = (PACKAGE.parent / 'benchmarks' / 'README.md').read_text()
+    content = benchmarks.replace('../docs/', '')
+    files.append(File.generated(config, 'benchmarks.md', content=content))
     for name, content in pages().items():
         files.append(File.generated(config, name, content=content))
     return files
 
 
-def on_page_content(html: str, **_: object) -> str:
-    """Roles of Sphinx, which Markdown has not, become code."""
-    return _ROLE.sub(lambda match: f'<code>{match[1].split(".")[-1]}</code>', html)
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Links to the benchmarks' own page, which lies outside this folder."""
+    return markdown.replace('../benchmarks/README.md', 'benchmarks.md')

@@ -163,15 +163,20 @@ class AreaOfInterest:
         return cls(shapely.box(west, south, east, north), reference, f'bbox {text}')
 
     @cached_property
+    def geometry_in_degrees(self) -> BaseGeometry:
+        """The polygons in longitude and latitude (WGS 84)."""
+        return self._in('EPSG:4326')
+
+    @cached_property
     def bounds(self) -> tuple[float, float, float, float]:
         """West, south, east and north, in degrees (WGS 84)."""
-        west, south, east, north = self._in('EPSG:4326').bounds
+        west, south, east, north = self.geometry_in_degrees.bounds
         return west, south, east, north
 
     @cached_property
     def hectares(self) -> float:
         """Area on the ellipsoid."""
-        outline = shapely.orient_polygons(self._in('EPSG:4326'))
+        outline = shapely.orient_polygons(self.geometry_in_degrees)
         area, _ = Geod(ellps='WGS84').geometry_area_perimeter(outline)
         return float(abs(area) / 1e4)
 

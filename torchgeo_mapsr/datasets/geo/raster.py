@@ -71,7 +71,7 @@ class RasterFile:
             with warnings.catch_warnings():
                 # said in one line by the check
                 warnings.simplefilter('ignore', NotGeoreferencedWarning)
-                with rasterio.open(name) as source:
+                with rasterio.open(_address(name)) as source:
                     return cls._checked(name, source)
         except RasterioError as error:
             reason = ' '.join(str(error).split())
@@ -137,10 +137,21 @@ class RasterFile:
         window = Window(
             cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start
         )
-        try:
+
+        def read() -> NDArray[Any]:
             handle = _handle(self.path, self.stamp)
-            read = handle.read_masks if mask else handle.read
-            array: NDArray[Any] = read(list(bands), window=window)
+            values: NDArray[Any] = (handle.read_masks if mask else handle.read)(
+                list(bands), window=window
+            )
+            return values
+
+        try:
+            try:
+                array = read()
+            except RasterioError:
+                if not _renewed(self.path, self.stamp):
+                    raise
+                array = read()
         except RasterioError as error:
             reason = ' '.join(str(error).split())
             raise InputError(
@@ -161,6 +172,11 @@ class RasterFile:
         box = self.geobox
         header = box.shape.yx, tuple(box.affine), str(box.crs), self.dtypes, self.nodata
         digest.update(repr((header, sorted(handle.tags().items()))).encode())
+        if self.path.startswith(_CATALOGUED):
+            from ..stac import etag
+
+            digest.update(etag(self.path).encode())
+            return digest.hexdigest()
         names = {
             os.path.abspath(name) if os.path.exists(name) else name
             for name in (self.path, *handle.files)
@@ -218,6 +234,30 @@ def _stamp(path: str) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns
 
 
+# Names of files in a STAC catalogue begin so.
+_CATALOGUED = 'stac-item:'
+
+
+def _address(name: str) -> str:
+    """Where GDAL opens a raster: its name, but for a file in a catalogue."""
+    if not name.startswith(_CATALOGUED):
+        return name
+    from ..stac import address
+
+    return address(name)
+
+
+def _renewed(name: str, stamp: tuple[int, ...]) -> bool:
+    """Drop a handle whose address may have run out; whether there is another to ask for."""
+    if not name.startswith(_CATALOGUED):
+        return False
+    from ..stac import forget
+
+    forget(name)
+    _local.handles.pop((name, stamp)).close()
+    return True
+
+
 _local = threading.local()
 
 
@@ -233,7 +273,7 @@ def _handle(path: str, stamp: tuple[int, ...]) -> DatasetReader:
     handles: OrderedDict[Any, DatasetReader] = _local.handles
     key = path, stamp
     if key not in handles:
-        handles[key] = rasterio.open(path)
+        handles[key] = rasterio.open(_address(path))
         if len(handles) > OPEN_FILES:
             handles.popitem(last=False)[1].close()
     handles.move_to_end(key)
