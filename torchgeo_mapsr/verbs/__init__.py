@@ -11,6 +11,7 @@ from . import (
     area,
     demo,
     evaluate,
+    export,
     low2high,
     map,
     postprocess,
@@ -20,6 +21,17 @@ from . import (
 )
 
 #: In the order of ``--help``.
-VERBS = (map, demo, evaluate, sample, area, postprocess, statistics, low2high, select)
+VERBS = (
+    map,
+    export,
+    demo,
+    evaluate,
+    sample,
+    area,
+    postprocess,
+    statistics,
+    low2high,
+    select,
+)
 
 __all__ = ('VERBS',)

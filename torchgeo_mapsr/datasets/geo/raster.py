@@ -96,7 +96,7 @@ class RasterFile:
             with warnings.catch_warnings():
                 # said in one line by the check
                 warnings.simplefilter('ignore', NotGeoreferencedWarning)
-                with rasterio.open(name) as source:
+                with rasterio.open(_address(name)) as source:
                     return cls._checked(name, source)
         except InputError:
             raise
@@ -197,10 +197,20 @@ class RasterFile:
         mixed = (
             {} if mask or len(dtypes) == 1 else {'out_dtype': np.result_type(*dtypes)}
         )
-        try:
+
+        def read() -> NDArray[Any]:
             handle = _handle(self.path, self.stamp)
             read = handle.read_masks if mask else handle.read
-            array: NDArray[Any] = read(list(bands), window=window, **mixed)
+            values: NDArray[Any] = read(list(bands), window=window, **mixed)
+            return values
+
+        try:
+            try:
+                array = read()
+            except RasterioError:
+                if not _renewed(self.path, self.stamp):
+                    raise
+                array = read()
         except (RasterioError, MemoryError) as error:
             missing = missing_source(self.path)
             if missing:
@@ -235,6 +245,11 @@ class RasterFile:
         digest.update(repr((header, sorted(handle.tags().items()))).encode())
         values = self.colors, self.scales, self.offsets, self.palettes
         digest.update(repr(values).encode())
+        if self.path.startswith(_CATALOGUED):
+            from ..stac import etag
+
+            digest.update(etag(self.path).encode())
+            return digest.hexdigest()
         home = os.path.dirname(os.path.abspath(self.path))
         names = {
             os.path.abspath(name): _relative(os.path.abspath(name), home)
@@ -494,6 +509,30 @@ def _stamp(path: str) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns
 
 
+# Names of files in a STAC catalogue begin so.
+_CATALOGUED = 'stac-item:'
+
+
+def _address(name: str) -> str:
+    """Where GDAL opens a raster: its name, but for a file in a catalogue."""
+    if not name.startswith(_CATALOGUED):
+        return name
+    from ..stac import address
+
+    return address(name)
+
+
+def _renewed(name: str, stamp: tuple[int, ...]) -> bool:
+    """Drop a handle whose address may have run out; whether there is another to ask for."""
+    if not name.startswith(_CATALOGUED):
+        return False
+    from ..stac import forget
+
+    forget(name)
+    _local.handles.pop((name, stamp)).close()
+    return True
+
+
 _local = threading.local()
 
 
@@ -509,7 +548,7 @@ def _handle(path: str, stamp: tuple[int, ...]) -> DatasetReader:
     handles: OrderedDict[Any, DatasetReader] = _local.handles
     key = path, stamp
     if key not in handles:
-        handles[key] = rasterio.open(path)
+        handles[key] = rasterio.open(_address(path))
         if len(handles) > OPEN_FILES:
             handles.popitem(last=False)[1].close()
     handles.move_to_end(key)
