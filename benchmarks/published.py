@@ -24,7 +24,7 @@ from scipy.sparse import csr_array, diags_array, eye_array
 from scipy.sparse.linalg import cg
 from torch import Tensor
 
-from torchgeo_mapsr.models.tokens.tokens import Tokens
+from .package import Tokens
 
 
 @dataclass(frozen=True)
