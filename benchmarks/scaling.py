@@ -123,11 +123,15 @@ def markdown(release: Release, area: float = AREA) -> str:
         grid(head, sizes, left=2),
         '**Storage**',
         grid(head, storage, left=2),
-        (f'**Core hours**, at {"CPU" if cpu else "wall"} time with {threads} thread(s) on '
-        f'{where["machine"]}'),
+        (
+            f'**Core hours**, at {"CPU" if cpu else "wall"} time with {threads} thread(s) on '
+            f'{where["machine"]}'
+        ),
         grid(head, hours, left=2),
-        (f'In {DAYS} days: {need:,.0f} cores, or GPUs that together map '
-        f'{area / month:.1f} km² a second.'),
+        (
+            f'In {DAYS} days: {need:,.0f} cores, or GPUs that together map '
+            f'{area / month:.1f} km² a second.'
+        ),
         _gpu(paper.get('gpu'), area),
     ]
     if 'read' in paper:

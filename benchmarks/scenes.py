@@ -178,6 +178,8 @@ def trials(options: argparse.Namespace) -> Iterator[Trial]:
                     'row': row,
                     'seed': seed,
                 }
+                if row == 'unet':
+                    key['steps'] = options.steps
                 yield key, partial(_measure, region, make)
 
 
@@ -194,12 +196,14 @@ def release_rows(records: Iterable[Record]) -> Iterator[tuple[Row, Row]]:
     table: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
     seconds: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     origins: dict[tuple[str, str, str], Row] = {}
+    steps: dict[tuple[str, str], int] = {}
     for record in records:
         place = record.key['set'], record.key['labels'], record.key['row']
         seeds = table.setdefault(place, defaultdict(dict))
         seeds[record.key['seed']].update(record.figures['confusion'])
         seconds[place].append(record.figures['seconds'])
         origins[place] = record.origin
+        steps[place[:2]] = record.key.get('steps', steps.get(place[:2], 0))
     lines = {}
     for (name, labels, row), seeds in table.items():
         lines[name, labels, row] = {
@@ -209,6 +213,8 @@ def release_rows(records: Iterable[Record]) -> Iterator[tuple[Row, Row]]:
             **_figures(name, list(seeds.values())),
             'seconds': round(sum(seconds[name, labels, row]), 1),
         }
+        if row == 'unet':
+            lines[name, labels, row]['steps'] = steps[name, labels]
     for name, row in _left_out(lines).items():
         for place in [key for key in lines if key[0] == name and key[2] == row]:
             title = row.removeprefix(CANDIDATE)
@@ -227,17 +233,17 @@ def _figures(name: str, seeds: list[dict[str, Any]]) -> Row:
         each = [figures_of(matrix)['miou'] for matrix in matrices.values()]
         total = figures_of(np.sum(list(matrices.values()), 0))
         value = float(np.mean(each)) if name in MEAN_OF_SCENES else total['miou']
-        pooled.append(round(value, 4))
+        pooled.append(round(value, 5))
         classes.append(total['iou'])
     scenes = {
-        scene: [round(figures_of(matrices[scene])['miou'], 4) for matrices in seeds]
+        scene: [round(figures_of(matrices[scene])['miou'], 5) for matrices in seeds]
         for scene in seeds[0]
     }
     line: Row = {'miou': pooled, 'scenes': scenes}
     for title, index in (('forest', FOREST), ('field', FIELD)):
         values = [iou[index] for iou in classes]
         if None not in values:
-            line[title] = [round(value, 4) for value in values]
+            line[title] = [round(value, 5) for value in values]
     return line
 
 
@@ -377,10 +383,11 @@ def markdown(release: Release) -> str:
     if chosen:
         text = '; '.join(f'{name}: {value}' for name, value in chosen.items())
         parts.append(f'Chosen on the other sets: {text}.')
+    steps = ' or '.join(unique(f'{r["steps"]}' for r in release.rows if 'steps' in r))
     minutes = sum(row['seconds'] for row in release.rows) / 60
     parts.append(
         f'Measured: {release.source()}; {minutes:.0f} minutes in all. Forests: '
-        f'{rivals.TREES} trees, {rivals.FOREST_PIXELS} pixels. U-Net: steps of '
+        f'{rivals.TREES} trees, {rivals.FOREST_PIXELS} pixels. U-Net: {steps} steps of '
         f'{rivals.BATCH} crops of {rivals.CROP}² pixels.'
     )
     return '\n\n'.join(parts)

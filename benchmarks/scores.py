@@ -30,8 +30,9 @@ def confusion_matrix(truth: Matrix, predicted: Matrix, classes: int) -> Matrix:
         (C, C), true classes in rows.
     """
     both = (truth >= 0) & (predicted >= 0)
-    pairs = (torch.from_numpy(values[both]) for values in (predicted, truth))
-    return np.asarray(multiclass_confusion_matrix(*pairs, num_classes=classes).numpy())
+    prediction, target = (torch.from_numpy(v[both]) for v in (predicted, truth))
+    counts = multiclass_confusion_matrix(prediction, target, num_classes=classes)
+    return np.asarray(counts.numpy())
 
 
 def figures_of(matrix: Any) -> dict[str, Any]:

@@ -887,7 +887,7 @@ def markdown(release: Release) -> str:
     verdict = {True: 'yes', False: '**no**', None: ''}
     lines = [row for row in release.rows if 'what' in row]
     body = [[r['what'], r['asked'], r['text'], verdict[r['good']]] for r in lines]
-    blocks = [grid(['', 'asked for', 'measured', ''], body)]
+    blocks = [grid(['', 'asked for', 'measured', ''], body, left=4)]
     parts = unique(row['part'] for row in lines)
     missing = [name for name in PARTS if name not in parts]
     if missing:

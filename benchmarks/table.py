@@ -139,7 +139,7 @@ def seed_rows(
         line: Row = {'set': name, 'row': row, 'steps': every[0].key.get('steps', 0)}
         for figure in figures:
             means = [np.mean([r.figures[figure] for r in group]) for group in complete]
-            line[figure] = [round(float(mean), 4) for mean in means]
+            line[figure] = [round(float(mean), 5) for mean in means]
         line['seconds'] = round(sum(record.figures['seconds'] for record in every), 1)
         yield line, every[-1].origin
 
