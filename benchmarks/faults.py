@@ -51,13 +51,13 @@ OUTPUTS = 'map.tif', 'map_confidence.tif'
 
 # Values that no number of an option has, and numbers that few have.
 VALUES = 'nan', 'inf', '-inf', '-1', '1e400', '', '0x10', '1,5', '\0', 'ä', '9' * 400
-NUMBERS = {
+NUMBERS: dict[str, tuple[str, ...]] = {
     'map': (
         'prior', 'prompts', 'confidence-quantile', 'class-balance', 'chip-size', 'overlap',
         'tile-size', 'max-chips', 'bands', 'nodata', 'seed',
     ),
 }  # fmt: skip
-WORDS = {
+WORDS: dict[str, tuple[str, ...]] = {
     'map': (
         'legend', 'target', 'crosswalk', 'backbone', 'weights', 'model', 'checkpoint',
         'score', 'upsampler', 'propagate', 'device', 'precision', 'executor', 'output',

@@ -5,7 +5,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -69,7 +69,7 @@ class Crops(Dataset[Batch]):
         return crop if self.labels is None else crop | {'mask': cut(self.labels[which])}
 
 
-def train(task: Any, batches: Iterable[Any], **options: Any) -> None:
+def train(task: Any, batches: Any, **options: Any) -> None:
     """Train a task on batches, without anything that is written or printed.
 
     Args:

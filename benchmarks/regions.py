@@ -135,14 +135,15 @@ class Region:
         if self.legend != 'nlcd':
             return None
         parts = zip(self.label_files, self.imagery, self.truth, maps, strict=True)
-        return sum(
+        matrices = [
             confusion_matrix(
                 np.where(np.isin(read_codes(path, like), DEVELOPED), truth, -1),
                 predicted,
                 self.classes,
             )
             for path, like, truth, predicted in parts
-        )
+        ]
+        return np.asarray(np.sum(matrices, 0))
 
     def map(self, work: Path, **settings: object) -> Maps:
         """Map the scenes as the command does.

@@ -333,20 +333,29 @@ def tests(release: Release) -> list[list[str]]:
         for kind in kinds:
             ours, other = (scenes_of(release, r, kind) for r in ('default', rival))
             # a scene counts once, whatever the number of its kinds of labels
-            places = unique((k[0], k[2]) for k in ours if k in other)
+            places: dict[tuple[str, str], list[tuple[str, str, str]]] = defaultdict(
+                list
+            )
+            for key in ours:
+                if key in other:
+                    places[key[0], key[2]].append(key)
             if len(places) < 2:
                 continue
-            pairs = [
-                [np.mean([v for k, v in row.items() if (k[0], k[2]) == place and k in ours])
-                 for place in places]
+            first, second = (
+                [float(np.mean([row[key] for key in keys])) for keys in places.values()]
                 for row in (ours, other)
-            ]  # fmt: skip
-            verdict, p = paired_test(*pairs)
-            gain = float(np.mean(np.subtract(*pairs)))
-            lines.append(
-                [ROWS[rival], kind or 'all', f'{len(places)}', f'{gain:+.3f}',
-                 f'{p:.3f}', verdict]
-            )  # fmt: skip
+            )
+            verdict, p = paired_test(first, second)
+            gain = f'{np.mean(first) - np.mean(second):+.3f}'
+            line = [
+                ROWS[rival],
+                kind or 'all',
+                f'{len(places)}',
+                gain,
+                f'{p:.3f}',
+                verdict,
+            ]
+            lines.append(line)
     return lines
 
 

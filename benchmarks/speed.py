@@ -258,10 +258,10 @@ def overhead_of_tokens(folder: Path, size: int, spec: str, rounds: int) -> Row:
     medians = {}
     for nodes, several_rounds in rows.items():
         middle = _median(several_rounds, 'overhead')
-        steps = sorted(row['steps'] for row in several_rounds)
+        ordered = sorted(row['steps'] for row in several_rounds)
         medians[nodes] = {
             **middle,
-            'steps': steps[len(steps) // 2],
+            'steps': ordered[len(ordered) // 2],
             'steps_rounds': [row['steps'] for row in several_rounds],
         }
     return medians

@@ -354,7 +354,7 @@ def _soft(trial: Training) -> Maps:
 
 @row('em', 'EM with superpixels')
 def _em(trial: Training) -> Maps:
-    options = {'warmup_epochs': 6, 'round_epochs': 2}
+    options: dict[str, Any] = {'warmup_epochs': 6, 'round_epochs': 2}
     return trial.fit(
         lambda: mapsr.ExpectationMaximizationTask(**_statistical(trial), **options),
         epochs=10,

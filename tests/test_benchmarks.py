@@ -36,7 +36,9 @@ WHERE = {
 
 def test_only_one_module_imports_the_package() -> None:
     for path in HERE.glob('*.py'):
-        imports = re.search(r'^(from|import) torchgeo_mapsr', path.read_text(), re.MULTILINE)
+        imports = re.search(
+            r'^(from|import) torchgeo_mapsr', path.read_text(), re.MULTILINE
+        )
         assert bool(imports) == (path.name == 'package.py'), path.name
 
 
