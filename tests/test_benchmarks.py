@@ -227,7 +227,9 @@ class TestScenes:
         ]
 
 
-GOOD, BAD = [[9, 1], [1, 9]], [[1, 1], [1, 1]]
+GOOD, BAD = (
+    np.pad(counts, (0, 2)).tolist() for counts in ([[9, 1], [1, 9]], [[1, 1], [1, 1]])
+)
 
 
 def scene_records() -> list[Record]:
