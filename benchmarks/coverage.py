@@ -30,7 +30,7 @@ SAMPLES, SIDE = 1000, 600
 PIXEL = 10.0
 
 
-def known_map(folder: Path, side: int) -> tuple[Path, Matrix]:
+def map_with_errors(folder: Path, side: int) -> tuple[Path, Matrix]:
     """A map with errors, and the codes of its truth."""
     rng = np.random.default_rng(0)
 
@@ -89,7 +89,7 @@ def trials(options: argparse.Namespace) -> Iterator[Trial]:
     """A sample each."""
     folder = options.work / 'coverage'
     folder.mkdir(parents=True, exist_ok=True)
-    path, truth = known_map(folder, 100 if options.tiny else SIDE)
+    path, truth = map_with_errors(folder, 100 if options.tiny else SIDE)
     for seed in range(2 if options.tiny else SAMPLES):
         yield {'seed': seed}, partial(sample_covers, path, truth, seed)
 

@@ -115,8 +115,8 @@ def recovers(folder: Path, reference: Path) -> str:
         ]
         return '' if all(same) else 'other bytes'
     # A folder that was complete before is a refusal to overwrite it.
-    whole = all((folder / n).exists() for n in OUTPUTS)
-    if whole and is_clean(code, error):
+    complete = all((folder / n).exists() for n in OUTPUTS)
+    if complete and is_clean(code, error):
         same = [
             (folder / n).read_bytes() == (reference / n).read_bytes() for n in OUTPUTS
         ]
@@ -207,11 +207,11 @@ def try_kills(folder: Path, part: int, count: int) -> Row:
     rng, failures = random.Random(part), []
     start = time.monotonic()
     _start(_fresh(folder, 'kill')).wait()
-    whole = time.monotonic() - start
+    duration = time.monotonic() - start
     for number in range(count):
         run = _fresh(folder, 'kill')
         process = _start(run)
-        time.sleep(rng.uniform(0, whole))
+        time.sleep(rng.uniform(0, duration))
         process.kill()
         process.wait()
         if wrong := recovers(run, folder / 'reference'):

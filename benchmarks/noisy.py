@@ -147,8 +147,8 @@ def made(seed: int, work: Path, side: int) -> Problem:
     return Problem('made', _noisy(_with_rare_water(_patches(west)), seed), east)
 
 
-def _patches(whole: Domain) -> Domain:
-    (image,), (truth,), (labels,) = whole.images, whole.truth, whole.labels
+def _patches(scene: Domain) -> Domain:
+    (image,), (truth,), (labels,) = scene.images, scene.truth, scene.labels
     rows, cols = (range(0, n - PATCH + 1, PATCH) for n in truth.shape)
     boxes = [(slice(i, i + PATCH), slice(j, j + PATCH)) for i in rows for j in cols]
     return Domain(
@@ -201,8 +201,8 @@ def _noisy(domain: Domain, seed: int) -> Domain:
 
 def _halves(scene: Path, shrink: int) -> tuple[Domain, Domain]:
     """West and east of a scene; the east in larger pixels."""
-    whole = _read(scene / 'imagery.tif', scene / 'lr_noisy.tif', scene / 'hr.tif')
-    source, target = _split(whole)
+    domain = _read(scene / 'imagery.tif', scene / 'lr_noisy.tif', scene / 'hr.tif')
+    source, target = _split(domain)
     (image,), (truth,), (labels,) = target.images, target.truth, target.labels
     small = torch.nn.functional.avg_pool2d(image, shrink)
     inside = (slice(small.shape[1]), slice(small.shape[2]))
@@ -212,9 +212,9 @@ def _halves(scene: Path, shrink: int) -> tuple[Domain, Domain]:
     return source, Domain((small,), (truth,), (labels,))
 
 
-def _split(whole: Domain) -> tuple[Domain, Domain]:
+def _split(scene: Domain) -> tuple[Domain, Domain]:
     """West and east of a scene."""
-    (image,), (truth,), (labels,) = whole.images, whole.truth, whole.labels
+    (image,), (truth,), (labels,) = scene.images, scene.truth, scene.labels
     middle = image.shape[2] // 2
     west, east = (
         Domain((image[half],), (truth[half],), (labels[half],))

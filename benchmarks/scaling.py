@@ -57,11 +57,11 @@ def markdown(release: Release, area: float = AREA) -> str:
     used = min(cells, regions * CELLS)
     side = (CHIP - default_overlap(CHIP, HALO)) / CELL
     chips_of_a_fit = min(round(CELLS / side**2), 64)
-    own = f'{CHIP} pixels, overlap {default_overlap(CHIP, HALO)}'
+    chip_size = f'{CHIP} pixels, overlap {default_overlap(CHIP, HALO)}'
     sizes = [
         ('pixels', f'{area:,} km² × 10⁶', _count(pixels)),
         ('imagery, not compressed', f'{BANDS} bands of a byte', _bytes(pixels * BANDS)),
-        ('chips of ViT-S/14', f'{chips / area:.2f} a km² ({own})', _count(chips)),
+        ('chips of ViT-S/14', f'{chips / area:.2f} a km² ({chip_size})', _count(chips)),
         ('tiles', f'{TILE}² pixels', _count(pixels / TILE**2)),
         ('decoding', 'every chip reads its pixels', _bytes(chips * CHIP**2 * BANDS)),
         ('LR cells', f'{CELL:.0f} m', _count(cells)),

@@ -238,13 +238,13 @@ def overhead_of_tokens(folder: Path, size: int, spec: str, rounds: int) -> Row:
     for _ in range(rounds):
         for nodes, rounds_of_nodes in rows.items():
             with Forwards() as forwards:
-                whole = run(scene, folder, model=fit, propagate=nodes)
+                command = run(scene, folder, model=fit, propagate=nodes)
             bare_seconds.append(_forward_seconds(spec, scene.imagery))
             one, several = np.mean(bare_seconds[-2:], 0) * len(forwards.seconds)
             assert forwards.first is not None
-            spent = whole.start + whole.seconds - forwards.first
+            spent = command.start + command.seconds - forwards.first
             bare = min(one, several)
-            steps = sum(package.stage_seconds(whole.report, STEPS).values()) / at_once
+            steps = sum(package.stage_seconds(command.report, STEPS).values()) / at_once
             rounds_of_nodes.append(
                 {
                     'chips': len(forwards.seconds),
@@ -292,15 +292,15 @@ def overhead_of_rcf(folder: Path, size: int, spec: str, rounds: int) -> Row:
     time_convolutions()
     rows = []
     for _ in range(rounds):
-        whole = run(scene, folder, model=fit)
+        command = run(scene, folder, model=fit)
         time_convolutions()
         bare, parts = (float(np.mean(times[-2:])) * chips for times in seconds.values())
         rows.append(
             {
                 'chips': chips,
-                'pass_seconds': round(whole.seconds, 3),
-                'times_bare': ratio(whole.seconds, bare),
-                'times_in_parts': ratio(whole.seconds, parts),
+                'pass_seconds': round(command.seconds, 3),
+                'times_bare': ratio(command.seconds, bare),
+                'times_in_parts': ratio(command.seconds, parts),
             }
         )
     return _median(rows, 'times_bare')
@@ -390,23 +390,23 @@ def measure_published(folder: Path, chip: int = CHIP, window: int = 112) -> Row:
     published = alone('speed.published_way', str(path), window)
     ours = alone('speed.token_space', str(path))
     dense, short = (np.load(folder / f'{name}.npy') for name in ('published', 'ours'))
-    whole = published['all']
+    total = published['all']
     kinds = ('matched', *NODES[1:])
 
     lines = [
         line(
             f'published way, all after the backbone, one chip of {chip}²',
-            whole['seconds'],
+            total['seconds'],
             '.0f s',
-            note=f', {whole["added_mib"]:.0f} MiB',
+            note=f', {total["added_mib"]:.0f} MiB',
         )
     ]
     for name in kinds:
         part = ours[name]
         more = '' if name == 'matched' else f' and propagation, {name}'
         what = f'published way / ours, matching{more or " alone"}'
-        faster = whole['seconds'] / part['seconds']
-        smaller = whole['added_mib'] / max(part['added_mib'], 0.1)
+        faster = total['seconds'] / part['seconds']
+        smaller = total['added_mib'] / max(part['added_mib'], 0.1)
         lines += [
             line(f'{what}: time', faster, '.0f', ('≥', 100)),
             line(f'{what}: memory added', smaller, '.1f', ('≥', 20)),
@@ -431,15 +431,15 @@ def measure_published(folder: Path, chip: int = CHIP, window: int = 112) -> Row:
 def published_way(path: str, window: int) -> Row:
     """Dense features and cosines, then propagation in windows; called alone."""
     tokens, prompts, _ = _load(path)
-    with Peak() as whole:
+    with Peak() as total:
         with Peak() as matching:
             features = upsampled(tokens)
             scores = matched(features, prompts)
         with Peak() as spreading:
             Published(window=window).propagate(features, scores).argmax(2)
-    whole.peak = max(matching.peak, spreading.peak)
+    total.peak = max(matching.peak, spreading.peak)
     np.save(Path(path).with_name('published.npy'), scores.permute(2, 0, 1).numpy())
-    return {'matching': matching.to_dict(), 'all': whole.to_dict()}
+    return {'matching': matching.to_dict(), 'all': total.to_dict()}
 
 
 def token_space(path: str) -> Row:
@@ -772,7 +772,7 @@ def measure_gpu(
             for compiles in compiled:
                 bare = _bare(scene.imagery, spec, precision, compiles, chip, repeats)
                 with Forwards() as forwards, _utilisation() as busy:
-                    whole = run(
+                    command = run(
                         scene,
                         folder,
                         model=fit,
@@ -782,7 +782,7 @@ def measure_gpu(
                     )
                 assert forwards.first is not None
                 # The first chip's forward has the time of compiling in it.
-                spent = whole.start + whole.seconds - forwards.first
+                spent = command.start + command.seconds - forwards.first
                 spent -= forwards.seconds[0]
                 chips = len(forwards.seconds) - 1
                 kind = f'{precision}{", compiled" if compiles else ""}'

@@ -62,7 +62,7 @@ class TestFaults:
 
 class TestCoverage:
     def test_map_and_truth_differ_where_it_was_meant(self, tmp_path: Path) -> None:
-        path, truth = coverage.known_map(tmp_path, 200)
+        path, truth = coverage.map_with_errors(tmp_path, 200)
         with rasterio.open(path) as file:
             classes = file.read(1)
         wrong = classes != truth
