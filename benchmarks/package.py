@@ -19,6 +19,9 @@ import rasterio
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchgeo_mapsr.mapping.extractor import Extractor, chips_at_once, device_of
+from torchgeo_mapsr.mapping.model import Model
+from torchgeo_mapsr.mapping.prefetch import prefetch, torch_threads
 
 import torchgeo_mapsr as mapsr
 from torchgeo_mapsr.datasets import RecoveredLabels, region_map
@@ -29,10 +32,7 @@ from torchgeo_mapsr.datasets.scene.scene import ORIGIN, Scene
 from torchgeo_mapsr.datasets.selection import select_patches
 from torchgeo_mapsr.evaluation.accuracy import Confusion, compare
 from torchgeo_mapsr.main import main as command
-from torchgeo_mapsr.mapping.extractor import Extractor, chips_at_once, device_of
 from torchgeo_mapsr.mapping.inputs import Inputs
-from torchgeo_mapsr.mapping.model import Model
-from torchgeo_mapsr.mapping.prefetch import prefetch, torch_threads
 from torchgeo_mapsr.mapping.timing import Stopwatch
 from torchgeo_mapsr.memory import frugal
 from torchgeo_mapsr.models.backbones.backbone import Backbone

@@ -12,12 +12,12 @@ import pytest
 import rasterio
 import torch
 from lightning.pytorch import Trainer
+from torchgeo_mapsr.mapping.network import Checkpoints
+from torchgeo_mapsr.mapping.sweep import ReadChip
 
 from torchgeo_mapsr import InputError, MapJob, SegmentationTask, map_region
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.mapping.network import Checkpoints
-from torchgeo_mapsr.mapping.sweep import ReadChip
 from torchgeo_mapsr.mapping.timing import Stopwatch
 
 
