@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from torchgeo_mapsr import ClassAwareTask, InputError
 from torchgeo_mapsr.datasets.geo.grid import starts
-from torchgeo_mapsr.datasets.selection import select_patches
+from torchgeo_mapsr.datasets.patches import select_patches
 
 from .sets import Domain, Labels
 from .training import CROP, Batch, Crops, Setting

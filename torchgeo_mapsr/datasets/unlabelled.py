@@ -12,9 +12,9 @@ from odc.geo.geobox import GeoBox
 
 from .._compat import Sample, georeference
 from ..errors import InputError
-from .imagery_base import ImageryChips
+from .base import ImageryChips
 from .mosaic import LRHRPairs
-from .pair import ImagerySource, open_imagery
+from .sources import ImagerySource
 
 
 class UnlabelledImagery(ImageryChips):
@@ -37,7 +37,7 @@ class UnlabelledImagery(ImageryChips):
         bands: Sequence[int] | None = None,
         nodata: float | None = None,
     ) -> None:
-        super().__init__(open_imagery(imagery, bands, nodata), transforms)
+        super().__init__(imagery, bands, nodata, transforms)
 
     def sample(self, geobox: GeoBox) -> Sample:
         """Read a chip.
@@ -55,7 +55,9 @@ class UnlabelledImagery(ImageryChips):
         }
         return sample | georeference(geobox, self.bounds[2])
 
-    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def cells(
+        self, raster: int, geobox: GeoBox
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """There are no LR cells here."""
         raise InputError(
             'the imagery has no LR cells; sample its chips with ChipSampler or '
@@ -77,9 +79,5 @@ class ManyImagery(LRHRPairs):
         places: Iterable[ImageryChips],
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
-        # what it asks of a pair, these have: tiles, imagery, legends and samples
+        # What it asks of a pair, these have: tiles, imagery, legends and samples.
         super().__init__(places, transforms)  # type: ignore[arg-type]
-
-    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """There are no LR cells here."""
-        return self._owners[tile].lr_cells(0)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from torchgeo.samplers import GeoSampler
 
-from ..datasets.base import ChipQuery
+from ..datasets.base import ChipQuery, ImageryChips
 from ..datasets.geo.plan import Chip, Plan, default_overlap
-from ..datasets.imagery_base import ImageryChips
 from ..datasets.mosaic import LRHRPairs
 
 

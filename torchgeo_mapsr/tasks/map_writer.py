@@ -16,8 +16,8 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 from .._compat import Sample
 from ..datamodules import ChipDataModule
+from ..datasets.base import ImageryChips
 from ..datasets.geo.plan import Plan
-from ..datasets.imagery_base import ImageryChips
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.mosaic import LRHRPairs
