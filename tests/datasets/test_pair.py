@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 from torch.utils.data import DataLoader
-from torchgeo.datasets import RasterDataset, stack_samples
+from torchgeo.datasets import RasterDataset, RGBBandsMissingError, stack_samples
 
 from torchgeo_mapsr.datasets.collate import collate_pairs
 from torchgeo_mapsr.datasets.imagery import Imagery
@@ -418,6 +419,33 @@ class TestPlot:
         codes = parents(labelled, sample)
         np.testing.assert_array_equal(shown, nlcd.colors[nlcd.index(codes)])
         plt.close(figure)
+
+    def test_batch(self, pair: LRHRPair) -> None:
+        with pytest.raises(InputError, match='batch of 2.*unbind_samples'):
+            pair.plot(collate_pairs([pair[:], pair[:]]))
+
+    def test_colours_by_name(self, write: Write, files: dict[str, str]) -> None:
+        """Blue first: the panel is in the order that the file names."""
+        names = ColorInterp.blue, ColorInterp.green, ColorInterp.red
+        path = write('bgr.tif', IMAGE, colorinterp=names)
+        pair = LRHRPair(path, files['labels'], truth_legend=Legend.load('land-cover-4'))
+        assert pair.all_bands == pair.bands == ('1', '2', '3')
+        assert pair.rgb_bands == ('3', '2', '1')
+        assert pair.classes == ('Water', 'Forest', 'Field', 'Impervious')
+        figure = pair.plot(pair[:])
+        shown = np.asarray(figure.axes[0].images[0].get_array())
+        low, high = np.percentile(IMAGE[2], (2, 98))
+        red = np.clip((IMAGE[2].astype(float) - low) / (high - low), 0, 1)
+        np.testing.assert_allclose(shown[: red.shape[0], : red.shape[1], 0], red)
+        plt.close(figure)
+        part = LRHRPair(path, files['labels'], bands=[3, 1])
+        assert part.bands == ('3', '1')
+        with pytest.raises(RGBBandsMissingError) as error:
+            part.plot(part[:])
+        assert isinstance(error.value, InputError)
+        assert 'has no band 2' in str(error.value)
+        part.rgb_bands = ('1', '3', '3')
+        plt.close(part.plot(part[:]))
 
     def test_nothing_known(self, pair: LRHRPair) -> None:
         corner = pair.imagery.geobox.translate_pix(-500, -500)

@@ -200,7 +200,8 @@ def test_time_series_split(root: Path) -> None:
     toi = pandas.Interval(pandas.Timestamp(2018, 3, 1), pandas.Timestamp(2018, 4, 1))
     (query,) = ChipSampler(dataset, 192, toi=toi)
     assert query[2].start == toi.left
-    assert torch.equal(dataset[query]['image'], late[:, :]['image'])
+    assert torch.equal(dataset[query]['image'], late[query]['image'])
+    assert dataset[query]['mask_valid'].sum() > 0
     with pytest.raises(InputError, match='no pixels in this region and time'):
         ChipSampler(
             dataset, 64, toi=pandas.Interval(*pandas.to_datetime(['2015', '2016']))

@@ -35,6 +35,22 @@ class LRHRPairs(ChipDataset):
 
     Raises:
         InputError: There is none, or their imagery differs in its number of bands.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from torchgeo.datasets import random_bbox_assignment
+        >>> from torchgeo_mapsr.datasets import LRHRPairs, make_scene
+        >>> folder = TemporaryDirectory()
+        >>> scenes = [
+        ...     make_scene(f'{folder.name}/{name}', seed=name, size=(96, 96))
+        ...     for name in (1, 2)
+        ... ]
+        >>> pairs = LRHRPairs.from_files(
+        ...     [scene.imagery for scene in scenes], [scene.labels for scene in scenes]
+        ... )
+        >>> train, val = random_bbox_assignment(pairs, [0.5, 0.5])
+        >>> len(train), len(val), set(train.paths) & set(val.paths)
+        (1, 1, set())
     """
 
     def __init__(

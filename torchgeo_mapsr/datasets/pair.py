@@ -59,6 +59,18 @@ class LRHRPair(ImageryChips):
     Raises:
         InputError: The files cannot be used, do not overlap, or the labels are finer
             than the imagery.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from torchgeo_mapsr.datasets import LRHRPair, make_scene
+        >>> folder = TemporaryDirectory()
+        >>> scene = make_scene(folder.name, size=(96, 128))
+        >>> pair = LRHRPair(scene.imagery, scene.labels, scene.truth)
+        >>> sample = pair[:]
+        >>> sample['image'].shape, sample['mask_region'].shape, sample['mask'].shape
+        (torch.Size([4, 96, 128]), torch.Size([96, 128]), torch.Size([96, 128]))
+        >>> bool(sample['mask_region'].max() <= sample['lr_label'].numel())
+        True
     """
 
     def __init__(

@@ -93,7 +93,14 @@ class DatedFiles:
                 'give them to the dataset that is made of it'
             )
         indexes = getattr(source, 'band_indexes', None)
-        index = _of_the_years(_named(source.index, source.crs), source)
+        crs = source.crs
+        if crs is None:
+            # That of 0.8 loses it in random_grid_cell_assignment.
+            first = str(_named(source.index, None)['filepath'].iloc[0])
+            grid = RasterFile.open(first).geobox
+            assert grid.crs is not None
+            crs = grid.crs.proj
+        index = _of_the_years(_named(source.index, crs), source)
         files = cls(
             index,
             None if indexes is None else tuple(indexes),
@@ -138,7 +145,7 @@ class DatedFiles:
         for path in self.paths:
             file = RasterFile.open(path)
             assert file.geobox.crs is not None
-            if file.geobox.crs.proj == source.crs:
+            if file.geobox.crs.proj == self.index.crs:
                 affine = file.geobox.affine
                 if affine.b or affine.d:
                     return
@@ -149,7 +156,7 @@ class DatedFiles:
             raise InputError(f'{self.name} has no files; look at its index')
         grid = other.geobox
         raise InputError(
-            f'{self.name} asks for pixels of {source.res} in {_short(source.crs)}, but '
+            f'{self.name} asks for pixels of {source.res} in {_short(self.index.crs)}, but '
             f'{other.path} has {(grid.affine.a, abs(grid.affine.e))} in {grid.crs}; '
             'nothing is resampled here: make it without crs and res, and before any & '
             'or | of torchgeo, which set them'

@@ -44,6 +44,22 @@ class ChipSampler(GeoSampler):
 
     Raises:
         InputError: The dataset has nothing in *roi* and *toi*.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from torch.utils.data import DataLoader
+        >>> from torchgeo_mapsr.datasets import LRHRPair, collate_pairs, make_scene
+        >>> folder = TemporaryDirectory()
+        >>> scene = make_scene(folder.name, size=(96, 128))
+        >>> pair = LRHRPair(scene.imagery, scene.labels)
+        >>> sampler = ChipSampler(pair, size=64)
+        >>> len(sampler)
+        4
+        >>> loader = DataLoader(
+        ...     pair, batch_size=2, sampler=sampler, collate_fn=collate_pairs
+        ... )
+        >>> [tuple(batch['image'].shape) for batch in loader]
+        [(2, 4, 64, 64), (2, 4, 64, 64)]
     """
 
     def __init__(
