@@ -421,7 +421,7 @@ class TestPlot:
         plt.close(figure)
 
     def test_batch(self, pair: LRHRPair) -> None:
-        with pytest.raises(InputError, match='batch of 2.*unbind_samples'):
+        with pytest.raises(InputError, match=r'batch of 2.*unbind_samples'):
             pair.plot(collate_pairs([pair[:], pair[:]]))
 
     def test_colours_by_name(self, write: Write, files: dict[str, str]) -> None:
