@@ -208,28 +208,34 @@ class ChipDataset(GeoDataset):
             A tile for each row, only those that hold pixels of *roi* and *toi* if there
             is one.
         """
-        tiles = []
-        for number, geometry, time in zip(
-            self.sources, self.index.geometry, self.index.index, strict=True
-        ):
-            part = geometry if roi is None else geometry.intersection(roi)
-            if toi is not None:
-                if not toi.overlaps(time):
-                    continue
-                time = pandas.Interval(
-                    max(time.left, toi.left), min(time.right, toi.right), 'both'
-                )
-            grid = self._grid_of(int(number), part)
-            if roi is not None and 0 in grid.shape:
-                continue
-            full = shapely.equals_exact(part, self._footprints[number]) or (
-                grid.crs == self._grids[0].crs and _is_box(part)
+        parts = (self._row(row, roi, toi) for row in range(len(self.index)))
+        return [part for part in parts if part is not None]
+
+    def _row(
+        self,
+        row: int,
+        roi: BaseGeometry | None = None,
+        toi: pandas.Interval | None = None,
+    ) -> Tile | None:
+        """What one row lets a sampler draw from; None if nothing."""
+        number = int(self.sources[row])
+        geometry, time = self.index.geometry.iloc[row], self.index.index[row]
+        if roi is not None:
+            geometry = geometry.intersection(roi)
+        if toi is not None:
+            if not toi.overlaps(time):
+                return None
+            time = pandas.Interval(
+                max(time.left, toi.left), min(time.right, toi.right), 'both'
             )
-            time_slice = slice(time.left, time.right)
-            tiles.append(
-                Tile(grid, part, time_slice, self._rasters[number], bool(full))
-            )
-        return tiles
+        grid = self._grid_of(number, geometry)
+        if roi is not None and 0 in grid.shape:
+            return None
+        full = shapely.equals_exact(geometry, self._footprints[number]) or (
+            grid.crs == self._grids[0].crs and _is_box(geometry)
+        )
+        times = slice(time.left, time.right)
+        return Tile(grid, geometry, times, self._rasters[number], bool(full))
 
     def _grid_of(self, number: int, geometry: BaseGeometry) -> GeoBox:
         """Pixels of a tile whose centres may lie in a geometry."""
@@ -285,7 +291,8 @@ class ChipDataset(GeoDataset):
             Raw codes of those that have one, (n,), and row and column of their centres
             in pixels of the tile, (2, n).
         """
-        part = self.rows()[tile] if isinstance(tile, int) else tile
+        part = self._row(tile) if isinstance(tile, int) else tile
+        assert part is not None
         codes, places = self.cells(part.raster, part.grid)
         if part.full or not len(codes):
             return codes, places
