@@ -24,9 +24,11 @@ from torchgeo.datasets import GeoDataset, IntersectionDataset, UnionDataset
 
 from .._compat import Sample
 from ..errors import InputError
+from .chip import Chip, read_chip
 from .errors import RGBBandsMissingError
-from .geo.grid import box_in, clip, crop, project
+from .geo.grid import Window, box_in, clip, crop, project
 from .imagery import Imagery
+from .labels import LabelRaster
 from .legends.legend import Legend
 from .plot import plot_sample
 from .sources import DatedFiles, ImagerySource, band_names, open_imagery
@@ -44,10 +46,24 @@ class ChipQuery:
     Args:
         raster: Number of the raster in the dataset.
         geobox: Pixels of its grid, or beyond it.
+        own: Rows and columns of the raster that the chip has in a partition of it;
+            cells are those of these pixels then. None where chips are no partition.
+        core: Rows and columns of the chip that a map needs; all if None.
     """
 
     raster: int
     geobox: GeoBox
+    own: Window | None = None
+    core: Window | None = None
+
+
+def chip_query(query: ChipQuery | GeoBox) -> ChipQuery:
+    """The query for a chip of a dataset of one raster.
+
+    Args:
+        query: It, or the pixels alone.
+    """
+    return query if isinstance(query, ChipQuery) else ChipQuery(0, query)
 
 
 @dataclass(frozen=True)
@@ -256,12 +272,11 @@ class ChipDataset(GeoDataset):
         return crop(tile, (box[0], box[1], max(box[2], box[0]), max(box[3], box[1])))
 
     @abstractmethod
-    def read(self, raster: int, geobox: GeoBox) -> Sample:
-        """Read a chip, not transformed.
+    def sample(self, query: ChipQuery | GeoBox) -> Sample:
+        """Read a chip, also where the index does not have it, and not transformed.
 
         Args:
-            raster: Number of the raster.
-            geobox: Pixels of its grid, or beyond it.
+            query: Pixels of a raster's grid, or beyond it.
         """
 
     @abstractmethod
@@ -316,9 +331,7 @@ class ChipDataset(GeoDataset):
             InputError: *query* asks for another resolution.
         """
         if isinstance(query, ChipQuery):
-            rasters = np.array(self._rasters)[self.sources]
-            rows = np.flatnonzero(rasters == query.raster)
-            return self._sample_of(query.raster, query.geobox, rows)
+            return self._sample_of(query, self._rows_of(query.raster))
         x, y, t = self._disambiguate_slice(query)
         if not np.allclose((x.step, y.step), self.res):
             raise InputError(
@@ -331,7 +344,19 @@ class ChipDataset(GeoDataset):
         best = int(self.sources[rows[int(np.argmax(covered))]])
         raster = self._rasters[best]
         same = [row for row in rows if self._rasters[self.sources[row]] == raster]
-        return self._sample_of(raster, self.snap(x, y, best), np.array(same))
+        return self._sample_of(ChipQuery(raster, self.snap(x, y, best)), np.array(same))
+
+    def _rows_of(self, raster: int) -> NDArray[np.int64]:
+        """Rows of the index that are of a raster."""
+        return np.flatnonzero(np.array(self._rasters)[self.sources] == raster)
+
+    def meets(self, query: ChipQuery) -> bool:
+        """Whether the index has any of the pixels of a chip.
+
+        Args:
+            query: The chip.
+        """
+        return bool(self._inside(query.geobox, self._rows_of(query.raster)).any())
 
     def _hits(
         self, x: slice, y: slice, t: slice
@@ -347,15 +372,14 @@ class ChipDataset(GeoDataset):
             rows, covered = rows[covered > 0], covered[covered > 0]
         return rows, covered
 
-    def _sample_of(
-        self, raster: int, geobox: GeoBox, rows: NDArray[np.int64]
-    ) -> Sample:
+    def _sample_of(self, query: ChipQuery, rows: NDArray[np.int64]) -> Sample:
         """Read a chip, take away what is not in some rows, and transform it."""
-        sample = self.read(raster, geobox)
-        outside = ~self._inside(geobox, rows) & (sample['mask_valid'].numpy() > 0)
+        sample = self.sample(query)
+        inside = self._inside(query.geobox, rows)
+        outside = ~inside & (sample['mask_valid'].numpy() > 0)
         if outside.any():
             # Not the imagery's own edge: beyond it a chip may go on as it likes.
-            covered = torch.from_numpy(~self._inside(geobox, rows))
+            covered = torch.from_numpy(~inside)
             sample = {
                 key: value.masked_fill(covered, OUTSIDE[key])
                 if key in OUTSIDE
@@ -579,13 +603,25 @@ class ImageryChips(ChipDataset):
         if files is not None:
             self.index = files.index.to_crs(self.crs)
 
-    @abstractmethod
-    def sample(self, geobox: GeoBox) -> Sample:
-        """Read a chip: pixels of the imagery's grid, or beyond it."""
+    @property
+    def lr_labels(self) -> tuple[LabelRaster, ...]:
+        """LR labels, where there are any."""
+        return ()
 
-    def read(self, raster: int, geobox: GeoBox) -> Sample:
-        """Read a chip, not transformed."""
-        return self.sample(geobox)
+    def read(self, query: ChipQuery) -> Chip:
+        """Read image and LR labels of a chip.
+
+        Args:
+            query: The chip.
+        """
+        return read_chip(
+            self.imagery,
+            query.geobox,
+            self.lr_labels,
+            query.own,
+            query.core,
+            query.raster,
+        )
 
     @cached_property
     def _band_names(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]:

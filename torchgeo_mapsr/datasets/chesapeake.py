@@ -13,6 +13,7 @@ from torchgeo.datasets import ChesapeakeCVPR
 
 from .._compat import Sample
 from ..errors import InputError
+from .base import ChipQuery
 from .errors import DatasetNotFoundError
 from .geo.raster import SUFFIXES, PathLike
 from .labels import LabelRaster
@@ -95,9 +96,13 @@ class ChesapeakePairs(LRHRPairs):
         super().__init__(pairs, transforms)
         self.legend, self.truth_legend = legend, self.target
 
-    def read(self, raster: int, geobox: GeoBox) -> Sample:
-        """Read a chip, with ``mask`` in the target's classes, not transformed."""
-        sample = super().read(raster, geobox)
+    def sample(self, query: ChipQuery | GeoBox) -> Sample:
+        """Read a chip, with ``mask`` in the target's classes, not transformed.
+
+        Args:
+            query: Pixels of a pair's imagery, or beyond it.
+        """
+        sample = super().sample(query)
         if 'mask' in sample:
             index = torch.from_numpy(self.truth_crosswalk.index(sample['mask']))
             sample['mask'] = self._target_codes[index + 1]

@@ -14,7 +14,7 @@ from torchgeo.datasets import GeoDataset
 
 from .._compat import Sample
 from ..errors import InputError
-from .base import ChipDataset
+from .base import ChipDataset, ChipQuery, chip_query
 from .geo.raster import PathLike, open_rasters
 from .legends.legend import Legend
 from .pair import LRHRPair
@@ -165,9 +165,14 @@ class LRHRPairs(ChipDataset):
             transforms,
         )
 
-    def read(self, raster: int, geobox: GeoBox) -> Sample:
-        """Read a chip of one of the pairs, not transformed."""
-        return self.pairs[raster].sample(geobox)
+    def sample(self, query: ChipQuery | GeoBox) -> Sample:
+        """Read a chip of one of the pairs, not transformed.
+
+        Args:
+            query: Pixels of a pair's imagery, or beyond it.
+        """
+        query = chip_query(query)
+        return self.pairs[query.raster].sample(query)
 
     def cells(
         self, raster: int, geobox: GeoBox

@@ -6,13 +6,12 @@
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from .._compat import Sample, georeference
 from ..errors import InputError
-from .base import ImageryChips
+from .base import ChipQuery, ImageryChips, chip_query
 from .mosaic import LRHRPairs
 from .sources import ImagerySource
 
@@ -39,21 +38,18 @@ class UnlabelledImagery(ImageryChips):
     ) -> None:
         super().__init__(imagery, bands, nodata, transforms)
 
-    def sample(self, geobox: GeoBox) -> Sample:
+    def sample(self, query: ChipQuery | GeoBox) -> Sample:
         """Read a chip.
 
         Args:
-            geobox: Pixels of the imagery's grid, or beyond it.
+            query: Pixels of the imagery's grid, or beyond it.
 
         Returns:
             The sample, not transformed.
         """
-        image, valid = self.imagery.read(geobox)
-        sample: Sample = {
-            'image': torch.from_numpy(image),
-            'mask_valid': torch.from_numpy(valid.astype(np.int64)),
-        }
-        return sample | georeference(geobox, self.bounds[2])
+        query = chip_query(query)
+        sample = self.read(query).sample()
+        return sample | georeference(query.geobox, self.bounds[2])
 
     def cells(
         self, raster: int, geobox: GeoBox

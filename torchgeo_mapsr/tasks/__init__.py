@@ -11,7 +11,6 @@ from .land_cover import LandCoverTask
 from .mapsr import MapSRTask
 from .masked_autoencoder import MaskedAutoencoderTask
 from .oracle import OracleTask
-from .predicting import PredictingTask
 from .pseudo_label import PseudoLabelTask
 from .region_aggregation import RegionAggregationTask
 from .segmentation import SegmentationTask
@@ -27,7 +26,6 @@ __all__ = (
     'MapSRTask',
     'MaskedAutoencoderTask',
     'OracleTask',
-    'PredictingTask',
     'PseudoLabelTask',
     'RegionAggregationTask',
     'SegmentationTask',
