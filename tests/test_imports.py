@@ -25,7 +25,7 @@ LAYERS = [
     {'samplers'},
     {'losses', 'transforms', 'models'},
     {'datasets'},
-    {'_compat', 'errors', 'versions', 'memory'},
+    {'_compat', 'errors', 'versions', 'memory', 'threads'},
 ]
 
 #: Within datasets: what is in none of these lines is above them all.
@@ -35,9 +35,6 @@ DATASETS = [{'chip'}, {'imagery', 'labels'}, {'legends'}, {'geo'}]
 ALLOWED = {
     # The writer of predictions is a run of ``mapping`` that a Trainer drives.
     ('tasks.map_writer', 'mapping'),
-    ('tasks.map_writer', 'evaluation'),
-    # Plans align chips to tokens.
-    ('datasets.geo.plan', 'models'),
     # Both read label rasters.
     ('datasets.legends.measured', 'datasets'),
     ('datasets.legends.recovered', 'datasets'),

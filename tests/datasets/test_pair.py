@@ -29,6 +29,7 @@ from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.datasets.pair import LRHRPair
 from torchgeo_mapsr.datasets.plot import paint, per_pixel
 from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.samplers import ChipSampler
 
 from .conftest import HR, UTM, Write
 
@@ -66,7 +67,7 @@ class TestSample:
         sample = pair.sample(pair.imagery.geobox[10:74, 20:100])
         kinds = {k: (v.dtype, tuple(v.shape)) for k, v in sample.items() if k in (
             'image', 'mask', 'mask_region', 'mask_valid', 'lr_label', 'lr_pixels',
-            'lr_place')}  # fmt: skip
+            'lr_place', 'chip', 'mask_coordinates')}  # fmt: skip
         cells = tuple(sample['lr_label'].shape)
         assert kinds == {
             'image': (torch.float32, (3, 64, 80)),
@@ -76,6 +77,8 @@ class TestSample:
             'lr_label': (torch.int64, cells),
             'lr_pixels': (torch.float32, cells),
             'lr_place': (torch.int64, (3,)),
+            'chip': (torch.int64, (4,)),
+            'mask_coordinates': (torch.float32, (2, 64, 80)),
         }
         assert set(sample) - set(kinds) in ({'bounds', 'crs'}, {'bounds', 'transform'})
 
@@ -93,7 +96,9 @@ class TestSample:
         inside = np.zeros((310, 270), int)
         inside[5:-5, 5:-5] = 1
         np.testing.assert_array_equal(sample['mask_valid'], inside)
-        assert not sample['image'][:, inside == 0].any()
+        mirrored = np.pad(IMAGE, ((0, 0), (5, 5), (5, 5)), mode='reflect')
+        np.testing.assert_array_equal(sample['image'], mirrored)
+        assert (sample['image'] > 0).all()
         assert (sample['mask'][inside == 0] == -1).all()
 
     def test_lr_pixels_survive_a_crop(self, pair: LRHRPair) -> None:
@@ -116,9 +121,7 @@ class TestSample:
         assert 0.1 < labelled.mean() < 0.9
         assert sample['mask_region'].min() > 0
 
-    def test_chip_takes_the_labels_that_cover_it(
-        self, write: Write, files: dict[str, str]
-    ) -> None:
+    def test_the_first_labels_count(self, write: Write, files: dict[str, str]) -> None:
         west = write('w.tif', LABELS[:, :9], NLCD, 'EPSG:5070')
         east = write(
             'e.tif', np.full((60, 60), 7, 'uint8'), HR * Affine(10, 0, 130.5, 0, 10, 0)
@@ -126,8 +129,20 @@ class TestSample:
         pair = LRHRPair(files['imagery'], [west, east], truth=[files['truth'], west])
         assert len(pair.labels) == 2
         grid = pair.imagery.geobox
-        assert (pair.sample(grid[:, 150:])['lr_label'].unique() == 7).sum() == 1
-        assert 7 not in pair.sample(grid[:, :80])['lr_label']
+        for chip in (grid, grid[:, 150:], grid[:, :80]):
+            first, second = (raster.at(chip) for raster in pair.labels)
+            sample = pair.sample(chip)
+            np.testing.assert_array_equal(
+                parents(pair, sample), np.where(first >= 0, first, second)
+            )
+        chips = [pair[query] for query in ChipSampler(pair, 64)]
+        batch = collate_pairs(chips)
+        assert batch['lr_label'].ndim == 4
+        for i, chip in enumerate(chips):
+            np.testing.assert_array_equal(
+                per_pixel(batch['lr_label'][i], batch['mask_region'][i]),
+                parents(pair, chip),
+            )
         # truth is filled from the second raster where the first has none
         mask = pair.sample(grid[:, :80])['mask'].numpy()
         second = pair.truth[1].at(grid[:, :80])
@@ -465,8 +480,9 @@ class TestPlot:
 
 
 def test_torchgeo_can_stack_samples_of_one_size(pair: LRHRPair) -> None:
-    sample = pair[:]
-    ours, theirs = collate_pairs([sample, sample]), stack_samples([sample, sample])
-    for key in ('image', 'mask_region', 'lr_label', 'lr_pixels', 'mask'):
-        torch.testing.assert_close(ours[key], theirs[key])
+    samples = [pair[query] for query in ChipSampler(pair, 64, stride=37)]
+    ours, theirs = collate_pairs(samples), stack_samples(samples)
+    for key, value in ours.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(theirs[key], value, equal_nan=True)
     assert (pair.imagery.geobox.crs == UTM) is True
