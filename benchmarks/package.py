@@ -28,8 +28,8 @@ from torchgeo_mapsr.datasets import RecoveredLabels, region_map
 from torchgeo_mapsr.datasets.geo.grid import starts
 from torchgeo_mapsr.datasets.geo.plan import Axis, Plan, default_overlap
 from torchgeo_mapsr.datasets.legends.statistics import class_counts
+from torchgeo_mapsr.datasets.patches import select_patches
 from torchgeo_mapsr.datasets.scene.scene import ORIGIN, Scene
-from torchgeo_mapsr.datasets.selection import select_patches
 from torchgeo_mapsr.evaluation.accuracy import Confusion, compare
 from torchgeo_mapsr.main import main as command
 from torchgeo_mapsr.mapping.inputs import Inputs

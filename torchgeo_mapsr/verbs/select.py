@@ -109,7 +109,7 @@ def select(
         minority: Codes of the minority classes.
         output: The footprint file; nothing is written over.
         patch_size: Height and width of a patch, in pixels of its map.
-        threshold: See :func:`~torchgeo_mapsr.datasets.selection.select_patches`, as the
+        threshold: See :func:`~torchgeo_mapsr.datasets.patches.select_patches`, as the
             next two.
         fraction: Of the patches below the threshold, how many are drawn.
         seed: Seed of the draw.
@@ -121,8 +121,12 @@ def select(
         InputError: If a map cannot be used, no patch has a minority class, or the file
             cannot be written.
     """
-    from ..datasets.patches import check_footprints, class_shares, write_footprints
-    from ..datasets.selection import select_patches
+    from ..datasets.patches import (
+        check_footprints,
+        class_shares,
+        select_patches,
+        write_footprints,
+    )
     from ..evaluation.class_maps import without_layers
 
     if patch_size < 1:
