@@ -38,7 +38,7 @@ class MaskedAutoencoderTask(BaseTask):
     Args:
         backbone: Encoder, as
             :class:`~torchgeo_mapsr.models.networks.segmentation.SegmentationNetwork` takes it.
-        bands: Bands of the imagery.
+        in_channels: Bands of the imagery.
         image_dtype: Data type of the imagery's files.
         mean: Mean of each band, or one for all, in units of the files.
         std: Standard deviation likewise.
@@ -60,7 +60,7 @@ class MaskedAutoencoderTask(BaseTask):
     def __init__(
         self,
         backbone: str = 'resnet18',
-        bands: int = 4,
+        in_channels: int = 4,
         image_dtype: str | None = 'uint8',
         mean: Sequence[float] | float | None = None,
         std: Sequence[float] | float | None = None,
@@ -84,11 +84,11 @@ class MaskedAutoencoderTask(BaseTask):
         """Make the autoencoder."""
         h = self.hparams
         self.normalise = normalisation(
-            h['bands'], h['image_dtype'], h['mean'], h['std']
+            h['in_channels'], h['image_dtype'], h['mean'], h['std']
         )
         self.autoencoder = MaskedAutoencoder(
-            create_encoder(h['backbone'], h['bands']),
-            h['bands'],
+            create_encoder(h['backbone'], h['in_channels']),
+            h['in_channels'],
             h['size'],
             h['dim'],
             h['depth'],
@@ -193,12 +193,12 @@ class MaskedAutoencoderTask(BaseTask):
         part.replace(path)
 
     def _loss(self, batch: Sample, stage: str) -> Tensor:
-        image, bands = batch['image'], self.hparams['bands']
+        image, bands = batch['image'], self.hparams['in_channels']
         if image.shape[1] != bands:
             raise InputError(
                 f'The imagery has {image.shape[1]} bands and the task was made for '
-                f'{bands}: give the task bands={image.shape[1]}, or choose bands of the '
-                'imagery'
+                f'{bands}: give the task in_channels={image.shape[1]}, or choose bands '
+                'of the imagery'
             )
         image = self.normalise(image.nan_to_num(nan=0, posinf=0, neginf=0))
         loss = self.autoencoder.loss(image)
