@@ -8,11 +8,22 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
 
-from torchgeo_mapsr import InputError, PairDataModule, SegmentationTask, make_scene
+from torchgeo_mapsr import (
+    Classes,
+    InputError,
+    PairDataModule,
+    SegmentationTask,
+    make_scene,
+)
 from torchgeo_mapsr.datasets.plot import per_pixel
 from torchgeo_mapsr.datasets.scene.scene import Scene
 
-ARGUMENTS = {'bands': 4, 'legend': 'nlcd', 'truth_legend': 'land-cover-4', 'lr': 3e-3}
+ARGUMENTS = {
+    'in_channels': 4,
+    'classes': Classes(truth_legend='land-cover-4'),
+    'lr': 3e-3,
+    'scheduler': 'cosine',
+}
 
 
 @pytest.fixture(scope='module')
@@ -74,8 +85,8 @@ def test_cross_entropy_is_torchs_and_zero_without_labels() -> None:
     weights = (1.0, 2.0, 0.5, 4.0)
     task = SegmentationTask(**ARGUMENTS, class_weights=weights)  # type: ignore[arg-type]
     expected = F.cross_entropy(logits, index, torch.tensor(weights), ignore_index=-1)
-    torch.testing.assert_close(task.cross_entropy(logits, index), expected)
-    nothing = task.cross_entropy(logits, torch.full_like(index, -1))
+    torch.testing.assert_close(task.pixel_loss(logits, index), expected)
+    nothing = task.pixel_loss(logits, torch.full_like(index, -1))
     assert nothing == 0
     nothing.backward()
     assert logits.grad is not None

@@ -8,7 +8,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 
-from torchgeo_mapsr import InputError, Legend, SegmentationTask
+from torchgeo_mapsr import Classes, InputError, Legend, SegmentationTask
 from torchgeo_mapsr.models.networks.trained import Trained
 
 
@@ -50,12 +50,11 @@ def test_needs_no_other_file(tmp_path: Path, image: torch.Tensor) -> None:
     legend = {'name': 'two', 'classes': [{'code': c, 'name': str(c)} for c in (3, 8)]}
     (tmp_path / 'two.yaml').write_text(yaml.safe_dump(legend))
     donor = SegmentationTask()
-    torch.save(donor.network.encoder.state_dict(), tmp_path / 'encoder.pth')
+    torch.save(donor.model.encoder.state_dict(), tmp_path / 'encoder.pth')
     task = checkpoint(
         tmp_path / 'task.ckpt',
         weights=str(tmp_path / 'encoder.pth'),
-        legend=str(tmp_path / 'two.yaml'),
-        target=str(tmp_path / 'two.yaml'),
+        classes=Classes(str(tmp_path / 'two.yaml'), str(tmp_path / 'two.yaml')),
     )
     (tmp_path / 'encoder.pth').unlink()
     (tmp_path / 'two.yaml').unlink()
@@ -71,8 +70,8 @@ class Harmful:
 
 def test_mistakes(tmp_path: Path) -> None:
     checkpoint(tmp_path / 'a.ckpt')
-    checkpoint(tmp_path / 'b.ckpt', bands=3)
-    checkpoint(tmp_path / 'c.ckpt', target='chesapeake-7', legend='chesapeake-7')
+    checkpoint(tmp_path / 'b.ckpt', in_channels=3)
+    checkpoint(tmp_path / 'c.ckpt', classes=Classes('chesapeake-7', 'chesapeake-7'))
     (tmp_path / 'd.ckpt').write_bytes(b'no checkpoint')
     torch.save({'state_dict': {}}, tmp_path / 'e.ckpt')
     torch.save({'state_dict': Harmful()}, tmp_path / 'f.ckpt')
