@@ -22,7 +22,7 @@ from .segmentation import Network, SegmentationNetwork
 #: Key of a checkpoint for what is to be known of its task without its class.
 ABOUT = 'torchgeo-mapsr'
 
-# Where a task keeps the network; checkpoints of 0.1.0 have `network.`, and no digest.
+# Where a task keeps the network. Earlier checkpoints have another prefix and no digest.
 _PREFIX, _OLD_PREFIX = 'model.', 'network.'
 _OLD_NAMES = ('model', 'backbone', 'image_dtype', 'mean', 'std')
 
@@ -126,7 +126,7 @@ def verify(checkpoint: Mapping[str, Any]) -> None:
     """Make sure that a checkpoint is what was saved.
 
     Args:
-        checkpoint: What was loaded. One without a digest, as 0.1.0 saved them, passes.
+        checkpoint: What was loaded. An earlier one, without a digest, passes.
 
     Raises:
         InputError: If it is not.
