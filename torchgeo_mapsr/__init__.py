@@ -47,9 +47,15 @@ if TYPE_CHECKING:
     from .mapping.config import MapJob
     from .mapping.run import map_region
     from .models.backbones.create import create_backbone
-    from .models.head.head import Classifier
-    from .samplers import BalancedChipSampler, ChipSampler, PatchSampler
-    from .samplers.lattice import LatticeSampler
+    from .models.head.options import FitOptions
+    from .models.model import LandCoverModel
+    from .samplers import (
+        BalancedChipSampler,
+        ChipSampler,
+        FitSampler,
+        LatticeSampler,
+        PatchSampler,
+    )
     from .tasks import (
         AdversarialTask,
         ClassAwareTask,
@@ -84,19 +90,21 @@ __all__ = (
     'ClassMix',
     'ClassPrior',
     'Classes',
-    'Classifier',
     'Crosswalk',
     'ExemplarLabels',
     'ExpectationMaximizationTask',
     'ExpectedShares',
     'FineLabelDataModule',
     'FineLabelPair',
+    'FitOptions',
+    'FitSampler',
     'Imagery',
     'InputError',
     'JointStatistics',
     'LRHRPair',
     'LRHRPairs',
     'LabelRaster',
+    'LandCoverModel',
     'LatticeSampler',
     'Legend',
     'LovaszLoss',
@@ -174,12 +182,18 @@ _HOMES = {
         'SymmetricCrossEntropy',
     ),
     'mapping.run': ('map_region',),
-    'samplers.lattice': ('LatticeSampler',),
     'mapping.config': ('MapJob',),
     'tasks.map_writer': ('MapWriter',),
     'models.backbones.create': ('create_backbone',),
-    'models.head.head': ('Classifier',),
-    'samplers': ('BalancedChipSampler', 'ChipSampler', 'PatchSampler'),
+    'models.head.options': ('FitOptions',),
+    'models.model': ('LandCoverModel',),
+    'samplers': (
+        'BalancedChipSampler',
+        'ChipSampler',
+        'FitSampler',
+        'LatticeSampler',
+        'PatchSampler',
+    ),
     'tasks': (
         'AdversarialTask',
         'ClassAwareTask',

@@ -43,6 +43,8 @@ class FineLabelDataModule(ChipDataModule):
         augment: Flip and turn training chips.
     """
 
+    has_lr_labels = False
+
     def __init__(
         self,
         imagery: str | Sequence[str],

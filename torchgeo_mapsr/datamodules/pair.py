@@ -65,6 +65,14 @@ class ChipDataModule(GeoDataModule, ABC):
                 keepdim=True,
             )
 
+    #: Whether its samples have LR labels.
+    has_lr_labels = True
+
+    @property
+    def visits_all(self) -> bool:
+        """Whether training visits all chips, in an order that a task may choose."""
+        return self.length is None and self.stride is None
+
     @abstractmethod
     def chips(self, split: str) -> ChipDataset:
         """Make the dataset of a split: train, val, test or predict."""

@@ -33,6 +33,8 @@ class UnlabelledDataModule(ChipDataModule):
         augment: Flip and turn training chips.
     """
 
+    has_lr_labels = False
+
     def __init__(
         self,
         imagery: str | Sequence[str],

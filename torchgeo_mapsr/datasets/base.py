@@ -19,7 +19,7 @@ from torchgeo.datasets import GeoDataset
 
 from .._compat import Sample
 from ..errors import InputError
-from .geo.grid import project
+from .geo.grid import Window, project
 from .legends.legend import Legend
 from .plot import plot_sample
 
@@ -33,10 +33,15 @@ class ChipQuery:
     Args:
         raster: Number of the raster in the dataset.
         geobox: Pixels of its grid, or beyond it.
+        own: Rows and columns of the raster that the chip has in a partition of it;
+            cells are those of these pixels then. None where chips are no partition.
+        core: Rows and columns of the chip that a map needs; all if None.
     """
 
     raster: int
     geobox: GeoBox
+    own: Window | None = None
+    core: Window | None = None
 
 
 class ChipDataset(GeoDataset):

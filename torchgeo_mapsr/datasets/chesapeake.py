@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from odc.geo.geobox import GeoBox
 from torchgeo.datasets import ChesapeakeCVPR
 
 from .._compat import Sample
 from ..errors import InputError
+from .base import ChipQuery
 from .geo.raster import SUFFIXES, PathLike
 from .labels import LabelRaster
 from .legends.crosswalk import Crosswalk
@@ -94,9 +94,9 @@ class ChesapeakePairs(LRHRPairs):
         super().__init__(pairs, transforms)
         self.legend, self.truth_legend = legend, self.target
 
-    def _sample(self, pair: LRHRPair, geobox: GeoBox) -> Sample:
+    def _sample(self, pair: LRHRPair, query: ChipQuery) -> Sample:
         """Read a chip, with ``mask`` in the target's classes."""
-        sample = super()._sample(pair, geobox)
+        sample = super()._sample(pair, query)
         if 'mask' in sample:
             index = torch.from_numpy(self.truth_crosswalk.index(sample['mask']))
             sample['mask'] = self._target_codes[index + 1]

@@ -13,6 +13,7 @@ from odc.geo.geobox import GeoBox
 
 from .._compat import Sample, georeference
 from ..errors import InputError
+from .base import ChipQuery
 from .geo.grid import box_in, coverage, crop, pixel_ratio
 from .geo.region import TIE, lr_coordinates
 from .imagery_base import ImageryChips
@@ -103,28 +104,25 @@ class FineLabelPair(ImageryChips):
                     f'{self.imagery.paths[0]}; use LRHRPair for coarser labels'
                 )
 
-    def sample(self, geobox: GeoBox) -> Sample:
+    def sample(self, query: ChipQuery) -> Sample:
         """Read a chip.
 
         Args:
-            geobox: Pixels of the imagery's grid, or beyond it.
+            query: Pixels of the imagery's grid, or beyond it.
 
         Returns:
             The sample, not transformed.
         """
-        image, valid = self.imagery.read(geobox)
+        geobox = query.geobox
         votes = self._votes(geobox)
         known = (votes.count > 0).any(0) & (votes.voted >= self.least * votes.labels)
         codes = self.crosswalk.target.codes[votes.count.argmax(0)]
-        arrays: dict[str, NDArray[np.generic]] = {
-            'image': image,
-            'mask_valid': valid.astype(np.int64),
-            'mask': np.where(known, codes, -1),
-        }
+        arrays: dict[str, NDArray[np.generic]] = {'mask': np.where(known, codes, -1)}
         if self.shares:
             share = votes.count / np.maximum(votes.voted, 1)
             arrays['mask_share'] = np.where(known, share, 0).astype(np.float32)
-        sample: Sample = {key: torch.from_numpy(value) for key, value in arrays.items()}
+        sample: Sample = self.read(query).sample()
+        sample |= {key: torch.from_numpy(value) for key, value in arrays.items()}
         return sample | georeference(geobox, self.bounds[2])
 
     def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -11,7 +11,9 @@ from odc.geo.geobox import GeoBox
 from .._compat import Sample
 from ..errors import InputError
 from .base import ChipDataset, ChipQuery
+from .chip import Chip, read_chip
 from .imagery import Imagery
+from .labels import LabelRaster
 from .legends.legend import Legend
 
 
@@ -48,17 +50,37 @@ class ImageryChips(ChipDataset):
             imagery.footprints, imagery.paths, transforms, legend, truth_legend
         )
 
+    @property
+    def lr_labels(self) -> tuple[LabelRaster, ...]:
+        """LR labels, where there are any."""
+        return ()
+
+    def read(self, query: ChipQuery) -> Chip:
+        """Read image and LR labels of a chip.
+
+        Args:
+            query: The chip.
+        """
+        return read_chip(
+            self.imagery,
+            query.geobox,
+            self.lr_labels,
+            query.own,
+            query.core,
+            query.raster,
+        )
+
     @abstractmethod
-    def sample(self, geobox: GeoBox) -> Sample:
+    def sample(self, query: ChipQuery) -> Sample:
         """Read a chip: pixels of the imagery's grid, or beyond it."""
 
     def chip(self, x: slice, y: slice) -> Sample:
         """Read the chip that is nearest to a box."""
-        return self.sample(self.snap(x, y))
+        return self.sample(ChipQuery(0, self.snap(x, y)))
 
     def at(self, query: ChipQuery) -> Sample:
         """Read the chip of some pixels."""
-        return self.sample(query.geobox)
+        return self.sample(query)
 
     def snap(self, x: slice, y: slice) -> GeoBox:
         """Find the pixels that are nearest to a query.

@@ -115,15 +115,19 @@ class LRHRPairs(ChipDataset):
         near = np.sort(self.index.sindex.query(box))
         covered = self.index.geometry.iloc[near].intersection(box).area.to_numpy()
         best = int(near[np.argmax(covered)]) if near.size else 0
-        return self._sample(self._owners[best], self._window(self.tiles[best], x, y))
+        pair = self._owners[best]
+        number = self.pairs.index(pair)
+        return self._sample(
+            pair, ChipQuery(number, self._window(self.tiles[best], x, y))
+        )
 
     def at(self, query: ChipQuery) -> Sample:
         """Read the chip of some pixels of a pair's imagery."""
-        return self._sample(self.pairs[query.raster], query.geobox)
+        return self._sample(self.pairs[query.raster], query)
 
-    def _sample(self, pair: LRHRPair, geobox: GeoBox) -> Sample:
+    def _sample(self, pair: LRHRPair, query: ChipQuery) -> Sample:
         """Read a chip of one of the pairs."""
-        return pair.sample(geobox)
+        return pair.sample(query)
 
     def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Find the LR cells whose centres lie in a tile."""

@@ -14,9 +14,9 @@ from torchgeo.datasets import RasterDataset
 
 from .._compat import Sample, georeference
 from ..errors import InputError
+from .base import ChipQuery
 from .geo.grid import box_in, clip, coverage, pixel_ratio, project
 from .geo.raster import PathLike
-from .geo.region import region_map
 from .imagery import Imagery
 from .imagery_base import ImageryChips
 from .labels import LabelRaster
@@ -37,22 +37,27 @@ class LRHRPair(ImageryChips):
 
     * ``image``: values as they are stored, (C, H, W) float32, 0 where invalid
     * ``mask_valid``: 1 where the imagery has data, (H, W) int64
-    * ``lr_label``: codes of the LR cells that the chip touches, (h, w) int64,
-      -1 = no label
+    * ``lr_label``: codes of the LR cells under the chip and of a few around it, (h, w)
+      int64, -1 = no label; of one shape for all chips of a size
     * ``mask_region``: 0 = outside, i + 1 = cell i of the flattened ``lr_label``,
       (H, W) int64. To augmentations it is a mask like others: after flips, quarter
       turns and crops it still points to the right cells, so ``lr_label`` stays as it is
+    * ``mask_coordinates``: row and column of each pixel's centre in ``lr_label``, in
+      cells, (2, H, W) float32; another mask to augmentations
     * ``lr_pixels``: pixels that each whole cell has, (h, w) float32. The visible share
       of a cell is its pixels in ``mask_region`` over this, also after a crop
     * ``lr_place``: number of the label raster, row and column of its cell that is the
       first of ``lr_label``, (3,) int64. It tells cells apart that several chips show
+    * ``chip``: number of the imagery, row and column of the chip, and whether chips are
+      a partition, (4,) int64
     * ``mask``: codes of the HR labels, (H, W) int64, -1 = no label; if *truth* is given
 
     and the georeference keys of the installed torchgeo.
 
     A query is snapped to the imagery's pixels; its part outside the imagery is invalid.
-    Where several label rasters (grids) are given, a chip takes the one that covers most
-    of it.
+    Where several label rasters (grids) are given, the first that has a label for a pixel
+    counts. ``lr_label`` and ``lr_pixels`` are (R, h, w) then, ``lr_place`` (R, 3) and
+    ``mask_coordinates`` (2 R, H, W), for R rasters.
 
     Args:
         imagery: Files, a torchgeo dataset of which the files are taken, or Imagery.
@@ -85,9 +90,10 @@ class LRHRPair(ImageryChips):
         )
         self.labels = label_rasters(labels)
         self.truth = label_rasters(truth) if truth is not None else ()
-        self._check()
+        self._lr_labels = self._check()
 
-    def _check(self) -> None:
+    def _check(self) -> tuple[LabelRaster, ...]:
+        """The label rasters that the imagery meets."""
         met = [
             (raster, tile)
             for raster in self.labels
@@ -105,34 +111,27 @@ class LRHRPair(ImageryChips):
                     f'{raster.paths[0]}: has smaller pixels than '
                     f'{self.imagery.paths[0]}; use FineLabelPair for finer labels'
                 )
+        numbers = {raster.number for raster, _ in met}
+        return tuple(raster for raster in self.labels if raster.number in numbers)
 
-    def sample(self, geobox: GeoBox) -> Sample:
+    @property
+    def lr_labels(self) -> tuple[LabelRaster, ...]:
+        """The LR labels that the imagery meets."""
+        return self._lr_labels
+
+    def sample(self, query: ChipQuery) -> Sample:
         """Read a chip.
 
         Args:
-            geobox: Pixels of the imagery's grid, or beyond it.
+            query: Pixels of the imagery's grid, or beyond it.
 
         Returns:
             The sample, not transformed.
         """
-        image, valid = self.imagery.read(geobox)
-        labels = self._nearest(geobox)
-        regions = region_map(geobox, labels.geobox)
-        codes = labels.read(regions.rows, regions.cols)
-        pixels = np.bincount(regions.mask_region.ravel(), minlength=codes.size + 1)[1:]
-        whole = pixels / np.where(pixels > 0, regions.share, 1)
-        arrays = {
-            'image': image,
-            'mask_valid': valid.astype(np.int64),
-            'mask_region': regions.mask_region,
-            'lr_label': codes,
-            'lr_pixels': whole.reshape(codes.shape).astype(np.float32),
-            'lr_place': np.array([labels.number, *regions.window[:2]]),
-        }
+        sample = self.read(query).sample()
         if self.truth:
-            arrays['mask'] = self._truth(geobox)
-        sample: Sample = {key: torch.from_numpy(value) for key, value in arrays.items()}
-        return sample | georeference(geobox, self.bounds[2])
+            sample['mask'] = torch.from_numpy(self._truth(query.geobox))
+        return sample | georeference(query.geobox, self.bounds[2])
 
     def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Find the LR cells whose centres lie in a tile."""

@@ -6,12 +6,11 @@
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from odc.geo.geobox import GeoBox
 
 from .._compat import Sample, georeference
 from ..errors import InputError
+from .base import ChipQuery
 from .imagery_base import ImageryChips
 from .mosaic import LRHRPairs
 from .pair import ImagerySource, open_imagery
@@ -39,21 +38,17 @@ class UnlabelledImagery(ImageryChips):
     ) -> None:
         super().__init__(open_imagery(imagery, bands, nodata), transforms)
 
-    def sample(self, geobox: GeoBox) -> Sample:
+    def sample(self, query: ChipQuery) -> Sample:
         """Read a chip.
 
         Args:
-            geobox: Pixels of the imagery's grid, or beyond it.
+            query: Pixels of the imagery's grid, or beyond it.
 
         Returns:
             The sample, not transformed.
         """
-        image, valid = self.imagery.read(geobox)
-        sample: Sample = {
-            'image': torch.from_numpy(image),
-            'mask_valid': torch.from_numpy(valid.astype(np.int64)),
-        }
-        return sample | georeference(geobox, self.bounds[2])
+        sample = self.read(query).sample()
+        return sample | georeference(query.geobox, self.bounds[2])
 
     def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """There are no LR cells here."""

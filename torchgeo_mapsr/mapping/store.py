@@ -16,7 +16,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from ..models.head.head import Classifier
+from ..models.model import is_intact
 from .tile_files import TileFiles, replacing
 
 FORMAT = 2
@@ -148,16 +148,15 @@ class WorkStore:
         """Where the fit of this run is kept."""
         return self.folder / 'fit.safetensors'
 
-    def kept_fit(self) -> Classifier | None:
-        """The fit that an interrupted run has kept; None if there is no whole one."""
+    def has_fit(self) -> bool:
+        """Whether an interrupted run has kept a fit, and its file as it was written."""
         if not self.fit.exists():
-            return None
-        try:
-            return Classifier.load(self.fit)
-        except InputError:
-            # The same fit is made again, from the same inputs.
-            self.fit.unlink()
-            return None
+            return False
+        if is_intact(self.fit):
+            return True
+        # The same fit is made again, from the same inputs.
+        self.fit.unlink()
+        return False
 
     def scratch(self, name: str) -> Path:
         """A name for a file that is being put together."""

@@ -12,7 +12,6 @@ from .land_cover import LandCoverTask
 from .mapsr import MapSRTask
 from .masked_autoencoder import MaskedAutoencoderTask
 from .oracle import OracleTask
-from .predicting import PredictingTask
 from .pseudo_label import PseudoLabelTask
 from .segmentation import NetworkTask, SegmentationTask
 from .self_training import SelfTrainingTask
@@ -38,7 +37,6 @@ __all__ = (
     'NetworkTask',
     'OracleTask',
     'PixelLabels',
-    'PredictingTask',
     'PseudoLabelTask',
     'RegionLabels',
     'SegmentationTask',

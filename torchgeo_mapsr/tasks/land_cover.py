@@ -166,11 +166,20 @@ class LandCoverTask(BaseTask):
             ``crs`` and ``transform``. torchgeo 0.10 has these in single precision:
             georeference from the queries (*batch_indices* of a prediction writer).
         """
-        found: dict[str, Any] = {'probabilities': self.log_probabilities(batch).exp()}
+        return self.prediction(self.log_probabilities(batch).exp(), batch)
+
+    def prediction(self, probabilities: Tensor, batch: Sample) -> dict[str, Any]:
+        """Probabilities, and where they belong.
+
+        Args:
+            probabilities: (B, classes, H, W).
+            batch: What they were made of.
+        """
+        prediction: dict[str, Any] = {'probabilities': probabilities}
         for key in ('bounds', 'crs', 'transform'):
             if key in batch:
-                found[key] = batch[key]
-        return found
+                prediction[key] = batch[key]
+        return prediction
 
     def plot(
         self, sample: Sample, show_titles: bool = True, suptitle: str | None = None

@@ -18,6 +18,9 @@ from ...errors import InputError
 #: Top, left, bottom and right edge, in pixels of a grid; may reach beyond it.
 Box = tuple[int, int, int, int]
 
+#: Rows and columns of an image.
+Window = tuple[slice, slice]
+
 # Two grids are one if their pixels are nowhere further apart than this part of a pixel.
 ALIGNED = 0.01
 

@@ -3,17 +3,20 @@
 
 """From samples to a classifier: probe, prompts and the weight of the prior."""
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...datasets.legends.crosswalk import Crosswalk
 from ...datasets.legends.legend import Legend
 from ...errors import InputError
-from .head import Classifier
+from .cells import CellTable
+from .head import Head
+from .label_prior import LabelPrior
 from .noise import check_noise, label_trust, log_class_weights
+from .options import FitOptions
 from .prior import SIGMAS, choose_prior
 from .probe import ABSENT, STRENGTHS, LinearProbe, class_weights, fit_probe, hold_out
 from .prompts import CosinePrompts, cluster, select, within_class_discriminant
@@ -28,62 +31,12 @@ MAX_PIXELS = 60_000
 TEMPERATURES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FitOptions:
-    """How a classifier is fitted.
-
-    Args:
-        score: See :class:`Classifier`.
-        balance: Cells weigh by (cells of their class) ** -balance: 0 weighs cells
-            equally and 1 classes. Half way was best for mean IoU on all development
-            scenes.
-        strength: L2 strength of the probe; None to choose it by held-out LR cells.
-        prior: Weight of the LR labels at prediction; None to choose it likewise.
-        prior_sigma: Smoothing of the LR labels at prediction, in their cells. It is
-            chosen together with the weight; half a cell where that is given.
-        prompts: Prompts a class.
-        confidence_quantile: See :func:`~torchgeo_mapsr.models.head.prompts.select`.
-        centre: Whether cosine similarity is seen from the mean of all features.
-        seed: Seed of folds and clusters.
-        noise: How cells whose label seems wrong weigh less, see
-            :func:`~torchgeo_mapsr.models.head.noise.label_trust`: none, sce or small-loss.
-        class_weight: How classes weigh: power, by *balance*; or log, W of Dong et al.
-            2023, eq. 3.
-    """
-
-    score: str = 'fusion'
-    balance: float = 0.5
-    strength: float | None = None
-    prior: float | None = None
-    prior_sigma: float | None = None
-    prompts: int = 1
-    confidence_quantile: float = 0.0
-    centre: bool = False
-    seed: int = 0
-    noise: str = 'none'
-    class_weight: str = 'power'
-
-    def to_dict(self) -> dict[str, Any]:
-        """The options as JSON types.
-
-        Those that came later are left out where they change nothing: a fit is the same
-        file as before.
-        """
-        told = asdict(self)
-        nothing = {'noise': 'none', 'class_weight': 'power', 'prior_sigma': None}
-        for name, value in nothing.items():
-            if told[name] == value:
-                del told[name]
-        return told
-
-
-def fit_classifier(
-    cells: CellSamples,
-    pixels: PixelSamples,
-    target: Legend,
+def fit_head(
+    table: CellTable,
+    crosswalk: Crosswalk,
     options: FitOptions | None = None,
     probe: LinearProbe | None = None,
-) -> Classifier:
+) -> Head:
     """Fit everything after the backbone, without any HR label.
 
     1. Features are scaled by the standard deviation of *pixels*, not of region means:
@@ -94,9 +47,8 @@ def fit_classifier(
     4. The weight of the LR labels at prediction, from the same held-out cells.
 
     Args:
-        cells: LR cells.
-        pixels: Pixels of these cells.
-        target: Legend of the classes.
+        table: LR cells, and pixels of them.
+        crosswalk: From their codes to the classes.
         options: How; the defaults if None.
         probe: A probe that was trained elsewhere, on features as the backbone gives
             them; step 2 is left out then.
@@ -109,6 +61,10 @@ def fit_classifier(
             score.
     """
     options = options or FitOptions()
+    target = crosswalk.target
+    label = torch.from_numpy(crosswalk.index(table.code.numpy()))
+    cells = CellSamples(table.features, label, table.share, table.place)
+    pixels = PixelSamples(table.pixels, label[table.owner])
     check_noise(options.noise, options.class_weight)
     classes = len(target)
     used = cells[cells.usable]
@@ -121,11 +77,14 @@ def fit_classifier(
     mean, scale = mean.float(), scale.float()
     features = (used.features - mean) / scale
     frequency = count / count.sum()
+    codes = torch.unique(table.code[label >= 0])
+    index = torch.from_numpy(crosswalk.index(codes.numpy()))
+    composition = F.one_hot(index, classes).float()
     found: dict[str, Any] = {
         'cells': dict(zip(target.class_names, count.tolist(), strict=True))
     }
 
-    strength, prior, sigma = options.strength, options.prior, options.prior_sigma
+    strength, prior, sigma = options.l2, options.prior, options.prior_sigma
     if len(used.block.unique()) < 2:
         strength = CAUTIOUS if strength is None else strength
         prior = 0.0 if prior is None else prior
@@ -172,16 +131,14 @@ def fit_classifier(
     )
     found |= {'strength': strength, 'prior_weight': prior, 'prior_sigma': sigma}
     found['pixels'] = len(pixels)
-    return Classifier(
+    return Head(
         target,
         options.score,
         probe.unscale(mean, scale),
         lda,
         cosine,
         temperature,
-        prior,
-        sigma,
-        frequency,
+        LabelPrior(codes, composition, frequency, prior, sigma),
         provenance={'fit': found, 'options': options.to_dict()},
     )
 

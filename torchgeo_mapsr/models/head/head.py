@@ -3,21 +3,18 @@
 
 """The fitted part of MapSR: what comes after the frozen backbone."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ...datasets.geo.grid import Window
 from ...datasets.legends.legend import Legend
 from ...errors import InputError
 from ..tokens.tokens import Tokens
-from ..tokens.upsample import Window
+from .label_prior import LabelPrior
 from .probe import ABSENT, LinearProbe
 from .prompts import CosinePrompts
 
@@ -29,7 +26,7 @@ FORMAT = 'torchgeo-mapsr fit 1'
 
 
 @dataclass(frozen=True, eq=False)
-class Classifier:
+class Head:
     """Class probabilities of every pixel from tokens, without any training.
 
     Everything is linear in the features, or needs their norms only, so that C or C k
@@ -44,10 +41,7 @@ class Classifier:
         lda: Scores of C k prompts, on the same; its temperature is part of it.
         cosine: Prompts of the published form.
         temperature: By which cosines are divided before the softmax.
-        prior_weight: Weight of the LR labels at prediction, where there are any.
-        prior_sigma: Standard deviation of their smoothing, in LR cells.
-        frequency: Frequency of each class among the LR cells of the fit, (C,).
-        calibration: What the backbone learned from the imagery.
+        prior: What the LR labels add at prediction, where there are any.
         provenance: How this was made: backbone, legends, crosswalk, counts, settings,
             versions. JSON types.
 
@@ -61,10 +55,7 @@ class Classifier:
     lda: LinearProbe
     cosine: CosinePrompts
     temperature: float
-    prior_weight: float
-    prior_sigma: float
-    frequency: Tensor
-    calibration: Mapping[str, Tensor] = field(default_factory=dict)
+    prior: LabelPrior
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -81,7 +72,7 @@ class Classifier:
     @property
     def present(self) -> Tensor:
         """Classes that the fit saw, (C,) bool. Others are never predicted."""
-        return self.frequency > 0
+        return self.prior.frequency > 0
 
     def probabilities(
         self,
@@ -153,11 +144,11 @@ class Classifier:
 
     def _weighed(self, probabilities: Tensor, evidence: Tensor | None) -> Tensor:
         """With what the LR labels say."""
-        if evidence is None or self.prior_weight <= 0:
+        if evidence is None or self.prior.weight <= 0:
             return probabilities
         # As logarithms, since any weight may be asked for: powers would overflow.
         said = evidence.to(probabilities)
-        scores = torch.add(probabilities.log(), said, alpha=self.prior_weight)
+        scores = torch.add(probabilities.log(), said, alpha=self.prior.weight)
         return scores.softmax(1)
 
     def to(self, device: torch.device | str) -> Self:
@@ -176,19 +167,25 @@ class Classifier:
         cosine = CosinePrompts(
             self.cosine.prompts.to(device), self.cosine.centre.to(device)
         )
-        return replace(
-            self,
-            probe=move(self.probe),
-            lda=move(self.lda),
-            cosine=cosine,
-            frequency=self.frequency.to(device),
-        )
+        return replace(self, probe=move(self.probe), lda=move(self.lda), cosine=cosine)
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file: a few hundred kilobytes.
+    @property
+    def device(self) -> torch.device:
+        """Where the tokens are to be."""
+        return self.probe.weight.device
 
-        Args:
-            path: The file; a parent folder must exist.
+    @property
+    def parameters(self) -> int:
+        """Numbers that a map is made with."""
+        if self.score == 'cosine':
+            return self.cosine.prompts.numel()
+        return sum(p.weight.numel() + p.bias.numel() for p in self._used)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides a map.
+
+        Returns:
+            Tensors, and JSON types.
         """
         tensors = {
             'probe.weight': self.probe.weight,
@@ -197,62 +194,43 @@ class Classifier:
             'lda.bias': self.lda.bias,
             'cosine.prompts': self.cosine.prompts,
             'cosine.centre': self.cosine.centre,
-            'frequency': self.frequency,
-            **{f'backbone.{name}': t for name, t in self.calibration.items()},
+            'prior.codes': self.prior.codes,
+            'prior.composition': self.prior.composition,
+            'prior.frequency': self.prior.frequency,
         }
         fields = {
             'target': self.target.to_dict(),
             'score': self.score,
             'temperature': self.temperature,
-            'prior_weight': self.prior_weight,
-            'prior_sigma': self.prior_sigma,
+            'prior_weight': self.prior.weight,
+            'prior_sigma': self.prior.sigma,
             'provenance': dict(self.provenance),
         }
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-            path,
-            {FORMAT: json.dumps(fields, sort_keys=True)},
-        )
+        return tensors, fields
 
     @classmethod
-    def load(cls, path: str | Path) -> 'Classifier':
-        """Read what :meth:`save` wrote.
+    def from_state(
+        cls, tensors: Mapping[str, Tensor], fields: Mapping[str, Any]
+    ) -> Self:
+        """The way back from :meth:`state`.
 
         Args:
-            path: The file.
-
-        Returns:
-            The classifier, on the CPU.
-
-        Raises:
-            InputError: If the file is not one of ours, or is damaged.
+            tensors: The tensors.
+            fields: The JSON types.
         """
-        try:
-            with safe_open(str(path), framework='pt') as file:
-                fit = (file.metadata() or {}).get(FORMAT)
-                if fit is None:
-                    raise InputError(
-                        f'{path} is not a fit of this torchgeo-mapsr: --save-model '
-                        'writes one'
-                    )
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            fields = json.loads(fit)
-            return cls(
-                Legend.load(fields['target']),
-                fields['score'],
-                LinearProbe(tensors['probe.weight'], tensors['probe.bias']),
-                LinearProbe(tensors['lda.weight'], tensors['lda.bias']),
-                CosinePrompts(tensors['cosine.prompts'], tensors['cosine.centre']),
-                fields['temperature'],
+        return cls(
+            Legend.load(fields['target']),
+            fields['score'],
+            LinearProbe(tensors['probe.weight'], tensors['probe.bias']),
+            LinearProbe(tensors['lda.weight'], tensors['lda.bias']),
+            CosinePrompts(tensors['cosine.prompts'], tensors['cosine.centre']),
+            fields['temperature'],
+            LabelPrior(
+                tensors['prior.codes'],
+                tensors['prior.composition'],
+                tensors['prior.frequency'],
                 fields['prior_weight'],
                 fields['prior_sigma'],
-                tensors['frequency'],
-                {
-                    name.removeprefix('backbone.'): tensor
-                    for name, tensor in tensors.items()
-                    if name.startswith('backbone.')
-                },
-                fields['provenance'],
-            )
-        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise InputError(f'Cannot read the fit {path}: {error}') from error
+            ),
+            fields['provenance'],
+        )

@@ -3,20 +3,13 @@
 
 """The LR labels as a smoothed prior at prediction time."""
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from odc.geo.geobox import GeoBox
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from ...datasets.geo.region import lr_coordinates
-from ...datasets.labels import LabelRaster
-from ...datasets.legends.crosswalk import Crosswalk
+from .label_prior import evidence, reach_of
 from .probe import class_weights
 from .samples import CellSamples
 
@@ -42,87 +35,6 @@ PIXELS = 2 / 3
 
 WEIGHTS = tuple(2.0 ** (k / 2) for k in range(-6, 7))
 SHARPNESS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4)
-
-
-def reach_of(sigma: float) -> int:
-    """How many cells the smoothing reaches.
-
-    Args:
-        sigma: Its standard deviation, in LR cells.
-    """
-    return math.ceil(3 * sigma)
-
-
-def label_shares(
-    hr: GeoBox,
-    labels: Sequence[LabelRaster],
-    crosswalk: Crosswalk,
-    sigma: float = SIGMAS[0],
-) -> tuple[Tensor, Tensor]:
-    """Smoothed shares of the classes among the LR labels around every pixel.
-
-    One-hot labels are smoothed by a Gaussian on their own grid and interpolated at the
-    pixels' centres. What a pixel gets does not depend on the chip that it is in.
-
-    Args:
-        hr: Grid of the chip.
-        labels: LR labels; where several have one, the first counts, and the others
-            for what support it leaves open.
-        crosswalk: From their codes to C target classes.
-        sigma: Standard deviation of the Gaussian, in LR cells.
-
-    Returns:
-        Shares (C, H, W), which sum to the support (H, W) in 0..1: 0 where no label is
-        near.
-    """
-    classes, reach = len(crosswalk.target), reach_of(sigma)
-    shares = torch.zeros(classes, *hr.shape)
-    support = torch.zeros(*hr.shape)
-    for raster in labels:
-        at = lr_coordinates(hr, raster.geobox)
-        unknown = ~np.isfinite(at)
-        if unknown.all():
-            continue
-        at[unknown] = np.nan
-        low, high = (
-            np.floor(extreme.reduce(at, axis=(1, 2))).astype(int)
-            for extreme in (np.fmin, np.fmax)
-        )
-        rows, cols = (
-            slice(first - reach - 1, last + reach + 2)
-            for first, last in zip(low, high, strict=True)
-        )
-        index = crosswalk.index(raster.read(rows, cols))
-        if (index < 0).all():
-            continue
-        at -= np.array([rows.start, cols.start])[:, None, None]
-        found = _interpolate(_smooth(index, classes, sigma), torch.from_numpy(at))
-        # The support fades out over the edge of a raster, and the next one fades in.
-        free = 1 - support
-        shares.addcmul_(free, found[:-1])
-        support.addcmul_(free, found[-1])
-    return shares, support
-
-
-def evidence(shares: Tensor, support: Tensor, frequency: Tensor) -> Tensor:
-    r"""What the labels add to the log-probability of each class, at weight one.
-
-    .. math:: t\,\left[\log(p_c / t + 0.001) - \tfrac12 \log \pi_c\right]
-
-    with the shares p, the support t and the classes' frequencies π, of which none counts
-    as less than RAREST. It is 0 without a label, whatever the class.
-
-    Args:
-        shares: (C, …), which sum to the support.
-        support: (…).
-        frequency: Frequency of each class among the labels, (C,).
-
-    Returns:
-        (C, …).
-    """
-    pi = frequency.clamp(min=RAREST).view(-1, *(1,) * support.dim())
-    share = shares / support.clamp(min=1e-6)
-    return support * ((share + LEAST).log() - LIFT * pi.log())
 
 
 def neighbour_shares(
@@ -252,22 +164,3 @@ def choose_weight(
     ratio = float(by_imagery / by_labels.clamp(min=1e-3))
     found = min(best, TRUST) * min(max(ratio, 1.0), 2.0) ** 2 * PIXELS
     return found, losses[best]
-
-
-def _smooth(index: NDArray[np.int64], classes: int, sigma: float) -> Tensor:
-    """Smoothed one-hot labels, and their sum as the last channel, (C + 1, h, w)."""
-    reach = reach_of(sigma)
-    hot = np.stack([*(index == c for c in range(classes)), index >= 0]).astype(float)
-    smooth = gaussian_filter(
-        hot, sigma=(0, sigma, sigma), radius=(0, reach, reach), mode='constant'
-    )
-    return torch.from_numpy(smooth).float()
-
-
-def _interpolate(grid: Tensor, at: Tensor) -> Tensor:
-    """Bilinear values of (K, h, w) at (row, col) in cells, (K, H, W)."""
-    yx = at.float()
-    yx *= 2 / yx.new_tensor(grid.shape[1:])[:, None, None]
-    # Outside of the labels' CRS nothing is known: far outside of the grid.
-    xy = yx.sub_(1).nan_to_num_(nan=-1e6).flip(0).permute(1, 2, 0)
-    return F.grid_sample(grid[None], xy[None], mode='bilinear', align_corners=False)[0]

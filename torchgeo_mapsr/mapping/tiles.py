@@ -3,23 +3,30 @@
 
 """The map pass: chips are scored, blended and kept as tiles."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
-from typing import NamedTuple, TypeVar
+from itertools import groupby, zip_longest
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..datasets.geo.plan import Chip, Plan, Tile
+from ..datasets.chip import Chip, read_chip
+from ..datasets.geo.plan import ChipIndex, Plan, Tile
+from ..datasets.imagery import Imagery
+from ..datasets.labels import LabelRaster
+from ..datasets.legends.legend import Legend
+from ..errors import InputError
 from ..memory import give_back
-from ..models.tokens.upsample import Window
-from .cog import NO_PERCENT
-from .prefetch import prefetch, torch_threads
+from ..models.model import ChipModel, ModelFile, chips_at_once
+from ..models.networks.model import NetworkFiles
+from ..threads import prefetch, torch_threads
+from .cog import NO_PERCENT, map_nodata
+from .tile_files import TileFiles
 from .timing import Stopwatch
 
 T = TypeVar('T')
@@ -29,22 +36,6 @@ STRIP = 128
 
 #: No data among class indices: of the 256 codes that a map can have, one is no class.
 NO_CLASS = 255
-
-
-class ReadChip(NamedTuple):
-    """What there is to know of a chip before the model sees it.
-
-    Args:
-        image: Raw values, (C, H, W).
-        valid: Pixels with data, (H, W).
-        core: Rows and columns of the pixels that the map needs.
-        evidence: What the LR labels say of these, (C, h, w), or None.
-    """
-
-    image: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    core: Window
-    evidence: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -75,9 +66,9 @@ class BlendedTile:
     scores: NDArray[np.uint8] | None
 
 
-def schedule(plan: Plan, tiles: Sequence[Tile]) -> Iterator[Chip]:
+def schedule(plan: Plan, tiles: Sequence[Tile]) -> Iterator[ChipIndex]:
     """Chips in the order in which :func:`sweep` scores them."""
-    before: set[Chip] = set()
+    before: set[ChipIndex] = set()
     for tile in tiles:
         chips = plan.chips(tile)
         yield from (chip for chip in chips if chip not in before)
@@ -88,7 +79,7 @@ def sweep(
     plan: Plan,
     tiles: Sequence[Tile],
     classes: int,
-    read: Callable[[Chip], T],
+    read: Callable[[ChipIndex], T],
     score: Callable[[T], ScoredChip],
     threads: int = 1,
     every: bool = False,
@@ -139,10 +130,10 @@ def _blend(
     scores: Iterator[ScoredChip],
 ) -> Iterator[tuple[Tile, BlendedTile]]:
     """Put scored chips together, which come as :func:`schedule` says."""
-    handed: dict[Chip, ScoredChip] = {}
+    handed: dict[ChipIndex, ScoredChip] = {}
     for tile, following in zip_longest(tiles, tiles[1:]):
         needed = set(plan.chips(following)) if following else set()
-        kept: dict[Chip, ScoredChip] = {}
+        kept: dict[ChipIndex, ScoredChip] = {}
         canvas = _Canvas(plan, tile, classes, every)
         for chip in plan.chips(tile):
             scored = handed.pop(chip) if chip in handed else next(scores)
@@ -178,7 +169,7 @@ class _Canvas:
         self.valid = np.zeros((self.depth, width), bool)
         self.total: Tensor | None = None
 
-    def add(self, chip: Chip, scored: ScoredChip) -> None:
+    def add(self, chip: ChipIndex, scored: ScoredChip) -> None:
         """Add the part of a chip's core that lies in the tile."""
         core, start = self.plan.core(chip), self.plan.window(chip)
         (rows, from_rows), (cols, from_cols) = (
@@ -249,3 +240,163 @@ def _common(here: slice, there: slice) -> tuple[slice, slice]:
 
 def _percent(probability: Tensor) -> NDArray[np.uint8]:
     return (probability * 100).round().clamp(0, 100).byte().cpu().numpy()
+
+
+class ChipScores(Protocol):
+    """Where the probabilities of chips come from. It may be sent to other processes."""
+
+    @property
+    def threads(self) -> int:
+        """Chips that are best scored at once."""
+
+    def read(self, item: 'TileItem', chip: ChipIndex, watch: Stopwatch) -> Any:
+        """Read what :meth:`score` needs, in another thread."""
+
+    def score(self, content: Any, watch: Stopwatch) -> ScoredChip:
+        """Class probabilities of the pixels of a chip's core."""
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """Chips that a model scores.
+
+    Args:
+        source: The model, or its file: what is sent to other processes.
+        labels: LR labels, which act as a prior.
+    """
+
+    source: ChipModel | ModelFile | NetworkFiles
+    labels: tuple[LabelRaster, ...] = ()
+
+    @property
+    def model(self) -> ChipModel:
+        """The model, opened once in this process."""
+        if isinstance(self.source, ModelFile | NetworkFiles):
+            return self.source.open()
+        return self.source
+
+    @property
+    def threads(self) -> int:
+        """Chips that are best scored at once."""
+        return chips_at_once(self.model.device)
+
+    def read(self, item: 'TileItem', chip: ChipIndex, watch: Stopwatch) -> Chip:
+        """Read a chip; see :class:`ChipScores`."""
+        labels = self.labels if self.model.uses_labels else ()
+        with watch('read'):
+            crop, core = item.plan.crop(chip), item.plan.core(chip)
+            return read_chip(item.imagery, crop, labels, core=core, number=item.image)
+
+    def score(self, content: Chip, watch: Stopwatch) -> ScoredChip:
+        """Score a chip; see :class:`ChipScores`."""
+        assert content.core is not None
+        valid = content.valid[content.core].numpy()
+        if not content.valid.any():
+            return ScoredChip(None, valid)
+        return ScoredChip(self.model.probabilities(content, watch), valid)
+
+
+@dataclass(frozen=True)
+class TileItem:
+    """A tile to be made, with all that is needed to make it.
+
+    Args:
+        image: Number of the map.
+        imagery: Its raster.
+        plan: The raster's plan.
+        tile: The tile.
+    """
+
+    image: int
+    imagery: Imagery
+    plan: Plan
+    tile: Tile
+
+
+def chips_of(items: Iterable[TileItem]) -> int:
+    """How many chips are scored for tiles that are made in a row.
+
+    Args:
+        items: The tiles.
+    """
+    count = 0
+    for _, group in groupby(items, lambda item: item.image):
+        some = list(group)
+        count += sum(1 for _ in schedule(some[0].plan, [item.tile for item in some]))
+    return count
+
+
+@dataclass(frozen=True)
+class MapPass:
+    """Makes tiles and keeps them as files; a tile that is there already is left.
+
+    Args:
+        scores: Where the probabilities of chips come from.
+        target: Legend of the map.
+        files: Where tiles are kept.
+        confidence: Whether the probability of the mapped class is kept.
+        every: Whether the probability of every class is.
+        watch: Counts the time.
+    """
+
+    scores: ChipScores
+    target: Legend
+    files: TileFiles
+    confidence: bool
+    every: bool
+    watch: Stopwatch
+
+    def __call__(
+        self, items: Iterable[TileItem], tick: Callable[[], None]
+    ) -> Iterator[None]:
+        """Yield when a tile is kept."""
+        if not self.files.folder.is_dir():
+            raise InputError(
+                f'A worker does not see the folder {self.files.folder}; workers need '
+                'the file system of the process that started the run.'
+            )
+
+        def score(content: Any) -> ScoredChip:
+            scored = self.scores.score(content, self.watch)
+            tick()
+            return scored
+
+        for image, group in groupby(items, lambda item: item.image):
+            some = list(group)
+            first = some[0]
+            tiles = [i.tile for i in some if not self.files.has(image, i.tile)]
+
+            def read(chip: ChipIndex, first: TileItem = first) -> Any:
+                return self.scores.read(first, chip, self.watch)
+
+            made = sweep(
+                first.plan,
+                tiles,
+                len(self.target),
+                read,
+                score,
+                self.scores.threads,
+                self.every,
+                self.watch,
+            )
+            for tile, blended in made:
+                with self.watch('write'):
+                    self.files.save(image, tile, **self._arrays(blended))
+                yield
+            for _ in range(len(some) - len(tiles)):
+                yield
+
+    def _arrays(self, tile: BlendedTile) -> Mapping[str, NDArray[np.uint8]]:
+        """What is kept of a tile."""
+        codes = np.full(256, map_nodata(self.target), np.uint8)
+        codes[: len(self.target)] = self.target.codes
+        classes = np.empty_like(tile.classes)
+        # Line by line: numpy turns all indices that it is given into 64 bits.
+        for line, index in zip(classes, tile.classes, strict=True):
+            codes.take(index, out=line, mode='clip')
+        arrays = {'classes': classes}
+        if self.confidence:
+            arrays['confidence'] = tile.confidence
+        if tile.scores is not None:
+            arrays['scores'] = tile.scores
+        return arrays

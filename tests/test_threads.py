@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-
 from torchgeo_mapsr.mapping.prefetch import prefetch
+
 from torchgeo_mapsr.mapping.timing import Stopwatch
 
 

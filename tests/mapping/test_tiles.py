@@ -8,9 +8,6 @@ import pytest
 import torch
 from affine import Affine
 from odc.geo.geobox import GeoBox
-
-from torchgeo_mapsr.datasets.geo.plan import Chip, Plan
-from torchgeo_mapsr.mapping.cog import NO_PERCENT
 from torchgeo_mapsr.mapping.sweep import (
     NO_CLASS,
     BlendedTile,
@@ -18,6 +15,9 @@ from torchgeo_mapsr.mapping.sweep import (
     schedule,
     sweep,
 )
+
+from torchgeo_mapsr.datasets.geo.plan import Chip, Plan
+from torchgeo_mapsr.mapping.cog import NO_PERCENT
 
 SHAPE = (330, 290)
 
