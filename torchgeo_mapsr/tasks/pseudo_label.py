@@ -172,11 +172,11 @@ class PseudoLabelTask(NetworkTask):
         if self.hparams['selection'] == 'all':
             label: Tensor = ensemble(image).argmax(1)
         else:
-            opinions = [network(image).argmax(1) for network in ensemble.networks]
+            labels = [network(image).argmax(1) for network in ensemble.networks]
             key = 'mask' if self.pixel_labels.source == 'hr' else 'lr_label'
             if key in batch:
-                opinions.append(self.pixel_index(batch))
-            label = agreement(*opinions)
+                labels.append(self.pixel_index(batch))
+            label = agreement(*labels)
         if 'mask_valid' in batch:
             label = torch.where(batch['mask_valid'].view_as(label) > 0, label, -1)
         return label

@@ -5,6 +5,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import import_module
@@ -83,19 +84,20 @@ class Supervision(ABC):
             return PixelLabels(value)  # type: ignore[arg-type]
         if isinstance(value, Mapping) and 'class_path' in value:
             module, _, name = str(value['class_path']).rpartition('.')
-            made = getattr(import_module(module or __name__), name)
-            if issubclass(made, Supervision):
-                return made(**value.get('init_args', {}))
+            with suppress(ImportError):
+                kind = getattr(import_module(module or __name__), name, None)
+                if isinstance(kind, type) and issubclass(kind, Supervision):
+                    return kind(**value.get('init_args', {}))
         raise InputError(
             f"supervision is 'lr', 'hr' or an object such as RegionLabels(), not {value}"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Its class and arguments, as a YAML file has them."""
-        made = type(self)
+        kind = type(self)
         arguments = asdict(self)  # type: ignore[call-overload]
         return {
-            'class_path': f'{made.__module__}.{made.__qualname__}',
+            'class_path': f'{kind.__module__}.{kind.__qualname__}',
             'init_args': arguments,
         }
 

@@ -332,7 +332,7 @@ def _load_encoder(encoder: Any, arguments: Network) -> None:
         state, source = _download(enum), weights
     module, names = _named(encoder, arguments.backbone)
     state = strip_prefix(state, names.values())
-    state = {own: state[name] for own, name in names.items() if name in state}
+    state = {key: state[name] for key, name in names.items() if name in state}
     load_weights(module, state, source, f'the encoder {arguments.backbone}')
 
 
