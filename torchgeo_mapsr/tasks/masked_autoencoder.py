@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..models.backbones.spec import suggest
 from ..models.networks.masked_autoencoder import STRIDE, MaskedAutoencoder
 from ..models.networks.segmentation import normalisation
+from .land_cover import warn_of_scaled_values
 
 
 class MaskedAutoencoderTask(BaseTask):
@@ -83,6 +84,7 @@ class MaskedAutoencoderTask(BaseTask):
     def configure_models(self) -> None:
         """Make the autoencoder."""
         h = self.hparams
+        self._scored = False
         self.normalise = normalisation(
             h['in_channels'], h['image_dtype'], h['mean'], h['std']
         )
@@ -200,6 +202,10 @@ class MaskedAutoencoderTask(BaseTask):
                 f'{bands}: give the task in_channels={image.shape[1]}, or choose bands '
                 'of the imagery'
             )
+        if not self._scored:
+            self._scored = True
+            if self.hparams['mean'] is None:
+                warn_of_scaled_values(image, self.hparams['image_dtype'])
         image = self.normalise(image.nan_to_num(nan=0, posinf=0, neginf=0))
         loss = self.autoencoder.loss(image)
         self.log(f'{stage}_loss', loss, batch_size=len(image), sync_dist=True)

@@ -94,8 +94,6 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
             'scheduler': scheduler,
             'patience': patience,
             'task': 'multiclass',
-            'num_labels': None,
-            'pos_weight': None,
         }
         super().__init__()
         names = inspect.signature(type(self).__init__).parameters
@@ -109,8 +107,7 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         self.crosswalk, self.truth = self._classes.load()
         target = self.crosswalk.target
         self.supervision.check(self.crosswalk)
-        self._settings |= {'num_classes': len(target), 'labels': target.class_names}
-        self.hparams.update(self._settings)
+        self.hparams.update(self._settings | {'num_classes': len(target)})
         self._labelled: dict[str, Tensor] = {}
         self._scored = False
         self.model = SegmentationNetwork(self._network, len(target))
