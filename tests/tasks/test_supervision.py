@@ -206,7 +206,7 @@ def test_mistakes() -> None:
     with pytest.raises(InputError, match="of the legend 'nlcd', and this task has"):
         matching({'classes': Classes('worldcover')})
     with pytest.raises(InputError, match="of the target 'land-cover-4'"):
-        matching({'classes': Classes('worldcover', 'worldcover')})
+        matching({'classes': Classes(target='worldcover')})
     with pytest.raises(InputError, match="there is no 'malkin'"):
         matching(statistics='malkin')
     with pytest.raises(InputError, match='not both 0'):
