@@ -22,7 +22,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 @pytest.fixture
 def job(scene: Scene, tmp_path: Path) -> MapJob:
     """A job of seconds, with several chips and tiles."""
-    return MapJob(
+    return MapJob.from_flags(
         imagery=(str(scene.imagery),),
         labels=(str(scene.labels),),
         legend=scene.legend,

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torchgeo_mapsr.mapping.arguments import add_arguments, job_of
 
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.mapping.arguments import add_arguments, job_of
 from torchgeo_mapsr.mapping.config import MapJob, flag
 
-JOB = MapJob(imagery=('a.tif',), labels=('lr.tif',), legend='nlcd', output='o.tif')
+JOB = MapJob.from_flags(
+    imagery=('a.tif',), labels=('lr.tif',), legend='nlcd', output='o.tif'
+)
 
 
 def parse(*args: str) -> MapJob:

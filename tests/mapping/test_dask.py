@@ -42,7 +42,7 @@ def expected(
     """Maps and fit of a run in one process."""
     folder = tmp_path_factory.mktemp('expected')
     scene = request.getfixturevalue('scene')
-    job = MapJob(
+    job = MapJob.from_flags(
         imagery=(str(scene.imagery),),
         labels=(str(scene.labels),),
         legend=scene.legend,

@@ -27,7 +27,7 @@ def fit(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved fit of the job's backbone."""
     folder = tmp_path_factory.mktemp('fit')
     map_region(
-        MapJob(
+        MapJob.from_flags(
             imagery=(str(scene.imagery),),
             labels=(str(scene.labels),),
             legend=scene.legend,

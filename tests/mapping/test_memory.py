@@ -60,7 +60,7 @@ from torchgeo_mapsr.mapping.config import MapJob
 for settings in {[job.to_dict() for job in jobs]!r}:
     settings['imagery'] = tuple(settings['imagery'])
     settings['labels'] = tuple(settings['labels'])
-    map_region(MapJob(**settings))
+    map_region(MapJob.from_flags(**settings))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     done = subprocess.run(

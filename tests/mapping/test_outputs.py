@@ -12,7 +12,7 @@ from torchgeo_mapsr.mapping.outputs import Outputs
 
 
 def job(output: str | Path, *imagery: str, **settings: Any) -> MapJob:
-    return MapJob(
+    return MapJob.from_flags(
         imagery=imagery or ('a.tif',),
         labels=('lr.tif',),
         legend='nlcd',

@@ -6,6 +6,7 @@ import pytest
 import torch
 from odc.geo.geobox import GeoBox
 from torch import Tensor
+from torchgeo_mapsr.tasks.evidence import batch_evidence, cell_coordinates
 
 from torchgeo_mapsr._compat import Sample
 from torchgeo_mapsr.datasets import Crosswalk, LRHRPair, collate_pairs, lr_coordinates
@@ -13,7 +14,6 @@ from torchgeo_mapsr.datasets.geo.region import region_map
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.models.head.prior import evidence, label_shares, reach_of
 from torchgeo_mapsr.tasks.cells import BatchCells
-from torchgeo_mapsr.tasks.evidence import batch_evidence, cell_coordinates
 
 FREQUENCY = torch.tensor([0.1, 0.4, 0.3, 0.2])
 CROSSWALK = Crosswalk.load('nlcd', 'land-cover-4')

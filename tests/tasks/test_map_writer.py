@@ -38,7 +38,7 @@ CONFIG = Path(__file__).parents[2] / 'docs' / 'configs' / 'map_writer.yaml'
 def made(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Maps of the command without and with the labels as a prior, and the fit."""
     folder = tmp_path_factory.mktemp('made')
-    job = MapJob(
+    job = MapJob.from_flags(
         imagery=(str(scene.imagery),),
         labels=(str(scene.labels),),
         legend=scene.legend,

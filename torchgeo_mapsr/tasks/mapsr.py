@@ -5,7 +5,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
+from torch.utils.data.distributed import DistributedSampler
 
 from .._compat import Sample
 from ..datamodules import ChipDataModule
@@ -152,6 +153,7 @@ class MapSRTask(LandCoverTask):
             h['seed'],
         )
         self.land_cover = None
+        self._sampled = 0
         self._spread: tuple[float, ...] = ()
         self._waiting: list[tuple[int, Chip]] = []
         self._parts: list[tuple[int, Cells]] = []
@@ -192,13 +194,17 @@ class MapSRTask(LandCoverTask):
         if stage != 'fit' or not isinstance(data, ChipDataModule):
             return
         if data.visits_all and data.has_lr_labels:
-            data.train_sampler = FitSampler(
+            sampler = FitSampler(
                 data.train_dataset,  # type: ignore[arg-type]
                 data.size,
                 halo=self.backbone.halo,
                 align=max(self.backbone.strides),
                 seed=self.hparams['seed'],
             )
+            self._sampled = len(sampler)
+            world, rank = self.trainer.world_size, self.trainer.global_rank
+            share: Any = sampler if world == 1 else _Share(sampler, world, rank)
+            data.train_sampler = share
 
     def on_fit_start(self) -> None:
         """Spare the user a warning about what is meant to be so."""
@@ -290,10 +296,8 @@ class MapSRTask(LandCoverTask):
 
     def _expected(self, size: int) -> int:
         """Chips in an epoch, over all processes."""
-        data: Any = getattr(self.trainer, 'datamodule', None)
-        sampler = getattr(data, 'train_sampler', None)
-        if isinstance(sampler, FitSampler):
-            return len(sampler)
+        if self._sampled:
+            return self._sampled
         batches = self.trainer.num_training_batches
         if not isinstance(batches, int):
             return self.fit_options.max_chips
@@ -578,6 +582,23 @@ class MapSRTask(LandCoverTask):
         else:
             self.backbone.load_calibration(deserialise(content))
         self._calibrated = True
+
+
+class _Share(DistributedSampler[Any]):
+    """One process's chips of a fit.
+
+    Lightning would shuffle them among the processes: then the first chips that all have
+    seen together were not those that one process sees first.
+    """
+
+    def __init__(self, sampler: FitSampler, world: int, rank: int) -> None:
+        self.queries = list(sampler)
+        super().__init__(self.queries, world, rank, shuffle=False)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield every world-th chip."""
+        for index in super().__iter__():
+            yield self.queries[index]
 
 
 class _FitWhenInterrupted(Callback):

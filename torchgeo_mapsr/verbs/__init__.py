@@ -7,9 +7,31 @@ What a verb needs is imported when it runs: torch takes seconds, and ``--help`` 
 mistyped option should not.
 """
 
-from . import demo, evaluate, low2high, map, select, statistics
+from . import (
+    area,
+    demo,
+    evaluate,
+    export,
+    low2high,
+    map,
+    postprocess,
+    sample,
+    select,
+    statistics,
+)
 
 #: In the order of ``--help``.
-VERBS = (map, demo, evaluate, statistics, low2high, select)
+VERBS = (
+    map,
+    export,
+    demo,
+    evaluate,
+    sample,
+    area,
+    postprocess,
+    statistics,
+    low2high,
+    select,
+)
 
 __all__ = ('VERBS',)
