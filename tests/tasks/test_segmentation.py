@@ -15,6 +15,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from torchgeo.models import ResNet18_Weights
 from torchmetrics import MetricCollection
@@ -216,17 +217,20 @@ class TestTorchgeo:
     def test_plateau_of_the_validation_loss(
         self, data: PairDataModule, tmp_path: Path
     ) -> None:
-        class Falls(Callback):
-            def on_train_epoch_end(self, run: Trainer, task: Any) -> None:
-                rates.append(run.optimizers[0].param_groups[0]['lr'])
+        class Losses(Callback):
+            def on_validation_epoch_end(self, run: Trainer, task: Any) -> None:
+                losses.append(run.callback_metrics['val_loss'].item())
 
-        rates: list[float] = []
-        # a rate of zero learns nothing, so that no epoch is better
-        task = SegmentationTask(lr=1e-12, patience=1)
-        quick = {'limit_train_batches': 1, 'limit_val_batches': 1}
-        run = trainer(tmp_path, max_epochs=5, callbacks=[Falls()], **quick)
+        losses: list[float] = []
+        task = SegmentationTask(lr=0.01, patience=1)
+        quick = {'limit_train_batches': 1, 'num_sanity_val_steps': 0}
+        run = trainer(tmp_path, max_epochs=3, callbacks=[Losses()], **quick)
         run.fit(task, data)
-        assert rates[0] == 1e-12
+        (config,) = run.lr_scheduler_configs
+        assert isinstance(config.scheduler, ReduceLROnPlateau)
+        assert config.scheduler.patience == 1
+        assert len(losses) == 3
+        assert config.scheduler.best == pytest.approx(min(losses))
         # without validation it stays
         run = trainer(
             tmp_path, max_epochs=2, limit_train_batches=1, limit_val_batches=0
