@@ -290,11 +290,10 @@ class Setting:
     def arguments(self) -> Row:
         """What all tasks are given."""
         return {
-            'model': MODEL,
-            'backbone': BACKBONE,
-            'bands': len(self.problem.source.images[0]),
-            'legend': TARGET,
-            'target': TARGET,
+            'network': mapsr.Network(
+                MODEL, BACKBONE, in_channels=len(self.problem.source.images[0])
+            ),
+            'classes': mapsr.Classes(TARGET, TARGET),
             'supervision': 'hr',  # the labels of the crops, which are coarse and noisy
             'lr': LEARNING_RATE,
         }
@@ -317,12 +316,12 @@ class Setting:
             codes = [torch.from_numpy(np.where(v >= 0, v + 1, -1)) for v in labels]
         return Crops(domain.images, codes, seed, self.steps, BATCH, CROP)
 
-    def train(self, task: mapsr.SegmentationTask, data: Any) -> nn.Module:
+    def train(self, task: Any, data: Any) -> nn.Module:
         """Train a task, one pass over batches: crops, or a loader; its network."""
         if isinstance(data, Dataset):
             data = DataLoader(data, batch_size=None)
         train(task, data)
-        return task.network
+        return task.model
 
     @torch.inference_mode()
     def maps(self, network: nn.Module) -> list[Labels]:

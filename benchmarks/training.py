@@ -10,7 +10,7 @@ bound; exemplars are HR labels of elsewhere.
 import argparse
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -201,13 +201,22 @@ class Training:
         """What all segmentation tasks of the table are made with."""
         region = self.place.region
         return {
-            'model': 'unet',
-            'backbone': 'resnet18',
-            'bands': len(region.images[0]),
-            'legend': region.legend,
-            'target': TARGET,
-            'truth_legend': region.truth_legend,
+            'network': mapsr.Network(in_channels=len(region.images[0])),
+            'classes': mapsr.Classes(
+                region.legend, TARGET, truth_legend=region.truth_legend
+            ),
         }
+
+    def segmentation(self, supervision: Any) -> mapsr.SegmentationTask:
+        """A segmentation task of the table, with some labels."""
+        return mapsr.SegmentationTask(
+            'unet',
+            'resnet18',
+            in_channels=self.options['network'].in_channels,
+            classes=self.options['classes'],
+            supervision=supervision,
+            scheduler='cosine',
+        )
 
     def train(
         self,
@@ -255,7 +264,7 @@ class Training:
         lightning.seed_everything(self.seed, verbose=False)
         task = make()
         self.train(task, **options)
-        return self.predict(task.network)
+        return self.predict(task.model)
 
     def predict(self, network: Callable[[Tensor], Tensor]) -> Maps:
         """Map the scenes, window by window with a margin.
@@ -298,17 +307,17 @@ def _oracle(trial: Training) -> Maps:
 
 @row('low', 'Low (hard naive)')
 def _low(trial: Training) -> Maps:
-    return trial.fit(lambda: mapsr.SegmentationTask(**trial.options))
+    return trial.fit(lambda: trial.segmentation('lr'))
 
 
 @row('agg', 'Agg')
 def _agg(trial: Training) -> Maps:
-    return trial.fit(lambda: mapsr.RegionAggregationTask(**trial.options))
+    return trial.fit(lambda: trial.segmentation(mapsr.RegionLabels()))
 
 
 @row('app', 'Agg + App')
 def _app(trial: Training) -> Maps:
-    return trial.fit(lambda: mapsr.RegionAggregationTask(**_adversarial(trial)))
+    return trial.fit(lambda: mapsr.AdversarialTask(**_adversarial(trial)))
 
 
 @row('pre', 'Agg + App + Pre')
@@ -316,7 +325,7 @@ def _pre(trial: Training) -> Maps:
     path = trial.work / 'encoders' / f'{trial.place.name}-{trial.seed}.safetensors'
     lightning.seed_everything(trial.seed, verbose=False)
     pretraining = mapsr.MaskedAutoencoderTask(
-        bands=trial.options['bands'],
+        in_channels=trial.options['network'].in_channels,
         size=CROP,
         dim=128,
         depth=4,
@@ -328,8 +337,9 @@ def _pre(trial: Training) -> Maps:
         output=str(path),
     )
     trial.train(pretraining, 2 * BATCH)
-    options = _adversarial(trial) | {'weights': str(path)}
-    return trial.fit(lambda: mapsr.RegionAggregationTask(**options))
+    network = replace(trial.options['network'], weights=str(path))
+    options = _adversarial(trial) | {'network': network}
+    return trial.fit(lambda: mapsr.AdversarialTask(**options))
 
 
 def _adversarial(trial: Training) -> dict[str, Any]:
@@ -349,67 +359,68 @@ BALANCE = 0.5
 
 @row('soft', 'Soft naive')
 def _soft(trial: Training) -> Maps:
-    return trial.fit(lambda: mapsr.SoftNaiveTask(**_statistical(trial)))
+    return trial.fit(
+        lambda: trial.segmentation(mapsr.ExpectedShares(_statistics(trial)))
+    )
 
 
 @row('em', 'EM with superpixels')
 def _em(trial: Training) -> Maps:
     options: dict[str, Any] = {'warmup_epochs': 6, 'round_epochs': 2}
     return trial.fit(
-        lambda: mapsr.ExpectationMaximizationTask(**_statistical(trial), **options),
+        lambda: mapsr.ExpectationMaximizationTask(
+            **trial.options,
+            supervision=mapsr.MatchedStatistics(_statistics(trial)),
+            **options,
+        ),
         epochs=10,
     )
 
 
 @row('sr_area', 'SR, with chips by area')
 def _sr_area(trial: Training) -> Maps:
-    return trial.fit(lambda: mapsr.LabelSuperResolutionTask(**_statistical(trial)))
+    return trial.fit(lambda: _matched(trial))
 
 
 @row('sr', 'SR')
 def _sr(trial: Training) -> Maps:
-    return trial.fit(
-        lambda: mapsr.LabelSuperResolutionTask(**_statistical(trial)), balance=BALANCE
-    )
+    return trial.fit(lambda: _matched(trial), balance=BALANCE)
 
 
 @row('sr_l2', 'SR without the log-variance term')
 def _sr_l2(trial: Training) -> Maps:
-    return trial.fit(
-        lambda: mapsr.LabelSuperResolutionTask(
-            **_statistical(trial), variance_weight=0.0
-        ),
-        balance=BALANCE,
-    )
+    return trial.fit(lambda: _matched(trial, variance_weight=0.0), balance=BALANCE)
 
 
 @row('hr_sr', 'HR + SR (HR labels of the other place)')
 def _hr_sr(trial: Training) -> Maps:
     return trial.fit(
-        lambda: mapsr.LabelSuperResolutionTask(
-            **_statistical(trial), hr_weight=HR_WEIGHT
-        ),
+        lambda: _matched(trial, hr_weight=HR_WEIGHT),
         labelled=trial.place.labelled,
         balance=BALANCE,
     )
 
 
-def _statistical(trial: Training) -> dict[str, Any]:
+def _matched(trial: Training, **options: Any) -> mapsr.SegmentationTask:
+    return trial.segmentation(mapsr.MatchedStatistics(_statistics(trial), **options))
+
+
+def _statistics(trial: Training) -> str:
     """Malkin's table for NLCD; of majority labels, what a majority is."""
-    if trial.options['legend'] == 'nlcd':
-        return trial.options | {'statistics': 'malkin2019'}
+    if trial.place.region.legend == 'nlcd':
+        return 'malkin2019'
     codes = mapsr.Legend.load(TARGET).codes.tolist()
     path = trial.work / 'majority.yaml'
     shares = {code: {'shares': {code: [0.4, 1.0]}} for code in codes}
     content = {'source': TARGET, 'target': TARGET, 'classes': shares}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(content))
-    return trial.options | {'statistics': str(path)}
+    return str(path)
 
 
 @row('high', 'High (bound: trained with HR labels of the same scenes)')
 def _high(trial: Training) -> Maps:
-    return trial.fit(lambda: mapsr.SegmentationTask(**trial.options, supervision='hr'))
+    return trial.fit(lambda: trial.segmentation('hr'))
 
 
 FIGURES = {'miou': 'mIoU', 'accuracy': 'accuracy', 'f1': 'F1'}

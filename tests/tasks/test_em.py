@@ -73,7 +73,7 @@ def test_labels_are_those_of_superpixel_means(data: PairDataModule) -> None:
     batch['mask_valid'][0, :9] = 0
     task = ExpectationMaximizationTask(spacing=6.0)
     # a copy that differs from the network that is trained
-    torch.nn.init.normal_(next(task.network.parameters()))
+    torch.nn.init.normal_(next(task.model.parameters()))
     labels = task.expected_labels(batch)
     with torch.autocast('cpu', torch.bfloat16):
         half = task.expected_labels(batch)

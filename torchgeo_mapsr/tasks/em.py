@@ -13,18 +13,22 @@ from torch import Tensor
 from .._compat import Sample
 from ..errors import InputError
 from ..losses import label_counts
-from ..losses.statistics_matching import Criterion
+from ..models.networks.segmentation import Network
 from ..models.propagation.superpixels import superpixels
-from .label_super_resolution import LabelSuperResolutionTask
+from .classes import Classes
+from .segmentation import CLASSES, NETWORK, NetworkTask
+from .supervision import MatchedStatistics, Supervision
+
+# Default of the signature; it is immutable.
+STATISTICS = MatchedStatistics()
 
 
-class ExpectationMaximizationTask(LabelSuperResolutionTask):
+class ExpectationMaximizationTask(NetworkTask):
     """EM with superpixel denoising: a baseline of Malkin et al. 2019, section 3.1.
 
     It is the method of Papandreou et al. 2015 with superpixels in place of a dense CRF:
 
-    1. M-step: train on LR labels, with the statistics loss of
-       :class:`~torchgeo_mapsr.tasks.LabelSuperResolutionTask`, for *warmup_epochs*
+    1. M-step: train on LR labels as *supervision* says, for *warmup_epochs*
     2. E-step: predict the training chips; average the predictions in each superpixel;
        every pixel of it gets the class that is the most likely then
     3. M-step: train on these labels with cross entropy, for *round_epochs*; go to 2
@@ -36,50 +40,23 @@ class ExpectationMaximizationTask(LabelSuperResolutionTask):
     starts from.
 
     Args:
-        model: Architecture of the network, see
-            :class:`~torchgeo_mapsr.models.networks.segmentation.SegmentationNetwork`, as the
-            next six.
-        backbone: Encoder.
-        weights: Local file of the encoder's weights.
-        bands: Bands of the imagery.
-        image_dtype: Data type of the imagery's files.
-        mean: Mean of each band, or one for all, in units of the files.
-        std: Standard deviation likewise.
-        legend: Legend of the LR labels, a name or a file.
-        target: Legend of the map.
-        crosswalk: Name or file of the crosswalk between them, for validation.
-        truth_legend: Legend of ``mask``, the HR labels; *target* by default.
-        truth_crosswalk: Name or file of the crosswalk from it to *target*.
-        statistics: Joint statistics of *legend* and *target*, a name or a file.
-        criterion: How counts are compared in the first M-step, see
-            :class:`~torchgeo_mapsr.losses.StatisticsMatchingLoss`, as the next.
-        variance_weight: Weight of the log-variance term.
+        network: The network.
+        classes: Legends of the labels and of the map.
+        supervision: How LR labels train in the first M-step.
         warmup_epochs: Epochs of the first M-step.
         round_epochs: Epochs of each M-step after it.
         spacing: Pixels between the centres of superpixels, about.
         compactness: Colour difference that weighs as much as one spacing.
         lr: Learning rate at the start; it falls to zero along a cosine.
         weight_decay: Weight decay of AdamW.
-        class_weights: Weight of each class of *target* in the cross entropy.
+        class_weights: Weight of each class in the cross entropy.
     """
 
     def __init__(
         self,
-        model: str = 'unet',
-        backbone: str = 'resnet18',
-        weights: str | None = None,
-        bands: int = 4,
-        image_dtype: str | None = 'uint8',
-        mean: Sequence[float] | float | None = None,
-        std: Sequence[float] | float | None = None,
-        legend: str = 'nlcd',
-        target: str = 'land-cover-4',
-        crosswalk: str | None = None,
-        truth_legend: str | None = None,
-        truth_crosswalk: str | None = None,
-        statistics: str = 'malkin2019',
-        criterion: Criterion = 'compromise',
-        variance_weight: float = 1.0,
+        network: Network = NETWORK,
+        classes: Classes = CLASSES,
+        supervision: Supervision = STATISTICS,
         warmup_epochs: int = 10,
         round_epochs: int = 5,
         spacing: float = 10.0,
@@ -88,7 +65,14 @@ class ExpectationMaximizationTask(LabelSuperResolutionTask):
         weight_decay: float = 1e-4,
         class_weights: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(weights=weights)
+        super().__init__(
+            network,
+            classes,
+            supervision,
+            class_weights=class_weights,
+            lr=lr,
+            weight_decay=weight_decay,
+        )
 
     def configure_models(self) -> None:
         """Make the network, and the copy of it that labels."""
@@ -97,13 +81,13 @@ class ExpectationMaximizationTask(LabelSuperResolutionTask):
         if h['warmup_epochs'] < 1 or h['round_epochs'] < 1:
             raise InputError('warmup_epochs and round_epochs are 1 or more')
         # part of checkpoints, so that a resumed round goes on with its own labels
-        self.teacher = deepcopy(self.network).requires_grad_(False)
+        self.teacher = deepcopy(self.model).requires_grad_(False)
 
     def on_train_epoch_start(self) -> None:
-        """Begin a round: what is known by now labels from here on."""
+        """Begin a round: the network as it is now labels from here on."""
         epoch = self.current_epoch - self.hparams['warmup_epochs']
         if epoch >= 0 and epoch % self.hparams['round_epochs'] == 0:
-            self.teacher.load_state_dict(self.network.state_dict())
+            self.teacher.load_state_dict(self.model.state_dict())
 
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
@@ -121,7 +105,7 @@ class ExpectationMaximizationTask(LabelSuperResolutionTask):
         if self.current_epoch < self.hparams['warmup_epochs']:
             return super().training_step(batch, batch_idx, dataloader_idx)
         labels = self.expected_labels(batch)
-        loss = self.cross_entropy(self(batch['image']), labels)
+        loss = self.pixel_loss(self(batch['image']), labels)
         self.log('train_loss', loss, batch_size=len(labels))
         return loss
 
@@ -146,8 +130,8 @@ class ExpectationMaximizationTask(LabelSuperResolutionTask):
         with torch.autocast(image.device.type, enabled=False):
             segments = torch.stack(
                 [
-                    superpixels(one, h['spacing'], h['compactness'], there)
-                    for one, there in zip(image, valid, strict=True)
+                    superpixels(one, h['spacing'], h['compactness'], has_data)
+                    for one, has_data in zip(image, valid, strict=True)
                 ]
             )
         means = label_counts(p, segments, int(segments.max()), valid).mean

@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Trainer, seed_everything
-from torch import Tensor
 from torch.utils.data import DataLoader
 
+from torchgeo_mapsr import Classes
 from torchgeo_mapsr.datamodules import PairDataModule
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.losses import discriminator_hinge, generator_hinge
+from torchgeo_mapsr.losses import (
+    RegionCrossEntropy,
+    discriminator_hinge,
+    generator_hinge,
+)
 from torchgeo_mapsr.models.networks.trained import Trained
-from torchgeo_mapsr.tasks import RegionAggregationTask
-from torchgeo_mapsr.transforms import RegionAggregation
+from torchgeo_mapsr.tasks import AdversarialTask
 
 Batch = dict[str, Any]
 
@@ -45,48 +47,15 @@ def trainer(**options: Any) -> Trainer:
     return Trainer(accelerator='cpu', **{'max_epochs': 1} | quiet | options)
 
 
-def adversarial(scene: Scene, **options: Any) -> RegionAggregationTask:
+def adversarial(scene: Scene, **options: Any) -> AdversarialTask:
     seed_everything(0, verbose=False)
-    return RegionAggregationTask(exemplars=str(scene.truth), **options)
+    return AdversarialTask(str(scene.truth), **options)
 
 
-class TestAggregation:
-    @pytest.mark.parametrize('reduction', ['mean', 'sum'])
-    def test_loss_is_equation_1(self, batch: Batch, reduction: Any) -> None:
-        """As the transform's docstring writes it out."""
-        torch.manual_seed(0)
-        task = RegionAggregationTask(reduction=reduction)
-        run = trainer()
-        run.fit(task, loader(batch))
-        task.train()
-        found = RegionAggregation(reduction=reduction)(
-            batch | {'logits': task(batch['image'])}
-        )
-        index = torch.from_numpy(task.crosswalk.index(found['region_label'].numpy()))
-        each = F.cross_entropy(
-            found['region_logits'].mT, index, reduction='none', ignore_index=-1
-        )
-        weight = torch.where(index >= 0, found['region_weight'], 0.0)
-        expected = (each * weight).sum() / weight.sum()
-        again = trainer(limit_train_batches=1)
-        again.fit(task, loader(batch))
-        # batch statistics are those of the batch, before and after a step
-        assert float(again.callback_metrics['train_loss']) == pytest.approx(
-            float(expected), rel=1e-4
-        )
-
-    def test_learns(self, batch: Batch) -> None:
-        torch.manual_seed(0)
-        task = RegionAggregationTask(lr=3e-3)
-        before = trainer().validate(task, loader(batch), verbose=False)[0]
-        trainer().fit(task, loader(*[batch] * 15))
-        after = trainer().validate(task, loader(batch), verbose=False)[0]
-        assert after['val_LRAgreement'] > before['val_LRAgreement']
-        assert after['val_loss'] < before['val_loss']
-
-    def test_index_map_is_that_of_sums(self, batch: Batch) -> None:
+class TestAppearance:
+    def test_index_map_is_that_of_sums(self, batch: Batch, made_scene: Scene) -> None:
         """Scores of sums times the pixels of a cell are those of means."""
-        mean, summed = (RegionAggregationTask(reduction=r) for r in ('mean', 'sum'))
+        mean, summed = (adversarial(made_scene, reduction=r) for r in ('mean', 'sum'))
         cells = mean.cells(batch)
         logits = 1e-3 * torch.randn(2, 4, 64, 64)
         pixels = batch['lr_pixels'][batch['lr_pixels'] > 0].mean()
@@ -99,8 +68,6 @@ class TestAggregation:
         hidden = batch | {'mask_valid': torch.zeros(2, 64, 64, dtype=torch.long)}
         assert not mean.index_map(logits, hidden, mean.cells(hidden)).any()
 
-
-class TestAppearance:
     def test_both_players_step(self, batch: Batch, made_scene: Scene) -> None:
         """By the gradients of equation 2, each by itself."""
         task = adversarial(made_scene, adversarial_weight=0.3)
@@ -116,19 +83,17 @@ class TestAppearance:
         other._trainer = run
         real = other._draw(made) * cells.valid[:, None]
         assert set(real.unique().tolist()) <= {1, 2, 3, 4}
-        assert other.discriminator is not None
         judged = generator_hinge(other.discriminator.judge(made))
         scores = other.discriminator(real), other.discriminator(made.detach())
-        labels = other.criterion(
+        labels = RegionCrossEntropy()(
             logits, cells.region, cells.label, cells.share, cells.valid
         )
-        own = list(other.network.parameters())
+        own = list(other.model.parameters())
         wanted = torch.autograd.grad(labels + 0.3 * judged, own, retain_graph=True)
-        for parameter, gradient in zip(task.network.parameters(), wanted, strict=True):
+        for parameter, gradient in zip(task.model.parameters(), wanted, strict=True):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
         own = list(other.discriminator.parameters())
         wanted = torch.autograd.grad(discriminator_hinge(*scores), own)
-        assert task.discriminator is not None
         for parameter, gradient in zip(
             task.discriminator.parameters(), wanted, strict=True
         ):
@@ -147,8 +112,8 @@ class TestAppearance:
         assert 0 <= logged['train_class_entropy'] <= 1
         assert 0 < logged['train_exemplar_entropy'] < 1
 
-    def test_entropy_shows_a_collapse(self) -> None:
-        task = RegionAggregationTask()
+    def test_entropy_shows_a_collapse(self, made_scene: Scene) -> None:
+        task = adversarial(made_scene)
         assert float(task._entropy(torch.full((8, 8), 2))) == 0
         even = torch.tensor([0, 0, 1, 2, 3, 4])
         assert float(task._entropy(even)) == pytest.approx(1)
@@ -194,7 +159,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from torchgeo_mapsr import PairDataModule
-from torchgeo_mapsr.tasks import RegionAggregationTask
+from torchgeo_mapsr.tasks import AdversarialTask
 
 class Same(Callback):
     def on_train_end(self, trainer, task):
@@ -207,7 +172,7 @@ class Same(Callback):
 
 *paths, exemplars = sys.argv[1:]
 seed_everything(0)
-task = RegionAggregationTask(exemplars=exemplars)
+task = AdversarialTask(exemplars)
 trainer = Trainer(
     accelerator='cpu', devices=2, strategy='ddp_fork', max_epochs=1, logger=False,
     enable_checkpointing=False, num_sanity_val_steps=0, callbacks=[Same()],
@@ -234,35 +199,18 @@ class TestMistakes:
         self, batch: Batch, made_scene: Scene, tmp_path: Path
     ) -> None:
         with pytest.raises(InputError, match="no crosswalk from legend 'nlcd' to"):
-            RegionAggregationTask(
-                target='openearthmap', legend='openearthmap',
-                exemplars='x.tif', exemplar_legend='nlcd',
-            )  # fmt: skip
-        task = RegionAggregationTask(exemplars=str(made_scene.labels))
+            AdversarialTask(
+                'x.tif',
+                classes=Classes('openearthmap', 'openearthmap'),
+                exemplar_legend='nlcd',
+            )
+        task = AdversarialTask(str(made_scene.labels))
         with pytest.raises(InputError, match="is no class of 'land-cover-4'"):
             trainer().fit(task, loader(batch))
         with rasterio.open(made_scene.truth) as file:
             codes, profile = file.read(), file.profile
         with rasterio.open(tmp_path / 'dry.tif', 'w', **profile) as file:
             file.write(np.where(codes == 1, 3, codes))
-        task = RegionAggregationTask(exemplars=str(tmp_path / 'dry.tif'))
+        task = AdversarialTask(str(tmp_path / 'dry.tif'))
         with pytest.warns(UserWarning, match='No exemplar shows Water'):
             trainer().fit(task, loader(batch))
-
-    def test_cells_without_pixels(self, batch: Batch) -> None:
-        nowhere = batch | {'mask_region': torch.zeros_like(batch['mask_region'])}
-        unknown = batch | {'lr_label': torch.full_like(batch['lr_label'], 7)}
-        for bad in (nowhere, unknown):
-            with pytest.raises(InputError, match='No pixel of the training chips lies'):
-                trainer().fit(RegionAggregationTask(), loader(bad))
-        # one chip without labels is no mistake
-        trainer().fit(RegionAggregationTask(), loader(nowhere, batch))
-
-    def test_other_bands(self, batch: Batch) -> None:
-        with pytest.raises(InputError, match='give bands=4'):
-            trainer().fit(RegionAggregationTask(bands=3), loader(batch))
-
-    def test_no_lr_labels(self, batch: Batch) -> None:
-        bare: dict[str, Tensor] = {'image': batch['image']}
-        with pytest.raises(InputError, match='has no mask_region, lr_label, lr_pixels'):
-            trainer().fit(RegionAggregationTask(), loader(bare))
