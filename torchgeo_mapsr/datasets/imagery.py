@@ -472,7 +472,8 @@ class _Layer:
         masks = [self.bands[0]] if self.file.masked else []
         masks += [b for b in self.bands if b in self.file.band_masks and not masks]
         for band in masks:
-            remove(self.file.read([band], rows, cols, mask=True)[0] == 0, _MASK)
+            mask = self.file.read([band], rows, cols, mask=True)[0]
+            remove(np.equal(mask, 0), _MASK)
         if values.dtype.kind == 'f':
             with np.errstate(over='ignore'):  # beyond float32
                 finite = np.isfinite(values.astype(np.float32, copy=False))
