@@ -22,17 +22,8 @@ from scipy.ndimage import (
 )
 
 from ..errors import InputError, InputWarning
-from .geo.grid import (
-    Box,
-    box_in,
-    bring_together,
-    clip,
-    crop,
-    hull,
-    pixel_offset,
-    pixel_ratio,
-)
-from .geo.raster import MAX_BANDS, PathLike, RasterFile, open_rasters
+from .geo.grid import Box, box_in, clip, crop, hull, pixel_offset, pixel_ratio
+from .geo.raster import MAX_BANDS, PathLike, RasterFile, open_rasters, side_by_side
 from .geo.region import lr_coordinates
 
 #: What can remove a pixel, by its number in :meth:`Imagery.read_sources`; 0 is a pixel
@@ -117,7 +108,7 @@ class Imagery:
         nodata: float | None = None,
         stack: bool = False,
     ) -> None:
-        files = _together(open_rasters(paths))
+        files = side_by_side(open_rasters(paths))
         alphas = _transparency(files)
         self._layers = tuple(
             _layer(file, bands, nodata, alpha)
@@ -604,15 +595,6 @@ def _rim(values: NDArray[Any], nodata: NDArray[np.float64]) -> NDArray[np.bool_]
     rim: NDArray[np.bool_] = binary_dilation(core, step, RIM_DEPTH, mask=near)
     # single pixels among them with a larger error
     return rim | binary_closing(rim, step)
-
-
-def _together(files: tuple[RasterFile, ...]) -> tuple[RasterFile, ...]:
-    """The files, those beyond the antimeridian beside the others."""
-    grids = bring_together([file.geobox for file in files])
-    return tuple(
-        file if grid is file.geobox else replace(file, geobox=grid)
-        for file, grid in zip(files, grids, strict=True)
-    )
 
 
 def _layer(

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ...errors import InputError
+from .grid import bring_together
 
 PathLike = str | os.PathLike[str]
 
@@ -285,6 +286,22 @@ def open_rasters(paths: PathLike | Iterable[PathLike]) -> tuple[RasterFile, ...]
     if not names:
         raise InputError('no raster files were given')
     return tuple(RasterFile.open(name) for name in names)
+
+
+def side_by_side(files: Sequence[RasterFile]) -> tuple[RasterFile, ...]:
+    """Put files on both sides of the antimeridian beside one another.
+
+    Args:
+        files: Files in any CRS.
+
+    Returns:
+        The files, some of them moved by whole turns round the Earth.
+    """
+    grids = bring_together([file.geobox for file in files])
+    return tuple(
+        file if grid is file.geobox else replace(file, geobox=grid)
+        for file, grid in zip(files, grids, strict=True)
+    )
 
 
 def missing_source(path: str) -> str | None:
