@@ -171,6 +171,10 @@ class WorkStore:
             scratch = self._owns(entry) and not self.tiles.owns(entry)
             if entry.suffix == '.part' or (scratch and entry != self.fit):
                 entry.unlink(missing_ok=True)
+        for entry in list(self._manifest.parent.iterdir()):
+            start = f'{self._manifest.name}.'
+            if entry.name.startswith(start) and entry.suffix == '.part':
+                entry.unlink(missing_ok=True)
         self._write()
 
     def _load_outputs(self, content: Mapping[str, Any]) -> None:
@@ -311,13 +315,13 @@ class WorkStore:
 
         The manifest goes last: cut off before, the same work is found to be finished.
         """
-        for entry in sorted(self.folder.iterdir()):
-            if self._owns(entry) and entry != self.fit:
-                entry.unlink(missing_ok=True)
-        self.fit.unlink(missing_ok=True)
-        names = {entry.name for entry in self.folder.iterdir()}
-        if names <= {'lock'}:
-            self._remove_folder()
+        if self.folder.exists():
+            for entry in sorted(self.folder.iterdir()):
+                if self._owns(entry) and entry != self.fit:
+                    entry.unlink(missing_ok=True)
+            self.fit.unlink(missing_ok=True)
+            if {entry.name for entry in self.folder.iterdir()} <= {'lock'}:
+                self._remove_folder()
         self._manifest.unlink(missing_ok=True)
         self._lock.release()
 

@@ -44,7 +44,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def part_of(path: Path) -> Path:
     """A new temporary name beside a path, no longer than file systems allow."""
-    return path.with_name(f'{path.name[:60]}.{uuid4().hex[:8]}.part')
+    # a character takes up to 4 of the 255 bytes of a name
+    name = path.name if len(os.fsencode(path.name)) < 240 else path.name[:56]
+    return path.with_name(f'{name}.{uuid4().hex[:8]}.part')
 
 
 def sync(path: Path) -> None:

@@ -4,7 +4,6 @@
 """A pretrained network between imagery as it is read and tokens."""
 
 from collections.abc import Callable, Iterable, Iterator
-from math import lcm
 from typing import Any
 
 import torch
@@ -135,9 +134,7 @@ class FrozenNetwork(Backbone):
         """Sizes to pad an image to, in the order in which they are tried."""
         if self.square:
             height = width = max(height, width)
-        stride = lcm(*self.strides)
-        largest = lcm(stride, *self.network.reductions)
-        steps = [stride, largest]
+        steps = list(self.network.steps)
         steps += sorted({n * s for n in self.network.windows for s in steps})
         for step in dict.fromkeys(steps):
             yield -(-height // step) * step, -(-width // step) * step

@@ -4,6 +4,7 @@
 """Networks as modules from an image to token grids."""
 
 from collections.abc import Sequence
+from math import lcm
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ class Grids(nn.Module):
         self.square = square
         self.reductions = reductions
         self.fixed = fixed
+        #: pixels that H and W may have to be multiples of, in the order to try
+        self.steps = tuple(dict.fromkeys((lcm(*strides), lcm(*strides, *reductions))))
         #: tokens along a side of the windows that the network attends in
         self.windows = _windows(model)
 

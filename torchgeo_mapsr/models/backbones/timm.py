@@ -113,7 +113,7 @@ def timm_backbone(
         tuple(value * scale for value in mean),
         tuple(value * scale for value in std),
         label,
-        partial(_advise, name, layers, expected, grids.fixed, options),
+        partial(_advise, name, layers, expected, grids.steps, grids.fixed, options),
     )
 
 
@@ -121,6 +121,7 @@ def _advise(
     name: str,
     layers: tuple[int, ...] | None,
     bands: int,
+    steps: tuple[int, ...],
     fixed: tuple[int, int] | None,
     options: dict[str, Any],
     height: int,
@@ -133,21 +134,22 @@ def _advise(
     advice = ''
     if fixed is not None and fixed[0] == fixed[1] and fixed[0] < max(height, width):
         advice = f', or the chip size that it was made for (--chip-size {fixed[0]})'
-    side = max(height, width)
     if 'img_size' in options or not _takes_size(name):
         return advice
-    try:
-        with torch.device('meta'):
-            model = timm.create_model(
-                name, in_chans=bands, num_classes=0, img_size=side, **options
-            )
-            grids = TimmGrids(model.eval(), layers, None, name)
-            image = torch.zeros(1, bands, side, side)
-            with torch.no_grad():
+    for step in steps:
+        side = -(-max(height, width) // step) * step
+        try:
+            with torch.device('meta'), torch.no_grad():
+                model = timm.create_model(
+                    name, in_chans=bands, num_classes=0, img_size=side, **options
+                )
+                grids = TimmGrids(model.eval(), layers, None, name)
+                image = torch.zeros(1, bands, side, side)
                 check_grids(grids(image), grids.strides, (side, side))
-    except _REFUSALS:
-        return advice
-    return f'{advice}, or give it that size (option img_size={side})'
+        except _REFUSALS:
+            continue
+        return f'{advice}, or give it that size (option img_size={side})'
+    return advice
 
 
 # What families raise for a size that they do not take.
