@@ -529,6 +529,7 @@ class TestLines:
             write('a.tif', noise(1, 9, 9)), tmp_path / 'a.vrt', driver='VRT'
         )
         imagery = Imagery(tmp_path / 'a.vrt')
+        assert set(imagery.files) == {str(tmp_path / n) for n in ('a.tif', 'a.vrt')}
         (tmp_path / 'a.tif').rename(tmp_path / 'b.tif')
         assert imagery.changed() == (str(tmp_path / 'a.vrt'),)
         assert 'its source' in self.line(tmp_path / 'a.vrt')

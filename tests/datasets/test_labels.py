@@ -261,3 +261,13 @@ def test_labels_on_both_sides_of_the_antimeridian(write: Write) -> None:
     (labels,) = LabelRaster.open(paths)
     assert labels.geobox.shape == (32, 64)
     np.testing.assert_array_equal(labels.at(labels.geobox), codes)
+
+
+@pytest.mark.parametrize(('dtype', 'full'), [('uint16', 255), ('uint8', 1)])
+def test_alpha_of_any_opaque_value(write: Write, dtype: str, full: int) -> None:
+    values = np.full((2, 9, 9), full, dtype)
+    values[0], values[1, :3] = 41, 0
+    path = write('a.tif', values, colorinterp=[ColorInterp.gray, ColorInterp.alpha])
+    (labels,) = LabelRaster.open(path)
+    expected = np.where(values[1] > 0, 41, -1)
+    np.testing.assert_array_equal(labels.read(slice(0, 9), slice(0, 9)), expected)

@@ -160,6 +160,11 @@ class Imagery:
             f'{covered:.3g} in the files'
         )
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All local files that are read: side-car files and a VRT's sources too."""
+        return tuple(name for layer in self._layers for name in layer.file.files)
+
     def changed(self) -> tuple[str, ...]:
         """Files that are no longer what they were when they were opened."""
         return tuple(layer.file.path for layer in self._layers if layer.file.changed())

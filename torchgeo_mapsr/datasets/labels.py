@@ -136,6 +136,11 @@ class LabelRaster:
             inner = top - first, left - start, bottom - first, right - start
             yield self._files[i], inner, (top, left, bottom, right)
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All local files that are read: side-car files and a VRT's sources too."""
+        return tuple(name for file in self._files for name in file.files)
+
     def changed(self) -> tuple[str, ...]:
         """Files that are no longer what they were when they were opened."""
         return tuple(file.path for file in self._files if file.changed())
@@ -303,7 +308,10 @@ def _codes(file: RasterFile, box: Box) -> NDArray[np.int64]:
     band = _band(file)
     values = file.read([band], rows, cols)[0]
     valid = np.ones(values.shape, bool)
-    if file.masked or file.alpha is not None or band in file.band_masks:
+    if file.alpha is not None:
+        # not by GDAL's mask: it takes 255 of 16 bits for transparent
+        valid &= file.read([file.alpha], rows, cols)[0] > 0
+    if file.masked or band in file.band_masks:
         valid &= file.read([band], rows, cols, mask=True)[0] > 0
     nodata = file.nodata[band - 1]
     if nodata is not None:
@@ -316,7 +324,11 @@ def _codes(file: RasterFile, box: Box) -> NDArray[np.int64]:
                 f'{file.path}: holds fractions; labels are whole class codes'
             )
         values = whole
-    beyond = valid & (np.abs(values.astype(np.float64)) > 2**31)
+    beyond = (
+        valid & (np.abs(values.astype(np.float64)) > 2**31)
+        if values.dtype.kind == 'f' or values.dtype.itemsize == 8
+        else np.zeros(1, bool)
+    )
     if beyond.any():
         raise InputError(
             f'{file.path}: holds {values[beyond][0]:g}, which is no class code; declare '
