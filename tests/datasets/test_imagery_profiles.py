@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
+from rasterio.shutil import copy as copy_raster
 from rasterio.transform import Affine
 
 from torchgeo_mapsr.datasets.geo.grid import bring_together
@@ -525,9 +526,7 @@ class TestLines:
         assert self.line(paths)
 
     def test_missing_source(self, write: Write, tmp_path: Path) -> None:
-        rasterio.shutil.copy(
-            write('a.tif', noise(1, 9, 9)), tmp_path / 'a.vrt', driver='VRT'
-        )
+        copy_raster(write('a.tif', noise(1, 9, 9)), tmp_path / 'a.vrt', driver='VRT')
         imagery = Imagery(tmp_path / 'a.vrt')
         assert set(imagery.files) == {str(tmp_path / n) for n in ('a.tif', 'a.vrt')}
         (tmp_path / 'a.tif').rename(tmp_path / 'b.tif')
@@ -578,4 +577,6 @@ def test_renamed_folder_is_the_same_work(write: Write, tmp_path: Path) -> None:
 
 def test_size_is_told(write: Write) -> None:
     imagery = Imagery(write('a.tif', noise(1, 20, 50)))
-    assert str(imagery) == '1 file, 20 x 50 pixels (1000 px), of which 1 in the files'
+    assert (
+        str(imagery) == '1 file, 20 x 50 pixels (1000 px), 100 % of them in the files'
+    )

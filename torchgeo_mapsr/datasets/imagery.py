@@ -153,11 +153,11 @@ class Imagery:
         """Number of files, size, and the share of it that the files cover."""
         height, width = self.geobox.shape
         sizes = self._boxes[:, 2:] - self._boxes[:, :2]
-        covered = min(float(sizes.prod(axis=1).sum()) / (height * width), 1.0)
+        covered = min(100 * float(sizes.prod(axis=1).sum()) / (height * width), 100.0)
         files = f'{len(self._layers)} file{"s" if len(self._layers) > 1 else ""}'
         return (
-            f'{files}, {height} x {width} pixels ({_pixels(height * width)}), of which '
-            f'{covered:.3g} in the files'
+            f'{files}, {height} x {width} pixels ({_pixels(height * width)}), '
+            f'{covered:.3g} % of them in the files'
         )
 
     @property

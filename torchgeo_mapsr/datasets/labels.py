@@ -183,7 +183,7 @@ class LabelRaster:
             for row in _steps(top, bottom)
             for col in _steps(left, right)
         ]
-        step = max(1, len(blocks) // COUNTED_BLOCKS)
+        step = max(1, -(-len(blocks) // COUNTED_BLOCKS))
         codes: Counter[int] = Counter()
         absent: Counter[int] = Counter()
         for block in blocks[::step]:

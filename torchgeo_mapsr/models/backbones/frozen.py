@@ -91,7 +91,7 @@ class FrozenNetwork(Backbone):
     def _run(self, image: Tensor) -> list[Tensor]:
         """Grids of an image that was scaled, at the first size that the network takes."""
         size = image.shape[-2], image.shape[-1]
-        first: Exception | None = None
+        first: tuple[Exception, tuple[int, int]] | None = None
         sizes = [self._padded[size]] if size in self._padded else self._sizes(*size)
         for padded in sizes:
             try:
@@ -102,17 +102,18 @@ class FrozenNetwork(Backbone):
             except (AssertionError, IndexError, RuntimeError, ValueError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-                first = first or error
+                first = first or (error, padded)
                 continue
             self._padded[size] = padded
             return grids
         assert first is not None
-        reason = next(iter(str(first).splitlines()), type(first).__name__)
+        error, (height, width) = first
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         advice = self.advise(*size) if self.advise is not None else ''
         raise InputError(
-            f'Backbone {self.label} cannot take images of {size[0]} x {size[1]} pixels '
+            f'Backbone {self.label} cannot take images of {height} x {width} pixels '
             f'({reason}): choose another{advice}'
-        ) from first
+        ) from error
 
     def check_size(self, height: int, width: int) -> None:
         """Try an image of zeros.

@@ -134,8 +134,9 @@ def _advise(
     advice = ''
     if fixed is not None and fixed[0] == fixed[1] and fixed[0] < max(height, width):
         advice = f', or the chip size that it was made for (--chip-size {fixed[0]})'
-    if 'img_size' in options or not _takes_size(name):
+    if not _takes_size(name):
         return advice
+    options = {key: value for key, value in options.items() if key != 'img_size'}
     for step in steps:
         side = -(-max(height, width) // step) * step
         try:
