@@ -9,6 +9,7 @@ mistyped option should not.
 
 from . import (
     area,
+    change,
     demo,
     evaluate,
     low2high,
@@ -20,6 +21,17 @@ from . import (
 )
 
 #: In the order of ``--help``.
-VERBS = (map, demo, evaluate, sample, area, postprocess, statistics, low2high, select)
+VERBS = (
+    map,
+    demo,
+    evaluate,
+    sample,
+    area,
+    change,
+    postprocess,
+    statistics,
+    low2high,
+    select,
+)
 
 __all__ = ('VERBS',)
