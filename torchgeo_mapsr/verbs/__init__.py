@@ -9,12 +9,14 @@ mistyped option should not.
 
 from . import (
     area,
+    change,
     demo,
     evaluate,
     export,
     low2high,
     map,
     postprocess,
+    report,
     sample,
     select,
     statistics,
@@ -23,11 +25,19 @@ from . import (
 #: In the order of ``--help``.
 VERBS = (
     map,
+<<<<<<< HEAD
     export,
+=======
+>>>>>>> worth
     demo,
     evaluate,
     sample,
     area,
+<<<<<<< HEAD
+=======
+    change,
+    report,
+>>>>>>> worth
     postprocess,
     statistics,
     low2high,
