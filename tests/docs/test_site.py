@@ -72,7 +72,9 @@ def test_examples_of_docstrings_become_code() -> None:
 @pytest.mark.parametrize('page', ['aoi', 'extend'])
 def test_page(page: str) -> None:
     blocks = re.findall(
-        r'^```python\n(.*?)^```$', (DOCS / f'{page}.md').read_text(), re.M | re.S
+        r'^```python\n(.*?)^```$',
+        (DOCS / f'{page}.md').read_text(),
+        re.MULTILINE | re.DOTALL,
     )
     assert blocks
     for block in blocks:
