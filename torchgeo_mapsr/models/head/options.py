@@ -8,6 +8,35 @@ from typing import Any
 
 from ...errors import InputError
 
+_RANGES = {
+    'balance': (0, 1),
+    'confidence_quantile': (0, 1),
+    'prompts': (1, 10_000),
+    'max_chips': (1, 10**9),
+    'max_pixels': (1, 10**9),
+    'calibration_chips': (1, 10**6),
+}
+
+
+def check_range(field: str, value: Any, name: str) -> None:
+    """Make sure that an option is in its range.
+
+    Args:
+        field: The field of :class:`FitOptions`.
+        value: Its value.
+        name: What the user calls it.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if field not in _RANGES:
+        return
+    low, high = _RANGES[field]
+    if not low <= value <= high:
+        raise InputError(f'{name} must be between {low} and {high}, not {value}.')
+    if field == 'confidence_quantile' and value == high:
+        raise InputError(f'{name} must be below {high}.')
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
@@ -54,22 +83,8 @@ class FitOptions:
     calibration_chips: int = 16
 
     def __post_init__(self) -> None:
-        ranges = {
-            'balance': (0, 1),
-            'confidence_quantile': (0, 1),
-            'prompts': (1, 10_000),
-            'max_chips': (1, 10**9),
-            'max_pixels': (1, 10**9),
-            'calibration_chips': (1, 10**6),
-        }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise InputError(
-                    f'{name} must be between {low} and {high}, not {value}.'
-                )
-        if self.confidence_quantile == 1:
-            raise InputError('confidence_quantile must be below 1.')
+        for name in _RANGES:
+            check_range(name, getattr(self, name), name)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON types.
