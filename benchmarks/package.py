@@ -22,6 +22,7 @@ from torch import Tensor
 from torchgeo_mapsr.mapping.extractor import Extractor, chips_at_once, device_of
 from torchgeo_mapsr.mapping.model import Model
 from torchgeo_mapsr.mapping.prefetch import prefetch, torch_threads
+from torchgeo_mapsr.models.head.samples import CellSamples, PixelSamples
 
 import torchgeo_mapsr as mapsr
 from torchgeo_mapsr.datasets import RecoveredLabels, region_map
@@ -41,7 +42,6 @@ from torchgeo_mapsr.models.backbones.rcf import RCF
 from torchgeo_mapsr.models.head.fit import fit_classifier
 from torchgeo_mapsr.models.head.probe import class_weights, fit_probe
 from torchgeo_mapsr.models.head.prompts import CosinePrompts
-from torchgeo_mapsr.models.head.samples import CellSamples, PixelSamples
 from torchgeo_mapsr.models.networks.ensemble import Ensemble
 from torchgeo_mapsr.models.propagation.propagation import Propagation
 from torchgeo_mapsr.models.tokens.tokens import Tokens

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,13 @@ from torchgeo_mapsr.mapping.config import MapJob
 from torchgeo_mapsr.mapping.run import map_region
 from torchgeo_mapsr.mapping.tile_files import TileFiles
 
-from .conftest import arguments
+from .conftest import arguments, changed
 
 
 @pytest.fixture
 def expected(job: MapJob, tmp_path: Path) -> np.ndarray:
     """The map of a run that nothing happens to."""
-    undisturbed = replace(job, output=tmp_path / 'undisturbed' / 'cover.tif')
+    undisturbed = changed(job, output=tmp_path / 'undisturbed' / 'cover.tif')
     with rasterio.open(map_region(undisturbed).maps[0]) as dataset:
         return dataset.read()
 
@@ -116,12 +115,12 @@ def test_disk_full_is_one_line(
     """
     before = (
         'import resource\n'
-        'from torchgeo_mapsr.mapping import job\n'
-        'publish = job.publish\n'
+        'from torchgeo_mapsr.mapping import run\n'
+        'publish = run.publish\n'
         'def limited(*args):\n'
         '    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n'
         '    publish(*args)\n'
-        'job.publish = limited\n'
+        'run.publish = limited\n'
     )
     process = start(job, before)
     _, message = process.communicate(timeout=240)
@@ -180,7 +179,7 @@ def test_damaged_fit_is_made_again(
     (fit,) = folder.glob('fit_*.safetensors')
     content = fit.read_bytes()
     fit.write_bytes(content[:-100])
-    again = replace(job, save_model=folder.parent / 'again.safetensors')
+    again = changed(job, save_model=folder.parent / 'again.safetensors')
     map_region(again)
     assert again.save_model.read_bytes() == content
     with rasterio.open(job.output) as dataset:
@@ -196,11 +195,11 @@ def test_changed_input_is_other_work(
     """Nothing of the old imagery gets into the new map."""
     imagery = tmp_path / 'imagery.tif'
     shutil.copy(job.imagery[0], imagery)
-    job = replace(job, imagery=(str(imagery),))
+    job = changed(job, imagery=(str(imagery),))
     stop_before_publishing(job, monkeypatch)
     with rasterio.open(imagery, 'r+') as dataset:
         dataset.write(dataset.read()[:, ::-1])
     assert main(arguments(job)) == 0
     assert 'it differs in inputs' in ' '.join(capsys.readouterr().out.split())
-    fresh = map_region(replace(job, output=tmp_path / 'fresh.tif')).maps[0]
+    fresh = map_region(changed(job, output=tmp_path / 'fresh.tif')).maps[0]
     assert Path(job.output).read_bytes() == fresh.read_bytes()

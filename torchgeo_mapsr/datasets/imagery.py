@@ -459,7 +459,7 @@ class _Layer:
         """Values of the channels, and what has removed their pixels."""
         removed = np.zeros(values.shape[1:], np.uint8)
 
-        def remove(where: NDArray[np.bool_], source: int) -> None:
+        def remove(where: Any, source: int) -> None:
             np.copyto(removed, source, where=where & (removed == 0))
 
         for band, threshold in self.alphas:

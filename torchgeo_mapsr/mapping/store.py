@@ -17,13 +17,8 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-<<<<<<< HEAD
-from ..models.model import is_intact
-from .tile_files import TileFiles, replacing
-=======
-from ..models.head.head import Classifier
+from ..models.model import LandCoverModel, is_intact
 from .tile_files import TileFiles, part_of, replacing, sync
->>>>>>> input
 
 FORMAT = 3
 _NAMES = re.compile(
@@ -241,15 +236,15 @@ class WorkStore:
         """Where the fit of this run is kept."""
         return self.folder / f'fit_{self.tiles.work}.safetensors'
 
-    def keep_fit(self, classifier: Classifier) -> None:
+    def keep_fit(self, model: LandCoverModel) -> None:
         """Keep a fit, with its checksum.
 
         Args:
-            classifier: The fit.
+            model: The fit.
         """
         part = part_of(self.fit)
         try:
-            classifier.save(part)
+            model.save(part)
             sync(part)
             # Known before the file is there: one without a checksum is none.
             self._fit = _file_digest(part)
@@ -261,24 +256,12 @@ class WorkStore:
     def has_fit(self) -> bool:
         """Whether an interrupted run has kept a fit, and its file as it was written."""
         if not self.fit.exists():
-<<<<<<< HEAD
             return False
-        if is_intact(self.fit):
+        if _file_digest(self.fit) == self._fit and is_intact(self.fit):
             return True
         # The same fit is made again, from the same inputs.
         self.fit.unlink()
         return False
-=======
-            return None
-        try:
-            if _file_digest(self.fit) == self._fit:
-                return Classifier.load(self.fit)
-        except InputError:
-            pass
-        # The same fit is made again, from the same inputs.
-        self.fit.unlink()
-        return None
->>>>>>> input
 
     def scratch(self, name: str) -> Path:
         """A name for a file that is being put together; it keeps the suffix."""

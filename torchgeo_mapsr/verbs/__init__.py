@@ -25,19 +25,13 @@ from . import (
 #: In the order of ``--help``.
 VERBS = (
     map,
-<<<<<<< HEAD
     export,
-=======
->>>>>>> worth
     demo,
     evaluate,
     sample,
     area,
-<<<<<<< HEAD
-=======
     change,
     report,
->>>>>>> worth
     postprocess,
     statistics,
     low2high,

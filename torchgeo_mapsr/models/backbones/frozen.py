@@ -107,13 +107,13 @@ class FrozenNetwork(Backbone):
             self._padded[size] = padded
             return grids
         assert first is not None
-        error, (height, width) = first
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        cause, (height, width) = first
+        reason = next(iter(str(cause).splitlines()), type(cause).__name__)
         advice = self.advise(*size) if self.advise is not None else ''
         raise InputError(
             f'Backbone {self.label} cannot take images of {height} x {width} pixels '
             f'({reason}): choose another{advice}'
-        ) from error
+        ) from cause
 
     def check_size(self, height: int, width: int) -> None:
         """Try an image of zeros.
