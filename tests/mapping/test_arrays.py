@@ -76,7 +76,6 @@ def test_data_array_keeps_its_place(scene: Scene, model: LandCoverModel) -> None
     image = xr.wrap_xr(values, grid, dims=('band', 'y', 'x'), axis=1)
     found = map_array(model, image, chip_size=128)
     assert found.odc.geobox == grid
-    assert str(found.odc.crs) == str(grid.crs)
     np.testing.assert_array_equal(found['x'], image['x'])
     np.testing.assert_array_equal(found, map_array(model, scene.imagery, chip_size=128))
     with pytest.raises(InputError, match='CRS'):
