@@ -204,3 +204,37 @@ def test_changed_input_is_other_work(
     assert 'it differs in inputs' in ' '.join(capsys.readouterr().out.split())
     fresh = map_region(replace(job, output=tmp_path / 'fresh.tif')).maps[0]
     assert Path(job.output).read_bytes() == fresh.read_bytes()
+
+
+def test_every_crash_state_is_resumed(
+    job: MapJob, expected: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copy the folder before each file operation of a run, and resume each copy."""
+    home, states = Path(job.output).parent, tmp_path / 'states'
+    states.mkdir()
+    copies: list[Path] = []
+
+    def copying(name: str) -> None:
+        operation = getattr(os, name)
+
+        def copy_first(*args: object, **kwargs: object) -> object:
+            if home.exists() and str(home) in str(args[0]):
+                copies.append(states / str(len(copies)))
+                shutil.copytree(home, copies[-1])
+            return operation(*args, **kwargs)
+
+        monkeypatch.setattr(os, name, copy_first)
+
+    for name in ('unlink', 'remove', 'rmdir', 'replace', 'rename', 'link', 'mkdir'):
+        copying(name)
+    assert main(arguments(job)) == 0
+    monkeypatch.undo()
+    names = sorted(path.name for path in home.iterdir())
+    assert len(copies) > 30
+    for copy in copies:
+        shutil.rmtree(home)
+        copy.rename(home)
+        assert main(arguments(job)) == 0, copy.name
+        with rasterio.open(job.output) as dataset:
+            np.testing.assert_array_equal(dataset.read(), expected)
+        assert sorted(path.name for path in home.iterdir()) == names

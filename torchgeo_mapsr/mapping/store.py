@@ -28,7 +28,10 @@ _NAMES = re.compile(
     re.DOTALL,
 )
 
-# A file that is being overwritten, or one without hard links or on another disk.
+_SIDECAR = '.aux.xml'
+
+# What os.link raises where there are no hard links, and both it and os.replace for
+# another disk.
 _NO_LINKS = {
     errno.EXDEV,
     errno.EPERM,
@@ -267,9 +270,14 @@ class WorkStore:
         return None
 
     def scratch(self, name: str) -> Path:
-        """A name for a file that is being put together; it keeps the suffix."""
-        short = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
-        return self.folder / f'out_{self.tiles.work}_{short}{Path(name).suffix}'
+        """A name for a file that is being put together; it keeps the suffix.
+
+        GDAL puts a side-car file beside a raster: its name goes with the raster's.
+        """
+        raster = name.removesuffix(_SIDECAR)
+        short = hashlib.sha256(os.fsencode(raster)).hexdigest()[:12]
+        suffix = Path(raster).suffix + name[len(raster) :]
+        return self.folder / f'out_{self.tiles.work}_{short}{suffix}'
 
     def publish(self, scratch: Path, path: Path) -> None:
         """Give a complete file its final name, in one step.
