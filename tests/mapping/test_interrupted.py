@@ -207,11 +207,19 @@ def test_changed_input_is_other_work(
 
 
 def test_every_crash_state_is_resumed(
-    job: MapJob, expected: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: MapJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Copy the folder before each file operation of a run, and resume each copy."""
-    home, states = Path(job.output).parent, tmp_path / 'states'
+    home, states = tmp_path / 'home', tmp_path / 'states'
+    home.mkdir()
     states.mkdir()
+    job = replace(
+        job,
+        output=home / 'cover.tif',
+        backbone='identity',
+        chip_size=256,
+        tile_size=256,
+    )
     copies: list[Path] = []
 
     def copying(name: str) -> None:
@@ -230,7 +238,9 @@ def test_every_crash_state_is_resumed(
     assert main(arguments(job)) == 0
     monkeypatch.undo()
     names = sorted(path.name for path in home.iterdir())
-    assert len(copies) > 30
+    with rasterio.open(job.output) as dataset:
+        expected = dataset.read()
+    assert len(copies) > 20
     for copy in copies:
         shutil.rmtree(home)
         copy.rename(home)
