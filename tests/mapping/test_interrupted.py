@@ -3,6 +3,7 @@
 
 """Runs that are killed, stopped or out of disk, as a person would meet them."""
 
+import os
 import shutil
 import signal
 import subprocess
