@@ -57,6 +57,9 @@ class WorkStore:
     may lie beside it in the folder and is left as it is: the description's digest is part
     of every name. One process at a time may hold the folder.
 
+    :attr:`published` is known before the folder is entered, and nothing is touched until
+    then.
+
     What was finished stands in a manifest beside the folder (``FOLDER.DIGEST.json``). It
     is the last file that goes: whatever a crash leaves, the same work goes on from there.
 
@@ -93,6 +96,8 @@ class WorkStore:
         self._fit = ''
         self._manifest = folder.with_name(f'{folder.name}.{self.tiles.work}.json')
         self._lock = FileLock(folder / 'lock', timeout=0)
+        # Known before the folder is touched: a run that is refused changes nothing.
+        self._load_outputs(self._read())
 
     def __enter__(self) -> Self:
         self._acquire()
@@ -167,9 +172,7 @@ class WorkStore:
         elif not found:
             self.notice = self._others()
         self.resumed = found
-        if content is not None:
-            self._fit = content['fit']
-            self._load_outputs(content)
+        self._load_outputs(content)
         for entry in list(self.folder.iterdir()):
             scratch = self._owns(entry) and not self.tiles.owns(entry)
             if entry.suffix == '.part' or (scratch and entry != self.fit):
@@ -180,8 +183,13 @@ class WorkStore:
                 entry.unlink(missing_ok=True)
         self._write()
 
-    def _load_outputs(self, content: Mapping[str, Any]) -> None:
+    def _load_outputs(self, content: Mapping[str, Any] | None) -> None:
         """Take over final names that still hold what this work has put there."""
+        self.published, self.finished = [], []
+        self._marks, self._of_image, self._fit = {}, {}, ''
+        if content is None:
+            return
+        self._fit = content['fit']
         for name, mark in content['marks'].items():
             path = self._absolute(name)
             # One that is empty was reserved when the run was cut off.
