@@ -98,10 +98,14 @@ def test_windows_of_one_size_have_one_shape(
     rng = np.random.default_rng(0)
     corners = rng.integers((-60, -60), (380, 440), (40, 2)).tolist()
     for top, left in corners:
-        chip = read_chip(imagery, imagery.geobox.translate_pix(left, top)[:80, :80], [labels])
+        chip = read_chip(
+            imagery, imagery.geobox.translate_pix(left, top)[:80, :80], [labels]
+        )
         (window,) = chip.windows
         shapes.add(window.code.shape)
-        held = np.unravel_index(torch.unique(chip.region).numpy() - 1, window.code.shape)
+        held = np.unravel_index(
+            torch.unique(chip.region).numpy() - 1, window.code.shape
+        )
         for cells, length in zip(held, window.code.shape, strict=True):
             assert MARGIN <= cells.min()
             assert cells.max() < length - MARGIN
@@ -155,9 +159,7 @@ def test_imagery_goes_on_as_its_mirror_image(
     np.testing.assert_array_equal(chip.valid, beyond)
 
 
-def test_several_rasters(
-    imagery: Imagery, labels: LabelRaster, tmp_path: Path
-) -> None:
+def test_several_rasters(imagery: Imagery, labels: LabelRaster, tmp_path: Path) -> None:
     """The first that has a label counts, the next fills; one elsewhere says nothing."""
     affine = imagery.geobox.affine
     grid = GeoBox((9, 11), affine * Affine.scale(41), imagery.geobox.crs)
@@ -179,7 +181,10 @@ def test_several_rasters(
         owner = chip.place[:, 0][chip.region[inside] - 1]
         assert far.number not in owner.tolist()
         numbers = [int(window.corner[0]) for window in chip.windows]
-        assert numbers[:2] == [raster.number for raster in rasters[:2]] or far in rasters[:2]
+        assert (
+            numbers[:2] == [raster.number for raster in rasters[:2]]
+            or far in rasters[:2]
+        )
 
 
 def test_labels_of_the_core_alone(imagery: Imagery, labels: LabelRaster) -> None:
@@ -221,12 +226,12 @@ def test_way_to_a_sample_and_back(
     assert len(again.windows) == rasters
 
 
-def test_a_batch_without_its_place_has_a_number_of_its_own(
-    made_scene: Scene,
-) -> None:
+def test_a_batch_without_its_place_has_a_number_of_its_own(made_scene: Scene) -> None:
     pair = LRHRPair(made_scene.imagery, made_scene.labels)
     bounds = pair.bounds
-    sample = pair[bounds[0].start : bounds[0].start + 90, bounds[1].stop - 90 : bounds[1].stop]
+    sample = pair[
+        bounds[0].start : bounds[0].start + 90, bounds[1].stop - 90 : bounds[1].stop
+    ]
     batch = {n: v[None] for n, v in sample.items() if isinstance(v, torch.Tensor)}
     for name in ('chip', 'lr_place', 'lr_pixels', 'mask_coordinates'):
         del batch[name]

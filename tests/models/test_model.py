@@ -103,9 +103,7 @@ def test_core_is_part_of_the_whole(model: LandCoverModel, chip: Chip) -> None:
     torch.testing.assert_close(total, torch.ones_like(total))
 
 
-def test_file_is_everything(
-    model: LandCoverModel, chip: Chip, tmp_path: Path
-) -> None:
+def test_file_is_everything(model: LandCoverModel, chip: Chip, tmp_path: Path) -> None:
     """But for the weights of the backbone: the same bytes, and the same numbers."""
     path = tmp_path / 'fit.safetensors'
     used = replace(

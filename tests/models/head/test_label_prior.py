@@ -70,7 +70,9 @@ def some_codes(shape: tuple[int, int], seed: int = 0) -> NDArray[np.int64]:
     return codes
 
 
-def albers(grid: GeoBox, margin: int, cell: float = 30) -> tuple[Affine, tuple[int, int]]:
+def albers(
+    grid: GeoBox, margin: int, cell: float = 30
+) -> tuple[Affine, tuple[int, int]]:
     """Affine and shape of whole cells that cover a grid and a margin."""
     rows, cols = [0, 0, grid.height, grid.height], [0, grid.width, 0, grid.width]
     x, y = rasterio.transform.xy(grid.affine, rows, cols)
@@ -170,7 +172,9 @@ def test_turns_with_the_chip(imagery: Imagery, tmp_path: Path, turns: int) -> No
     """As augmentations turn all masks of a sample, and nothing else."""
     affine, shape = albers(imagery.geobox, margin=4)
     path = write(tmp_path / 'lr.tif', some_codes(shape)[None], affine, LR)
-    sample = read_chip(imagery, imagery.geobox[:200, :260], LabelRaster.open(path)).sample()
+    sample = read_chip(
+        imagery, imagery.geobox[:200, :260], LabelRaster.open(path)
+    ).sample()
 
     def turn(values: Tensor) -> Tensor:
         return torch.rot90(values, turns, (-2, -1)).flip(-1)
@@ -196,7 +200,10 @@ def test_several_rasters(imagery: Imagery, tmp_path: Path) -> None:
     two = LabelRaster.open(write(tmp_path / 'b.tif', second[None], coarse, HR))
     grid = imagery.geobox[30:230, 40:300]
     found = prior().evidence(read_chip(imagery, grid, [*one, *two]))
-    evidences = (exact(grid, first, affine, LR, 0.5), exact(grid, second, coarse, HR, 0.5))
+    evidences = (
+        exact(grid, first, affine, LR, 0.5),
+        exact(grid, second, coarse, HR, 0.5),
+    )
     labelled = one[0].at(grid) >= 0
     expected = np.where(labelled, *evidences)
     assert 0.1 < labelled.mean() < 0.9
@@ -220,9 +227,7 @@ def test_no_label_says_nothing(imagery: Imagery, tmp_path: Path) -> None:
     assert prior().evidence(bare) is None
     assert prior().evidence(read_chip(imagery, imagery.geobox[:50, :50])) is None
     # Codes that the fit has not seen are no labels.
-    other = replace(
-        prior(), codes=torch.tensor([1, 2, 4, 9]), composition=torch.eye(4)
-    )
+    other = replace(prior(), codes=torch.tensor([1, 2, 4, 9]), composition=torch.eye(4))
     assert not other.evidence(chip).any()
 
 
