@@ -8,6 +8,9 @@ import pytest
 import torch
 from affine import Affine
 from odc.geo.geobox import GeoBox
+
+from torchgeo_mapsr.datasets.geo.plan import ChipIndex, Plan
+from torchgeo_mapsr.mapping.cog import NO_PERCENT
 from torchgeo_mapsr.mapping.tiles import (
     NO_CLASS,
     BlendedTile,
@@ -15,9 +18,6 @@ from torchgeo_mapsr.mapping.tiles import (
     schedule,
     sweep,
 )
-
-from torchgeo_mapsr.datasets.geo.plan import ChipIndex, Plan
-from torchgeo_mapsr.mapping.cog import NO_PERCENT
 
 #: No multiples of a stride: the last chips reach beyond them.
 SHAPE = (330, 290)
