@@ -21,6 +21,7 @@ _EXAMPLES = """examples:
   torchgeo-mapsr map imagery.tif --labels nlcd.tif --legend nlcd --output landcover.tif
   torchgeo-mapsr map a.tif b.tif --labels la.tif lb.tif --legend nlcd --output maps/
   torchgeo-mapsr map c.tif --model fit.safetensors --output c_landcover.tif
+  torchgeo-mapsr export landcover.tif --polygons landcover_polygons.gpkg
   torchgeo-mapsr evaluate maps/*.tif --truth truth/*.tif --truth-legend chesapeake-7
   torchgeo-mapsr statistics nlcd.tif --truth lc.tif --legend nlcd --output stats.yaml
   torchgeo-mapsr select maps/*.tif --minority 4 --output patches.gpkg

@@ -33,7 +33,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     paths = [folder / f'{seed}.ckpt' for seed in (0, 1)]
     for seed, path in enumerate(paths):
         torch.manual_seed(seed)
-        task = SegmentationTask(bands=4)
+        task = SegmentationTask(in_channels=4)
         trainer = Trainer(accelerator='cpu', barebones=True)
         trainer.strategy.connect(task)
         trainer.save_checkpoint(path)

@@ -183,7 +183,7 @@ def test_networks_and_several_rasters(scene: Scene, tmp_path: Path) -> None:
     loader: DataLoader[Any] = DataLoader(
         dataset, 2, sampler=sampler, collate_fn=collate_pairs
     )
-    task = SegmentationTask('unet', 'resnet18', legend='nlcd')
+    task = SegmentationTask('unet', 'resnet18')
     writer = MapWriter(tmp_path / 'maps', tile_size=128)
     trainer = Trainer(
         callbacks=[writer], logger=False, enable_progress_bar=False, accelerator='cpu'

@@ -10,77 +10,113 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .._compat import Sample
+from ..errors import InputError
+
+#: Of keys that follow the LR window, what a cell holds that is not there.
+MISSING = {'lr_label': -1, 'lr_pixels': 0}
 
 
 def collate_pairs(samples: Iterable[Sample]) -> Sample:
-    """Stack samples whose LR windows differ in size, or in number.
+    """Stack samples whose LR windows differ in size.
 
     ``lr_label`` is padded with -1 (no label) and ``lr_pixels`` with 0, at the right and
-    at the bottom, to the largest height and width in the batch, and to the largest
-    number of label rasters. A cell's place in the flattened windows changes with their
-    size, so ``mask_region`` is numbered anew; what it points to stays the same. The
-    samples are left as they are.
+    at the bottom, to the largest height and width in the batch. Where samples have
+    several label rasters, and not equally many, windows without labels are added. A
+    cell's place in the flattened windows changes with their size, so ``mask_region`` is
+    numbered anew; what it points to stays the same. The samples are left as they are.
 
     Args:
         samples: Samples of an LR/HR dataset whose images are of one size.
 
     Returns:
         The batch: tensors stacked along a new first axis, anything else as lists.
+
+    Raises:
+        InputError: Images differ in size, or samples in their keys.
     """
     samples = list(samples)
-    shapes = [sample['lr_label'].shape for sample in samples]
-    height, width = (max(shape[axis] for shape in shapes) for axis in (-2, -1))
-    rasters = max(shape[0] if len(shape) == 3 else 0 for shape in shapes)
-    fitted = [_fit(sample, rasters, height, width) for sample in samples]
+    shapes = [_shape(sample) for sample in samples]
+    largest = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    fitted = [_fit(sample, *largest) for sample in samples]
     batch: Sample = {}
     for key in fitted[0]:
+        if any(key not in sample for sample in fitted):
+            raise InputError(
+                f'only some samples have {key}; make batches of samples of one kind'
+            )
         values = [sample[key] for sample in fitted]
-        tensors = isinstance(values[0], Tensor)
-        batch[key] = torch.stack(values) if tensors else values
+        if not isinstance(values[0], Tensor):
+            batch[key] = values
+            continue
+        if any(value.shape != values[0].shape for value in values):
+            raise InputError(
+                f'{key} differs in size, '
+                f'{" and ".join(sorted({str(tuple(v.shape)) for v in values}))}; make '
+                'batches of chips of one size'
+            )
+        batch[key] = torch.stack(values)
     return batch
 
 
+def _shape(sample: Sample) -> tuple[int, int, int]:
+    """Label rasters, and height and width of their windows."""
+    label = sample['lr_label']
+    height, width = label.shape[-2:]
+    return len(label) if label.ndim == 3 else 1, height, width
+
+
 def _fit(sample: Sample, rasters: int, height: int, width: int) -> Sample:
-    """Pad one sample's LR windows; to no number of them if *rasters* is 0."""
-    label, region = sample['lr_label'], sample['mask_region']
-    h, w = label.shape[-2:]
-    missing = (0, width - w, 0, height - h)
-    # Cell i of raster r becomes cell i + (what the windows before it have grown by).
-    raster = (region - 1).div(max(h * w, 1), rounding_mode='floor').clamp(min=0)
-    inside = widen(region - raster * h * w, w, width)
+    """Pad one sample's LR windows."""
+    count, h, w = _shape(sample)
+    padding = (0, width - w, 0, height - h, 0, rasters - count)
     fitted = sample | {
-        'lr_label': pad(label, missing, value=-1),
-        'mask_region': torch.where(region > 0, inside + raster * height * width, 0),
+        'mask_region': renumber(sample['mask_region'], (h, w), (height, width))
     }
-    if 'lr_pixels' in sample:
-        fitted['lr_pixels'] = pad(sample['lr_pixels'], missing)
-    if not rasters:
-        return fitted
-    more = rasters - (len(label) if label.dim() == 3 else 1)
-    for key, dims, value in (
-        ('lr_label', 3, -1),
-        ('lr_pixels', 3, 0),
-        ('lr_place', 2, 0),
-        ('mask_coordinates', 3, float('nan')),
-    ):
-        if key in fitted:
-            values = fitted[key] if fitted[key].dim() == dims else fitted[key][None]
-            rows = 2 * more if key == 'mask_coordinates' else more
-            fitted[key] = pad(values, (0, 0) * (dims - 1) + (0, rows), value=value)
+    for key, value in MISSING.items():
+        if key in sample:
+            windows = pad(sample[key].reshape(count, h, w), padding, value=value)
+            fitted[key] = windows if rasters > 1 else windows[0]
+    if 'lr_place' in sample and rasters > 1:
+        place = sample['lr_place'].reshape(count, 3)
+        fitted['lr_place'] = pad(place, (0, 0, 0, rasters - count))
+    if 'mask_coordinates' in sample:
+        # No pixel is in a window that is not there.
+        coordinates = sample['mask_coordinates']
+        missing = (0, 0, 0, 0, 0, 2 * (rasters - count))
+        fitted['mask_coordinates'] = pad(coordinates, missing, value=torch.nan)
     return fitted
 
 
+def renumber(mask_region: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Number the cells of windows as if these were larger.
+
+    Args:
+        mask_region: 0 = outside, i + 1 = cell i, window after window and row by row.
+        old: Height and width of the windows.
+        new: Height and width to number them for.
+
+    Returns:
+        0 where it was 0; otherwise 1 + (window · height + row) · width + column.
+    """
+    # Cell i is (window · h + row) · w + column.
+    cells = max(old[0] * old[1], 1)
+    window = (mask_region - 1).div(cells, rounding_mode='floor')
+    missing = window * (new[0] - old[0]) * new[1]
+    wide = widen(mask_region, old[1], new[1])
+    return torch.where(mask_region > 0, wide + missing, 0)
+
+
 def widen(mask_region: Tensor, old: int, new: int) -> Tensor:
-    """Number the cells of a window as if it were wider.
+    """Number the cells of windows as if they were wider.
 
     Args:
         mask_region: 0 = outside, i + 1 = cell i.
-        old: Width of the window.
-        new: Width to number it for.
+        old: Width of the windows.
+        new: Width to number them for.
 
     Returns:
         0 where it was 0; otherwise row · new + column + 1.
     """
-    # cell i = row · old + column, so the new number is i + 1 + row · (new − old)
+    # Cell i = row · old + column, so the new number is i + 1 + row · (new − old).
     row = (mask_region - 1).div(max(old, 1), rounding_mode='floor')
     return torch.where(mask_region > 0, mask_region + row * (new - old), 0)

@@ -3,29 +3,20 @@
 
 """HR imagery and LR labels of one place, each in its own grid."""
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from torchgeo.datasets import RasterDataset
 
 from .._compat import Sample, georeference
 from ..errors import InputError
-from .base import ChipQuery
+from .base import ChipQuery, ImageryChips, chip_query
 from .geo.grid import box_in, clip, coverage, pixel_ratio, project
-from .geo.raster import PathLike
-from .imagery import Imagery
-from .imagery_base import ImageryChips
 from .labels import LabelRaster
 from .legends.legend import Legend
-
-ImagerySource = Imagery | RasterDataset | PathLike | Iterable[PathLike]
-LabelSource = (
-    LabelRaster | RasterDataset | PathLike | Iterable[LabelRaster] | Iterable[PathLike]
-)
+from .sources import ImagerySource, LabelSource, label_rasters
 
 
 class LRHRPair(ImageryChips):
@@ -73,6 +64,18 @@ class LRHRPair(ImageryChips):
     Raises:
         InputError: The files cannot be used, do not overlap, or the labels are finer
             than the imagery.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from torchgeo_mapsr.datasets import LRHRPair, make_scene
+        >>> folder = TemporaryDirectory()
+        >>> scene = make_scene(folder.name, size=(96, 128))
+        >>> pair = LRHRPair(scene.imagery, scene.labels, scene.truth)
+        >>> sample = pair[:]
+        >>> sample['image'].shape, sample['mask_region'].shape, sample['mask'].shape
+        (torch.Size([4, 96, 128]), torch.Size([96, 128]), torch.Size([96, 128]))
+        >>> bool(sample['mask_region'].max() <= sample['lr_label'].numel())
+        True
     """
 
     def __init__(
@@ -86,11 +89,10 @@ class LRHRPair(ImageryChips):
         legend: Legend | None = None,
         truth_legend: Legend | None = None,
     ) -> None:
-        super().__init__(
-            open_imagery(imagery, bands, nodata), transforms, legend, truth_legend
-        )
-        self.labels = label_rasters(labels)
-        self.truth = label_rasters(truth) if truth is not None else ()
+        super().__init__(imagery, bands, nodata, transforms, legend, truth_legend)
+        times = self.index.index
+        self.labels = label_rasters(labels, times)
+        self.truth = label_rasters(truth, times) if truth is not None else ()
         self._lr_labels = self._check()
 
     def _check(self) -> tuple[LabelRaster, ...]:
@@ -98,7 +100,7 @@ class LRHRPair(ImageryChips):
         met = [
             (raster, tile)
             for raster in self.labels
-            for tile in self.tiles
+            for tile in self.imagery.footprints
             if coverage(tile, raster.geobox) > 0
         ]
         if not met:
@@ -120,7 +122,7 @@ class LRHRPair(ImageryChips):
         """The LR labels that the imagery meets."""
         return self._lr_labels
 
-    def sample(self, query: ChipQuery) -> Sample:
+    def sample(self, query: ChipQuery | GeoBox) -> Sample:
         """Read a chip.
 
         Args:
@@ -129,33 +131,25 @@ class LRHRPair(ImageryChips):
         Returns:
             The sample, not transformed.
         """
+        query = chip_query(query)
         sample = self.read(query).sample()
         if self.truth:
             sample['mask'] = torch.from_numpy(self._truth(query.geobox))
         return sample | georeference(query.geobox, self.bounds[2])
 
-    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Find the LR cells whose centres lie in a tile."""
-        return self.cells_in(self.tiles[tile])
-
-    def cells_in(self, geobox: GeoBox) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Find the LR cells whose centres lie in a grid.
-
-        Args:
-            geobox: Any grid.
-
-        Returns:
-            Codes (n,) and places (2, n), see :meth:`lr_cells`.
-        """
+    def cells(
+        self, raster: int, geobox: GeoBox
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Find the LR cells whose centres lie in a grid, without its imagery."""
         labels = self._nearest(geobox)
         box = clip(box_in(geobox, labels.geobox), *labels.geobox.shape)
         codes = labels.read(slice(box[0], box[2]), slice(box[1], box[3]))
         row, col = np.indices(codes.shape) + 0.5
-        at = project(labels.geobox, geobox, row + box[0], col + box[1])
+        centres = project(labels.geobox, geobox, row + box[0], col + box[1])
         with np.errstate(invalid='ignore'):
-            held = (at >= 0) & (at < np.array(geobox.shape)[:, None, None])
-        inside = held.all(axis=0) & (codes >= 0)
-        return codes[inside], at[:, inside]
+            within = (centres >= 0) & (centres < np.array(geobox.shape)[:, None, None])
+        inside = within.all(axis=0) & (codes >= 0)
+        return codes[inside], centres[:, inside]
 
     def _nearest(self, geobox: GeoBox) -> LabelRaster:
         """The label raster that covers most of a chip; the first of equals."""
@@ -171,44 +165,3 @@ class LRHRPair(ImageryChips):
             if (codes == -1).any():
                 codes = np.where(codes == -1, raster.at(geobox), codes)
         return codes
-
-
-def open_imagery(
-    source: ImagerySource, bands: Sequence[int] | None, nodata: float | None
-) -> Imagery:
-    """Imagery of files or of a torchgeo dataset's files."""
-    if isinstance(source, Imagery):
-        if bands is not None or nodata is not None:
-            raise InputError('give bands and nodata to Imagery, not to the pair')
-        return source
-    if isinstance(source, RasterDataset):
-        if bands is None:
-            indexes = getattr(source, 'band_indexes', None)
-            bands = None if indexes is None else tuple(indexes)
-        return Imagery(_files(source), bands, nodata)
-    return Imagery(source, bands, nodata)
-
-
-def label_rasters(source: LabelSource) -> tuple[LabelRaster, ...]:
-    """Label rasters of files or of a torchgeo dataset's files."""
-    if isinstance(source, LabelRaster):
-        return (source,)
-    if isinstance(source, RasterDataset):
-        return LabelRaster.open(_files(source))
-    if isinstance(source, str | os.PathLike):
-        return LabelRaster.open(source)
-    given = list(source)
-    rasters = tuple(item for item in given if isinstance(item, LabelRaster))
-    if rasters and len(rasters) == len(given):
-        return rasters
-    return LabelRaster.open([i for i in given if not isinstance(i, LabelRaster)])
-
-
-def _files(dataset: RasterDataset) -> list[str]:
-    """Files that a torchgeo dataset has indexed."""
-    if dataset.separate_files:
-        raise InputError(
-            f'{type(dataset).__name__} keeps each band in a file of its own; '
-            'stack them first (gdalbuildvrt -separate)'
-        )
-    return list(dataset.index['filepath'])

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 
 from .._compat import Sample, georeference
 from ..errors import InputError
-from .base import ChipQuery
-from .imagery_base import ImageryChips
+from .base import ChipQuery, ImageryChips, chip_query
 from .mosaic import LRHRPairs
-from .pair import ImagerySource, open_imagery
+from .sources import ImagerySource
 
 
 class UnlabelledImagery(ImageryChips):
@@ -36,9 +36,9 @@ class UnlabelledImagery(ImageryChips):
         bands: Sequence[int] | None = None,
         nodata: float | None = None,
     ) -> None:
-        super().__init__(open_imagery(imagery, bands, nodata), transforms)
+        super().__init__(imagery, bands, nodata, transforms)
 
-    def sample(self, query: ChipQuery) -> Sample:
+    def sample(self, query: ChipQuery | GeoBox) -> Sample:
         """Read a chip.
 
         Args:
@@ -47,10 +47,13 @@ class UnlabelledImagery(ImageryChips):
         Returns:
             The sample, not transformed.
         """
+        query = chip_query(query)
         sample = self.read(query).sample()
         return sample | georeference(query.geobox, self.bounds[2])
 
-    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def cells(
+        self, raster: int, geobox: GeoBox
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """There are no LR cells here."""
         raise InputError(
             'the imagery has no LR cells; sample its chips with ChipSampler or '
@@ -72,9 +75,5 @@ class ManyImagery(LRHRPairs):
         places: Iterable[ImageryChips],
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
-        # what it asks of a pair, these have: tiles, imagery, legends and samples
+        # What it asks of a pair, these have: tiles, imagery, legends and samples.
         super().__init__(places, transforms)  # type: ignore[arg-type]
-
-    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """There are no LR cells here."""
-        return self._owners[tile].lr_cells(0)

@@ -6,7 +6,8 @@
 A class map is one uint8 band with its colour table in the file: that opens in its
 colours everywhere. TIFF has no place for a colour table beside a second band nor for
 category names, so confidence and scores are files of their own, and the names stand
-in a ``.aux.xml`` beside the map (GDAL and QGIS read it) and once more in a tag.
+in a ``.aux.xml`` beside the map, with a raster attribute table (GDAL reads it), and once
+more in a tag.
 """
 
 import errno
@@ -14,7 +15,6 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
@@ -27,6 +27,7 @@ from rasterio.windows import Window
 
 from ..datasets.geo.plan import Tile
 from ..datasets.legends.legend import Legend
+from .style import sidecar_xml
 
 #: No data in confidence and score files, whose values are percentages.
 NO_PERCENT = 255
@@ -161,7 +162,8 @@ def write_cog(
         flat.unlink(missing_ok=True)
     if layer.categories is not None:
         # By hand: GDAL copies a sidecar only where it is allowed to look for one.
-        _aux(path).write_text(_category_names(layer.categories))
+        text = sidecar_xml(layer.categories, layer.colors)
+        _aux(path).write_text(text, encoding='utf-8')
 
 
 def _aux(path: Path) -> Path:
@@ -182,16 +184,3 @@ def _describe(dataset: rasterio.io.DatasetWriter, layer: Layer) -> None:
     if layer.colors:
         opaque = {code: (*color, 255) for code, color in layer.colors.items()}
         dataset.write_colormap(1, {layer.nodata: (0, 0, 0, 0), **opaque})
-
-
-def _category_names(names: dict[int, str]) -> str:
-    """The sidecar's text: GDAL counts categories from 0, unused ones are empty."""
-    items = ''.join(
-        f'<Category>{escape(names.get(code, ""))}</Category>'
-        for code in range(max(names) + 1)
-    )
-    return (
-        '<PAMDataset><PAMRasterBand band="1">'
-        f'<CategoryNames>{items}</CategoryNames>'
-        '</PAMRasterBand></PAMDataset>\n'
-    )

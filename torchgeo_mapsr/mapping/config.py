@@ -18,7 +18,14 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
 from ..models.backbones.spec import map_option
-from ..models.head.options import FitOptions, check_range
+from ..models.head.options import (
+    CLASS_WEIGHTS,
+    NOISE,
+    RECIPES,
+    SCORES,
+    FitOptions,
+    check_range,
+)
 
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 EXECUTORS = ('process', 'dask')
@@ -409,7 +416,7 @@ FLAGS = (
     Flag('score', 'scoring.score', 'model',
          'what scores a pixel; fusion: the mean of probe and lda; cosine: the published '
          'form, without a prior (default: as the fit says, or fusion)',
-         choices=('auto', 'fusion', 'probe', 'lda', 'cosine'), of_fits=True),
+         choices=('auto', *SCORES), of_fits=True),
     Flag('prior', 'scoring.prior', 'model',
          'weight of the coarse labels at prediction, or auto (default: auto)', 'WEIGHT',
          of_fits=True),
@@ -428,11 +435,14 @@ FLAGS = (
          '0: every coarse cell counts alike in the fit, 1: every class', metavar='0..1'),
     _fit('class_weight', 'class_weight',
          'how classes weigh in the fit; power: by --class-balance, log: 1 / log(1 + '
-         'share)', choices=('power', 'log')),
+         'share)', choices=CLASS_WEIGHTS),
+    _fit('recipe', 'recipe',
+         'what the fit learns; codes: the labels’ own codes, translated by what they '
+         'hold; classes: the classes that they are called', choices=RECIPES),
     _fit('noise', 'noise',
-         'how coarse cells whose label seems wrong weigh less in the fit; sce: by '
-         'symmetric cross entropy, small-loss: not at all',
-         choices=('none', 'sce', 'small-loss')),
+         'how coarse cells whose label seems wrong weigh less in the fit; denoise: by '
+         'what neighbours and imagery say, sce: by symmetric cross entropy, small-loss: '
+         'not at all, auto: denoise where each code is one class', choices=NOISE),
     _fit('max_chips', 'max_chips', 'chips that the fit looks at, at most', metavar='N'),
     Flag('chip_size', 'chips.size', 'computing', 'side of what the backbone sees at once',
          'PIXELS'),

@@ -33,7 +33,7 @@ from .inputs import Inputs
 from .outputs import Outputs, check_outputs
 from .publish import publish
 from .store import WorkStore
-from .tile_files import TileFiles, replacing
+from .tile_files import TileFiles
 from .tiles import ChipScores, MapPass, ModelScores, TileItem, chips_of
 from .timing import Stopwatch
 
@@ -276,9 +276,8 @@ def _fit(
     if model is None:
         start = _starter(bar, 'Fit')
         model = fit(job, inputs, plans, backbone, run.watch, start, executor)
-    if not store.fit.exists():
-        with replacing(store.fit) as part:
-            model.save(part)
+    if not store.has_fit():
+        store.keep_fit(model)
     file = ModelFile(
         store.fit.absolute(),
         file_digest(store.fit),

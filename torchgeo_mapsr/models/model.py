@@ -522,7 +522,8 @@ def fit_model(
     # Steps of a small problem take a millisecond, and threads that wait for one another
     # at each took seven times the CPU's time.
     with torch_threads(1 if len(table) < _FEW else torch.get_num_threads()):
-        head = fit_head(table, crosswalk, options, probe)
+        pixel_features = backbone.channels[0] if backbone.strides[0] == 1 else 0
+        head = fit_head(table, crosswalk, options, probe, pixel_features)
     report = {
         'chips': len(torch.unique(cells.chips, dim=0)),
         'labels': _label_counts(table, crosswalk),

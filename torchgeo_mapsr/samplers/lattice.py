@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torchgeo.samplers import GeoSampler
 
-from ..datasets.base import ChipQuery
+from ..datasets.base import ChipQuery, ImageryChips
 from ..datasets.geo.grid import pixel_ratio, project
 from ..datasets.geo.plan import ChipIndex, Plan, default_overlap
-from ..datasets.imagery_base import ImageryChips
 from ..datasets.labels import LabelRaster
 from ..datasets.mosaic import LRHRPairs
 from ..errors import InputError

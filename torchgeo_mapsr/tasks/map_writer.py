@@ -17,8 +17,8 @@ from torch import Tensor
 
 from .._compat import Sample
 from ..datamodules import ChipDataModule
+from ..datasets.base import ImageryChips
 from ..datasets.geo.plan import Plan
-from ..datasets.imagery_base import ImageryChips
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.mosaic import LRHRPairs
 from ..errors import InputError

@@ -44,6 +44,7 @@ def test_names_of_the_issue_ship() -> None:
         'openearthmap',
         'dynamic-world',
         'five-billion-pixels',
+        'io-lulc',
         'land-cover-4',
     }
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from ...datasets.chip import MARGIN, Chip, LabelWindow
+from ...datasets.chip import Chip, LabelWindow
 
 # Share that a class without any label around keeps: labels are never certain.
 LEAST = 1e-3
@@ -23,9 +23,6 @@ LEAST = 1e-3
 # is lifted like one that is not: it would be mapped wherever one label of it is near.
 LIFT = 0.5
 RAREST = 0.05
-
-#: Widest smoothing: its kernel still lies in the margin that chips have of labels.
-MAX_SIGMA = MARGIN / 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +39,7 @@ class LabelPrior:
             of sum one.
         frequency: Frequency of each class among the cells of the fit, (C,) float32.
         weight: Weight of the labels; 0 for none.
-        sigma: Standard deviation of the smoothing, in LR cells, at most MAX_SIGMA.
+        sigma: Standard deviation of the smoothing, in LR cells, at most 1.
     """
 
     codes: Tensor

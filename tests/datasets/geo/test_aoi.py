@@ -1,0 +1,182 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+
+from torchgeo_mapsr.datasets.geo.aoi import AreaOfInterest
+from torchgeo_mapsr.errors import InputError
+
+UTM = GeoBox((300, 400), Affine(5, 0, 5.35e5, 0, -5, 4.17e6), 'EPSG:26917')
+
+#: A field with a yard in it, a second field, and a sliver that no pixel's centre is in.
+FIELDS = shapely.MultiPolygon(
+    [
+        shapely.Polygon(
+            [
+                (535105.13, 4169900.31),
+                (535901.77, 4169700.19),
+                (535700.41, 4169103.73),
+                (535200.97, 4169000.59),
+            ],
+            [
+                [
+                    (535400, 4169500),
+                    (535500, 4169500),
+                    (535500, 4169400),
+                    (535400, 4169400),
+                ]
+            ],
+        ),
+        shapely.box(536200, 4168700, 536600, 4168900),
+        shapely.box(536800.1, 4168700, 536801.9, 4168900),
+    ]
+)
+
+
+def frame(crs: str = 'EPSG:26917') -> geopandas.GeoDataFrame:
+    fields = geopandas.GeoDataFrame(
+        {'crop': ['a', 'b', 'c']}, geometry=list(FIELDS.geoms), crs='EPSG:26917'
+    )
+    return fields if crs == 'EPSG:26917' else fields.to_crs(crs)
+
+
+def inside(geometry: shapely.Geometry, geobox: GeoBox) -> np.ndarray:
+    """Every pixel's centre, by shapely."""
+    rows, cols = np.indices(geobox.shape) + 0.5
+    return shapely.contains_xy(geometry, *(geobox.affine * (cols, rows)))
+
+
+@pytest.mark.parametrize('name', ['f.gpkg', 'f.geojson', 'f.parquet', 'f.shp', 'f.fgb'])
+def test_files(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    fields = frame('EPSG:4326' if name == 'f.geojson' else 'EPSG:26917')
+    fields.to_parquet(path) if name == 'f.parquet' else fields.to_file(path)
+    on_grid = AreaOfInterest.open(path).on(UTM)
+    mask = on_grid.mask(UTM)
+    want = inside(FIELDS, UTM)
+    # GeoJSON's degrees have seven decimals (a centimetre)
+    assert (mask != want).sum() <= (3 if name == 'f.geojson' else 0)
+    assert on_grid.mask(on_grid.geobox).sum() == mask.sum()
+
+
+@pytest.mark.parametrize('crs', ['EPSG:4326', 'EPSG:5070', 'EPSG:3857', 'EPSG:26918'])
+def test_any_crs(tmp_path: Path, crs: str) -> None:
+    """As pyproj places each pixel's centre in the polygons' CRS."""
+    path = tmp_path / 'f.gpkg'
+    fields = frame(crs)
+    fields.to_file(path)
+    area = AreaOfInterest.open(path)
+    rows, cols = np.indices(UTM.shape) + 0.5
+    place = Transformer.from_crs('EPSG:26917', crs, always_xy=True).transform(
+        *(UTM.affine * (cols, rows))
+    )
+    want = shapely.contains_xy(fields.union_all(), *place)
+    assert want.sum() > 10_000
+    assert (area.on(UTM).mask(UTM) != want).sum() <= 2
+    assert area.hectares == pytest.approx(FIELDS.area / 1e4, rel=1e-3)
+
+
+def test_windows_agree_with_the_grid() -> None:
+    """Edges along centres of pixels, where rounding could choose: one answer each."""
+    edges = shapely.box(535102.5, 4169997.5 - 700, 535102.5 + 1000, 4169997.5)
+    area = AreaOfInterest(edges, UTM.crs).on(UTM)
+    whole = area.mask(UTM)
+    tiles = np.zeros_like(whole)
+    for top in range(0, 300, 70):
+        for left in range(0, 400, 90):
+            rows, cols = (
+                slice(top, min(top + 70, 300)),
+                slice(left, min(left + 90, 400)),
+            )
+            part = UTM[rows, cols]
+            tiles[rows, cols] = area.mask(part)
+            assert area.touches(part) or not area.mask(part).any()
+    np.testing.assert_array_equal(tiles, whole)
+    beyond = area.mask(UTM.pad(20))
+    np.testing.assert_array_equal(beyond[20:-20, 20:-20], whole)
+    assert beyond.sum() == whole.sum()
+    assert not area.touches(UTM[:40, 350:])
+
+
+def test_the_crop_holds_every_pixel_and_no_empty_edge() -> None:
+    area = AreaOfInterest(FIELDS.geoms[0], UTM.crs).on(UTM)
+    mask = area.mask(area.geobox)
+    assert mask.sum() == area.mask(UTM).sum()
+    # the hull of the polygon may be a pixel wider than its pixels at a sharp corner
+    assert mask[1:-1].any(1).all()
+    assert mask[:, 1:-1].any(0).all()
+    assert mask[:2].any()
+    assert mask[-2:].any()
+
+
+def test_bbox() -> None:
+    to_degrees = Transformer.from_crs('EPSG:26917', 'EPSG:4326', always_xy=True)
+    west, south = to_degrees.transform(535200, 4168700)
+    east, north = to_degrees.transform(536000, 4169500)
+    degrees = AreaOfInterest.from_bbox((west, south, east, north))
+    metres = AreaOfInterest.from_bbox((535200, 4168700, 536000, 4169500), 'EPSG:26917')
+    assert metres.on(UTM).geobox.shape == (160, 160)
+    # a parallel is not a line of the grid: the corner is within some pixels of it
+    assert abs(degrees.on(UTM).geobox.shape[0] - 160) <= 3
+    np.testing.assert_allclose(degrees.bounds, (west, south, east, north))
+    assert degrees.hectares == pytest.approx(64, rel=0.01)
+
+
+def test_an_area_as_large_as_the_world() -> None:
+    """It has no outline in a UTM zone, and every pixel lies in it."""
+    area = AreaOfInterest.from_bbox((-180, -90, 180, 90))
+    on_grid = area.on(UTM)
+    assert on_grid.geobox == UTM
+    assert on_grid.mask(UTM).all()
+
+
+def test_layers(tmp_path: Path) -> None:
+    path = tmp_path / 'f.gpkg'
+    frame().iloc[:1].to_file(path, layer='first')
+    frame().iloc[1:].to_file(path, layer='rest')
+    with pytest.raises(InputError, match=r'several layers \(first, rest\)'):
+        AreaOfInterest.open(path)
+    first = AreaOfInterest.open(f'{path}:first')
+    assert first.geometry.area == pytest.approx(FIELDS.geoms[0].area)
+    with pytest.raises(InputError, match='third'):
+        AreaOfInterest.open(f'{path}:third')
+
+
+def test_fingerprint_is_of_the_polygons(tmp_path: Path) -> None:
+    one, two = tmp_path / 'one.gpkg', tmp_path / 'two.fgb'
+    frame().to_file(one)
+    frame().iloc[::-1].drop(columns='crop').to_file(two)
+    prints = {AreaOfInterest.open(path).fingerprint() for path in (one, two)}
+    assert len(prints) == 1
+    assert AreaOfInterest(FIELDS.geoms[1], UTM.crs).fingerprint() not in prints
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match='no such file'):
+        AreaOfInterest.open(tmp_path / 'none.gpkg')
+    points = tmp_path / 'points.geojson'
+    geopandas.GeoDataFrame(geometry=[shapely.Point(0, 0)], crs=4326).to_file(points)
+    with pytest.raises(InputError, match='polygons'):
+        AreaOfInterest.open(points)
+    text = tmp_path / 'text.gpkg'
+    text.write_text('no')
+    with pytest.raises(InputError, match='cannot be read'):
+        AreaOfInterest.open(text)
+    bare = tmp_path / 'bare.shp'
+    frame().set_crs(None, allow_override=True).to_file(bare)
+    with pytest.raises(InputError, match='no coordinate reference system'):
+        AreaOfInterest.open(bare)
+    with pytest.raises(InputError, match='west, south, east and north'):
+        AreaOfInterest.from_bbox((1, 2, 0, 3))
+    with pytest.raises(InputError, match='not in degrees'):
+        AreaOfInterest.from_bbox((535200, 4168700, 536000, 4169500))
+    with pytest.raises(InputError, match='outside the imagery'):
+        AreaOfInterest.from_bbox((10, 50, 11, 51)).on(UTM)

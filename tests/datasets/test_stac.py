@@ -1,0 +1,286 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pystac
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.warp import transform_bounds
+
+from torchgeo_mapsr.datasets import stac
+from torchgeo_mapsr.datasets.geo.aoi import AreaOfInterest
+from torchgeo_mapsr.datasets.imagery import Imagery
+from torchgeo_mapsr.datasets.stac import SHORTHANDS, Search, is_search, resolve
+from torchgeo_mapsr.errors import InputError
+
+from .catalogue import Catalogue, served
+
+UTM = 'EPSG:26917'
+
+
+def write(
+    path: Path, values: np.ndarray, left: float = 5e5, resolution: float = 10
+) -> tuple[float, float, float, float]:
+    """Write a tile; returns its box in degrees."""
+    count, height, width = values.shape
+    transform = Affine(resolution, 0, left, 0, -resolution, 4.2e6)
+    with rasterio.open(
+        path,
+        'w',
+        driver='COG' if values.dtype == np.uint8 else 'GTiff',
+        count=count,
+        height=height,
+        width=width,
+        dtype=values.dtype,
+        crs=UTM,
+        transform=transform,
+        nodata=0,
+    ) as dataset:
+        dataset.write(values)
+        box: tuple[float, float, float, float] = transform_bounds(
+            UTM, 'EPSG:4326', *dataset.bounds
+        )
+    return box
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Catalogue]:
+    """Two tiles side by side, the left one of two years."""
+    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    stac._read_item.cache_clear()
+    catalogue = Catalogue(tmp_path)
+    rng = np.random.default_rng(0)
+    with served(catalogue):
+        for name, left, when in (
+            ('old', 5e5, '2019-07-01T00:00:00Z'),
+            ('left', 5e5, '2021-07-01T00:00:00Z'),
+            ('right', 501000, '2021-06-01T00:00:00Z'),
+        ):
+            values = rng.integers(1, 255, (3, 100, 100), np.uint8)
+            box = write(tmp_path / f'{name}.tif', values, left)
+            catalogue.add(name, box, when, {'image': f'{name}.tif'})
+        yield catalogue
+
+
+AREA = AreaOfInterest.from_bbox((500200, 4199200, 501800, 4199900), UTM)
+
+
+def search(catalogue: Catalogue, options: str = '') -> str:
+    return f'stac:{catalogue.url}?collections=imagery{options}'
+
+
+def test_the_newest_item_of_each_place(catalogue: Catalogue) -> None:
+    files, legend = resolve(search(catalogue), AREA, None, catalogue.folder)
+    assert [f.rpartition('/')[2] for f in files] == ['left#image', 'right#image']
+    assert legend is None
+    files, _ = resolve(search(catalogue), AREA, '2019', catalogue.folder)
+    assert [f.rpartition('/')[2] for f in files] == ['old#image']
+
+
+def test_readers_take_the_names(catalogue: Catalogue) -> None:
+    """The pixels of the mosaic against those of the files."""
+    files, _ = resolve(search(catalogue), AREA, '2021', catalogue.folder)
+    imagery = Imagery(files)
+    image, valid = imagery.read(imagery.geobox)
+    want = np.concatenate(
+        [
+            rasterio.open(catalogue.folder / f'{n}.tif').read()
+            for n in ('left', 'right')
+        ],
+        axis=2,
+    )
+    np.testing.assert_array_equal(image, want)
+    assert valid.all()
+
+
+def test_only_windows_are_read(catalogue: Catalogue) -> None:
+    """Of a file of some megabytes, a corner."""
+    values = np.random.default_rng(1).integers(1, 255, (3, 2000, 2000), np.uint8)
+    box = write(catalogue.folder / 'big.tif', values, resolution=1)
+    catalogue.add('big', box, '2022-01-01T00:00:00Z', {'image': 'big.tif'})
+    files, _ = resolve(search(catalogue), AREA, '2022', catalogue.folder)
+    imagery = Imagery(files)
+    before = sum(size for _, size in catalogue.requests)
+    image, _ = imagery.read(imagery.geobox[:50, :50])
+    np.testing.assert_array_equal(image, values[:, :50, :50])
+    sent = sum(size for _, size in catalogue.requests) - before
+    assert 0 < sent < 0.5 * (catalogue.folder / 'big.tif').stat().st_size
+
+
+def test_names_and_fingerprints_survive_another_token(catalogue: Catalogue) -> None:
+    one, _ = resolve(search(catalogue), AREA, '2021', catalogue.folder)
+    before = Imagery(one).fingerprint()
+    catalogue.token = 'second'
+    stac._read_item.cache_clear()
+    two, _ = resolve(search(catalogue), AREA, '2021', catalogue.folder)
+    assert two == one
+    assert Imagery(two).fingerprint() == before
+    assert not any('sig' in name for name in one)
+    # another file at the same place is other work
+    write(catalogue.folder / 'left.tif', np.full((3, 100, 100), 9, np.uint8))
+    assert Imagery(two).fingerprint() != before
+
+
+def test_a_signature_that_runs_out_is_renewed(catalogue: Catalogue) -> None:
+    """In the middle of reading, with a handle open and GDAL's caches cold."""
+    values = np.random.default_rng(2).integers(1, 255, (3, 1500, 1500), np.uint8)
+    box = write(catalogue.folder / 'wide.tif', values, resolution=1)
+    catalogue.add('wide', box, '2023-01-01T00:00:00Z', {'image': 'wide.tif'})
+    files, _ = resolve(search(catalogue), AREA, '2023', catalogue.folder)
+    imagery = Imagery(files)
+    imagery.read(imagery.geobox[:20, :20])
+    catalogue.token = 'second'
+    image, _ = imagery.read(imagery.geobox[800:900, 1300:1400])
+    np.testing.assert_array_equal(image, values[:, 800:900, 1300:1400])
+
+
+def test_clouds(catalogue: Catalogue) -> None:
+    box = tuple(catalogue.items['left']['bbox'])
+    catalogue.add(
+        'cloudy',
+        box,
+        '2022-07-01T00:00:00Z',
+        {'image': 'old.tif'},
+        **{'eo:cloud_cover': 80},
+    )
+    for options, first in (('', 'cloudy#image'), ('&cloud=30', 'left#image')):
+        files, _ = resolve(search(catalogue, options), AREA, None, catalogue.folder)
+        assert files[0].endswith(first)
+
+
+def test_median_of_dates(catalogue: Catalogue) -> None:
+    """Bands that are files of their own; clouds are bright, and no data is left out."""
+    rng = np.random.default_rng(3)
+    stacks = {}
+    for band in ('red', 'green'):
+        dates = rng.integers(200, 3000, (5, 100, 100)).astype(np.uint16)
+        dates[0, :50] = 9000
+        dates[1, 20:30] = 0
+        dates[:, 90:, 90:] = 0
+        stacks[band] = dates
+    for i in range(5):
+        assets = {}
+        for band, dates in stacks.items():
+            # from 2022 on Sentinel-2 adds 1000 to what is not no data
+            stored = np.where(dates[i] > 0, dates[i] + 1000 * (i >= 3), 0)
+            box = write(
+                catalogue.folder / f'{band}{i}.tif', stored[None].astype(np.uint16)
+            )
+            assets[band] = f'{band}{i}.tif'
+        catalogue.add(
+            f'date{i}',
+            box,
+            f'2021-0{i + 1}-01T00:00:00Z',
+            assets,
+            'bands',
+            **{
+                's2:processing_baseline': '04.00' if i >= 3 else '03.01',
+                'proj:epsg': 26917,
+                'proj:shape': [100, 100],
+                'proj:transform': [10, 0, 5e5, 0, -10, 4.2e6],
+            },
+        )
+    text = f'stac:{catalogue.url}?collections=bands&assets=red,green&datetime=2021'
+    area = AreaOfInterest.from_bbox((500000, 4199000, 501000, 4200000), UTM)
+    files, _ = resolve(text, area, None, catalogue.folder / 'work')
+    (path,) = files
+    with rasterio.open(path) as dataset:
+        found = dataset.read()
+        assert dataset.crs.to_epsg() == 26917
+        assert dataset.descriptions == ('red', 'green')
+        row, col = dataset.index(500005, 4199995)
+        found = found[:, row : row + 100, col : col + 100]
+    for values, dates in zip(found, stacks.values(), strict=True):
+        masked = np.ma.masked_equal(dates, 0)
+        want = np.ma.median(masked, axis=0).filled(0)
+        np.testing.assert_allclose(values, want, atol=0.5)
+    # the same items: not made again
+    before = Path(path).stat().st_mtime_ns
+    again, _ = resolve(text, area, None, catalogue.folder / 'work')
+    assert again == files
+    assert Path(path).stat().st_mtime_ns == before
+
+
+def test_static_catalogues(catalogue: Catalogue) -> None:
+    """A file of a catalogue on disk, no server asked."""
+    static = pystac.Catalog('static', 'made')
+    for name in ('old', 'left', 'right'):
+        content = json.loads(json.dumps(catalogue.items[name]))
+        for asset in content['assets'].values():
+            asset['href'] = str(catalogue.folder / asset['href'])
+        content['links'] = []
+        static.add_item(pystac.Item.from_dict(content))
+    static.normalize_and_save(
+        str(catalogue.folder / 'static'), pystac.CatalogType.SELF_CONTAINED
+    )
+    before = catalogue.requests
+    text = f'stac:{catalogue.folder}/static/catalog.json?datetime=2021'
+    files, _ = resolve(text, AREA, None, catalogue.folder)
+    assert len(files) == 2
+    assert Imagery(files).geobox.shape == (100, 200)
+    assert Imagery(files).fingerprint()
+    assert catalogue.requests == before
+
+
+@pytest.mark.parametrize(
+    ('date', 'interval'),
+    [
+        ('2021', '2021-01-01T00:00:00Z/2021-12-31T23:59:59Z'),
+        ('2024-02', '2024-02-01T00:00:00Z/2024-02-29T23:59:59Z'),
+        ('2021-05-30', '2021-05-30T00:00:00Z/2021-05-30T23:59:59Z'),
+        ('2021-05/2021-09', '2021-05-01T00:00:00Z/2021-09-30T23:59:59Z'),
+        ('2021/..', '2021-01-01T00:00:00Z/..'),
+        ('2021-05-30T12:00:00+02:00', '2021-05-30T10:00:00Z/2021-05-30T10:00:00Z'),
+    ],
+)
+def test_dates(date: str, interval: str) -> None:
+    assert Search.parse('naip', date).datetime == interval
+
+
+def test_shorthands() -> None:
+    assert is_search('naip')
+    assert is_search('stac:https://example.org?collections=a')
+    assert not is_search('naip.tif')
+    search = Search.parse('sentinel-2-l2a?cloud=5&assets=B04', '2021')
+    assert search.cloud == 5
+    assert search.assets == ('B04',)
+    assert SHORTHANDS['worldcover'].legend == 'worldcover'
+
+
+@pytest.mark.parametrize(
+    ('text', 'date', 'message'),
+    [
+        ('naip', None, '--date'),
+        ('naip', '21', 'is no date'),
+        ('naip', '2021-13', 'is no date'),
+        ('naip?clouds=5', '2021', 'there are collections'),
+        ('naip?cloud=few', '2021', "cannot be 'few'"),
+        ('stac:https://example.org', '2021', 'name a collection'),
+    ],
+)
+def test_mistakes_are_one_line(text: str, date: str | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Search.parse(text, date)
+
+
+def test_what_is_not_there_is_one_line(catalogue: Catalogue) -> None:
+    with pytest.raises(InputError, match='has no item of imagery of 2030'):
+        resolve(search(catalogue), AREA, '2030', catalogue.folder)
+    far = AreaOfInterest.from_bbox((10, 50, 11, 51))
+    with pytest.raises(InputError, match='in the area'):
+        resolve(search(catalogue), far, None, catalogue.folder)
+    with pytest.raises(InputError, match='there are image'):
+        resolve(search(catalogue, '&assets=nir'), AREA, None, catalogue.folder)
+    with pytest.raises(InputError, match='cannot be reached'):
+        resolve('stac:http://127.0.0.1:9?collections=a', AREA, None, catalogue.folder)
+    (catalogue.folder / 'left.tif').unlink()
+    files, _ = resolve(search(catalogue), AREA, None, catalogue.folder)
+    with pytest.raises(InputError, match='left#image') as error:
+        Imagery(files)
+    assert 'sig' not in str(error.value)

@@ -1,0 +1,351 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The area of interest: polygons in any CRS, and which pixels of a grid lie in them."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyogrio
+import shapely
+from numpy.typing import NDArray
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
+from pyproj import Geod, Transformer
+from pyproj.exceptions import CRSError
+from rasterio.features import rasterize
+from rasterio.transform import Affine
+from shapely.geometry.base import BaseGeometry
+
+from ...errors import InputError
+from .grid import Box, clip, crop, pixel_offset
+
+#: Suffixes that a layer's name may follow.
+SUFFIXES = (
+    '.gpkg',
+    '.geojson',
+    '.json',
+    '.parquet',
+    '.geoparquet',
+    '.shp',
+    '.fgb',
+    '.kml',
+    '.gml',
+    '.zip',
+)
+
+# Straight edges become curves in another CRS. Of 1 km (or a hundredth of a degree) the
+# curve of a parallel at 60° is 3 cm off its chord.
+_SEGMENT = 1000.0
+_SEGMENT_DEGREES = 0.01
+
+
+@dataclass(frozen=True)
+class AreaOfInterest:
+    """Polygons on the ground: several, with holes, in any CRS.
+
+    Args:
+        geometry: A polygon or several, valid and not empty.
+        crs: Their CRS.
+        source: Where they come from, for messages.
+
+    >>> area = AreaOfInterest.from_bbox((-76.61, 39.28, -76.60, 39.29))
+    >>> round(area.hectares)
+    96
+    >>> grid = GeoBox.from_bbox((360000, 4348000, 364000, 4352000), 'EPSG:26918', resolution=10)
+    >>> on_grid = area.on(grid)
+    >>> on_grid.geobox.shape
+    Shape2d(x=89, y=112)
+    >>> bool(on_grid.mask(grid).sum() == on_grid.mask(on_grid.geobox).sum())
+    True
+    """
+
+    geometry: BaseGeometry = field(repr=False)
+    crs: CRS
+    source: str = 'area of interest'
+
+    def __post_init__(self) -> None:
+        if self.geometry.is_empty or self.geometry.area == 0:
+            raise InputError(f'{self.source}: holds no polygon with an area.')
+
+    @classmethod
+    def open(cls, source: str | os.PathLike[str]) -> 'AreaOfInterest':
+        """Read polygons from a file.
+
+        Args:
+            source: A GeoPackage, GeoJSON, GeoParquet, shapefile, FlatGeobuf or what
+                else GDAL reads; ``file.gpkg:name`` names one of several layers.
+
+        Returns:
+            The union of all polygons of the layer.
+
+        Raises:
+            InputError: If there is no such file or layer, or it does not hold polygons
+                with a CRS.
+        """
+        path, layer = _split(os.fspath(source))
+        if not Path(path).exists() and not path.startswith(('/vsi', 'http')):
+            raise InputError(f'{path}: there is no such file of an area of interest.')
+        try:
+            if path.lower().endswith(('.parquet', '.geoparquet')):
+                frame = geopandas.read_parquet(path)
+            else:
+                layer = layer or _only_layer(path)
+                frame = geopandas.read_file(path, layer=layer, engine='pyogrio')
+        except InputError:
+            raise
+        except (pyogrio.errors.DataLayerError, pyogrio.errors.DataSourceError) as error:
+            reason = ' '.join(str(error).split())
+            raise InputError(f'{source}: cannot be read ({reason})') from None
+        except (ValueError, OSError) as error:
+            reason = ' '.join(str(error).split())
+            raise InputError(f'{source}: holds no polygons ({reason})') from None
+        if not isinstance(frame, geopandas.GeoDataFrame):
+            raise InputError(f'{source}: holds no geometries.')
+        if frame.crs is None:
+            raise InputError(
+                f'{source}: has no coordinate reference system; assign one, '
+                'for example with ogr2ogr -a_srs'
+            )
+        shapes = frame.geometry[~(frame.geometry.isna() | frame.geometry.is_empty)]
+        kinds = sorted(set(shapes.geom_type) - {'Polygon', 'MultiPolygon'})
+        if kinds:
+            raise InputError(
+                f'{source}: holds {", ".join(kinds)}; an area of interest is polygons.'
+            )
+        geometry = shapely.union_all(shapely.make_valid(shapes.to_numpy()))
+        return cls(geometry, CRS(frame.crs), os.fspath(source))
+
+    @classmethod
+    def from_bbox(
+        cls, bounds: Sequence[float], crs: str = 'EPSG:4326'
+    ) -> 'AreaOfInterest':
+        """A rectangle.
+
+        Args:
+            bounds: West, south, east and north.
+            crs: What they are counted in; degrees by default.
+
+        Returns:
+            The area; its edges follow the CRS's axes.
+
+        Raises:
+            InputError: If the bounds are in another order, or are no degrees where they
+                should be.
+        """
+        text = ' '.join(f'{value:g}' for value in bounds)
+        if len(bounds) != 4 or not np.isfinite(bounds).all():
+            raise InputError(
+                f'A bounding box is west, south, east and north, not {text}.'
+            )
+        west, south, east, north = bounds
+        if not (west < east and south < north):
+            raise InputError(
+                f'The bounding box {text} is empty: give west, south, east and north.'
+            )
+        try:
+            reference = CRS(crs)
+        except CRSError:
+            raise InputError(f'{crs} is not a coordinate reference system.') from None
+        if reference.geographic and (
+            max(abs(south), abs(north)) > 90 or max(abs(west), abs(east)) > 360
+        ):
+            raise InputError(
+                f'The bounding box {text} is not in degrees; name its CRS, '
+                'for example EPSG:26918.'
+            )
+        return cls(shapely.box(west, south, east, north), reference, f'bbox {text}')
+
+    @cached_property
+    def geometry_in_degrees(self) -> BaseGeometry:
+        """The polygons in longitude and latitude (WGS 84)."""
+        return self._in('EPSG:4326')
+
+    @cached_property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """West, south, east and north, in degrees (WGS 84)."""
+        west, south, east, north = self.geometry_in_degrees.bounds
+        return west, south, east, north
+
+    @cached_property
+    def hectares(self) -> float:
+        """Area on the ellipsoid."""
+        outline = shapely.orient_polygons(self.geometry_in_degrees)
+        area, _ = Geod(ellps='WGS84').geometry_area_perimeter(outline)
+        return float(abs(area) / 1e4)
+
+    def fingerprint(self) -> str:
+        """Digest of the polygons and their CRS; the file's name and columns do not matter."""
+        digest = hashlib.sha256(shapely.to_wkb(shapely.normalize(self.geometry)))
+        digest.update(str(self.crs).encode())
+        return digest.hexdigest()
+
+    def on(self, geobox: GeoBox) -> 'AreaOnGrid':
+        """The area on a pixel grid.
+
+        Args:
+            geobox: The grid, in any CRS.
+
+        Raises:
+            InputError: If the area holds no pixel of the grid.
+        """
+        return AreaOnGrid.of(self, geobox)
+
+    def _in(self, crs: CRS | str, geometry: BaseGeometry | None = None) -> BaseGeometry:
+        """The area, or a part of it, in another CRS."""
+        geometry = self.geometry if geometry is None else geometry
+        if CRS(crs) == self.crs:
+            return geometry
+        length = _SEGMENT_DEGREES if self.crs.geographic else _SEGMENT
+        transformer = Transformer.from_crs(self.crs.proj, CRS(crs).proj, always_xy=True)
+
+        def project(points: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.stack(transformer.transform(*points.T), axis=1)
+
+        projected = shapely.transform(shapely.segmentize(geometry, length), project)
+        if not np.isfinite(shapely.get_coordinates(projected)).all():
+            raise InputError(f'{self.source}: has no place in {crs}.')
+        return shapely.make_valid(projected)
+
+
+@dataclass(frozen=True)
+class AreaOnGrid:
+    """An area of interest on a pixel grid.
+
+    A pixel belongs to the area if its centre does. The polygons are kept in pixels of
+    one grid, and windows of it are told apart by whole pixels: a pixel's answer does not
+    depend on the window that it is asked with.
+
+    Args:
+        geometry: Polygons in pixels of *grid*: (column, row).
+        grid: The grid.
+        geobox: The smallest crop of the grid that holds the area.
+    """
+
+    geometry: BaseGeometry = field(repr=False)
+    grid: GeoBox
+    geobox: GeoBox
+
+    @classmethod
+    def of(cls, area: AreaOfInterest, grid: GeoBox) -> 'AreaOnGrid':
+        """Bring an area on a grid; see :meth:`AreaOfInterest.on`."""
+        assert grid.crs is not None
+
+        def pixels(points: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.stack(grid.wld2pix(*points.T), axis=1)
+
+        part = _near(area, grid)
+        geometry: BaseGeometry = shapely.Polygon()
+        if not part.is_empty:
+            geometry = shapely.transform(area._in(grid.crs, part), pixels)
+        shapely.prepare(geometry)
+        box: Box = (0, 0, 0, 0)
+        if not geometry.is_empty:
+            left, top, right, bottom = geometry.bounds
+            # Centres are half a pixel in.
+            box = clip(
+                (
+                    int(np.ceil(top - 0.5)),
+                    int(np.ceil(left - 0.5)),
+                    int(np.floor(bottom - 0.5)) + 1,
+                    int(np.floor(right - 0.5)) + 1,
+                ),
+                *grid.shape,
+            )
+        if box[0] >= box[2] or box[1] >= box[3]:
+            raise InputError(
+                f'{area.source}: lies outside the imagery, or between its pixels; '
+                'check its place and its CRS.'
+            )
+        return cls(geometry, grid, crop(grid, box))
+
+    def mask(self, geobox: GeoBox) -> NDArray[np.bool_]:
+        """Which pixels of a window lie in the area.
+
+        Args:
+            geobox: Pixels of the grid, or beyond it.
+
+        Returns:
+            (H, W).
+
+        Raises:
+            ValueError: If *geobox* has other pixels than the grid.
+        """
+        row, col = self._offset(geobox)
+        inside: NDArray[np.bool_] = np.zeros(geobox.shape, bool)
+        if self.touches(geobox):
+            inside = rasterize(
+                [(self.geometry, 1)],
+                geobox.shape,
+                transform=Affine.translation(col, row),
+                dtype='uint8',
+            ).astype(bool)
+        return inside
+
+    def touches(self, geobox: GeoBox) -> bool:
+        """Whether a window may hold pixels of the area: if not, it need not be read.
+
+        Args:
+            geobox: Pixels of the grid, or beyond it.
+
+        Raises:
+            ValueError: If *geobox* has other pixels than the grid.
+        """
+        row, col = self._offset(geobox)
+        window = shapely.box(col, row, col + geobox.width, row + geobox.height)
+        return bool(self.geometry.intersects(window))
+
+    def _offset(self, geobox: GeoBox) -> tuple[int, int]:
+        offset = pixel_offset(geobox, self.grid)
+        if offset is None:
+            raise ValueError(f'{geobox} is not a crop of {self.grid}')
+        return offset
+
+
+def _near(area: AreaOfInterest, grid: GeoBox) -> BaseGeometry:
+    """The part of an area about a grid: a CRS need not have a place for all of it."""
+    assert grid.crs is not None
+    if grid.crs == area.crs:
+        return area.geometry
+    edge = grid.pad(max(grid.shape) // 10 + 2).boundary(64).T.astype(float)
+    pad = max(grid.shape) // 10 + 2
+    transformer = Transformer.from_crs(grid.crs.proj, area.crs.proj, always_xy=True)
+    x, y = transformer.transform(*grid.pix2wld(edge[0] - pad, edge[1] - pad))
+    finite = np.isfinite(x).all() and np.isfinite(y).all()
+    # About a pole or the antimeridian an outline has no box in degrees.
+    if not finite or (area.crs.geographic and x.max() - x.min() > 180):
+        return area.geometry
+    return shapely.intersection(
+        area.geometry, shapely.box(x.min(), y.min(), x.max(), y.max())
+    )
+
+
+def _split(source: str) -> tuple[str, str | None]:
+    """A file and the layer that is named after a colon, if any."""
+    path, colon, layer = source.rpartition(':')
+    if colon and path.lower().endswith(SUFFIXES) and not Path(source).exists():
+        return path, layer
+    return source, None
+
+
+def _only_layer(path: str) -> str:
+    """The one layer of polygons in a file."""
+    layers = [
+        str(name)
+        for name, kind in pyogrio.list_layers(path)
+        if kind is not None and ('Polygon' in kind or kind == 'Unknown')
+    ]
+    if not layers:
+        raise InputError(f'{path}: holds no polygons.')
+    if len(layers) > 1:
+        raise InputError(
+            f'{path}: has several layers ({", ".join(layers)}); '
+            f'name one, as {path}:{layers[0]}'
+        )
+    return layers[0]

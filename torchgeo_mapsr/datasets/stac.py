@@ -1,0 +1,575 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Imagery and labels that a STAC catalogue lists.
+
+A search becomes names of items' files, ``stac-item:ADDRESS#ASSET``, which readers take
+like paths. A name has the address of the item and no signature: where the file is when
+it is opened, :func:`address` asks the item. So any process can open it, a signature that
+has run out is renewed, and work that is known by its inputs' names is known again.
+"""
+
+import hashlib
+import os
+import re
+import time
+from calendar import monthrange
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+import numpy as np
+import rasterio
+import requests
+import shapely
+from odc.geo.geobox import GeoBox, GeoboxTiles
+from rasterio.windows import Window
+
+from ..errors import InputError
+from .geo.aoi import AreaOfInterest
+
+PREFIX = 'stac-item:'
+
+_PLANETARY = 'https://planetarycomputer.microsoft.com/api/stac/v1'
+
+# Seconds for which an item, and its signatures, are taken as they were read.
+_FRESH = 600.0
+
+# Part of the area that an item has to add to those before it.
+_ADDS = 1e-3
+
+# Pixels of a composite that are loaded at once, for all dates.
+_COMPOSITE_TILE = 1024
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search in a catalogue.
+
+    Args:
+        url: A STAC API, or the address or path of a static catalogue.
+        collections: Collections to search.
+        datetime: A time or a range, as STAC writes them; None for any.
+        assets: Assets of an item: one file, or several that are a band each; empty for
+            the one whose role is *data*.
+        cloud: Largest cloud cover, in percent.
+        limit: Items at most.
+        legend: Legend of the classes, where the collection is a map.
+        dated: Whether the search makes no sense without a date.
+    """
+
+    url: str
+    collections: tuple[str, ...] = ()
+    datetime: str | None = None
+    assets: tuple[str, ...] = ()
+    cloud: float | None = None
+    limit: int = 500
+    legend: str | None = None
+    dated: bool = False
+
+    @classmethod
+    def parse(cls, text: str, date: str | None = None) -> 'Search':
+        """Read a search.
+
+        Args:
+            text: ``stac:URL?collections=…&datetime=…&assets=…&cloud=…&limit=…``, or one
+                of :data:`SHORTHANDS`, with or without options after a question mark.
+            date: A year, month, day or two of them around a slash; in place of an
+                option *datetime*.
+
+        Raises:
+            InputError: If an option is unknown or has no such value.
+
+        >>> Search.parse('naip', '2021').datetime
+        '2021-01-01T00:00:00Z/2021-12-31T23:59:59Z'
+        """
+        head, _, query = text.partition('?')
+        if head in SHORTHANDS:
+            search = SHORTHANDS[head]
+        elif head.startswith('stac:'):
+            search = cls(head.removeprefix('stac:'))
+        else:
+            raise InputError(
+                f'{text}: a search is stac:URL?collections=NAME or one of '
+                f'{", ".join(SHORTHANDS)}.'
+            )
+        for key, value in parse_qsl(query, keep_blank_values=True):
+            try:
+                search = replace(search, **{key: _OPTIONS[key](value)})
+            except KeyError:
+                raise InputError(
+                    f'{text}: has no option {key}; there are {", ".join(_OPTIONS)}.'
+                ) from None
+            except ValueError:
+                raise InputError(f'{text}: {key} cannot be {value!r}.') from None
+        if date is not None:
+            search = replace(search, datetime=date)
+        if search.datetime is not None:
+            search = replace(search, datetime=_interval(search.datetime))
+        elif search.dated:
+            raise InputError(f'{text}: give a year or a date with --date.')
+        if not search.collections and search.url.startswith('http'):
+            raise InputError(f'{text}: name a collection, as ?collections=NAME.')
+        return search
+
+    def items(self, area: AreaOfInterest) -> 'tuple[Any, ...]':
+        """Find the items of an area, newest first, and only those that add to it.
+
+        Args:
+            area: The area.
+
+        Returns:
+            Items of pystac. Composites take all of them; for one file a place, those
+            that newer ones cover are left out.
+
+        Raises:
+            InputError: If the catalogue cannot be reached, or has nothing there.
+        """
+        found = _search(self, area)
+        if self.cloud is not None:
+            found = [
+                item
+                for item in found
+                if item.properties.get('eo:cloud_cover', 0) <= self.cloud
+            ]
+        if not found:
+            when = f' of {self.datetime}' if self.datetime else ''
+            raise InputError(
+                f'{self.url}: has no item of {", ".join(self.collections) or "any kind"}'
+                f'{when} in the area.'
+            )
+        found.sort(key=lambda item: (-_time(item).timestamp(), item.id))
+        if len(self.assets) > 1:
+            return tuple(found)
+        return tuple(_covering(found, area))
+
+    def files(self, area: AreaOfInterest) -> tuple[str, ...]:
+        """Names of the files of an area, newest first; see :meth:`items`.
+
+        Raises:
+            InputError: Also if an item lacks the asset.
+        """
+        if len(self.assets) > 1:
+            raise InputError(
+                f'{self.url}: {", ".join(self.assets)} are files of a band each; '
+                'they have to be put together first.'
+            )
+        return tuple(
+            name_of(item, _asset(item, self.assets)) for item in self.items(area)
+        )
+
+
+#: Searches in the Planetary Computer's catalogue that have names of their own.
+SHORTHANDS = {
+    'naip': Search(_PLANETARY, ('naip',), assets=('image',), dated=True),
+    'sentinel-2-l2a': Search(
+        _PLANETARY,
+        ('sentinel-2-l2a',),
+        assets=('B02', 'B03', 'B04', 'B08'),
+        cloud=20,
+        dated=True,
+    ),
+    'worldcover': Search(
+        _PLANETARY,
+        ('esa-worldcover',),
+        assets=('map',),
+        legend='worldcover',
+        dated=True,
+    ),
+    'io-lulc': Search(
+        _PLANETARY,
+        ('io-lulc-annual-v02',),
+        assets=('data',),
+        legend='io-lulc',
+        dated=True,
+    ),
+}
+
+_OPTIONS: dict[str, Any] = {
+    'collections': lambda text: tuple(text.split(',')),
+    'datetime': str,
+    'assets': lambda text: tuple(text.split(',')),
+    'cloud': float,
+    'limit': int,
+    'legend': str,
+}
+
+
+def is_search(text: str) -> bool:
+    """Whether a text is a search rather than a path: ``stac:…`` or a shorthand."""
+    head = text.partition('?')[0]
+    return head.startswith('stac:') or (head in SHORTHANDS and not os.path.exists(text))
+
+
+def resolve(
+    text: str, area: AreaOfInterest, date: str | None, folder: Path
+) -> tuple[tuple[str, ...], str | None]:
+    """Files of a search, ready for readers.
+
+    Args:
+        text: The search, see :meth:`Search.parse`.
+        area: The area.
+        date: A date, see :meth:`Search.parse`.
+        folder: Where a composite is kept, if one has to be made.
+
+    Returns:
+        Names of files, and the legend of their classes, if they are a map.
+
+    Raises:
+        InputError: If the search cannot be done, or finds nothing.
+    """
+    search = Search.parse(text, date)
+    if len(search.assets) <= 1:
+        return search.files(area), search.legend
+    items = search.items(area)
+    names = [name_of(item, asset) for item in items for asset in search.assets]
+    parts = [(name, etag(name)) for name in names]
+    key = hashlib.sha256(repr((parts, area.fingerprint())).encode()).hexdigest()[:16]
+    path = folder / f'composite-{key}.tif'
+    if not path.exists():
+        composite(items, search.assets, area, path)
+    return (str(path),), search.legend
+
+
+def name_of(item: Any, asset: str) -> str:
+    """Name of a file by its item: ``stac-item:ADDRESS#ASSET``."""
+    href = item.get_self_href()
+    if href is None:
+        raise InputError(f'item {item.id}: says not where it is itself (no link self).')
+    # An item's own address is the same for ever; a signature in it is not.
+    return f'{PREFIX}{href.partition("?")[0]}#{quote(asset)}'
+
+
+def address(name: str) -> str:
+    """Where a file is now, as GDAL opens it, with a signature if it needs one.
+
+    Args:
+        name: A name that :func:`name_of` made; any other path is returned as it is.
+
+    Returns:
+        A path or an address.
+
+    Raises:
+        InputError: If the item cannot be read, or has no such asset.
+    """
+    href = _href(name)
+    return f'/vsicurl/{href}' if href.startswith(('http:', 'https:')) else href
+
+
+def etag(name: str) -> str:
+    """What changes when a file does: its ETag, or size and time of a local one.
+
+    Args:
+        name: A name that :func:`name_of` made.
+
+    Raises:
+        InputError: If the file cannot be reached.
+    """
+    href = _href(name)
+    if not href.startswith(('http:', 'https:')):
+        status = os.stat(href)
+        return f'{status.st_size} {status.st_mtime_ns}'
+    try:
+        # Not HEAD: a signature may be for GET alone.
+        with requests.get(
+            href, headers={'Range': 'bytes=0-0'}, timeout=60, stream=True
+        ) as answer:
+            answer.raise_for_status()
+            headers = answer.headers
+    except requests.RequestException as error:
+        raise _unreachable(name, error) from None
+    return headers.get('ETag') or headers.get('Last-Modified', '')
+
+
+def forget(name: str) -> None:
+    """Ask the item again for the next address: a signature has run out."""
+    _read_item.cache_clear()
+
+
+def composite(
+    items: Sequence[Any], assets: Sequence[str], area: AreaOfInterest, path: Path
+) -> None:
+    """Write the median of several dates, in the pixels of the newest item.
+
+    No data is left out of the median; where every date has none, so has the composite.
+    Memory is that of one window of all dates.
+
+    Args:
+        items: Items whose bands are assets of their own.
+        assets: The bands.
+        area: The area; the file is its bounding box.
+        path: File to write. It is there when it is complete.
+
+    Raises:
+        InputError: If the items cannot be read.
+    """
+    import odc.stac
+
+    west, south, east, north = area.bounds
+    grid: GeoBox | None = odc.stac.output_geobox(
+        list(odc.stac.parse_items(items[:1])),
+        bands=list(assets),
+        bbox=(west, south, east, north),
+    )
+    if grid is None:
+        # The item says nothing of its projection: its first file does.
+        with rasterio.open(address(name_of(items[0], assets[0]))) as dataset:
+            first = GeoBox(dataset.shape, dataset.transform, dataset.crs)
+        grid = area.on(first).geobox
+    tiles = GeoboxTiles(grid, (_COMPOSITE_TILE, _COMPOSITE_TILE))
+    part = path.with_name(f'{path.name}.part.tif')
+    profile = {
+        'driver': 'GTiff',
+        'count': len(assets),
+        'height': grid.height,
+        'width': grid.width,
+        'dtype': 'uint16',
+        'nodata': 0,
+        'crs': str(grid.crs),
+        'transform': grid.affine,
+        'tiled': True,
+        'compress': 'deflate',
+        'bigtiff': 'if_safer',
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with rasterio.open(part, 'w', **profile) as target:
+            for index, asset in enumerate(assets, 1):
+                target.set_band_description(index, asset)
+            for row, col in np.ndindex(*tiles.shape.yx):
+                rows, cols = tiles.roi[row, col]
+                window = Window.from_slices(rows, cols)
+                for index, asset in enumerate(assets, 1):
+                    values = _median(items, asset, grid[rows, cols])
+                    target.write(values, index, window=window)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _median(items: Sequence[Any], asset: str, grid: GeoBox) -> Any:
+    """Median of one band over all dates, (H, W) uint16, 0 where there is none."""
+    import odc.stac
+
+    dates = []
+    for item in items:
+        try:
+            loaded = odc.stac.load(
+                [item],
+                bands=[asset],
+                geobox=grid,
+                dtype='uint16',
+                nodata=0,
+                resampling='bilinear',
+                patch_url=_signed,
+            )
+        except (OSError, rasterio.errors.RasterioError) as error:
+            raise _unreachable(item.id, error) from None
+        date = loaded[asset].values[0].astype(np.float32)
+        dates.append(np.where(date > 0, date + _offset(item), np.nan))
+    values = np.stack(dates)
+    with np.errstate(invalid='ignore'):
+        valid = ~np.isnan(values).all(0)
+        median = np.zeros(grid.shape, np.float32)
+        if valid.any():
+            median[valid] = np.nanmedian(values[:, valid], axis=0)
+    return np.where(valid, np.clip(np.rint(median), 1, 65535), 0).astype(np.uint16)
+
+
+def _offset(item: Any) -> float:
+    """What is to be added to an item's values, so that dates compare.
+
+    Sentinel-2's processing baseline 04.00 (January 2022) added 1000 to every value.
+    """
+    baseline = str(item.properties.get('s2:processing_baseline', ''))
+    applied = item.properties.get('earthsearch:boa_offset_applied', False)
+    return -1000.0 if baseline >= '04.00' and not applied else 0.0
+
+
+def _search(search: Search, area: AreaOfInterest) -> list[Any]:
+    """Items that meet an area."""
+    try:
+        import pystac
+        import pystac_client
+    except ModuleNotFoundError:
+        raise InputError(
+            "A STAC search needs further packages: pip install 'torchgeo-mapsr[stac]'"
+        ) from None
+    outline = area.geometry_in_degrees
+    try:
+        if search.url.startswith('http'):
+            catalog = pystac_client.Client.open(search.url)
+            if catalog.conforms_to('ITEM_SEARCH'):
+                # Large polygons do not fit into a request; their box does.
+                page = catalog.search(
+                    collections=list(search.collections),
+                    datetime=search.datetime,
+                    bbox=list(area.bounds),
+                    max_items=search.limit,
+                )
+                found = list(page.items())
+                return [i for i in found if _meets(i, outline)]
+        static = pystac.Catalog.from_file(search.url)
+        return [
+            item
+            for item in static.get_items(recursive=True)
+            if (not search.collections or item.collection_id in search.collections)
+            and _within(item, search.datetime)
+            and _meets(item, outline)
+        ][: search.limit]
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        # urllib, requests, pystac and pystac-client raise what they like.
+        raise _unreachable(search.url, error) from None
+
+
+def _meets(item: Any, outline: shapely.Geometry) -> bool:
+    """Whether an item's footprint meets an area."""
+    if item.geometry is None:
+        return True
+    return bool(shapely.intersects(shapely.geometry.shape(item.geometry), outline))
+
+
+def _within(item: Any, interval: str | None) -> bool:
+    """Whether an item's time lies in an interval."""
+    if interval is None:
+        return True
+    start, _, end = interval.partition('/')
+    first, last = (
+        None if part in ('', '..') else _parse(part) for part in (start, end)
+    )
+    when = _time(item)
+    return (first is None or when >= first) and (last is None or when <= last)
+
+
+def _covering(items: Sequence[Any], area: AreaOfInterest) -> list[Any]:
+    """Items, in their order, that each add to the area that those before cover."""
+    left = area.geometry_in_degrees
+    enough = _ADDS * shapely.area(left)
+    chosen = []
+    for item in items:
+        if item.geometry is None:
+            chosen.append(item)
+            continue
+        footprint = shapely.make_valid(shapely.geometry.shape(item.geometry))
+        if shapely.area(shapely.intersection(left, footprint)) > enough:
+            chosen.append(item)
+            left = shapely.difference(left, footprint)
+    return chosen or list(items[:1])
+
+
+def _asset(item: Any, wanted: Sequence[str]) -> str:
+    """The asset of an item that is read."""
+    keys = list(item.assets)
+    if wanted:
+        if wanted[0] not in keys:
+            raise InputError(
+                f'item {item.id}: has no asset {wanted[0]}; there are {", ".join(keys)}.'
+            )
+        return wanted[0]
+    rasters = [
+        key for key, asset in item.assets.items() if 'data' in (asset.roles or ())
+    ] or [
+        key for key, asset in item.assets.items() if 'tiff' in (asset.media_type or '')
+    ]
+    if len(rasters) != 1:
+        raise InputError(
+            f'item {item.id}: name an asset with ?assets=, of {", ".join(keys)}.'
+        )
+    return rasters[0]
+
+
+def _href(name: str) -> str:
+    """Where a file is now: an address with its signature, or a path."""
+    if not name.startswith(PREFIX):
+        return name
+    where, _, asset = name.removeprefix(PREFIX).rpartition('#')
+    item = _read_item(where, int(time.monotonic() / _FRESH))
+    key = unquote(asset)
+    if key not in item.assets:
+        raise InputError(f'{where}: has no asset {key}.')
+    return _signed(str(item.assets[key].get_absolute_href()))
+
+
+@lru_cache(maxsize=4096)
+def _read_item(where: str, period: int) -> Any:
+    """An item by its address; read again in each period."""
+    try:
+        import pystac
+
+        return pystac.Item.from_file(where)
+    except ModuleNotFoundError:
+        raise InputError(
+            "A STAC item needs further packages: pip install 'torchgeo-mapsr[stac]'"
+        ) from None
+    except Exception as error:  # noqa: BLE001
+        raise _unreachable(where, error) from None
+
+
+def _signed(href: str) -> str:
+    """Sign an address of the Planetary Computer's storage; any other needs no signature."""
+    host = urlsplit(href).hostname or ''
+    if not host.endswith('.blob.core.windows.net') or 'sig=' in href:
+        return href
+    import planetary_computer
+
+    signed: str = planetary_computer.sign(href)
+    return signed
+
+
+def _unreachable(name: str, error: BaseException) -> InputError:
+    """One line, without the signature that addresses in it may carry."""
+    reason = re.sub(r'\?\S*', '', ' '.join(str(error).split()))
+    return InputError(
+        f'{name}: cannot be reached or read ({reason or type(error).__name__})'
+    )
+
+
+def _time(item: Any) -> datetime:
+    """Time of an item: its own, or the end of its interval."""
+    when = item.datetime or item.common_metadata.end_datetime
+    if when is None:
+        return datetime(1970, 1, 1, tzinfo=UTC)
+    aware: datetime = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return aware
+
+
+def _parse(text: str) -> datetime:
+    when = datetime.fromisoformat(text)
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+def _interval(text: str) -> str:
+    """A year, month, day, time or two of them as STAC's interval of times.
+
+    Raises:
+        InputError: If it is none of them.
+    """
+    if '/' in text:
+        start, _, end = text.partition('/')
+        first = start if start in ('', '..') else _interval(start).partition('/')[0]
+        last = end if end in ('', '..') else _interval(end).partition('/')[2]
+        return f'{first or ".."}/{last or ".."}'
+    match = re.fullmatch(r'(\d{4})(?:-(\d\d))?(?:-(\d\d))?', text)
+    try:
+        if match is None:
+            when = _parse(text).astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')
+            return f'{when}/{when}'
+        year, month, day = (int(part) if part else None for part in match.groups())
+        assert year is not None
+        last_month = month or 12
+        last_day = day or monthrange(year, last_month)[1]
+        first_day = datetime(year, month or 1, day or 1).date()
+        return (
+            f'{first_day.isoformat()}T00:00:00Z/'
+            f'{datetime(year, last_month, last_day).date().isoformat()}T23:59:59Z'
+        )
+    except ValueError:
+        raise InputError(
+            f'{text} is no date: give a year, 2021-05, 2021-05-30 or two around a slash.'
+        ) from None

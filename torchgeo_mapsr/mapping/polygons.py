@@ -1,0 +1,584 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Polygons of a class map, found tile by tile and joined across the seams.
+
+The pieces of a tile that touch no seam are finished at once. The others wait, by the
+class and the component that they belong to, until the row of tiles in which their
+component ends; then their union is taken, in whole pixels, so that it is exact. Memory
+is that of a row of tiles and of the polygons that are still open.
+"""
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyogrio
+import rasterio
+import shapely
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from pyproj import CRS, Geod, Transformer
+from rasterio.features import shapes
+from rasterio.windows import Window
+from shapely.geometry.base import BaseGeometry
+from skimage.measure import label
+
+from ..datasets.geo.raster import RasterFile
+from ..datasets.legends.legend import Legend
+from ..errors import InputError
+from ..evaluation.area import row_areas
+from .cog import NO_PERCENT
+from .style import polygon_qml
+
+#: Formats of polygons by suffix.
+FORMATS = {
+    '.gpkg': 'GPKG',
+    '.fgb': 'FlatGeobuf',
+    '.parquet': 'Parquet',
+    '.pmtiles': 'PMTiles',
+}
+
+# Features that are handed to a file at once.
+_BATCH = 4096
+
+# Width of the world in Web Mercator, in metres.
+_WORLD = 2 * np.pi * 6378137
+
+# Pixels between the points at which the area of a pixel is computed. It is smooth: over a
+# hundred kilometres of a UTM zone it changes by less than a thousandth.
+_KNOTS = 64
+
+
+@dataclass(frozen=True)
+class ClassPolygon:
+    """A connected area of one class; pixels that share an edge are connected.
+
+    Args:
+        geometry: Its outline, in the map's CRS or in pixels.
+        code: Code of the class.
+        area: Area on the ellipsoid, in square metres.
+        confidence: Mean of the confidence over its pixels, in percent; NaN without.
+        pixels: Number of pixels.
+    """
+
+    geometry: shapely.Polygon
+    code: int
+    area: float
+    confidence: float
+    pixels: int
+
+
+@dataclass
+class _Component:
+    """Pieces of a polygon that may still grow."""
+
+    code: int
+    pieces: list[shapely.Polygon]
+    sums: NDArray[np.float64]
+
+    def add(self, other: '_Component') -> None:
+        """Take the pieces of another component over."""
+        self.pieces += other.pieces
+        self.sums = self.sums + other.sums
+
+    def polygon(self) -> ClassPolygon:
+        """The finished polygon."""
+        geometry = self.pieces[0]
+        if len(self.pieces) > 1:
+            geometry = _corners(shapely.union_all(self.pieces))
+        pixels, area, confidence, valid = self.sums.tolist()
+        mean = confidence / valid if valid else float('nan')
+        return ClassPolygon(geometry, self.code, area, mean, round(pixels))
+
+
+def polygons(
+    read: Callable[[slice, slice], NDArray[np.uint8]],
+    geobox: GeoBox,
+    nodata: int,
+    confidence: Callable[[slice, slice], NDArray[np.uint8]] | None = None,
+    tile: int = 1024,
+) -> Iterator[ClassPolygon]:
+    """Polygons of a class map, in whole pixels of its grid.
+
+    Args:
+        read: Gives the codes of rows and columns, (h, w).
+        geobox: Grid of the map.
+        nodata: Code that is no class.
+        confidence: Gives the confidence of rows and columns in percent, (h, w); 255 is
+            no value.
+        tile: Side of what is read at once, in pixels.
+
+    Yields:
+        The polygons with coordinates (column, row), as rings of corners only. They are
+        those of the whole raster, whatever the size of a tile; their order is that in
+        which tiles finish them.
+    """
+    height, width = geobox.shape
+    area_of = _pixel_areas(geobox)
+    above = np.zeros(width, np.int64)  # component of each pixel of the row above, or 0
+    above_codes = np.full(width, nodata, np.int64)
+    opened: dict[int, _Component] = {}
+    count = 0
+    for top in range(0, height, tile):
+        rows = slice(top, min(top + tile, height))
+        parent: dict[int, int] = {}
+        below = np.zeros(width, np.int64)
+        below_codes = np.full(width, nodata, np.int64)
+        beside: NDArray[np.int64] | None = None
+        beside_codes: NDArray[np.uint8] | None = None
+        for left in range(0, width, tile):
+            cols = slice(left, min(left + tile, width))
+            codes = read(rows, cols)
+            labels = label(codes, background=nodata, connectivity=1).astype(np.int32)
+            pieces = _pieces(
+                codes,
+                labels,
+                area_of(rows, cols),
+                None if confidence is None else confidence(rows, cols),
+                (left, top),
+            )
+            grows = np.zeros(len(pieces) + 1, bool)
+            grows[labels[0]] |= top > 0
+            grows[labels[-1]] |= rows.stop < height
+            grows[labels[:, 0]] |= left > 0
+            grows[labels[:, -1]] |= cols.stop < width
+            numbers = np.zeros(len(pieces) + 1, np.int64)
+            for i, piece in enumerate(pieces, 1):
+                if grows[i]:
+                    count += 1
+                    numbers[i] = count
+                    opened[count] = piece
+                else:
+                    yield piece.polygon()
+            _join(
+                parent,
+                opened,
+                (above[cols], above_codes[cols]),
+                (numbers[labels[0]], codes[0]),
+            )
+            if beside is not None and beside_codes is not None:
+                _join(
+                    parent,
+                    opened,
+                    (beside, beside_codes),
+                    (numbers[labels[:, 0]], codes[:, 0]),
+                )
+            beside, beside_codes = numbers[labels[:, -1]], codes[:, -1]
+            below[cols], below_codes[cols] = numbers[labels[-1]], codes[-1]
+        alive, place = np.unique(below, return_inverse=True)
+        roots = np.array([_root(parent, number) for number in alive.tolist()])
+        above, above_codes = roots[place], below_codes
+        keep = set(roots.tolist()) if rows.stop < height else set()
+        for number in [n for n in opened if n not in keep]:
+            yield opened.pop(number).polygon()
+
+
+def polygonise(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    legend: Legend | str,
+    confidence: str | os.PathLike[str] | None = None,
+    min_area: float = 0.0,
+    tile: int = 1024,
+) -> int:
+    """Write the polygons of a class map.
+
+    Columns: ``class`` (code), ``name``, ``hectares`` (on the ellipsoid, from the pixels
+    themselves) and, if there is a confidence raster, ``confidence`` (mean, 0 to 100).
+    A GeoPackage has its style inside, so that QGIS shows the classes' colours and names.
+
+    Args:
+        path: The class map.
+        output: File to write: .gpkg, .fgb, .parquet (GeoParquet) or .pmtiles. Nothing
+            is there until it is complete.
+        legend: Legend of the map.
+        confidence: Raster of the mapped class's probability, in percent, on the same
+            grid.
+        min_area: Smaller polygons are left out; in square metres.
+        tile: Side of what is read at once, in pixels.
+
+    Returns:
+        Number of polygons written.
+
+    Raises:
+        InputError: If the format is unknown, or the rasters cannot be used.
+        OSError: If the file cannot be written.
+    """
+    legend = Legend.load(legend)
+    output = Path(output)
+    driver = format_of(output)
+    if min_area < 0:
+        raise InputError('The smallest area of a polygon must not be negative.')
+    geobox = RasterFile.open(path).geobox
+    names = {item.code: item.name for item in legend.classes}
+    rasterio_crs = geobox.crs
+    assert rasterio_crs is not None
+    crs = rasterio_crs.proj
+    written = 0
+    with contextlib.ExitStack() as stack:
+        codes = stack.enter_context(rasterio.open(path))
+        nodata = -1 if codes.nodata is None else int(codes.nodata)
+        sure = None
+        if confidence is not None:
+            sure = stack.enter_context(rasterio.open(confidence))
+            if sure.shape != codes.shape or not sure.transform.almost_equals(
+                codes.transform
+            ):
+                raise InputError(f'{confidence}: is not on the grid of {path}.')
+
+        def found() -> Iterator[ClassPolygon]:
+            for polygon in polygons(
+                _reader(codes), geobox, nodata, sure and _reader(sure), tile
+            ):
+                if polygon.area >= min_area and polygon.code in names:
+                    yield _placed(polygon, geobox)
+
+        part = output.with_name(f'.{output.stem}.{uuid4().hex[:8]}{output.suffix}')
+        try:
+            if driver == 'Parquet':
+                written = _write_parquet(part, found(), names, crs, sure is not None)
+            else:
+                written = _write_vector(
+                    part,
+                    found(),
+                    names,
+                    crs,
+                    sure is not None,
+                    driver=driver,
+                    layer=output.stem,
+                    options=_zooms(geobox) if driver == 'PMTiles' else {},
+                )
+            if driver == 'GPKG':
+                _embed_style(part, output.stem, polygon_qml(legend))
+            os.replace(part, output)
+        finally:
+            part.unlink(missing_ok=True)
+    return written
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+    """GDAL's name of the format that a file of polygons has by its suffix.
+
+    Raises:
+        InputError: If there is no such format.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(
+            f'{os.fspath(path)}: polygons are written as {", ".join(FORMATS)}; '
+            'give one of these suffixes.'
+        )
+    return FORMATS[suffix]
+
+
+def _reader(
+    dataset: rasterio.io.DatasetReader,
+) -> Callable[[slice, slice], NDArray[np.uint8]]:
+    """Read rows and columns of a raster's first band."""
+
+    def read(rows: slice, cols: slice) -> NDArray[np.uint8]:
+        values: NDArray[np.uint8] = dataset.read(
+            1, window=Window.from_slices(rows, cols)
+        )
+        return values
+
+    return read
+
+
+def _pieces(
+    codes: NDArray[np.uint8],
+    labels: NDArray[np.int32],
+    areas: NDArray[np.float64],
+    confidence: NDArray[np.uint8] | None,
+    corner: tuple[int, int],
+) -> list[_Component]:
+    """The pieces of a tile in the order of their labels, which begin at 1."""
+    count = int(labels.max())
+    if count == 0:
+        return []
+    flat = labels.ravel()
+    length = count + 1
+    sums = np.zeros((length, 4))
+    sums[:, 0] = np.bincount(flat, minlength=length)
+    sums[:, 1] = np.bincount(flat, areas.ravel(), minlength=length)
+    if confidence is not None:
+        valid = confidence.ravel() != NO_PERCENT
+        values = np.where(valid, confidence.ravel(), 0)
+        sums[:, 2] = np.bincount(flat, values, minlength=length)
+        sums[:, 3] = np.bincount(flat, valid, minlength=length)
+    code_of = np.zeros(length, np.int64)
+    code_of[flat] = codes.ravel()
+    outlines: list[shapely.Polygon | None] = [None] * length
+    for geometry, value in shapes(labels, mask=labels > 0, connectivity=4):
+        rings = [np.asarray(ring) + corner for ring in geometry['coordinates']]
+        outlines[int(value)] = shapely.Polygon(rings[0], rings[1:])
+    pieces = []
+    for i in range(1, length):
+        outline = outlines[i]
+        assert outline is not None
+        pieces.append(_Component(int(code_of[i]), [outline], sums[i]))
+    return pieces
+
+
+def _root(parent: dict[int, int], number: int) -> int:
+    """The number that stands for a component."""
+    while number in parent:
+        number = parent[number]
+    return number
+
+
+def _join(
+    parent: dict[int, int],
+    opened: dict[int, _Component],
+    one: tuple[NDArray[np.int64], NDArray[np.integer]],
+    other: tuple[NDArray[np.int64], NDArray[np.integer]],
+) -> None:
+    """Join the components on both sides of a seam where their classes agree."""
+    (numbers, codes), (others, other_codes) = one, other
+    same = (codes == other_codes) & (numbers > 0) & (others > 0)
+    pairs = np.unique(np.stack([numbers[same], others[same]]), axis=1)
+    for first, second in pairs.T.tolist():
+        first, second = _root(parent, first), _root(parent, second)
+        if first != second:
+            # The component with more pieces takes the other's.
+            if len(opened[first].pieces) < len(opened[second].pieces):
+                first, second = second, first
+            opened[first].add(opened.pop(second))
+            parent[second] = first
+
+
+def _corners(polygon: BaseGeometry) -> shapely.Polygon:
+    """Leave out the vertices at which an outline of pixels goes straight on."""
+
+    def corners(ring: shapely.LinearRing) -> NDArray[np.float64]:
+        points = shapely.get_coordinates(ring)[:-1]
+        before, after = np.roll(points, 1, 0), np.roll(points, -1, 0)
+        straight = ((points == before) & (points == after)).any(1)
+        return points[~straight]
+
+    assert isinstance(polygon, shapely.Polygon)
+    holes = [corners(ring) for ring in polygon.interiors]
+    return shapely.Polygon(corners(polygon.exterior), holes)
+
+
+def _placed(polygon: ClassPolygon, geobox: GeoBox) -> ClassPolygon:
+    """A polygon in the coordinates of its grid's CRS."""
+
+    def place(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.stack(geobox.pix2wld(*points.T), axis=1)
+
+    return ClassPolygon(
+        shapely.transform(polygon.geometry, place),
+        polygon.code,
+        polygon.area,
+        polygon.confidence,
+        polygon.pixels,
+    )
+
+
+def _pixel_areas(geobox: GeoBox) -> Callable[[slice, slice], NDArray[np.float64]]:
+    """A function that gives the areas of pixels on the ellipsoid, in square metres."""
+    assert geobox.crs is not None
+    crs = geobox.crs.proj
+    if crs.is_geographic:
+        by_row = row_areas(geobox)
+
+        def geographic(rows: slice, cols: slice) -> NDArray[np.float64]:
+            return np.repeat(by_row[rows, None], cols.stop - cols.start, 1)
+
+        return geographic
+    geod = crs.get_geod() or Geod(ellps='WGS84')
+    to_degrees = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    # Corners of the square about a knot. PROJ's own factors are not asked: those of Web
+    # Mercator are of a sphere, and 0.3 % off at 58°.
+    square = np.array([[-1, -1, 1, 1], [-1, 1, 1, -1]]) * (_KNOTS / 2)
+
+    @lru_cache(maxsize=1 << 14)
+    def at_knot(row: int, col: int) -> float:
+        corners = geobox.pix2wld(square[0] + col, square[1] + row)
+        area, _ = geod.polygon_area_perimeter(*to_degrees.transform(*corners))
+        return abs(area) / _KNOTS**2
+
+    def projected(rows: slice, cols: slice) -> NDArray[np.float64]:
+        # Knots of the raster, not of the tile: a pixel has one area.
+        axes = [
+            _KNOTS * np.arange(s.start // _KNOTS, -(-s.stop // _KNOTS) + 1)
+            for s in (rows, cols)
+        ]
+        values = np.array(
+            [[at_knot(i, j) for j in axes[1].tolist()] for i in axes[0].tolist()]
+        )
+        for axis, (at, span) in enumerate(zip(axes, (rows, cols), strict=True)):
+            pixels = np.arange(span.start, span.stop) + 0.5
+            place = pixels / _KNOTS - at[0] / _KNOTS
+            first = np.minimum(place.astype(int), len(at) - 2)
+            weight = place - first
+            weight = weight[:, None] if axis == 0 else weight
+            low, high = values.take(first, axis), values.take(first + 1, axis)
+            values = low + weight * (high - low)
+        return values
+
+    return projected
+
+
+def _batches(
+    found: Iterator[ClassPolygon], names: dict[int, str], confidence: bool
+) -> Iterator[tuple[Sequence[ClassPolygon], dict[str, list[object]]]]:
+    """Polygons and their columns, some thousand at a time."""
+    while batch := [p for _, p in zip(range(_BATCH), found, strict=False)]:
+        columns: dict[str, list[object]] = {
+            'class': [p.code for p in batch],
+            'name': [names[p.code] for p in batch],
+            'hectares': [p.area / 1e4 for p in batch],
+        }
+        if confidence:
+            columns['confidence'] = [
+                None if np.isnan(p.confidence) else p.confidence for p in batch
+            ]
+        yield batch, columns
+
+
+def _write_vector(
+    path: Path,
+    found: Iterator[ClassPolygon],
+    names: dict[int, str],
+    crs: CRS,
+    confidence: bool,
+    driver: str,
+    layer: str,
+    options: dict[str, Any],
+) -> int:
+    """Stream polygons into a file of GDAL's; returns how many."""
+    schema = _schema(confidence)
+    count = 0
+    failure: list[BaseException] = []
+
+    def stream() -> Iterator[pa.RecordBatch]:
+        nonlocal count
+        try:
+            for batch, columns in _batches(found, names, confidence):
+                count += len(batch)
+                yield _record_batch(batch, columns, schema)
+        except BaseException as error:
+            # GDAL, which pulls, would say only that something failed.
+            failure.append(error)
+            raise
+
+    # GeoPackages have the time of their making, which would make every file another.
+    previous = pyogrio.get_gdal_config_option('OGR_CURRENT_DATE')
+    pyogrio.set_gdal_config_options({'OGR_CURRENT_DATE': '1970-01-01T00:00:00.000Z'})
+    try:
+        reader = pa.RecordBatchReader.from_batches(schema, stream())
+        pyogrio.write_arrow(
+            reader,
+            path,
+            driver=driver,
+            layer=layer,
+            geometry_name='geometry',
+            geometry_type='Polygon',
+            crs=_crs_text(crs),
+            **options,
+        )
+    except (pyogrio.errors.DataSourceError, RuntimeError) as error:
+        if failure:
+            raise failure[0] from None
+        raise OSError(
+            None, f'Polygons could not be written ({error})', str(path)
+        ) from error
+    finally:
+        pyogrio.set_gdal_config_options({'OGR_CURRENT_DATE': previous})
+    return count
+
+
+def _zooms(geobox: GeoBox) -> dict[str, Any]:
+    """Zoom levels of web tiles: a pixel is a sixteenth of a tile's 4096 steps or more."""
+    west, south, east, north = geobox.footprint('EPSG:3857', npoints=16).boundingbox
+    height, width = geobox.shape
+    pixel = max((east - west) / width, (north - south) / height)
+    finest = int(np.clip(np.round(np.log2(_WORLD / 256 / pixel)) - 2, 5, 16))
+    return {'MINZOOM': max(finest - 6, 0), 'MAXZOOM': finest}
+
+
+def _write_parquet(
+    path: Path,
+    found: Iterator[ClassPolygon],
+    names: dict[int, str],
+    crs: CRS,
+    confidence: bool,
+) -> int:
+    """Stream polygons into a GeoParquet 1.0 file, a row group a batch; returns how many."""
+    column = {
+        'encoding': 'WKB',
+        'geometry_types': ['Polygon'],
+        'crs': crs.to_json_dict(),
+    }
+    geo = {
+        'version': '1.0.0',
+        'primary_column': 'geometry',
+        'columns': {'geometry': column},
+    }
+    schema = _schema(confidence).with_metadata({'geo': json.dumps(geo)})
+    count = 0
+    with pq.ParquetWriter(path, schema) as writer:
+        for batch, columns in _batches(found, names, confidence):
+            writer.write_batch(_record_batch(batch, columns, schema))
+            count += len(batch)
+    return count
+
+
+def _schema(confidence: bool) -> pa.Schema:
+    fields = [('class', pa.int32()), ('name', pa.string()), ('hectares', pa.float64())]
+    if confidence:
+        fields.append(('confidence', pa.float64()))
+    return pa.schema([*fields, ('geometry', pa.binary())])
+
+
+def _record_batch(
+    batch: Sequence[ClassPolygon], columns: dict[str, list[object]], schema: pa.Schema
+) -> pa.RecordBatch:
+    wkb = shapely.to_wkb(np.array([p.geometry for p in batch], object)).tolist()
+    return pa.RecordBatch.from_pydict({**columns, 'geometry': wkb}, schema=schema)
+
+
+def _crs_text(crs: CRS) -> str:
+    """A CRS as GDAL reads it."""
+    epsg = crs.to_epsg()
+    return f'EPSG:{epsg}' if epsg else crs.to_wkt()
+
+
+def _embed_style(path: Path, layer: str, qml: str) -> None:
+    """Put a style into a GeoPackage, where QGIS looks for the default."""
+    connection = sqlite3.connect(path)
+    with contextlib.closing(connection), connection:
+        (geometry,) = connection.execute(
+            'SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?',
+            (layer,),
+        ).fetchone()
+        connection.execute(
+            'CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, '
+            'f_table_catalog TEXT, f_table_schema TEXT, f_table_name TEXT, '
+            'f_geometry_column TEXT, styleName TEXT, styleQML TEXT, styleSLD TEXT, '
+            'useAsDefault BOOLEAN, description TEXT, owner TEXT, ui TEXT, '
+            'update_time DATETIME)'
+        )
+        connection.execute(
+            'INSERT INTO layer_styles VALUES '
+            "(1, '', '', ?, ?, ?, ?, '', 1, '', '', '', '1970-01-01T00:00:00.000Z')",
+            (layer, geometry, layer, qml),
+        )
+        connection.execute(
+            'INSERT INTO gpkg_contents (table_name, data_type, identifier, last_change) '
+            "VALUES ('layer_styles', 'attributes', 'layer_styles', "
+            "'1970-01-01T00:00:00.000Z')"
+        )

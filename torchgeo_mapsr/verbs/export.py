@@ -1,0 +1,119 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Give a map that exists to a GIS: polygons, styles, a STAC item."""
+
+import argparse
+import json
+from pathlib import Path
+
+from ..errors import InputError
+from .console import Verbs, terminal
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb and its options.
+
+    Args:
+        verbs: Where it is added.
+    """
+    parser = verbs.add_parser(
+        'export',
+        help='polygons, styles and a STAC item of a map',
+        description='Polygons, styles and a STAC item of a class map that exists.',
+    )
+    parser.add_argument('map', type=Path, metavar='MAP', help='class map')
+    parser.add_argument(
+        '--polygons',
+        type=Path,
+        metavar='FILE',
+        help='write polygons: .gpkg, .fgb, .parquet or .pmtiles',
+    )
+    parser.add_argument(
+        '--min-area',
+        type=float,
+        default=0.0,
+        metavar='M2',
+        help='leave out polygons below so many square metres (default: none)',
+    )
+    parser.add_argument(
+        '--confidence',
+        type=Path,
+        metavar='FILE',
+        help='confidence of the map (default: NAME_confidence.tif, if it is there)',
+    )
+    parser.add_argument(
+        '--style',
+        action='store_true',
+        help='write NAME.qml and NAME.sld, of the confidence too',
+    )
+    parser.add_argument(
+        '--stac-item', action='store_true', help='write NAME.stac.json, a STAC item'
+    )
+    parser.add_argument(
+        '--legend',
+        metavar='NAME|FILE',
+        help='legend of the map (default: what the map says)',
+    )
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace files that exist'
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code.
+
+    Args:
+        options: What was parsed.
+    """
+    from ..datasets.legends.legend import Legend
+    from ..mapping.polygons import format_of, polygonise
+    from ..mapping.stac_item import stac_item
+    from ..mapping.style import (
+        legend_of_map,
+        style_paths,
+        write_class_styles,
+        write_confidence_styles,
+    )
+
+    if not (options.polygons or options.style or options.stac_item):
+        raise InputError(
+            'Say what to write: --polygons FILE, --style or --stac-item, or several.'
+        )
+    path: Path = options.map
+    legend = Legend.load(options.legend) if options.legend else legend_of_map(path)
+    confidence = options.confidence or path.with_name(f'{path.stem}_confidence.tif')
+    if options.confidence is None and not confidence.exists():
+        confidence = None
+    item_path = path.with_suffix('.stac.json')
+    outputs: list[Path] = []
+    if options.polygons:
+        format_of(options.polygons)
+        outputs.append(options.polygons)
+    if options.style:
+        outputs += style_paths(path)
+        outputs += style_paths(confidence) if confidence else ()
+    outputs += [item_path] * options.stac_item
+    for output in outputs:
+        if output.exists() and not options.overwrite:
+            raise InputError(f'{output} exists; give another name, or --overwrite.')
+        if output.resolve() in {path.resolve(), confidence and confidence.resolve()}:
+            raise InputError(f'{output} is an input and would be overwritten.')
+    console = terminal()
+    extra = {}
+    if options.polygons:
+        count = polygonise(path, options.polygons, legend, confidence, options.min_area)
+        extra['polygons'] = options.polygons
+        console.print(f'{options.polygons}: {count} polygons')
+    if options.style:
+        write_class_styles(path, legend)
+        if confidence:
+            write_confidence_styles(confidence)
+    if options.stac_item:
+        item = stac_item(path, legend, extra=extra)
+        item_path.write_text(json.dumps(item, indent=1) + '\n')
+    for output in outputs:
+        if output != options.polygons:
+            console.print(str(output))
+    return 0
