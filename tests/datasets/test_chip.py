@@ -57,10 +57,6 @@ def test_pieces_add_up_to_whole_cells(
     """What chips say a whole cell has is what their pieces of it add up to."""
     whole = region_map(imagery.geobox, labels.geobox)
     count = np.bincount(whole.mask_region.ravel(), minlength=whole.share.size + 1)[1:]
-<<<<<<< HEAD
-    cells = np.ndindex(*whole.window[2:])
-    expected = {c: (n, s) for c, n, s in zip(cells, count, whole.share, strict=True)}
-=======
     expected = dict(
         zip(
             np.ndindex(*whole.window[2:]),
@@ -68,7 +64,6 @@ def test_pieces_add_up_to_whole_cells(
             strict=True,
         )
     )
->>>>>>> main
     pieces: dict[tuple[int, int], int] = {}
     claimed: dict[tuple[int, int], set[float]] = {}
     part = plan(imagery, size)

@@ -68,11 +68,7 @@ class TestSample:
         sample = pair.sample(ChipQuery(0, pair.imagery.geobox[10:74, 20:100]))
         kinds = {k: (v.dtype, tuple(v.shape)) for k, v in sample.items() if k in (
             'image', 'mask', 'mask_region', 'mask_valid', 'lr_label', 'lr_pixels',
-<<<<<<< HEAD
-            'lr_place', 'mask_coordinates', 'chip')}  # fmt: skip
-=======
             'lr_place', 'chip', 'mask_coordinates')}  # fmt: skip
->>>>>>> main
         cells = tuple(sample['lr_label'].shape)
         assert kinds == {
             'image': (torch.float32, (3, 64, 80)),
@@ -82,13 +78,8 @@ class TestSample:
             'lr_label': (torch.int64, cells),
             'lr_pixels': (torch.float32, cells),
             'lr_place': (torch.int64, (3,)),
-<<<<<<< HEAD
-            'mask_coordinates': (torch.float32, (2, 64, 80)),
-            'chip': (torch.int64, (4,)),
-=======
             'chip': (torch.int64, (4,)),
             'mask_coordinates': (torch.float32, (2, 64, 80)),
->>>>>>> main
         }
         assert set(sample) - set(kinds) in ({'bounds', 'crs'}, {'bounds', 'transform'})
 
@@ -106,14 +97,9 @@ class TestSample:
         inside = np.zeros((310, 270), int)
         inside[5:-5, 5:-5] = 1
         np.testing.assert_array_equal(sample['mask_valid'], inside)
-<<<<<<< HEAD
-        mirrored = np.pad(IMAGE, [(0, 0), (5, 5), (5, 5)], mode='reflect')
-        np.testing.assert_array_equal(sample['image'], mirrored)
-=======
         mirrored = np.pad(IMAGE, ((0, 0), (5, 5), (5, 5)), mode='reflect')
         np.testing.assert_array_equal(sample['image'], mirrored)
         assert (sample['image'] > 0).all()
->>>>>>> main
         assert (sample['mask'][inside == 0] == -1).all()
 
     def test_lr_pixels_survive_a_crop(self, pair: LRHRPair) -> None:
@@ -138,13 +124,7 @@ class TestSample:
         assert 0.1 < labelled.mean() < 0.9
         assert sample['mask_region'].min() > 0
 
-<<<<<<< HEAD
-    def test_first_label_counts_and_the_next_fills(
-        self, write: Write, files: dict[str, str]
-    ) -> None:
-=======
     def test_the_first_labels_count(self, write: Write, files: dict[str, str]) -> None:
->>>>>>> main
         west = write('w.tif', LABELS[:, :9], NLCD, 'EPSG:5070')
         east = write(
             'e.tif', np.full((60, 60), 7, 'uint8'), HR * Affine(10, 0, 50.5, 0, 10, 0)
@@ -152,21 +132,6 @@ class TestSample:
         pair = LRHRPair(files['imagery'], [west, east], truth=[files['truth'], west])
         assert len(pair.labels) == 2
         grid = pair.imagery.geobox
-<<<<<<< HEAD
-        for part in (grid[:, 150:], grid[:, :80], grid):
-            sample = pair.sample(ChipQuery(0, part))
-            rasters, h, w = sample['lr_label'].shape
-            assert rasters == 2
-            assert sample['lr_pixels'].shape == (2, h, w)
-            assert sample['lr_place'].shape == (2, 3)
-            assert sample['mask_coordinates'].shape == (4, *part.shape)
-            first, second = (raster.at(part) for raster in pair.labels)
-            np.testing.assert_array_equal(
-                parents(pair, sample), np.where(first >= 0, first, second)
-            )
-        assert (first >= 0).any()
-        assert ((first < 0) & (second == 7)).any()
-=======
         for chip in (grid, grid[:, 150:], grid[:, :80]):
             first, second = (raster.at(chip) for raster in pair.labels)
             sample = pair.sample(chip)
@@ -181,7 +146,6 @@ class TestSample:
                 per_pixel(batch['lr_label'][i], batch['mask_region'][i]),
                 parents(pair, chip),
             )
->>>>>>> main
         # truth is filled from the second raster where the first has none
         mask = pair.sample(ChipQuery(0, grid[:, :80]))['mask'].numpy()
         second = pair.truth[1].at(grid[:, :80])
