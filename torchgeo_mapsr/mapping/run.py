@@ -28,7 +28,7 @@ from ..models.model import ChipModel, LandCoverModel, ModelFile, device_of, file
 from ..models.networks.model import NetworkFiles, NetworkModel
 from .config import MapJob
 from .executor import Executor, Here, Tick
-from .fit import fit
+from .fit import fit_region
 from .inputs import Inputs
 from .outputs import Outputs, check_outputs
 from .publish import publish
@@ -275,7 +275,17 @@ def _fit(
     plans = _plans(job, run, backbone.halo, max(backbone.strides))
     if model is None:
         start = _starter(bar, 'Fit')
-        model = fit(job, inputs, plans, backbone, run.watch, start, executor)
+        model = fit_region(
+            inputs,
+            plans,
+            backbone,
+            replace(job.fit, seed=job.seed),
+            job.scoring,
+            compute,
+            run.watch,
+            start,
+            executor,
+        )
     if not store.has_fit():
         store.keep_fit(model)
     file = ModelFile(
