@@ -166,7 +166,7 @@ def test_used_in_another_way(model: LandCoverModel, chip: Chip) -> None:
     first = model.probabilities(chip)
     scored = {first.numpy().tobytes()}
     for changes in (
-        {'score': 'cosine'},
+        {'score': 'lda'},
         {'score': 'probe'},
         {'prior': 0.0},
         {'prior': 2.0},
@@ -179,6 +179,8 @@ def test_used_in_another_way(model: LandCoverModel, chip: Chip) -> None:
     assert torch.equal(model.with_options().probabilities(chip), first)
     with pytest.raises(InputError, match='score'):
         model.with_options(score='best')
+    with pytest.raises(InputError, match='not fitted with'):
+        model.with_options(score='cosine')
     with pytest.raises(InputError, match='upsampler'):
         model.with_options(upsampler='nearest')
     assert model.uses_labels

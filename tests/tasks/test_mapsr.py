@@ -339,7 +339,8 @@ class TestSavedFit:
 class TestSGD:
     @pytest.fixture(scope='class')
     def solved(self, chips: Chips) -> tuple[MapSRTask, MapSRTask, list[float]]:
-        options = {'fit': FEW | {'l2': 1e-2}, 'backbone': 'identity'}
+        fit = FEW | {'l2': 1e-2, 'recipe': 'classes'}
+        options: dict[str, Any] = {'fit': fit, 'backbone': 'identity'}
         lbfgs = MapSRTask(**options)
         trainer(limit_val_batches=0).fit(lbfgs, chips)
         sgd = MapSRTask(**options, solver='sgd', lr=0.05)
