@@ -15,6 +15,7 @@ from torchgeo_mapsr.models.backbones.backbone import Backbone
 from torchgeo_mapsr.models.backbones.concat import Concat
 from torchgeo_mapsr.models.backbones.create import create_backbone
 from torchgeo_mapsr.models.backbones.identity import Identity
+from torchgeo_mapsr.models.tokens.bilateral import JointBilateral
 from torchgeo_mapsr.models.tokens.tokens import Tokens
 
 
@@ -107,7 +108,11 @@ def test_projections_of_members_add_up() -> None:
     assert lazy.channels == dense.channels == backbone.channels
     for ours, level in zip(lazy.levels, dense.levels, strict=True):
         assert torch.equal(ours, level)
-    torch.testing.assert_close(lazy.upsample(), dense.upsample())
+    guided = JointBilateral(image)
+    torch.testing.assert_close(
+        lazy.with_upsampler(guided).project(weight, bias),
+        dense.with_upsampler(guided).project(weight, bias),
+    )
 
 
 def test_networks_are_compiled() -> None:
