@@ -369,6 +369,8 @@ def fit_head(
         report['lift'] = [round(v, 4) for v in t.tolist()]
     lda, cosine, temperature = _prompts(data, pixels, shares, weight, cleaned, options)
 
+    classes = len(crosswalk.target)
+
     prior, sigma = options.prior, options.prior_sigma
     if options.score == 'cosine' or (asks_prior and held is None):
         prior = 0.0 if prior is None else prior
@@ -392,6 +394,7 @@ def fit_head(
         cosine,
         temperature,
         LabelPrior(*composition, frequency, prior, sigma),
+        tuple((lda.bias.view(classes, -1)[:, 0] <= ABSENT).nonzero()[:, 0].tolist()),
         provenance={'fit': report, 'options': options.to_dict()},
     )
 
