@@ -34,9 +34,9 @@ def space_of(blobs: Blobs) -> CellSpace:
 def held_out(blobs: Blobs) -> Tensor:
     weight = class_weights(blobs.label, 4, 0.5)
     folds = folds_of(blobs.table.block, 0)
-    return space_of(blobs).hold_out(
-        blobs.label, 4, folds, weight, (1e-2,)
-    ).log_probability
+    return (
+        space_of(blobs).hold_out(blobs.label, 4, folds, weight, (1e-2,)).log_probability
+    )
 
 
 def trust_of(blobs: Blobs, noise: str) -> Tensor:

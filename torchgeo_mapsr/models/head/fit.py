@@ -79,6 +79,10 @@ LEADING = 5
 # Pixels that features are standardised by: their deviations are known to a percent.
 MOMENT_PIXELS = 10_000
 
+# Whole cells below which a class is reported as uncertain; and how many times as often
+# as by chance contradicted labels lie together before that is reported.
+FEW_CELLS, CLUSTERED = 10, 1.5
+
 # Rows that are standardised at once: a copy of all of them would double the memory.
 ROWS = 8192
 
@@ -317,7 +321,9 @@ def fit_head(
         strengths = STRENGTHS if l2 is None else (l2,)
         held = hold_out(space, label, codes, folds, weight, strengths, options.seed)
         l2 = held.l2
-        report['held_out_loss'] = {f'{s:g}': round(v, 6) for s, v in held.losses.items()}
+        report['held_out_loss'] = {
+            f'{s:g}': round(v, 6) for s, v in held.losses.items()
+        }
     report['l2'] = l2
 
     belief = one_hot(label, codes)
@@ -385,6 +391,7 @@ def fit_head(
     report |= {'prior_weight': prior, 'prior_sigma': sigma, 'pixels': len(table.pixels)}
     composition = _compositions(data, crosswalk, pixels, cleaned)
     report['cells'] = _class_counts(data, crosswalk)
+    report['remarks'] = _remarks(data, crosswalk, report['cells'], held, composition)
     return Head(
         crosswalk.target,
         options.score,
@@ -614,6 +621,55 @@ def _class_counts(data: _Labelled, crosswalk: Crosswalk) -> dict[str, int]:
     index = torch.from_numpy(crosswalk.index(code))
     count = torch.bincount(index[index >= 0], minlength=len(crosswalk.target))
     return dict(zip(crosswalk.target.class_names, count.tolist(), strict=True))
+
+
+def _remarks(
+    data: _Labelled,
+    crosswalk: Crosswalk,
+    cells: dict[str, int],
+    held: HeldOut | None,
+    composition: tuple[Tensor, Tensor],
+) -> list[str]:
+    """What the map may be wrong about, one sentence each."""
+    remarks = []
+    code = data.table.code
+    index = torch.from_numpy(crosswalk.index(code.numpy()))
+    whole = data.composition[data.target].sum(0) > 0
+    for c, name in enumerate(crosswalk.target.class_names):
+        cut = int((index == c).sum()) - cells[name]
+        held_by = composition[0][composition[1][:, c] > 0]
+        if not whole[c]:
+            if cut:
+                remarks.append(
+                    f'{name} is not mapped: its {cut} cells are all cut by the edge of '
+                    'the imagery; give a larger area.'
+                )
+            elif len(held_by) == 0:
+                remarks.append(f'{name} is not mapped: no label stands for it.')
+        elif cells[name] == 0:
+            remarks.append(
+                f'{name} has no whole cell: it is known from mixed codes alone.'
+            )
+        elif cells[name] < FEW_CELLS:
+            remarks.append(
+                f'{name} has {cells[name]} whole cells: where it is mapped, and where it '
+                'is missed, is uncertain.'
+            )
+    if held is None:
+        return remarks
+    label = data.target[held.index]
+    wrong = held.log_probability.argmax(1) != label
+    if len(label) >= FEWEST_CELLS and wrong.any():
+        around = neighbour_weights(data.place[held.index], 1.0, 1)
+        support = torch.from_numpy(around.sum(1)).clamp(min=1e-9)
+        near = torch.from_numpy(around @ wrong.double().numpy()) / support
+        ratio = float(near[wrong].mean() / wrong.double().mean())
+        if ratio > CLUSTERED:
+            remarks.append(
+                f'Cells whose label the imagery contradicts lie together ({ratio:.1f} '
+                'times as often as by chance): neighbouring labels may share errors.'
+            )
+    return remarks
 
 
 def _check(data: _Labelled, crosswalk: Crosswalk) -> None:
