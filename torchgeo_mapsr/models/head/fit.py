@@ -3,8 +3,7 @@
 
 """From LR cells to a head: probe, translation, prompts and the labels as a prior."""
 
-import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,8 @@ from .noise import (
     denoise,
     label_trust,
     log_class_weights,
-    soft_weights,
 )
-from .prior import SIGMAS, choose_prior, neighbour_weights
+from .prior import choose_prior, neighbour_weights
 from .probe import (
     ABSENT,
     STRENGTHS,
@@ -39,13 +37,7 @@ from .probe import (
     hold_out,
     one_hot,
 )
-from .prompts import (
-    FEWEST,
-    CosinePrompts,
-    cluster,
-    confident,
-    within_class_discriminant,
-)
+from .prompts import CosinePrompts, cluster, confident, within_class_discriminant
 
 RECIPES = ('codes', 'classes')
 
@@ -385,7 +377,8 @@ def fit_head(
     if prior is None and soft:
         prior = SOFT
     elif prior is None:
-        rate = 0.0 if cleaned is None else cleaned.rate
+        # Without denoising nothing is known of the errors.
+        rate = 1.0 if cleaned is None else cleaned.rate
         prior = max(NOISY, CLEAN * (1 - 8 * rate))
     sigma = SIGMA if sigma is None else sigma
     report |= {'prior_weight': prior, 'prior_sigma': sigma, 'pixels': len(table.pixels)}
