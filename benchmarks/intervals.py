@@ -24,7 +24,7 @@ from torchgeo_mapsr.evaluation.class_maps import ClassMaps
 from torchgeo_mapsr.evaluation.estimation import StratifiedSample, allocate
 from torchgeo_mapsr.evaluation.sampling import Strata, draw_sample
 
-SAMPLES, POINTS, SHAPE = 1000, 600, (240, 260)
+SAMPLES, POINTS, SHAPE = 1000, 400, (160, 170)
 RESULT = Path(__file__).parent / 'results' / 'intervals.json'
 
 
@@ -39,7 +39,8 @@ def make(folder: Path) -> tuple[Path, np.ndarray]:
         np.quantile(smooth, [0.1, 0.47, 0.92]),
     )
     mapped = np.where(rng.random(SHAPE) < 0.04, rng.integers(0, 4, SHAPE), mapped)
-    percent = np.where(mapped == truth, 85, 60) + rng.integers(-15, 15, SHAPE)
+    percent = np.where(mapped == truth, 80, 66) + rng.normal(0, 12, SHAPE)
+    percent = percent.clip(30, 100)
     profile = {
         'driver': 'GTiff',
         'dtype': 'uint8',
@@ -80,7 +81,7 @@ def coverage(
         row = ((1.9e6 - table.geometry.y) // 10).to_numpy(int)
         stratum = np.array([sizes.names.index(name) for name in table['stratum']])
         sample = StratifiedSample(
-            stratum, mapped[row, col], truth[row, col], sizes.hectares, 4
+            stratum, mapped[row, col], truth[row, col], sizes.hectares, 4, sizes.pixels
         )
         figures = {'overall accuracy': sample.overall_accuracy}
         for k, name in enumerate(names):
