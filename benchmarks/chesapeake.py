@@ -198,7 +198,7 @@ def measure_state(
         bands=tuple(options.bands) if any(options.bands) else None,
         backbone=options.backbone,
         weights=options.backbone_weights or None,
-        score=options.score,
+        score=None if options.score == 'auto' else options.score,
         propagate=options.propagate,
         chip_size=options.chip_size,
         device=options.device,

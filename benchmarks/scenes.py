@@ -119,13 +119,11 @@ def rows_of(
     yield 'default', fit.default
     for score in ('probe', 'cosine', 'lda', 'fusion'):
         yield score, partial(fit.map, score=score, prior=0.0)
-    if VERSION_0_1_0 == DEFAULT:
-        yield 'version-0.1.0', fit.map
-    else:
-        old = Fit(
-            region, options.work / 'old', seed, backbone=backbone, **VERSION_0_1_0
-        )
-        yield 'version-0.1.0', old.default
+    old = options.work / 'version-0.1.0'
+    yield (
+        'version-0.1.0',
+        Fit(region, old, seed, backbone=backbone, **VERSION_0_1_0).default,
+    )
     for nodes in ('tokens', 'superpixels'):
         yield nodes, partial(fit.map, propagate=nodes)
     if seed == options.seeds[0]:

@@ -244,7 +244,7 @@ def overhead_of_tokens(folder: Path, size: int, spec: str, rounds: int) -> Row:
             assert forwards.first is not None
             spent = command.start + command.seconds - forwards.first
             bare = min(one, several)
-            steps = sum(package.stage_seconds(command.report, STEPS).values()) / at_once
+            steps = sum(command.report['timings'].get(s, 0.0) for s in STEPS) / at_once
             rounds_of_nodes.append(
                 {
                     'chips': len(forwards.seconds),
@@ -278,9 +278,10 @@ def overhead_of_rcf(folder: Path, size: int, spec: str, rounds: int) -> Row:
     scene = made(folder, size)
     fit = fitted(scene, folder, spec)
     image = _chip(scene.imagery)
-    backbone = package.rcf_of_fit(fit, image.shape[1], spec)
+    backbone = mapsr.LandCoverModel.load(fit).backbone
+    assert isinstance(backbone, package.RCF)
     stride = max(backbone.strides)
-    chips = package.count_chips(scene.imagery, CHIP, backbone.halo, stride)
+    chips = package.plan_of(scene.imagery, CHIP, backbone.halo, stride).chip_count
     ways = {'bare': None, 'in_parts': 16}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
 
@@ -487,8 +488,8 @@ def measure_accuracy(folder: Path, data: Path, spec: str) -> Row:
         default = fit.default()
         cosine = {'score': 'cosine', 'prior': 0.0}
         rows = {
-            'published, matching only': _published(region, fit, spec, None),
-            'published': _published(region, fit, spec, Published()),
+            'published, matching only': _published(region, fit, None),
+            'published': _published(region, fit, Published()),
             'ours, the same matching': fit.map(**cosine),
             'ours, the same matching + tokens': fit.map(**cosine, propagate='tokens'),
             'ours, default': default,
@@ -506,21 +507,11 @@ def measure_accuracy(folder: Path, data: Path, spec: str) -> Row:
     }
 
 
-def _published(
-    region: Region, fit: Fit, spec: str, constants: Published | None
-) -> list[Any]:
-    path = fit.work / 'fit.safetensors'
-    prompts = package.cosine_prompts(path)
-    maps = []
-    for image in region.images:
-        backbone = (
-            package.rcf_of_fit(path, len(image), spec)
-            if spec.startswith('rcf')
-            else mapsr.create_backbone(spec, len(image), dtype='uint8')
-        )
-        tokens = package.Extractor(backbone, torch.device('cpu'))(image)
-        maps.append(published_map(tokens, prompts, constants))
-    return maps
+def _published(region: Region, fit: Fit, constants: Published | None) -> list[Any]:
+    model = mapsr.LandCoverModel.load(fit.work / 'fit.safetensors')
+    prompts = package.cosine_prompts(model)
+    images = map(torch.from_numpy, region.images)
+    return [published_map(model.tokens(image), prompts, constants) for image in images]
 
 
 def measure_fit(
@@ -541,14 +532,14 @@ def measure_fit(
     """
     lines = []
     for cells, features, pixels in sizes:
-        samples = package.made_samples(cells, features, pixels)
+        table = package.made_cells(cells, features, pixels)
         size = f'{cells} cells × {features}'
         if features == dimensions:
             start = now()
-            package.solve_probe(*samples, 1e-3)
+            package.solve_probe(table)
             lines.append(line(f'probe of {size}', now() - start, '.2f s', ('<', 5)))
         start = now()
-        package.solve_fit(*samples)
+        package.solve_fit(table)
         seconds = now() - start
         what = f'everything after the chips: {size}, {pixels} pixels'
         lines.append(line(what, seconds, '.2f s', FIT_LIMITS.get(cells)))
@@ -563,7 +554,7 @@ def measure_fit(
         run(scene, folder, model=fit)
     calls = len(both.seconds) - len(mapping.seconds)
     what = 'calls of the backbone in a fit / chips that it looked at'
-    lines.append(line(what, calls / package.fit_chips(report), 'g', ('=', 1)))
+    lines.append(line(what, calls / report['fit']['chips'], 'g', ('=', 1)))
     return {'lines': lines, 'paper': {'solve_seconds': seconds, 'size': size}}
 
 
@@ -681,7 +672,7 @@ def mapped(folder: str, size: int, fit: str, spec: str = 'rcf') -> Row:
     files = {'map': 'map.tif', 'confidence': 'map_confidence.tif'}
     return {
         **peak.to_dict(),
-        'report_seconds': package.stage_seconds(report, ['report'])['report'],
+        'report_seconds': report['timings']['report'],
         'bytes': {name: (place / file).stat().st_size for name, file in files.items()},
     }
 
@@ -804,18 +795,15 @@ def _bare(
     imagery: Path, spec: str, precision: str, compiles: bool, chip: int, repeats: int
 ) -> float:
     """Seconds a chip of the backbone alone, on one chip that is on the device."""
-    image = _chip(imagery, chip)[0].numpy()
     device = package.device_of('auto')
+    image = _chip(imagery, chip)[0].to(device)
     backbone = mapsr.create_backbone(spec, len(image), dtype='uint8').to(device)
     if compiles:
         backbone.compile()
-    extractor = package.Extractor(backbone, device, precision)
+    call = partial(package.extract, backbone, image, precision)
     for _ in range(3):
-        extractor(image)
-    start = now()
-    for _ in range(repeats):
-        extractor(image)
-    return (now() - start) / repeats
+        call()
+    return _timed(call, repeats)
 
 
 @contextmanager

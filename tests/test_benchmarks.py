@@ -169,7 +169,7 @@ class TestScenes:
         region = Region(
             'openearthmap', 'clean', folder, made_scene.legend, made_scene.target
         )
-        job = MapJob(
+        job = MapJob.from_flags(
             imagery=(str(made_scene.imagery),),
             labels=(str(made_scene.labels),),
             legend=made_scene.legend,
