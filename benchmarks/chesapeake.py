@@ -82,10 +82,6 @@ class Tile:
 def find_tiles(root: Path, work: Path) -> list[Tile]:
     """All tiles under a folder.
 
-    Args:
-        root: Folder of one of the layouts.
-        work: Where NLCD of the CVPR tiles goes, put back into its cells.
-
     Raises:
         mapsr.InputError: If there is none.
     """
@@ -117,12 +113,7 @@ def find_tiles(root: Path, work: Path) -> list[Tile]:
 
 
 def write_native(warped: Path, native: Path) -> None:
-    """Put NLCD that was warped to fine pixels back into its cells of 30 m.
-
-    Args:
-        warped: NLCD in the grid of the imagery.
-        native: File to write, in NLCD's grid; 0 = no data.
-    """
+    """Put NLCD that was warped to fine pixels back into its cells of 30 m."""
     labels = RecoveredLabels(warped)
     height, width = labels.geobox.shape
     codes = labels.read(slice(0, height), slice(0, width))
@@ -148,10 +139,6 @@ def write_native(warped: Path, native: Path) -> None:
 def choose(tiles: Iterable[Tile], listed: Path | None) -> list[Tile]:
     """The tiles of a list, and a word about those that are not there.
 
-    Args:
-        tiles: What there is.
-        listed: CSV with columns state and tile; None for all tiles.
-
     Raises:
         mapsr.InputError: If none of the list is there.
     """
@@ -176,13 +163,7 @@ def choose(tiles: Iterable[Tile], listed: Path | None) -> list[Tile]:
 def measure_state(
     tiles: Sequence[Tile], crosswalk: str, options: argparse.Namespace
 ) -> Row:
-    """Fit and map the tiles of a state, and count over all of them.
-
-    Args:
-        tiles: The tiles.
-        crosswalk: From NLCD to the four classes.
-        options: Those of the command line.
-    """
+    """Fit and map the tiles of a state, and count over all of them."""
     folder = options.work / 'chesapeake' / crosswalk / tiles[0].state
     labels = sorted(
         path

@@ -110,11 +110,7 @@ class Region:
         return [read_labels(scene / 'hr.tif', like, walk) for scene, like in pairs]
 
     def score(self, maps: Sequence[Matrix]) -> dict[str, Matrix]:
-        """Confusion matrices of maps and HR labels, by the names of sound scenes.
-
-        Args:
-            maps: Class index of each scene's pixels.
-        """
+        """Confusion matrices of maps and HR labels, by the names of sound scenes."""
         return {
             scene.name: confusion_matrix(truth, predicted, self.classes)
             for scene, truth, predicted in zip(
@@ -125,9 +121,6 @@ class Region:
 
     def score_developed(self, maps: Sequence[Matrix]) -> Matrix | None:
         """The matrix of pixels that NLCD calls developed, as Malkin et al. compare.
-
-        Args:
-            maps: Class index of each scene's pixels.
 
         Returns:
             Of all scenes; None of labels that are not NLCD.
@@ -146,12 +139,7 @@ class Region:
         return np.asarray(np.sum(matrices, 0))
 
     def map(self, work: Path, **settings: object) -> Maps:
-        """Map the scenes as the command does.
-
-        Args:
-            work: Folder for maps.
-            **settings: Of the job.
-        """
+        """Map the scenes as the command does."""
         links = []
         for scene in self.scenes:
             # maps of a folder have the names of the imagery
@@ -166,12 +154,7 @@ class Region:
 
 
 def find_regions(data: Path, sets: Sequence[str] | None = None) -> Iterator[Region]:
-    """All regions under a folder of sets of scenes.
-
-    Args:
-        data: The folder; sets that are not in it are left out.
-        sets: Sets to look for; all if None.
-    """
+    """All regions under a folder of sets of scenes."""
     for name in sets or SETS:
         folders = sorted(path.parent for path in (data / name).glob('*/imagery.tif'))
         groups = [tuple(folders)] if name in TOGETHER else [(f,) for f in folders]
@@ -185,12 +168,7 @@ def find_regions(data: Path, sets: Sequence[str] | None = None) -> Iterator[Regi
 
 
 def tiny_data(folder: Path, size: int = 160) -> Path:
-    """Made scenes by the names of real ones, for a run of seconds.
-
-    Args:
-        folder: Where they are made.
-        size: Their side in pixels.
-    """
+    """Made scenes by the names of real ones, for a run of seconds."""
     # The four classes have the same codes in Chesapeake's legend; OpenEarthMap's are
     # others, so that its truth is made of them.
     places: tuple[tuple[str, Callable[[Path], object]], ...] = (

@@ -36,12 +36,7 @@ CHIPS = (len(_AXIS.starts) / _LENGTH) ** 2
 
 
 def markdown(release: Release, area: float = AREA) -> str:
-    """What stands in the page.
-
-    Args:
-        release: The released table of :mod:`benchmarks.speed`.
-        area: km² to map.
-    """
+    """What stands in the page."""
     paper = {row['part']: row for row in release.rows if 'paper' in row}
     missing = [name for name in ('overhead', 'fit', 'flat') if name not in paper]
     if missing:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import rivals
-from .package import CANDIDATES, DEFAULT, VERSION_0_1_0
+from .package import CANDIDATES, COSINE, DEFAULT, VERSION_0_1_0
 from .regions import BOUND, REAL, SETS, Maps, Region, find_regions, tiny_data
 from .scores import figures_of, mean_and_spread, paired_test
 from .store import Record, Release, Row
@@ -86,26 +86,21 @@ class Fit:
     def __init__(self, region: Region, work: Path, seed: int, **settings: Any) -> None:
         self.region, self.seed, self.settings = region, seed, settings
         self.work = work / f'{region.set}-{region.name}-{region.labels}-{seed}'
-        self._model: Path | None = None
+        self.path = self.work / 'fit.safetensors'
+        self._fitted = False
 
     def default(self) -> Maps:
         """The map of the command with these settings."""
-        model = self.work / 'fit.safetensors'
-        maps = self.region.map(
-            self.work, seed=self.seed, save_model=model, **self.settings
-        )
-        self._model = model
+        settings = {'seed': self.seed, 'save_model': self.path, **self.settings}
+        maps = self.region.map(self.work, **settings)
+        self._fitted = True
         return maps
 
     def map(self, **settings: Any) -> Maps:
-        """Another map from the same fit.
-
-        Args:
-            **settings: Of scoring or propagation.
-        """
-        if self._model is None:
+        """Another map from the same fit."""
+        if not self._fitted:
             self.default()
-        return self.region.map(self.work, seed=self.seed, model=self._model, **settings)
+        return self.region.map(self.work, seed=self.seed, model=self.path, **settings)
 
 
 def rows_of(
@@ -113,17 +108,19 @@ def rows_of(
 ) -> Iterator[tuple[str, Callable[[], Maps]]]:
     """Names of what is measured on a region, and functions that make the maps."""
     backbone = TINY if options.tiny else 'rcf'
-    fit = Fit(region, options.work / 'scenes', seed, backbone=backbone, **DEFAULT)
+
+    def fit_of(row: str, backbone: str = backbone, **settings: Any) -> Fit:
+        work = options.work / 'fits' / row
+        return Fit(region, work, seed, backbone=backbone, **settings)
+
+    fit = fit_of('default', **DEFAULT)
     yield 'coarse', lambda: region.coarse
     # first, so that the other rows find its fit
     yield 'default', fit.default
-    for score in ('probe', 'cosine', 'lda', 'fusion'):
+    for score in ('probe', 'lda', 'fusion'):
         yield score, partial(fit.map, score=score, prior=0.0)
-    old = options.work / 'version-0.1.0'
-    yield (
-        'version-0.1.0',
-        Fit(region, old, seed, backbone=backbone, **VERSION_0_1_0).default,
-    )
+    for row, settings in (('cosine', COSINE), ('version-0.1.0', VERSION_0_1_0)):
+        yield row, fit_of(row, **settings).default
     for nodes in ('tokens', 'superpixels'):
         yield nodes, partial(fit.map, propagate=nodes)
     if seed == options.seeds[0]:
@@ -136,8 +133,7 @@ def rows_of(
     if options.weights.is_file() and not options.tiny:
         spec = f'{MOBILENET}&weights={options.weights}'
         for row, name in (('mobilenet', spec), ('mobilenet+rcf', f'{spec}+rcf')):
-            work = options.work / row
-            yield row, Fit(region, work, seed, backbone=name, **DEFAULT).default
+            yield row, fit_of(row, name, **DEFAULT).default
     steps = 2 if options.tiny else options.steps
     yield 'unet', lambda: rivals.unet(region, steps, seed)
 

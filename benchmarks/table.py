@@ -114,16 +114,7 @@ def unique(values: Iterable[Any]) -> list[Any]:
 def seed_rows(
     records: Iterable[Record], figures: Iterable[str]
 ) -> Iterator[tuple[Row, Row]]:
-    """A line for each row on a set: the mean over its scenes, of each seed.
-
-    Args:
-        records: With set, row, seed, and scene where a set has several.
-        figures: Names of the figures.
-
-    Yields:
-        Lines with a list for each figure, only of seeds that all scenes have; and their
-        origins.
-    """
+    """A line for each row on a set: the mean over its scenes, of each seed."""
     groups: dict[tuple[str, str], dict[int, list[Record]]] = {}
     scenes: dict[str, set[str]] = defaultdict(set)
     for record in records:
@@ -150,14 +141,7 @@ def seed_grid(
     figures: Mapping[str, str],
     heads: Mapping[str, str] | None = None,
 ) -> str:
-    """The table of lines with seeds.
-
-    Args:
-        release: The lines.
-        titles: Titles of rows, in their order.
-        figures: Titles of figures.
-        heads: Titles of sets; their names by default.
-    """
+    """The table of lines with seeds."""
     sets = unique(row['set'] for row in release.rows)
     lines = {(row['set'], row['row']): row for row in release.rows}
     places = [(name, figure) for name in sets for figure in figures]
