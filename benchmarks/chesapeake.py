@@ -170,20 +170,12 @@ def measure_state(
         for source in {tile.labels for tile in tiles}
         for path in (source.glob('*.tif') if source.is_dir() else [source])
     )
-    run_job(
-        [tile.imagery for tile in tiles],
-        labels,
-        'nlcd',
-        f'{folder}/',
-        crosswalk=crosswalk,
-        bands=tuple(options.bands) if any(options.bands) else None,
-        backbone=options.backbone,
-        weights=options.backbone_weights or None,
-        score=None if options.score == 'auto' else options.score,
-        propagate=options.propagate,
-        chip_size=options.chip_size,
-        device=options.device,
-    )
+    settings = {name: getattr(options, name) for name in (*_SETTINGS, 'device')}
+    settings |= {'bands': tuple(options.bands) if any(options.bands) else None}
+    settings |= {'score': None if options.score == 'auto' else options.score}
+    settings |= {'weights': options.backbone_weights or None, 'crosswalk': crosswalk}
+    imagery = [tile.imagery for tile in tiles]
+    run_job(imagery, labels, 'nlcd', f'{folder}/', **settings)
     same = mapsr.Crosswalk.load(TARGET, TARGET)
     truth = mapsr.Crosswalk.load('chesapeake-7', TARGET)
     counts: list[Confusion] = [
@@ -206,20 +198,12 @@ def trials(options: argparse.Namespace) -> Iterator[Trial]:
         mapsr.InputError: If there are no tiles.
     """
     if options.tiny:
-        options.root, options.tiles, options.backbone = (
-            options.work / 'root',
-            'all',
-            TINY,
-        )
+        options.root, options.tiles, options.backbone = options.work, 'all', TINY
         place = options.root / 'made'
-        scene = mapsr.make_scene(place, seed=0, size=(160, 160))
-        for path, name in (
-            (scene.imagery, 'naip'),
-            (scene.labels, 'nlcd'),
-            (scene.truth, 'lc'),
-        ):
+        mapsr.make_scene(place, seed=0, size=(160, 160))
+        for file, name in (('imagery', 'naip'), ('lr', 'nlcd'), ('hr', 'lc')):
             (place / name).mkdir()
-            path.rename(place / name / 'tile.tif')
+            (place / f'{file}.tif').rename(place / name / 'tile.tif')
     if not options.root:
         raise mapsr.InputError('Give the folder of the tiles with --root.')
     listed = None if options.tiles == 'all' else Path(options.tiles)
