@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Place:
 def find_places(
     data: Path, work: Path, sets: Sequence[str] | None = None, side: int = MADE
 ) -> Iterator[Place]:
-    """Make or find all places.
+    """Make or find all places; sets that are not there are left out.
 
     * ``made``: a made scene with the label noise of NLCD; exemplars are those of a
       landscape of another seed
@@ -75,30 +76,34 @@ def find_places(
     * ``chesapeake_wv``: six patches with NLCD itself; exemplars are two more patches'
     """
     for name in sets or TRAINING_SETS:
+        folders = sorted(path.parent for path in (data / name).glob('*/imagery.tif'))
         if name == 'made':
             yield _made(work / f'made-{side}', side)
-        folders = sorted(path.parent for path in (data / name).glob('*/imagery.tif'))
-        if name == 'openearthmap':
+        elif name == 'openearthmap':
             for folder in folders:
                 yield _split(folder, work / name / folder.name)
-        if name == 'chesapeake_wv' and folders:
+        elif folders:
             fitted, shown = folders[:-EXEMPLAR_PATCHES], folders[-EXEMPLAR_PATCHES:]
             region = Region(name, REAL, tuple(fitted), *SETS[name])
-            exemplars = tuple(str(folder / 'hr.tif') for folder in shown)
-            yield Place(f'{name}/all', region, exemplars, tuple(shown))
+            yield _place(f'{name}/all', region, shown, shown)
+
+
+def _place(
+    name: str, region: Region, shown: Sequence[Path], labelled: Sequence[Path]
+) -> Place:
+    exemplars = tuple(str(folder / 'hr.tif') for folder in shown)
+    return Place(name, region, exemplars, tuple(labelled))
 
 
 def _made(folder: Path, side: int) -> Place:
-    if not (folder / 'exemplars' / 'hr.tif').exists():
+    shown, labelled, half = folder / 'exemplars', folder / 'labelled', side // 2
+    if not (labelled / 'hr.tif').exists():
         mapsr.make_scene(folder, seed=11, size=(side, side))
-        mapsr.make_scene(folder / 'exemplars', seed=12, size=(side // 2, side // 2))
-    if not (folder / 'labelled' / 'hr.tif').exists():
+        mapsr.make_scene(shown, seed=12, size=(half, half))
         # not where the scene is: labels are found by their coordinates
-        half = (side // 2, side // 2)
-        mapsr.make_scene(folder / 'labelled', seed=12, size=half, origin=ELSEWHERE)
+        mapsr.make_scene(labelled, seed=12, size=(half, half), origin=ELSEWHERE)
     region = Region('made', 'clean', (folder,), 'nlcd', TARGET)
-    exemplars = (str(folder / 'exemplars' / 'hr.tif'),)
-    return Place('made/scene', region, exemplars, (folder / 'labelled',))
+    return _place('made/scene', region, [shown], [labelled])
 
 
 def _split(source: Path, folder: Path) -> Place:
@@ -107,12 +112,11 @@ def _split(source: Path, folder: Path) -> Place:
     if not (shown / 'lr.tif').exists():
         for part, start, stop in ((folder, 0, 0.75), (shown, 0.75, 1)):
             part.mkdir(parents=True, exist_ok=True)
-            for name in ('imagery', 'hr'):
-                _cut(source / f'{name}.tif', part / f'{name}.tif', start, stop)
+            for name in ('imagery.tif', 'hr.tif'):
+                _cut(source / name, part / name, start, stop)
             shutil.copy(source / 'lr.tif', part / 'lr.tif')
     region = Region('openearthmap', 'clean', (folder,), *SETS['openearthmap'])
-    name = f'openearthmap/{folder.name}'
-    return Place(name, region, (str(shown / 'hr.tif'),), (shown,))
+    return _place(f'openearthmap/{folder.name}', region, [shown], [shown])
 
 
 def _cut(source: Path, path: Path, start: float, stop: float) -> None:
@@ -120,11 +124,8 @@ def _cut(source: Path, path: Path, start: float, stop: float) -> None:
     with rasterio.open(source) as file:
         left, right = (round(share * file.width) for share in (start, stop))
         window = Window(left, 0, right - left, file.height)
-        profile = file.profile | {
-            'width': right - left,
-            'transform': file.window_transform(window),
-        }
-        with rasterio.open(path, 'w', **profile) as part:
+        place = {'width': right - left, 'transform': file.window_transform(window)}
+        with rasterio.open(path, 'w', **file.profile | place) as part:
             part.write(np.asarray(file.read(window=window)))
 
 
@@ -183,13 +184,15 @@ class Training:
         labelled: Sequence[Path] = (),
         balance: float = 0.0,
     ) -> None:
-        """Train a task on random crops, flipped and turned."""
+        """Train a task on random crops, flipped and turned.
+
+        Where there are other scenes with HR labels (*labelled*), those of the place
+        itself are kept from the task.
+        """
         region = self.place.region
-        more = [str(folder / 'imagery.tif') for folder in labelled]
-        coarse = [str(folder / 'lr.tif') for folder in labelled]
         data = mapsr.PairDataModule(
-            [*map(str, region.imagery), *more],
-            [*map(str, region.label_files), *coarse],
+            [*map(str, region.imagery), *(str(f / 'imagery.tif') for f in labelled)],
+            [*map(str, region.label_files), *(str(f / 'lr.tif') for f in labelled)],
             [str(scene / 'hr.tif') for scene in labelled or region.scenes],
             batch_size=batch,
             patch_size=CROP,
@@ -219,16 +222,16 @@ class Training:
             values = torch.from_numpy(image)
             height, width = values.shape[1:]
             classes = np.zeros((height, width), np.int64)
-            for top in range(0, height, _WINDOW):
-                for left in range(0, width, _WINDOW):
-                    a, b = max(top - _MARGIN, 0), max(left - _MARGIN, 0)
-                    end = top + _WINDOW + _MARGIN, left + _WINDOW + _MARGIN
-                    with torch.inference_mode(), torch.autocast('cpu'):
-                        part = network(values[None, :, a : end[0], b : end[1]])[0]
-                    part = part[:, top - a :, left - b :][:, :_WINDOW, :_WINDOW]
-                    index = part.float().argmax(0).numpy()
-                    h, w = index.shape
-                    classes[top : top + h, left : left + w] = index
+            corners = product(*(range(0, n, _WINDOW) for n in (height, width)))
+            for top, left in corners:
+                a, b = max(top - _MARGIN, 0), max(left - _MARGIN, 0)
+                end = top + _WINDOW + _MARGIN, left + _WINDOW + _MARGIN
+                with torch.inference_mode(), torch.autocast('cpu'):
+                    part = network(values[None, :, a : end[0], b : end[1]])[0]
+                part = part[:, top - a :, left - b :][:, :_WINDOW, :_WINDOW]
+                index = part.float().argmax(0).numpy()
+                h, w = index.shape
+                classes[top : top + h, left : left + w] = index
             maps.append(classes)
         return maps
 
@@ -366,15 +369,13 @@ def trials(options: argparse.Namespace) -> Iterator[Trial]:
     sets = ['made'] if options.tiny else options.sets
     work = options.work / 'training'
     places = list(find_places(options.data, work, sets, side))
-    for seed in options.seeds:
-        for place in places:
-            for name in options.rows:
-                if name in SEEDLESS and seed != options.seeds[0]:
-                    continue
-                kind, scene = place.name.split('/')
-                key = {'set': kind, 'scene': scene, 'row': name, 'seed': seed}
-                key['steps'] = 0 if name in SEEDLESS else steps
-                yield key, partial(measure, Training(place, seed, steps, work), name)
+    for seed, place, name in product(options.seeds, places, options.rows):
+        if name in SEEDLESS and seed != options.seeds[0]:
+            continue
+        kind, scene = place.name.split('/')
+        key = {'set': kind, 'scene': scene, 'row': name, 'seed': seed}
+        key['steps'] = 0 if name in SEEDLESS else steps
+        yield key, partial(measure, Training(place, seed, steps, work), name)
 
 
 def measure(trial: Training, name: str) -> Row:
