@@ -222,14 +222,12 @@ class Setting:
         seed: Seed of weights, crops and everything else that is drawn.
         work: Folder where networks are kept, so that rows can build on others.
         steps: Steps of each training.
-        makers: What trains the network of a row, by the row's name.
     """
 
     problem: Problem
     seed: int
     work: Path
     steps: int
-    makers: dict[str, Callable[['Setting'], nn.Module]]
     _made: dict[str, nn.Module] = field(default_factory=dict)
 
     def network(self, row: str) -> nn.Module:
@@ -241,7 +239,7 @@ class Setting:
                 network = torch.load(path, weights_only=False)
             else:
                 torch.manual_seed(self.seed)
-                network = self.makers[row](self).eval()
+                network = ROWS[row][1](self).eval()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 torch.save(network, path)
             self._made[row] = network
@@ -287,11 +285,7 @@ class Setting:
 
     @torch.inference_mode()
     def maps(self, network: nn.Module) -> list[Labels]:
-        """Map the target.
-
-        Returns:
-            Class index of each image's pixels.
-        """
+        """Class index of each pixel of the target's images, as a network says."""
         network.eval()
         images = [piece.image for piece in self.problem.target]
         return [network(image[None])[0].argmax(0).numpy() for image in images]
@@ -393,38 +387,37 @@ def class_aware(
     return setting.train(task, pairs(setting.source(), crops))
 
 
-#: What makes the network of a row. It gives scores (B, C, H, W) of images.
-ROWS: dict[str, Callable[[Setting], nn.Module]] = {
-    'source': partial(first_stage, target_weight=0, alignment=None),
-    'raa': partial(first_stage, target_weight=0),
-    'self': first_stage,
-    'pseudo': partial(second_stage, sce_weight=0, lovasz_weight=0),
-    'sce': partial(second_stage, lovasz_weight=0),
-    'lovasz': second_stage,
-    'ensemble': ensemble,
-    'supervised': supervised,
-    'selection': pseudo_labelled,
-    'cbce': partial(class_aware, contrast=0.0),
-    'contrast': class_aware,
-    'random': partial(class_aware, minority=False),
-    'likelihood': partial(class_aware, sampling='likelihood'),
-    'detached': partial(class_aware, sampling='detached'),
-}
-TITLES = {
-    'source': 'source only',
-    'raa': '+ resolution alignment',
-    'self': '+ self-training',
-    'pseudo': 'second stage on its pseudo-labels: cross entropy',
-    'sce': '+ symmetric cross entropy',
-    'lovasz': '+ Lovász',
-    'ensemble': 'ensemble of the rows + self-training, + SCE, + Lovász',
-    'supervised': 'supervised, classes weighed by W (eq. 3)',
-    'selection': '+ pseudo-labels of selected patches',
-    'cbce': 'supervised, W from the prior of source and selected patches (eq. 4)',
-    'contrast': '+ class centre contrast (eq. 6): the default',
-    'random': 'the default, with random patches',
-    'likelihood': 'the default, with s(x, y) (eq. 2) as a likelihood',
-    'detached': 'the default, with s(x, y) as a number, cut at 0',
+#: Title of each row, and what makes its network: from images to scores (B, C, H, W).
+ROWS: dict[str, tuple[str, Callable[[Setting], nn.Module]]] = {
+    'source': ('source only', partial(first_stage, target_weight=0, alignment=None)),
+    'raa': ('+ resolution alignment', partial(first_stage, target_weight=0)),
+    'self': ('+ self-training', first_stage),
+    'pseudo': (
+        'second stage on its pseudo-labels: cross entropy',
+        partial(second_stage, sce_weight=0, lovasz_weight=0),
+    ),
+    'sce': ('+ symmetric cross entropy', partial(second_stage, lovasz_weight=0)),
+    'lovasz': ('+ Lovász', second_stage),
+    'ensemble': ('ensemble of the rows + self-training, + SCE, + Lovász', ensemble),
+    'supervised': ('supervised, classes weighed by W (eq. 3)', supervised),
+    'selection': ('+ pseudo-labels of selected patches', pseudo_labelled),
+    'cbce': (
+        'supervised, W from the prior of source and selected patches (eq. 4)',
+        partial(class_aware, contrast=0.0),
+    ),
+    'contrast': ('+ class centre contrast (eq. 6): the default', class_aware),
+    'random': (
+        'the default, with random patches',
+        partial(class_aware, minority=False),
+    ),
+    'likelihood': (
+        'the default, with s(x, y) (eq. 2) as a likelihood',
+        partial(class_aware, sampling='likelihood'),
+    ),
+    'detached': (
+        'the default, with s(x, y) as a number, cut at 0',
+        partial(class_aware, sampling='detached'),
+    ),
 }
 
 
@@ -436,49 +429,40 @@ def score(problem: Problem, maps: Sequence[Labels]) -> Row:
     parts = zip(problem.target, maps, strict=True)
     total = np.sum([confusion_matrix(p.truth, m, 4) for p, m in parts], 0)
     figures = figures_of(total)
-    minority = figures['iou'][problem.minority] or 0.0
-    return {
-        'miou': round(figures['miou'], 5),
-        'recall': round(figures['recall'], 5),
-        'minority_iou': round(minority, 5),
-        'confusion': total.tolist(),
-    }
+    figures['minority_iou'] = figures['iou'][problem.minority] or 0.0
+    rounded = {name: round(figures[name], 5) for name in FIGURES}
+    return rounded | {'confusion': total.tolist()}
 
 
 def trials(options: argparse.Namespace) -> Iterator[Trial]:
     """A row on a set with a seed each."""
     work, side = options.work / 'noisy', 240 if options.tiny else SIDE
-    for name in ['made'] if options.tiny else options.sets:
-        if name != 'made' and not (options.data / name).is_dir():
-            continue
+
+    @cache  # made when a row asks for it, and for all rows
+    def setting(name: str, seed: int, steps: int) -> Setting:
+        problem = find_problem(name, seed, options.data, work, side)
+        return Setting(problem, seed, work, steps)
+
+    def measure(row: str, *which: Any) -> Row:
+        of_set = setting(*which)
+        return score(of_set.problem, of_set.maps(of_set.network(row)))
+
+    names = ['made'] if options.tiny else options.sets
+    names = [n for n in names if n == 'made' or (options.data / n).is_dir()]
+    for name, seed, row in product(names, options.seeds, options.rows):
         steps = 1 if options.tiny else options.steps or STEPS[name]
-        for seed in options.seeds:
-
-            @cache
-            def setting(
-                name: str = name, seed: int = seed, steps: int = steps
-            ) -> Setting:
-                problem = find_problem(name, seed, options.data, work, side)
-                return Setting(problem, seed, work, steps, ROWS)
-
-            for row in options.rows:
-                key = {'set': name, 'seed': seed, 'row': row, 'steps': steps}
-                yield key, partial(_measure, setting, row)
-
-
-def _measure(setting: Callable[[], Setting], row: str) -> Row:
-    made = setting()
-    return score(made.problem, made.maps(made.network(row)))
+        key = {'set': name, 'seed': seed, 'row': row, 'steps': steps}
+        yield key, partial(measure, row, name, seed, steps)
 
 
 def markdown(release: Release) -> str:
     """The table, and where the figures come from."""
     steps = unique(f'{row["steps"]} for {row["set"]}' for row in release.rows)
-    trained = (
-        f'Every training: {MODEL} {BACKBONE}, random start, steps of {BATCH} crops of'
+    source = (
+        f'Every training: {MODEL} {BACKBONE}, random start, steps of {BATCH} crops of '
+        f'{CROP}² pixels: {", ".join(steps)}.'
     )
-    source = f'{trained} {CROP}² pixels: {", ".join(steps)}.'
-    table = seed_grid(release, TITLES, FIGURES)
+    table = seed_grid(release, ROWS, FIGURES)
     return f'{table}\n\n{source} {source_of_seeds(release)}'
 
 

@@ -134,14 +134,14 @@ def seed_rows(
 
 
 def seed_grid(
-    release: Release, titles: Mapping[str, str], figures: Mapping[str, str]
+    release: Release, rows: Mapping[str, tuple[str, Any]], figures: Mapping[str, str]
 ) -> str:
-    """The table of lines with seeds: rows and figures by their titles."""
+    """The table of lines with seeds: rows, which begin with a title, and figures."""
     sets = unique(row['set'] for row in release.rows)
     lines = {(row['set'], row['row']): row for row in release.rows}
     places = [(name, figure) for name in sets for figure in figures]
     body = []
-    for row, title in titles.items():
+    for row, (title, _) in rows.items():
         values = [lines.get((name, row), {}).get(figure, []) for name, figure in places]
         if any(values):
             body.append([title, *map(mean_and_spread, values)])

@@ -416,12 +416,11 @@ def checks(release: Release) -> list[str]:
 
 def markdown(release: Release) -> str:
     """Table and checks, and where the figures come from."""
-    titles = {name: title for name, (title, _) in ROWS.items()}
     steps = ' or '.join(
         map(str, unique(r['steps'] for r in release.rows if r['steps']))
     )
     trained = f'Each network was trained for {steps} steps of {BATCH} crops of {CROP}².'
-    table = seed_grid(release, titles, FIGURES)
+    table = seed_grid(release, ROWS, FIGURES)
     source = f'{trained} {source_of_seeds(release)}'
     return '\n\n'.join([table, '\n'.join(checks(release)), source])
 

@@ -10,13 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import jaccard_score, recall_score
 
-from benchmarks import frozen_noise, noisy
-from benchmarks.noisy import ROWS, TITLES
-
-
-def test_every_row_has_a_title() -> None:
-    assert list(ROWS) == list(TITLES)
-    assert list(frozen_noise.ROWS) == list(frozen_noise.TITLES)
+from benchmarks import noisy
 
 
 def test_made_problem(tmp_path: Path) -> None:
@@ -41,7 +35,7 @@ def test_crops_are_pixels_with_their_labels(tmp_path: Path) -> None:
         replace(p, image=torch.from_numpy(p.labels)[None].float().expand(3, -1, -1))
         for p in problem.source
     ]
-    setting = noisy.Setting(problem, 0, tmp_path, 3, ROWS)
+    setting = noisy.Setting(problem, 0, tmp_path, 3)
     crops = setting.crops(domain, labels, 0)
     assert len(crops) == 3
     for batch in crops:
@@ -83,7 +77,7 @@ def test_figures(tmp_path: Path) -> None:
 def test_class_aware_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Patches that the source's network gives water, and a step of each row on them."""
     problem = noisy.made(0, tmp_path, 480)
-    setting = noisy.Setting(problem, 0, tmp_path, 1, ROWS)
+    setting = noisy.Setting(problem, 0, tmp_path, 1)
     maps = [np.ones_like(piece.truth) for piece in problem.target]
     maps[0][:20, 70:80] = noisy.WATER
     monkeypatch.setattr(noisy.Setting, 'maps', lambda self, network: maps)

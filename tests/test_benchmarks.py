@@ -143,9 +143,8 @@ def test_seeds_that_all_scenes_have() -> None:
     ]
     release = Release.of(seed_rows(records, ['miou']))
     assert [row['miou'] for row in release.rows] == [[0.55, 0.56, 0.57], [0.65, 0.66]]
-    text = seed_grid(
-        release, {'app': 'App', 'low': 'Low', 'no': 'No'}, {'miou': 'mIoU'}
-    )
+    rows = {'app': ('App', None), 'low': ('Low', None), 'no': ('No', None)}
+    text = seed_grid(release, rows, {'miou': 'mIoU'})
     assert text.splitlines()[0] == '|  | a mIoU |'
     assert text.splitlines()[2:] == [
         '| App | 0.655 ± 0.007 (2) |',
