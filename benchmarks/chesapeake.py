@@ -17,36 +17,165 @@ Two layouts are known by what is in ROOT:
 """
 
 import argparse
-import json
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+import rasterio
 
-from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
-from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.evaluation.accuracy import Confusion, compare
-from torchgeo_mapsr.mapping.config import MapJob
-from torchgeo_mapsr.mapping.run import map_region
-from torchgeo_mapsr.versions import versions
+from .package import TARGET, Confusion, RecoveredLabels, compare, mapsr, run_job
+from .regions import SHARED
+from .scores import figures_of
+from .store import Record, Release, Row
+from .table import Table, Trial, grid
 
-from .tiles import Tile, choose, find_tiles
-
-TARGET = 'land-cover-4'
 CROSSWALKS = ('ddtm', 'dfc2021')
-SHARED = Path(__file__).parents[2] / 'shared'
+TINY = 'rcf?filters=6&colours=24&strides=1,4'
 
 # mIoU in percent, as published. DDTM's tiles are those of the list; MapSR's ten a state
 # are not named anywhere, so its figure is of other tiles.
 PUBLISHED = {'MapSR (2026)': 59.64, 'DDTM (arXiv 2512.19990)': 66.52}
 
+# Options of the command line beside those of all tables. --root is the folder of one of the
+# layouts, --tiles a CSV with columns state and tile, or all; the others are settings of
+# torchgeo-mapsr map.
+ARGUMENTS: dict[str, Any] = {
+    'root': '',
+    'tiles': str(SHARED / 'protocols' / 'chesapeake_ddtm_tiles.csv'),
+    'states': ('all',),
+    'backbone': 'rcf',
+    'backbone-weights': '',
+    'bands': (0,),
+    'score': 'auto',
+    'propagate': 'none',
+    'chip-size': 448,
+    'device': 'auto',
+}
 
-def run_state(
+# What the papers print, in percent; their OA is the mean of recalls.
+FIGURES = {'miou': 'mIoU', 'accuracy': 'accuracy', 'recall': 'mean recall (OA)'}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Files of a tile.
+
+    Args:
+        state: Two letters.
+        name: Its name in the list.
+        imagery: NAIP.
+        labels: NLCD in its own grid.
+        truth: Chesapeake land cover.
+    """
+
+    state: str
+    name: str
+    imagery: Path
+    labels: Path
+    truth: Path
+
+
+def find_tiles(root: Path, work: Path) -> list[Tile]:
+    """All tiles under a folder.
+
+    Args:
+        root: Folder of one of the layouts.
+        work: Where NLCD of the CVPR tiles goes, put back into its cells.
+
+    Raises:
+        mapsr.InputError: If there is none.
+    """
+    tiles = []
+    for imagery in sorted(
+        root.glob('??_1m_*_extended-debuffered-*_tiles/*_naip-new.tif')
+    ):
+        name = imagery.name.removesuffix('_naip-new.tif')
+        nlcd, truth = (
+            imagery.with_name(f'{name}_{layer}.tif') for layer in ('nlcd', 'lc')
+        )
+        native = work / 'native' / f'{name}.tif'
+        if nlcd.is_file() and truth.is_file():
+            if not native.is_file():
+                write_native(nlcd, native)
+            tiles.append(Tile(imagery.parent.name[:2], name, imagery, native, truth))
+    for imagery in sorted(root.glob('*/naip/*.tif')):
+        folder = imagery.parents[1]
+        truth = folder / 'lc' / imagery.name
+        if truth.is_file() and (folder / 'nlcd').is_dir():
+            labels = folder / 'nlcd'
+            tiles.append(Tile(folder.name, imagery.stem, imagery, labels, truth))
+    if not tiles:
+        raise mapsr.InputError(
+            f'{root} has no tiles with NAIP, NLCD and land cover; the two layouts are '
+            'described by --help.'
+        )
+    return tiles
+
+
+def write_native(warped: Path, native: Path) -> None:
+    """Put NLCD that was warped to fine pixels back into its cells of 30 m.
+
+    Args:
+        warped: NLCD in the grid of the imagery.
+        native: File to write, in NLCD's grid; 0 = no data.
+    """
+    labels = RecoveredLabels(warped)
+    height, width = labels.geobox.shape
+    codes = labels.read(slice(0, height), slice(0, width))
+    native.parent.mkdir(parents=True, exist_ok=True)
+    part = native.with_suffix('.part')
+    with rasterio.open(
+        part,
+        'w',
+        driver='GTiff',
+        dtype='uint8',
+        count=1,
+        height=height,
+        width=width,
+        crs=str(labels.geobox.crs),
+        transform=labels.geobox.affine,
+        nodata=0,
+        compress='deflate',
+    ) as file:
+        file.write(np.where(codes < 0, 0, codes).astype(np.uint8), 1)
+    part.replace(native)
+
+
+def choose(tiles: Iterable[Tile], listed: Path | None) -> list[Tile]:
+    """The tiles of a list, and a word about those that are not there.
+
+    Args:
+        tiles: What there is.
+        listed: CSV with columns state and tile; None for all tiles.
+
+    Raises:
+        mapsr.InputError: If none of the list is there.
+    """
+    tiles = list(tiles)
+    if listed is None:
+        return tiles
+    with listed.open(newline='') as file:
+        wanted = {(row['state'], row['tile']) for row in csv.DictReader(file)}
+    chosen = [tile for tile in tiles if (tile.state, tile.name) in wanted]
+    if not chosen:
+        raise mapsr.InputError(
+            f'None of the {len(wanted)} tiles of {listed} is there; give --tiles all, or '
+            'another list.'
+        )
+    if len(chosen) < len(wanted):
+        print(
+            f'Note: {len(chosen)} of the {len(wanted)} tiles of {listed.name} are there.'
+        )
+    return chosen
+
+
+def measure_state(
     tiles: Sequence[Tile], crosswalk: str, options: argparse.Namespace
-) -> Confusion:
+) -> Row:
     """Fit and map the tiles of a state, and count over all of them.
 
     Args:
@@ -54,143 +183,119 @@ def run_state(
         crosswalk: From NLCD to the four classes.
         options: Those of the command line.
     """
-    folder = options.output / crosswalk / tiles[0].state
+    folder = options.work / 'chesapeake' / crosswalk / tiles[0].state
     labels = sorted(
         path
         for source in {tile.labels for tile in tiles}
         for path in (source.glob('*.tif') if source.is_dir() else [source])
     )
-    job = MapJob(
-        imagery=tuple(str(tile.imagery) for tile in tiles),
-        labels=tuple(str(path) for path in labels),
-        legend='nlcd',
+    run_job(
+        [tile.imagery for tile in tiles],
+        labels,
+        'nlcd',
+        f'{folder}/',
         crosswalk=crosswalk,
-        bands=tuple(options.bands) if options.bands else None,
-        output=f'{folder}/',
-        overwrite=True,
+        bands=tuple(options.bands) if any(options.bands) else None,
         backbone=options.backbone,
-        weights=options.weights,
+        weights=options.backbone_weights or None,
         score=options.score,
         propagate=options.propagate,
         chip_size=options.chip_size,
         device=options.device,
     )
-    if not finished(job, folder / 'report.json'):
-        map_region(job)
-    same = Crosswalk.load(TARGET, TARGET)
-    truth = Crosswalk.load('chesapeake-7', TARGET)
-    counts = [
+    same = mapsr.Crosswalk.load(TARGET, TARGET)
+    truth = mapsr.Crosswalk.load('chesapeake-7', TARGET)
+    counts: list[Confusion] = [
         compare(folder / f'{tile.imagery.stem}.tif', tile.truth, same, truth)
         for tile in tiles
     ]
-    return sum(counts[1:], counts[0])
-
-
-def finished(job: MapJob, report: Path) -> bool:
-    """Whether maps are there, made by the same settings."""
-    if not report.is_file():
-        return False
-    # Through JSON and back, as the report went.
-    asked = json.loads(json.dumps(job.to_dict()))
-    return bool(json.loads(report.read_text())['settings'] == asked)
-
-
-def figures(result: Confusion) -> dict[str, float]:
-    """What the papers print, in percent; their OA is the mean of recalls."""
+    total = np.sum([count.matrix for count in counts], 0)
+    figures = figures_of(total)
     return {
-        'mIoU': 100 * result.miou,
-        'accuracy': 100 * result.accuracy,
-        'mean recall (OA)': 100 * float(result.recall[result.present].mean()),
+        'tiles': len(tiles),
+        **{name: round(100 * figures[name], 2) for name in FIGURES},
+        'confusion': total.tolist(),
     }
 
 
-def table_of(crosswalk: str, states: dict[str, dict[str, float]]) -> Table:
-    """A line for each state, their mean, and the published figures."""
-    reference = Crosswalk.load('nlcd', TARGET, crosswalk).reference.strip()
-    table = Table(title=f'Chesapeake, crosswalk {crosswalk} ({reference})')
-    names = list(next(iter(states.values())))
-    table.add_column('state')
-    for name in names:
-        table.add_column(name, justify='right')
-    for state, values in states.items():
-        table.add_row(state, *(f'{values[name]:.2f}' for name in names))
-    table.add_section()
-    means = (np.mean([values[name] for values in states.values()]) for name in names)
-    table.add_row('mean', *(f'{value:.2f}' for value in means))
-    for work, miou in PUBLISHED.items():
-        table.add_row(work, f'{miou:.2f}', '', '')
-    return table
+def trials(options: argparse.Namespace) -> Iterator[Trial]:
+    """A state with a crosswalk each.
 
-
-def parse(args: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog='python -m benchmarks.chesapeake',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add('--root', type=Path, required=True, help='folder of one of the layouts')
-    add(
-        '--tiles',
-        default=SHARED / 'protocols' / 'chesapeake_ddtm_tiles.csv',
-        help='CSV with columns state and tile, or all (default: %(default)s)',
-    )
-    add('--states', nargs='+', help='only these (default: all)')
-    add('--crosswalk', choices=(*CROSSWALKS, 'both'), default='both')
-    add('--backbone', default='rcf', help='spec, e.g. timm:vit_base_patch14_dinov2')
-    add('--weights', help='weight file of the backbone')
-    add('--bands', type=int, nargs='+', help='bands of NAIP, from 1 (default: all)')
-    add('--score', default='auto', help='as in torchgeo-mapsr map')
-    add('--propagate', default='none', help='as in torchgeo-mapsr map')
-    add('--chip-size', type=int, default=448)
-    add('--device', default='auto')
-    add('--output', type=Path, default=Path('chesapeake'), help='maps and figures')
-    return parser.parse_args(args)
-
-
-def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the protocols; finished states are not mapped again.
-
-    Returns:
-        What is written to ``figures.json`` in the output folder.
+    Raises:
+        mapsr.InputError: If there are no tiles.
     """
-    options = parse(args)
-    console = Console(highlight=False)
-    listed = None if str(options.tiles) == 'all' else Path(options.tiles)
-    tiles = choose(find_tiles(options.root, options.output), listed, console)
+    if options.tiny:
+        options.root, options.tiles, options.backbone = (
+            options.work / 'root',
+            'all',
+            TINY,
+        )
+        place = options.root / 'made'
+        scene = mapsr.make_scene(place, seed=0, size=(160, 160))
+        for path, name in (
+            (scene.imagery, 'naip'),
+            (scene.labels, 'nlcd'),
+            (scene.truth, 'lc'),
+        ):
+            (place / name).mkdir()
+            path.rename(place / name / 'tile.tif')
+    if not options.root:
+        raise mapsr.InputError('Give the folder of the tiles with --root.')
+    listed = None if options.tiles == 'all' else Path(options.tiles)
+    tiles = choose(find_tiles(Path(options.root), options.work), listed)
     states = sorted({tile.state for tile in tiles})
-    states = [
-        state for state in states if not options.states or state in options.states
-    ]
+    if 'all' not in options.states:
+        states = [state for state in states if state in options.states]
     if not states:
-        raise InputError(f'There are no tiles of {", ".join(options.states)}.')
-    chosen = CROSSWALKS if options.crosswalk == 'both' else (options.crosswalk,)
-    content: dict[str, Any] = {
-        'settings': {k: str(v) for k, v in vars(options).items()},
-        'versions': versions(),
-        'published': PUBLISHED,
-        'crosswalks': {},
-    }
-    for crosswalk in chosen:
-        found = content['crosswalks'][crosswalk] = {}
+        raise mapsr.InputError(f'There are no tiles of {", ".join(options.states)}.')
+    for crosswalk in options.rows:
         for state in states:
-            some = [tile for tile in tiles if tile.state == state]
-            result = run_state(some, crosswalk, options)
-            found[state] = {
-                'tiles': [tile.name for tile in some],
-                **figures(result),
-                'confusion': result.matrix.tolist(),
+            chosen = [tile for tile in tiles if tile.state == state]
+            key = {
+                'state': state,
+                'crosswalk': crosswalk,
+                'tiles': [tile.name for tile in chosen],
+                **{name: getattr(options, name) for name in _SETTINGS},
             }
-        rows = {s: {k: f[k] for k in figures(result)} for s, f in found.items()}
-        console.print(table_of(crosswalk, rows))
-    text = json.dumps(content, indent=1) + '\n'
-    (options.output / 'figures.json').write_text(text)
-    return content
+            yield key, partial(measure_state, chosen, crosswalk, options)
 
 
-if __name__ == '__main__':
-    try:
-        main()
-    except InputError as error:
-        raise SystemExit(f'chesapeake: {error}') from None
+_SETTINGS = 'backbone', 'score', 'propagate', 'bands', 'chip_size'
+
+
+def release_rows(records: Iterable[Record]) -> Iterator[tuple[Row, Row]]:
+    """A line for each state and crosswalk."""
+    for record in records:
+        names = ('state', 'crosswalk', 'backbone', 'score', 'propagate')
+        row = {name: record.key[name] for name in names}
+        figures = {k: record.figures[k] for k in ('tiles', *FIGURES)}
+        yield row | figures, record.origin
+
+
+def markdown(release: Release) -> str:
+    """A line for each state, their mean, and the published figures."""
+    body = []
+    for crosswalk in CROSSWALKS:
+        rows = [row for row in release.rows if row['crosswalk'] == crosswalk]
+        body += [[f'{r["state"]} ({r["tiles"]})', crosswalk, *_cells(r)] for r in rows]
+        if rows:
+            mean = {name: np.mean([row[name] for row in rows]) for name in FIGURES}
+            body.append(['mean', crosswalk, *_cells(mean)])
+    body += [[work, '', f'{miou:.2f}', '', ''] for work, miou in PUBLISHED.items()]
+    head = ['state (tiles)', 'crosswalk', *FIGURES.values()]
+    return f'{grid(head, body, left=2)}\n\nMeasured: {release.source()}.'
+
+
+def _cells(row: Row) -> list[str]:
+    return [f'{row[name]:.2f}' for name in FIGURES]
+
+
+TABLE = Table(
+    'chesapeake',
+    'the published Chesapeake protocols, for whoever has the tiles',
+    trials,
+    release_rows,
+    markdown,
+    rows=CROSSWALKS,
+    arguments=ARGUMENTS,
+)

@@ -21,7 +21,7 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 
-from torchgeo_mapsr.models.backbones.backbone import Backbone
+from .package import Backbone
 
 _STATUS = Path('/proc/self/status')
 MEBIBYTE = 2**20

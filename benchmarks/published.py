@@ -24,7 +24,7 @@ from scipy.sparse import csr_array, diags_array, eye_array
 from scipy.sparse.linalg import cg
 from torch import Tensor
 
-from torchgeo_mapsr.models.tokens.tokens import Tokens
+from .package import Tokens
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,12 @@ def published_map(
     Returns:
         (H, W).
     """
-    known = ~prompts.isnan().any(1)
+    present = ~prompts.isnan().any(1)
     features = upsampled(tokens)
-    scores = matched(features, prompts[known])
+    scores = matched(features, prompts[present])
     if how is not None:
         scores = how.propagate(features, scores)
-    return known.nonzero()[:, 0][scores.argmax(2)].numpy()
+    return present.nonzero()[:, 0][scores.argmax(2)].numpy()
 
 
 def _windows(size: torch.Size, side: int) -> Iterator[tuple[slice, slice]]:

@@ -1,131 +1,910 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Speed and memory, as ratios that are each measured in one run.
-
-Parts: overhead (what follows the backbone), published (the published way done plainly),
-accuracy (mean IoU of both ways on real scenes), fit, flat (memory and time against the
-raster's size), read (chips a second without a backbone) and gpu. Each keeps its figures
-in ``benchmarks/results/speed.json``; ``python -m benchmarks.table`` puts them into the
-pages.
-"""
+"""Speed and memory, as ratios that are each measured in one run."""
 
 import argparse
-import json
+import operator
 import os
-import tempfile
-from collections.abc import Callable, Sequence
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+import numpy as np
+import rasterio
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from . import (
-    speed_fit,
-    speed_flat,
-    speed_gpu,
-    speed_overhead,
-    speed_published,
-    speed_read,
-)
-from .measure import CLOCK, clock
-from .origin import ROOT, about, commit
-from .speed_table import RESULTS, checks
+from . import package, rivals, scaling
+from .measure import Forwards, Peak, alone, now, ratio
+from .package import TARGET, mapsr
+from .published import Published, matched, published_map, upsampled
+from .regions import REAL, Region, find_regions, tiny_data
+from .scenes import MOBILENET, Fit
+from .scores import figures_of
+from .store import Record, Release, Row
+from .table import Table, Trial, grid, unique
 
-SHARED = ROOT.parent / 'shared'
-WEIGHTS = SHARED / 'weights' / 'mobilenetv2_100_imagenet.safetensors'
+# ViT-S/14 and ViT-L/14 of DINOv2 without weights, which no time depends on.
+VIT = 'timm:vit_small_patch14_dinov2?weights=random'
+VIT_L = 'timm:vit_large_patch14_dinov2?weights=random'
+VIT_TINY = 'timm:vit_tiny_patch16_224?weights=random'
+
+# Memory is that of chips and tiles; the default backbone would take half an hour for
+# 64 km² on two cores.
+LIGHT = 'rcf?filters=8&colours=16&strides=1,4'
+LIGHTEST = 'rcf?filters=4&colours=8&strides=1,4'
+
+CHIP, CLASSES = 448, 4
+
+# Of ViT-S/14: two tokens.
+HALO = 28
+
+# Forwards in a thread that their time by themselves is the mean of, each time.
+AT_A_TIME = 6
+
+NODES = 'none', 'tokens', 'superpixels'
+NAMES = {'none': 'no propagation', **{n: f'propagation, {n}' for n in NODES[1:]}}
+
+# What follows the backbone for every chip and tile, and what else a command does.
+STEPS = ('match', 'propagate', 'blend', 'write')
+
+# Processes side by side, and threads in each; and how often all chips are read, so that
+# processes start at about the same time.
+WAYS = (1, 1), (1, 2), (2, 1)
+AGAIN = 4
+
+# Seconds that everything after the chips may take, by cells.
+FIT_LIMITS = {400: ('≤', 1.0), 20_000: ('≤', 5.0)}
 
 # Small enough for a test of minutes on a CPU: it says that everything runs, no more.
-TINY = {
-    'overhead': {
-        'size': 512,
-        'rcf': 'rcf?filters=4&colours=8&strides=1,4',
-        'rounds': 1,
-    },
-    'published': {'chip': 448, 'window': 32},
-    'fit': {'cells': 2000, 'dimensions': 32, 'pixels': 4000},
+TINY: dict[str, dict[str, Any]] = {
+    'overhead': {'size': 320, 'spec': VIT_TINY, 'rcf': LIGHTEST, 'rounds': 1},
+    'published': {'chip': 224, 'window': 32},
+    'accuracy': {'spec': LIGHTEST},
+    'fit': {'sizes': ((200, 16, 2000), (400, 16, 2000)), 'dimensions': 16},
+    'whole': {'size': 320, 'spec': LIGHTEST},
     'flat': {'sizes': (256, 512)},
     'read': {'size': 512, 'rounds': 1},
     'gpu': {
         'size': 256,
         'specs': ('timm:test_vit?weights=random',),
         'chip': 160,
-        'repeats': 3,
+        'repeats': 2,
     },
 }
 
 
-def parts(folder: Path) -> dict[str, Callable[..., dict[str, Any]]]:
-    """What can be measured.
+_ASKED = {'≤': operator.le, '<': operator.lt, '≥': operator.ge, '=': operator.eq}
+
+
+def line(
+    what: str,
+    value: float,
+    form: str = '.2f',
+    asked: tuple[str, float] | None = None,
+    note: str = '',
+) -> Row:
+    """A line of the table.
 
     Args:
-        folder: Where scenes are kept and maps are put.
+        what: What was measured.
+        value: The figure.
+        form: How it is written; may end with a unit after a blank.
+        asked: What was asked for: a relation and a limit.
+        note: What else stands beside the figure.
     """
+    form, _, unit = form.partition(' ')
+    unit = f' {unit}' if unit else ''
+    row: Row = {'what': what, 'asked': '–', 'text': f'{value:{form}}{unit}{note}'}
+    if asked is not None:
+        limit = f'{asked[1]:.0%}' if form.endswith('%') else f'{asked[1]:g}'
+        row['asked'] = f'{asked[0]} {limit}{unit}'
+    row['good'] = None if asked is None else bool(_ASKED[asked[0]](value, asked[1]))
+    return row
+
+
+def _span(values: Sequence[float], form: str) -> str:
+    """The least and the most of several rounds."""
+    return f'{min(values):{form}} to {max(values):{form}}'
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the command.
+
+    Args:
+        seconds: How long it took.
+        start: When it began.
+        report: Its report.
+    """
+
+    seconds: float
+    start: float
+    report: dict[str, Any]
+
+
+def made(folder: Path, size: int) -> package.Scene:
+    """A made scene of size x size metres and pixels, made once."""
+    place = folder / str(size)
+    scene = package.Scene(
+        place / 'imagery.tif', place / 'lr.tif', place / 'hr.tif', 'nlcd'
+    )
+    if not place.exists():
+        part = folder / f'{size}.part'
+        mapsr.make_scene(part, seed=3, size=(size, size))
+        part.rename(place)
+    return scene
+
+
+def run(scene: package.Scene, folder: Path, **settings: Any) -> Run:
+    """Map a scene."""
+    start = now()
+    report = package.run_job(
+        [scene.imagery], [scene.labels], scene.legend, folder / 'map.tif', **settings
+    )
+    return Run(now() - start, start, report)
+
+
+def fitted(scene: package.Scene, folder: Path, spec: str, **settings: Any) -> Path:
+    """A fit on eight chips of a scene, kept as a file."""
+    path = folder / 'fit.safetensors'
+    path.unlink(missing_ok=True)
+    run(scene, folder, backbone=spec, max_chips=8, save_model=path, **settings)
+    return path
+
+
+def measure_overhead(
+    folder: Path, size: int = 4096, spec: str = VIT, rcf: str = 'rcf', rounds: int = 3
+) -> Row:
+    """What the map pass costs beside the backbone.
+
+    Args:
+        folder: Where scenes and maps are put.
+        size: Side of the scene in metres and pixels.
+        spec: A backbone whose features are tokens.
+        rcf: Spec of the embedded backbone.
+        rounds: How often everything is measured; the median of each figure counts.
+    """
+    tokens = overhead_of_tokens(folder, size, spec, rounds)
+    embedded = overhead_of_rcf(folder, size, rcf, rounds)
+    lines = [row for nodes in NODES for row in overhead_lines(tokens[nodes], nodes)]
+    bare = 'whole command with a saved fit / bare convolutions'
+    span = f' ({_span(embedded["rounds"], ".2f")})'
+    lines += [
+        line(f'`rcf`: {bare}', embedded['times_bare'], '.2f', ('≤', 1.5), span),
+        line(
+            '… / the same convolutions in parts that stay in the cache',
+            embedded['times_in_parts'],
+        ),
+    ]
+    paper = {
+        'threads': torch.get_num_threads(),
+        'forward_seconds': tokens['none']['forward_seconds'] / tokens['none']['chips'],
+        'overhead': tokens['none']['overhead'],
+        'overhead_tokens': tokens['tokens']['overhead'],
+        'rcf_seconds': embedded['pass_seconds'] / (size / 1e3) ** 2,
+    }
+    return {'lines': lines, 'paper': paper}
+
+
+def overhead_lines(row: Row, nodes: str) -> list[Row]:
+    """Both figures of a kind of propagation."""
+    limit = '≤', 0.10 if package.device_of('auto').type == 'cuda' else 0.15
+    one = row['pass_seconds'] / row['one_at_a_time_seconds'] - 1
+    note = f'{_span(row["rounds"], ".1%")}; over forwards with all cores on one chip: '
+    return [
+        line(
+            f'matching, blending, writing / forwards of ViT-S/14, {NAMES[nodes]}',
+            row['steps'],
+            '.1%',
+            limit,
+            f' ({_span(row["steps_rounds"], ".1%")})',
+        ),
+        line(
+            f'whole command from the first forward on, likewise, {NAMES[nodes]}',
+            row['overhead'],
+            '.1%',
+            limit,
+            f' ({note}{one:.1%})',
+        ),
+    ]
+
+
+def overhead_of_tokens(folder: Path, size: int, spec: str, rounds: int) -> Row:
+    """What follows the backbone over its forward time, with any propagation.
+
+    Forwards are those of as many chips by themselves: with all cores on one chip or
+    of several chips at once, whichever are faster, measured before and after. Two
+    things are held against them. ``steps`` are matching, upsampling, propagation,
+    blending and writing: their seconds, shared by as many threads as there are chips
+    at once. ``overhead`` is everything: the time from the first chip's forward to the
+    end of the command, less the forwards. Kinds of propagation take turns.
+    """
+    scene = made(folder, size)
+    fit = fitted(scene, folder, spec)
+    at_once = package.chips_at_once(package.device_of('auto'))
+    bare_seconds = [_forward_seconds(spec, scene.imagery)]
+    rows: dict[str, list[Row]] = {name: [] for name in NODES}
+    for _ in range(rounds):
+        for nodes, rounds_of_nodes in rows.items():
+            with Forwards() as forwards:
+                command = run(scene, folder, model=fit, propagate=nodes)
+            bare_seconds.append(_forward_seconds(spec, scene.imagery))
+            one, several = np.mean(bare_seconds[-2:], 0) * len(forwards.seconds)
+            assert forwards.first is not None
+            spent = command.start + command.seconds - forwards.first
+            bare = min(one, several)
+            steps = sum(package.stage_seconds(command.report, STEPS).values()) / at_once
+            rounds_of_nodes.append(
+                {
+                    'chips': len(forwards.seconds),
+                    'pass_seconds': round(spent, 3),
+                    'forward_seconds': round(bare, 3),
+                    'one_at_a_time_seconds': round(one, 3),
+                    'overhead': ratio(spent - bare, bare),
+                    'steps': ratio(steps, bare),
+                }
+            )
+    medians = {}
+    for nodes, several_rounds in rows.items():
+        middle = _median(several_rounds, 'overhead')
+        ordered = sorted(row['steps'] for row in several_rounds)
+        medians[nodes] = {
+            **middle,
+            'steps': ordered[len(ordered) // 2],
+            'steps_rounds': [row['steps'] for row in several_rounds],
+        }
+    return medians
+
+
+def overhead_of_rcf(folder: Path, size: int, spec: str, rounds: int) -> Row:
+    """The whole command with a saved fit, over the convolutions of all its chips.
+
+    Bare convolutions are those of the same filters at the same strides, one call of
+    torch a stride, and the 1 x 1 convolution of the colours, on whole chips of the scene;
+    they are timed before and after. ``in_parts`` are the same in parts whose results stay
+    in the cache.
+    """
+    scene = made(folder, size)
+    fit = fitted(scene, folder, spec)
+    image = _chip(scene.imagery)
+    backbone = package.rcf_of_fit(fit, image.shape[1], spec)
+    stride = max(backbone.strides)
+    chips = package.count_chips(scene.imagery, CHIP, backbone.halo, stride)
+    ways = {'bare': None, 'in_parts': 16}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+
+    def time_convolutions() -> None:
+        for name, step in ways.items():
+            call = partial(_convolutions, backbone, image, step)
+            seconds[name].append(_timed(call))
+
+    time_convolutions()
+    rows = []
+    for _ in range(rounds):
+        command = run(scene, folder, model=fit)
+        time_convolutions()
+        bare, parts = (float(np.mean(times[-2:])) * chips for times in seconds.values())
+        rows.append(
+            {
+                'chips': chips,
+                'pass_seconds': round(command.seconds, 3),
+                'times_bare': ratio(command.seconds, bare),
+                'times_in_parts': ratio(command.seconds, parts),
+            }
+        )
+    return _median(rows, 'times_bare')
+
+
+def _median(rows: list[Row], name: str) -> Row:
+    """The round with the median of a figure, and that figure of all rounds."""
+    order = sorted(rows, key=lambda row: row[name])
+    return {**order[len(order) // 2], 'rounds': [row[name] for row in rows]}
+
+
+def _forward_seconds(spec: str, imagery: Path) -> tuple[float, float]:
+    """Seconds of a forward of a chip by itself: one at a time, and several at once."""
+    device = package.device_of('auto')
+    image = _chip(imagery).to(device)
+    backbone = mapsr.create_backbone(spec, image.shape[1], dtype='uint8').to(device)
+    one = _timed(lambda: backbone(image), AT_A_TIME)
+    threads = package.chips_at_once(device)
+    if threads == 1:
+        return one, one
+
+    @torch.inference_mode()
+    def forward(chip: Tensor) -> None:
+        backbone(chip)
+
+    each = max(torch.get_num_threads() // threads, 1)
+    chips = [image] * (AT_A_TIME * threads)
+    with package.torch_threads(1):
+        start = now()
+        for _ in package.prefetch(forward, chips, threads, threads, each):
+            pass
+        return one, (now() - start) / len(chips)
+
+
+@torch.inference_mode()
+def _timed(call: Callable[[], Any], times: int = 3) -> float:
+    """Mean seconds of a call, after a first one."""
+    call()
+    start = now()
+    for _ in range(times):
+        call()
+    return (now() - start) / times
+
+
+def _chip(imagery: Path, side: int = CHIP) -> Tensor:
+    """The first chip of a raster, (1, C, side, side)."""
+    with rasterio.open(imagery) as file:
+        values = file.read(window=((0, side), (0, side)))
+    return torch.from_numpy(values.astype(np.float32))[None]
+
+
+def _convolutions(backbone: package.RCF, image: Tensor, step: int | None) -> None:
+    """The convolutions of a chip, all filters at once or some at a time."""
+    reach = backbone.kernel // 2
+    for i, stride in enumerate(backbone.strides[1:]):
+        coarse = F.avg_pool2d(image, stride) if stride > 1 else image
+        for kernels, bias in zip(
+            backbone.weight[i].split(step or backbone.filters),
+            backbone.bias[i].split(step or backbone.filters),
+            strict=True,
+        ):
+            F.conv2d(coarse, kernels, bias, padding=reach)
+    colours = backbone.frequency[:, :, None, None], backbone.phase
+    for strip in image.split(8, dim=2) if step else [image]:
+        F.conv2d(strip, *colours)
+
+
+def measure_published(folder: Path, chip: int = CHIP, window: int = 112) -> Row:
+    """Time and memory of what follows the backbone, the published way and ours.
+
+    Both have the same tokens of one chip, each in a process of its own.
+
+    Args:
+        folder: Where scenes and tokens are put.
+        chip: Side of the chip.
+        window: Side of the published windows.
+    """
+    image = _chip(made(folder, 1024).imagery, chip)
+    backbone = mapsr.create_backbone(VIT, image.shape[1], dtype='uint8')
+    with torch.inference_mode():
+        (level,) = backbone(image).levels
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, chip, (CLASSES, 2)))
+    tokens = package.Tokens((level,), backbone.strides, (chip, chip))
+    prompts = tokens.gather(torch.zeros(CLASSES).long(), *pixels.T)
+    path = folder / 'chip.safetensors'
+    save_file({'grid': level, 'prompts': prompts, 'image': image}, path)
+    published = alone('speed.published_way', str(path), window)
+    ours = alone('speed.token_space', str(path))
+    dense, short = (np.load(folder / f'{name}.npy') for name in ('published', 'ours'))
+    total = published['all']
+    kinds = ('matched', *NODES[1:])
+
+    lines = [
+        line(
+            f'published way, all after the backbone, one chip of {chip}²',
+            total['seconds'],
+            '.0f s',
+            note=f', {total["added_mib"]:.0f} MiB',
+        )
+    ]
+    for name in kinds:
+        part = ours[name]
+        more = '' if name == 'matched' else f' and propagation, {name}'
+        what = f'published way / ours, matching{more or " alone"}'
+        faster = total['seconds'] / part['seconds']
+        smaller = total['added_mib'] / max(part['added_mib'], 0.1)
+        lines += [
+            line(f'{what}: time', faster, '.0f', ('≥', 100)),
+            line(f'{what}: memory added', smaller, '.1f', ('≥', 20)),
+        ]
+    faster = published['matching']['seconds'] / ours['matched']['seconds']
+    what = 'dense upsampling and cosines / ours in token space: time'
+    difference = float(np.abs(dense - short).max())
     return {
-        'overhead': lambda **how: speed_overhead.measure(folder, **how),
-        'published': lambda **how: speed_published.measure(folder, **how),
-        'accuracy': lambda: speed_published.accuracy(SHARED / 'data', WEIGHTS),
-        'fit': lambda **how: speed_fit.measure(folder, **how),
-        'flat': lambda **how: speed_flat.measure(folder, **how),
-        'read': lambda **how: speed_read.measure(folder, **how),
-        'gpu': lambda **how: speed_gpu.measure(folder, **how),
+        'lines': [
+            *lines,
+            line(what, faster, '.0f'),
+            line(
+                'largest difference of the two matchings',
+                difference,
+                '.1e',
+                ('≤', 1e-5),
+            ),
+        ]
     }
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Measure, keep and print."""
-    parser = argparse.ArgumentParser(
-        prog='python -m benchmarks.speed',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    names = list(parts(Path()))
-    parser.add_argument('parts', nargs='*', metavar='PART', help=', '.join(names))
-    parser.add_argument('--scenes', type=Path, help='folder that keeps made scenes')
-    parser.add_argument('--output', type=Path, default=RESULTS)
-    parser.add_argument(
-        '--tiny', action='store_true', help='whether it runs, on tiny scenes'
-    )
-    parser.add_argument(
-        '--clock',
-        choices=('wall', 'cpu'),
-        default=clock(),
-        help='cpu: CPU time of all threads, for a machine that others use too; with '
-        'OMP_NUM_THREADS=1, or threads that wait for one another count',
-    )
-    options = parser.parse_args(args)
-    os.environ[CLOCK] = options.clock
-    unknown = set(options.parts) - set(names)
-    if unknown:
-        parser.error(f'no such part: {", ".join(sorted(unknown))}')
-    console = Console(highlight=False, soft_wrap=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = options.scenes or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in options.parts or names:
-            how = TINY.get(name, {}) if options.tiny else {}
-            found = parts(folder)[name](**how)
-            console.print_json(json.dumps({name: found}))
-            origin = {**about(), 'commit': commit(), 'clock': options.clock}
-            keep(options.output, name, {**origin, **found})
-    for text, good in checks(json.loads(options.output.read_text())):
-        console.print(f'{"yes" if good else "NO":>3}: {text}')
+def published_way(path: str, window: int) -> Row:
+    """Dense features and cosines, then propagation in windows; called alone."""
+    tokens, prompts, _ = _load(path)
+    with Peak() as total:
+        with Peak() as matching:
+            features = upsampled(tokens)
+            scores = matched(features, prompts)
+        with Peak() as spreading:
+            Published(window=window).propagate(features, scores).argmax(2)
+    total.peak = max(matching.peak, spreading.peak)
+    np.save(Path(path).with_name('published.npy'), scores.permute(2, 0, 1).numpy())
+    return {'matching': matching.to_dict(), 'all': total.to_dict()}
 
 
-def keep(path: Path, name: str, found: dict[str, Any]) -> None:
-    """Put the figures of a part into the results file.
+def token_space(path: str) -> Row:
+    """Cosines in token space, and propagation on either kind of nodes; called alone."""
+    tokens, prompts, image = _load(path)
+    matcher = package.CosinePrompts(prompts[:, None], torch.zeros(prompts.shape[1]))
+    parts: Row = {}
+    matcher.match_tokens(tokens)  # what is loaded at the first call counts for neither
+    blank = torch.zeros(1, CLASSES, *tokens.size)
+    package.Propagation(nodes='superpixels')(blank, tokens, image)
+    for name in ('matched', *NODES[1:]):
+        with Peak() as part:
+            scores = matcher.match_tokens(tokens)
+            if name != 'matched':
+                likely = (scores / 0.1).softmax(1)
+                package.Propagation(nodes=name)(likely, tokens, image).argmax(1)
+        parts[name] = part.to_dict()
+    np.save(Path(path).with_name('ours.npy'), scores[0].numpy())
+    return parts
+
+
+def _load(path: str) -> tuple[package.Tokens, Tensor, Tensor]:
+    tensors = load_file(path)
+    level, image = tensors['grid'], tensors['image']
+    size = image.shape[-2], image.shape[-1]
+    tokens = package.Tokens((level,), (size[0] // level.shape[2],), size)
+    return tokens, tensors['prompts'], image
+
+
+def measure_accuracy(folder: Path, data: Path, spec: str) -> Row:
+    """Mean IoU of both whole ways on real scenes, from the same features and prompts.
+
+    The published way sees each scene as one chip.
 
     Args:
-        path: The file.
-        name: The part.
-        found: Its figures.
+        folder: Where maps are put.
+        data: Folder of the sets.
+        spec: Backbone of both.
     """
-    results = json.loads(path.read_text()) if path.exists() else {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    part.write_text(json.dumps({**results, name: found}, indent=1) + '\n')
-    part.replace(path)
+    values: dict[str, dict[str, list[float]]] = {}
+    for region in find_regions(data, ('openearthmap', 'chesapeake_wv')):
+        if region.labels not in ('clean', REAL):
+            continue
+        fit = Fit(region, folder / 'accuracy', 0, backbone=spec)
+        default = fit.default()
+        cosine = {'score': 'cosine', 'prior': 0.0}
+        rows = {
+            'published, matching only': _published(region, fit, spec, None),
+            'published': _published(region, fit, spec, Published()),
+            'ours, the same matching': fit.map(**cosine),
+            'ours, the same matching + tokens': fit.map(**cosine, propagate='tokens'),
+            'ours, default': default,
+        }
+        for row, maps in rows.items():
+            total = np.sum(list(region.score(maps).values()), 0)
+            of_set = values.setdefault(region.set, {})
+            of_set.setdefault(row, []).append(figures_of(total)['miou'])
+    return {
+        'lines': [
+            line(f'mIoU, MobileNetV2, {name}: {row}', float(np.mean(several)), '.3f')
+            for name, rows in values.items()
+            for row, several in rows.items()
+        ]
+    }
 
 
-if __name__ == '__main__':
-    main()
+def _published(
+    region: Region, fit: Fit, spec: str, constants: Published | None
+) -> list[Any]:
+    path = fit.work / 'fit.safetensors'
+    prompts = package.cosine_prompts(path)
+    maps = []
+    for image in region.images:
+        backbone = (
+            package.rcf_of_fit(path, len(image), spec)
+            if spec.startswith('rcf')
+            else mapsr.create_backbone(spec, len(image), dtype='uint8')
+        )
+        tokens = package.Extractor(backbone, torch.device('cpu'))(image)
+        maps.append(published_map(tokens, prompts, constants))
+    return maps
+
+
+def measure_fit(
+    folder: Path,
+    sizes: Sequence[tuple[int, int, int]] = (
+        (400, 632, 20_000),
+        (20_000, 632, 60_000),
+        (50_000, 384, 100_000),
+    ),
+    dimensions: int = 384,
+) -> Row:
+    """Solve fits of made samples, and count a run's calls of the backbone.
+
+    Args:
+        folder: Where the scene and the map are put.
+        sizes: LR cells, features and pixels of each fit.
+        dimensions: Features of the size that the probe alone is solved for.
+    """
+    lines = []
+    for cells, features, pixels in sizes:
+        samples = package.made_samples(cells, features, pixels)
+        size = f'{cells} cells × {features}'
+        if features == dimensions:
+            start = now()
+            package.solve_probe(*samples, 1e-3)
+            lines.append(line(f'probe of {size}', now() - start, '.2f s', ('<', 5)))
+        start = now()
+        package.solve_fit(*samples)
+        seconds = now() - start
+        what = f'everything after the chips: {size}, {pixels} pixels'
+        lines.append(line(what, seconds, '.2f s', FIT_LIMITS.get(cells)))
+    scene = made(folder, 768)
+    fit = folder / 'calls.safetensors'
+    fit.unlink(missing_ok=True)
+    with Forwards() as both:
+        report = run(
+            scene, folder, backbone=VIT_TINY, max_chips=3, save_model=fit
+        ).report
+    with Forwards() as mapping:
+        run(scene, folder, model=fit)
+    calls = len(both.seconds) - len(mapping.seconds)
+    what = 'calls of the backbone in a fit / chips that it looked at'
+    lines.append(line(what, calls / package.fit_chips(report), 'g', ('=', 1)))
+    return {'lines': lines, 'paper': {'solve_seconds': seconds, 'size': size}}
+
+
+def measure_whole(folder: Path, size: int = 4096, spec: str = 'rcf') -> Row:
+    """The whole command, with its fit, against a random forest on the same scene.
+
+    Args:
+        folder: Where scenes and maps are put.
+        size: Side of the scene in metres and pixels.
+        spec: Backbone.
+    """
+    made(folder, size)
+    both = alone('speed.mapped', str(folder), size, '', spec)
+    mapping = alone(
+        'speed.mapped', str(folder), size, str(folder / 'whole.safetensors')
+    )
+    forest = alone('speed.map_by_forest', str(folder), size)
+    times = f' ({forest["seconds"]:.0f} s, {both["seconds"]:.0f} s)'
+    peaks = f' ({both["peak_mib"]:.0f} MiB, {mapping["peak_mib"]:.0f} MiB)'
+    area = f'{size**2 / 1e6:.0f} km²'
+    return {
+        'lines': [
+            line(
+                f'random forest on the bands / whole command with its fit, {area}: time',
+                forest['seconds'] / both['seconds'],
+                '.1f',
+                ('≥', 3),
+                times,
+            ),
+            line(
+                'peak memory of fit and map, more than of the map pass alone',
+                both['peak_mib'] / mapping['peak_mib'] - 1,
+                '.0%',
+                ('≤', 0.25),
+                peaks,
+            ),
+        ]
+    }
+
+
+def map_by_forest(folder: str, size: int) -> Row:
+    """A random forest from files to a map in memory; called alone."""
+    scene = made(Path(folder), size)
+    region = Region('made', 'clean', (scene.imagery.parent,), 'nlcd', TARGET)
+    with Peak() as peak:
+        rivals.forest(region)
+    return peak.to_dict()
+
+
+def measure_flat(
+    folder: Path, sizes: tuple[int, ...] = (1024, 4096, 8192), spec: str = LIGHT
+) -> Row:
+    """Memory and time against the size of the raster, with one fit.
+
+    Args:
+        folder: Where scenes and maps are put.
+        sizes: Sides of the scenes in metres and pixels.
+        spec: Spec of the backbone.
+    """
+    for size in sizes:
+        made(folder, size)
+    fit = str(fitted(made(folder, sizes[0]), folder, spec))
+    runs = [alone('speed.mapped', str(folder), size, fit) for size in sizes]
+    peaks = [row['peak_mib'] for row in runs]
+    areas = [np.log(size**2) for size in sizes]
+    times = [np.log(row['seconds']) for row in runs]
+    last = float((times[-1] - times[-2]) / (areas[-1] - areas[-2]))
+    spread = (max(peaks) - min(peaks)) / min(peaks)
+    seconds = ', '.join(f'{row["seconds"]:.0f} s' for row in runs)
+    sides = zip(sizes, peaks, strict=True)
+    memory = ', '.join(f'{(s / 1e3) ** 2:.0f} km² {peak:.0f} MiB' for s, peak in sides)
+    exponent, area = float(np.polyfit(areas, times, 1)[0]), sizes[-1] ** 2 / 1e6
+    return {
+        'lines': [
+            line(
+                'range of peak memory over sizes',
+                spread,
+                '.1%',
+                ('<', 0.1),
+                f' ({memory})',
+            ),
+            line(
+                'exponent of time over area',
+                exponent,
+                '.2f',
+                ('≤', 1.05),
+                f' (largest two: {last:.2f}; {seconds})',
+            ),
+        ],
+        'paper': {
+            'report_seconds': runs[-1]['report_seconds'] / area,
+            'bytes': {name: n / area for name, n in runs[-1]['bytes'].items()},
+        },
+    }
+
+
+def mapped(folder: str, size: int, fit: str, spec: str = 'rcf') -> Row:
+    """One run, as the command does it; called alone.
+
+    Args:
+        folder: Where scenes and maps are put.
+        size: Side of the scene.
+        fit: A saved fit; if empty, one is made and kept as ``whole.safetensors``.
+        spec: Backbone of the fit that is made.
+    """
+    package.frugal()  # as the command line does
+    place = Path(folder)
+    target = place / 'whole.safetensors'
+    if not fit:
+        target.unlink(missing_ok=True)
+    settings: Row = {'model': Path(fit)} if fit else {'backbone': spec}
+    settings |= {} if fit else {'save_model': target}
+    with Peak() as peak:
+        report = run(made(place, size), place, **settings).report
+    files = {'map': 'map.tif', 'confidence': 'map_confidence.tif'}
+    return {
+        **peak.to_dict(),
+        'report_seconds': package.stage_seconds(report, ['report'])['report'],
+        'bytes': {name: (place / file).stat().st_size for name, file in files.items()},
+    }
+
+
+def measure_read(
+    folder: Path, size: int = 4096, chip: int = CHIP, rounds: int = 3
+) -> Row:
+    """Read all chips of a made scene, and do nothing with them.
+
+    Where a GPU does the rest, this is what its process needs a core for, and no chip is
+    mapped faster. Ways take turns; the median counts.
+
+    Args:
+        folder: Where scenes are.
+        size: Side of the scene in metres and pixels.
+        chip: Side of a chip.
+        rounds: How often each way is measured.
+    """
+    scene = made(folder, size)
+    fit = fitted(made(folder, min(size, 1024)), folder, LIGHTEST)
+    kept = fit.with_name('read.safetensors')
+    fit.rename(kept)
+    rates: dict[tuple[int, int], list[float]] = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for (processes, threads), several in rates.items():
+            args = str(scene.imagery), str(scene.labels), str(kept), chip, threads
+            with ThreadPoolExecutor(processes) as pool:
+                running = [
+                    pool.submit(alone, 'speed.read_chips', *args)
+                    for _ in range(processes)
+                ]
+                several.append(sum(done.result()['rate'] for done in running))
+    # Each adds a square to the map, without what it shares with its neighbours.
+    area = (chip - package.default_overlap(chip, HALO)) ** 2 / 1e6
+    lines = []
+    for (processes, threads), several in rates.items():
+        what = f'reading alone: processes {processes}, threads in each {threads}'
+        rate = sorted(several)[rounds // 2]
+        lines.append(line(what, rate, '.0f chips/s', note=f', {rate * area:.3g} km²/s'))
+    return {
+        'lines': lines,
+        'paper': {'km2_a_second': sorted(rates[1, 1])[rounds // 2] * area},
+    }
+
+
+def read_chips(imagery: str, labels: str, fit: str, chip: int, threads: int) -> Row:
+    """Chips that one process reads a second; called alone."""
+    function, chips = package.chip_reader(imagery, labels, fit, chip, HALO)
+    function(chips[0])
+    with package.torch_threads(1):
+        start = now()
+        for _ in package.prefetch(
+            function, chips * AGAIN, 2 * threads, threads, each=1
+        ):
+            pass
+        return {'rate': len(chips) * AGAIN / (now() - start)}
+
+
+def measure_gpu(
+    folder: Path,
+    size: int = 4096,
+    specs: Sequence[str] = (VIT, VIT_L),
+    precisions: Sequence[str] = ('fp32', 'bf16'),
+    compiled: Sequence[bool] = (False, True),
+    chip: int = CHIP,
+    repeats: int = 50,
+) -> Row:
+    """The whole map pass over the bare backbone, for each way to run it.
+
+    On a GPU, the overhead of the first backbone is measured too.
+
+    Args:
+        folder: Where scenes and maps are put.
+        size: Side of the scene in metres and pixels.
+        specs: Backbones.
+        precisions: Arithmetics.
+        compiled: Whether networks are compiled.
+        chip: Side of a chip.
+        repeats: Chips that the bare backbone is timed on.
+    """
+    scene, device = made(folder, size), package.device_of('auto')
+    cuda = device.type == 'cuda'
+    name = torch.cuda.get_device_name(device) if cuda else device.type
+    lines, paper = [], []
+    for spec in specs:
+        fit = fitted(scene, folder, spec, chip_size=chip)
+        for precision in precisions:
+            for compiles in compiled:
+                bare = _bare(scene.imagery, spec, precision, compiles, chip, repeats)
+                with Forwards() as forwards, _utilisation() as busy:
+                    command = run(
+                        scene,
+                        folder,
+                        model=fit,
+                        precision=precision,
+                        compile=compiles,
+                        chip_size=chip,
+                    )
+                assert forwards.first is not None
+                # The first chip's forward has the time of compiling in it.
+                spent = command.start + command.seconds - forwards.first
+                spent -= forwards.seconds[0]
+                chips = len(forwards.seconds) - 1
+                kind = f'{precision}{", compiled" if compiles else ""}'
+                model = spec.removeprefix('timm:').partition('?')[0]
+                rate = size**2 / 1e6 / spent
+                note = f' of the bare backbone, {rate:.3g} km²/s'
+                note += f', GPU {np.mean(busy):.0f} % busy' if busy else ''
+                share = chips / spent * bare
+                lines.append(line(f'{name}: {model}, {kind}', share, '.0%', note=note))
+                paper.append({'what': f'{name}, {spec}, {kind}', 'km2_a_second': rate})
+    if cuda:
+        for nodes, row in overhead_of_tokens(folder, size, specs[0], 1).items():
+            steps, _ = overhead_lines(row, nodes)
+            lines.append({**steps, 'what': f'{name}: {steps["what"]}'})
+    return {'lines': lines, 'paper': paper if cuda else []}
+
+
+def _bare(
+    imagery: Path, spec: str, precision: str, compiles: bool, chip: int, repeats: int
+) -> float:
+    """Seconds a chip of the backbone alone, on one chip that is on the device."""
+    image = _chip(imagery, chip)[0].numpy()
+    device = package.device_of('auto')
+    backbone = mapsr.create_backbone(spec, len(image), dtype='uint8').to(device)
+    if compiles:
+        backbone.compile()
+    extractor = package.Extractor(backbone, device, precision)
+    for _ in range(3):
+        extractor(image)
+    start = now()
+    for _ in range(repeats):
+        extractor(image)
+    return (now() - start) / repeats
+
+
+@contextmanager
+def _utilisation() -> Iterator[list[float]]:
+    """Per cent of time that a GPU is busy, as nvidia-smi says; empty without one."""
+    samples: list[float] = []
+    program = shutil.which('nvidia-smi') if torch.cuda.is_available() else None
+    stop = threading.Event()
+
+    def watch(program: str) -> None:
+        query = [
+            program,
+            '--query-gpu=utilization.gpu',
+            '--format=csv,noheader,nounits',
+        ]
+        while not stop.wait(0.2):
+            done = subprocess.run(query, capture_output=True, text=True, check=False)
+            samples.extend(float(value) for value in done.stdout.split()[:1])
+
+    if program is None:
+        yield samples
+        return
+    thread = threading.Thread(target=watch, args=(program,))
+    thread.start()
+    try:
+        yield samples
+    finally:
+        stop.set()
+        thread.join()
+
+
+PARTS: dict[str, Callable[..., Row]] = {
+    'overhead': measure_overhead,
+    'published': measure_published,
+    'accuracy': measure_accuracy,
+    'fit': measure_fit,
+    'whole': measure_whole,
+    'flat': measure_flat,
+    'read': measure_read,
+    'gpu': measure_gpu,
+}
+
+
+def trials(options: argparse.Namespace) -> Iterator[Trial]:
+    """The parts that were asked for."""
+    os.environ['BENCHMARK_CLOCK'] = options.clock
+    folder = options.work / 'speed'
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in options.rows:
+        settings = dict(TINY[name]) if options.tiny else {}
+        if name == 'accuracy':
+            settings.setdefault('spec', f'{MOBILENET}&weights={options.weights}')
+            settings['data'] = tiny_data(options.work) if options.tiny else options.data
+        yield {'part': name}, partial(PARTS[name], folder, **settings)
+
+
+def release_rows(records: Iterable[Record]) -> Iterator[tuple[Row, Row]]:
+    """A line for each figure, and one for what the page of scaling computes with."""
+    for record in records:
+        part = record.key['part']
+        for row in record.figures['lines']:
+            yield {'part': part, **row}, record.origin
+        if record.figures.get('paper'):
+            yield {'part': part, 'paper': record.figures['paper']}, record.origin
+
+
+def markdown(release: Release) -> str:
+    """Table, what is missing, and where the figures come from."""
+    verdict = {True: 'yes', False: '**no**', None: ''}
+    lines = [row for row in release.rows if 'what' in row]
+    body = [[r['what'], r['asked'], r['text'], verdict[r['good']]] for r in lines]
+    blocks = [grid(['', 'asked for', 'measured', ''], body, left=4)]
+    parts = unique(row['part'] for row in lines)
+    missing = [name for name in PARTS if name not in parts]
+    if missing:
+        blocks.append(f'Not measured yet: {", ".join(missing)}.')
+    sources = []
+    for number in range(len(release.origins)):
+        names = unique(row['part'] for row in lines if row['origin'] == number)
+        sources.append(f'- {", ".join(names)}: {release.source(number)}')
+    return '\n\n'.join([*blocks, '\n'.join(sources)])
+
+
+TABLE = Table(
+    'speed',
+    'speed and memory, as ratios that are each measured in one run',
+    trials,
+    release_rows,
+    markdown,
+    rows=tuple(PARTS),
+    pages=((scaling.PAGE, 'scaling', scaling.markdown),),
+)

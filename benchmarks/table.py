@@ -1,231 +1,179 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The scenes' table and its checks, from the results file alone.
-
-``python -m benchmarks.table`` puts them into ``benchmarks/README.md``, and beside them
-the table of speed, and the figures of ``docs/scaling.md``.
-"""
+"""What a table is, how it is measured, and how it gets into a page."""
 
 import argparse
-import json
-from collections.abc import Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from . import continent, speed_table
+from .scores import mean_and_spread
+from .store import HERE, Record, Release, Row, Store, origin
 
-HERE = Path(__file__).parent
-RESULTS = HERE / 'results' / 'scenes.json'
 README = HERE / 'README.md'
-BEGIN, END = '<!-- table: python -m benchmarks.table -->', '<!-- end of table -->'
 
-ROWS = {
-    'coarse': 'coarse labels as they are (LR copy)',
-    'probe': 'probe on region means',
-    'cosine': 'prompts, cosine (published form)',
-    'lda': 'prompts, LDA',
-    'fusion': 'probe and LDA fused',
-    'default': '**fusion + prior: the default**',
-    'tokens': 'default + propagation, tokens',
-    'superpixels': 'default + propagation, superpixels',
-    'forest': 'random forest on the bands',
-    'forest20': 'random forest, leaves of 20 pixels or more',
-    'unet': 'torchgeo U-Net, ResNet-18, random init',
-    'mobilenet': 'default on MobileNetV2 (ImageNet)',
-    'mobilenet+rcf': 'default on MobileNetV2 + rcf',
-    'bound': 'bound: probe given HR labels',
-}
-RIVALS = ('forest', 'forest20', 'unet')
-
-# mIoU of one confusion matrix over the set, but here: per scene, then the mean.
-MEAN_OF_SCENES = ('openearthmap',)
-
-# Rows, the best of which counts, set, labels, and the mIoU that was asked for before any
-# of this was written.
-WANTED = (
-    (('default',), 'openearthmap', 'clean', 0.68),
-    (('default',), 'openearthmap', 'noisy', 0.55),
-    (('default',), 'chesapeake_wv', 'clean', 0.43),
-    (('mobilenet', 'mobilenet+rcf'), 'openearthmap', 'clean', 0.70),
-)
-
-Column = tuple[str, str]
+#: Something to measure: its key, and the function that does it.
+Trial = tuple[Row, Callable[[], Row]]
 
 
-def columns(results: dict[str, Any]) -> list[Column]:
-    """Sets and kinds of labels, in the order of the results."""
-    return list(dict.fromkeys(_column(key) for key in results['regions']))
-
-
-def figure(results: dict[str, Any], column: Column, row: str) -> float | None:
-    """The mIoU of a row on a set; None unless every region of it has that row."""
-    parts = [r for k, r in results['regions'].items() if _column(k) == column]
-    if not parts or any(row not in part for part in parts):
-        return None
-    if column[0] in MEAN_OF_SCENES:
-        return float(np.mean([part[row]['miou'] for part in parts]))
-    matrix = np.sum([part[row]['confusion'] for part in parts], axis=0)
-    hit = np.diag(matrix)
-    present = matrix.sum(1) > 0
-    union = matrix.sum(0) + matrix.sum(1) - hit
-    return float((hit[present] / union[present]).mean())
-
-
-def checks(results: dict[str, Any]) -> list[tuple[str, bool]]:
-    """What the default has to do, and whether it does: sentence and verdict."""
-    found = []
-    regions = {
-        key: (rows['default']['miou'], rows['coarse']['miou'])
-        for key, rows in results['regions'].items()
-        if 'default' in rows and 'coarse' in rows
-    }
-    if regions:
-        below = [key for key, (ours, coarse) in regions.items() if ours < coarse]
-        text = 'no scene falls below its own coarse labels'
-        found.append((f'{text}{_but(below)}', not below))
-    for rival in RIVALS:
-        pairs = [
-            (column, figure(results, column, 'default'), figure(results, column, rival))
-            for column in columns(results)
-        ]
-        known = [(c, a, b) for c, a, b in pairs if a is not None and b is not None]
-        if known:
-            lost = [f'{_title(c)} ({a:.3f} < {b:.3f})' for c, a, b in known if a < b]
-            text = f'the default is at least as good as “{ROWS[rival]}” on every set'
-            found.append((f'{text}{_but(lost)}', not lost))
-    for rows, name, labels, least in WANTED:
-        values = [figure(results, (name, labels), row) for row in rows]
-        best = max((value for value in values if value is not None), default=None)
-        if best is not None:
-            titles = ' or '.join(ROWS[row].strip('*') for row in rows)
-            text = f'{titles}, {_title((name, labels))}: {best:.3f}'
-            found.append((f'{text} (asked for: {least:.2f})', best >= least))
-    return found
-
-
-def cells(results: dict[str, Any]) -> list[list[str]]:
-    """The table: a header, then a line for each row that has a figure."""
-    heads = columns(results)
-    lines = [['mIoU', *map(_title, heads)]]
-    for row, title in ROWS.items():
-        values = [figure(results, column, row) for column in heads]
-        if any(value is not None for value in values):
-            texts = ['–' if value is None else f'{value:.3f}' for value in values]
-            lines.append([title, *texts])
-    return lines
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """Table and checks, and where the figures come from."""
-    head, *body = cells(results)
-    lines = ['| ' + ' | '.join(head) + ' |', '|---' + '|--:' * (len(head) - 1) + '|']
-    lines += ['| ' + ' | '.join(line) + ' |' for line in body]
-    lines.append('')
-    lines += [f'- {"yes" if good else "**no**"}: {t}' for t, good in checks(results)]
-    about, settings = results['about'], results['settings']
-    seconds = sum(
-        row['seconds'] for rows in results['regions'].values() for row in rows.values()
-    )
-    commits = {
-        row['commit'] for rows in results['regions'].values() for row in rows.values()
-    }
-    used = ', '.join(
-        f'{name} {about["versions"][name]}' for name in ('python', 'torch', 'torchgeo')
-    )
-    unet, forest = settings['unet'], settings['forest']
-    source = (
-        f'Measured {about["date"]} on {about["machine"]} ({used}), commit '
-        f'{", ".join(sorted(commits))}; {seconds / 60:.0f} minutes of wall time in all, '
-        f'on cores that others used too. U-Net: {_steps(results)} steps of '
-        f'{unet["batch"]} crops of {unet["crop"]}² pixels for each fit. Forests: '
-        f'{forest["trees"]} trees, {forest["pixels"]} pixels. Bound: '
-        f'{settings["bound"]["pixels"]} pixels with HR labels, scored on the same scenes.'
-    )
-    lines += ['', source]
-    return '\n'.join(lines)
-
-
-def show(results: dict[str, Any], console: Console) -> None:
-    """Print table and checks."""
-    head, *body = cells(results)
-    table = Table(title='Agreement with high-resolution labels')
-    for name in head:
-        table.add_column(
-            name,
-            justify='left' if name == head[0] else 'right',
-            no_wrap=name == head[0],
-        )
-    for line in body:
-        table.add_row(line[0].replace('**', ''), *line[1:])
-    console.print(table)
-    for text, good in checks(results):
-        console.print(f'{"yes" if good else "NO":>3}: {text}')
-
-
-def fill(page: str, results: dict[str, Any]) -> str:
-    """A page with what stands between its two marks made anew."""
-    before, rest = page.split(BEGIN)
-    return f'{before}{BEGIN}\n{markdown(results)}\n{END}{rest.split(END)[1]}'
-
-
-def _steps(results: dict[str, Any]) -> str:
-    """Steps of the U-Net's trainings; from least to most where they differ."""
-    rows = [
-        found['unet']['steps']
-        for found in results['regions'].values()
-        if 'unet' in found
-    ]
-    least, most = min(rows, default=0), max(rows, default=0)
-    return str(most) if least == most else f'{least} to {most}'
-
-
-def pages(speed: dict[str, Any]) -> dict[Path, str]:
-    """Both pages with the figures of speed put in.
+@dataclass(frozen=True)
+class Table:
+    """A table of a page.
 
     Args:
-        speed: Content of the results file of ``benchmarks.speed``.
+        name: Its subcommand, and its files.
+        about: One sentence.
+        trials: What is to be measured, by the options of the command line.
+        rows_of: Rows with their origins, from records.
+        markdown: What stands in the page, from what was released.
+        sets: Sets that can be chosen.
+        rows: Rows that can be chosen.
+        seeds: Seeds by default.
+        arguments: More options of the command line, and their default values.
+        pages: Where else something stands: page, mark, and what makes the text.
     """
-    table, figures = speed_table.markdown(speed), '\n'.join(continent.figures(speed))
-    return {
-        README: speed_table.fill(README.read_text(), table),
-        continent.PAGE: speed_table.fill(
-            continent.PAGE.read_text(), figures, continent.BEGIN, continent.END
-        ),
-    }
+
+    name: str
+    about: str
+    trials: Callable[[argparse.Namespace], Iterator[Trial]]
+    rows_of: Callable[[Iterable[Record]], Iterator[tuple[Row, Row]]]
+    markdown: Callable[[Release], str]
+    sets: Sequence[str] = ()
+    rows: Sequence[str] = ()
+    seeds: Sequence[int] = (0,)
+    arguments: Mapping[str, Any] | None = None
+    pages: Sequence[tuple[Path, str, Callable[[Release], str]]] = ()
+
+    def measure(self, options: argparse.Namespace, console: Console) -> None:
+        """Measure what the store does not have yet, and keep each figure."""
+        store = Store(options.raw / f'{self.name}.jsonl', options.any_commit)
+        trials = list(self.trials(options))
+        if options.again:
+            store.discard(key for key, _ in trials)
+        start = time.monotonic()
+        for key, function in trials:
+            if key in store:
+                continue
+            if time.monotonic() - start > options.seconds:
+                console.print('The time is over; the same command goes on from here.')
+                return
+            begin = time.perf_counter()
+            figures = function()
+            figures.setdefault('seconds', round(time.perf_counter() - begin, 1))
+            store.append(Record(key, figures, origin(options.clock)))
+            shown = {k: v for k, v in figures.items() if isinstance(v, (float, int))}
+            console.print(' '.join(map(str, key.values())), str(shown))
+
+    def release(self, raw: Path, any_commit: bool, mixed: bool) -> Release:
+        """The rows that the records come to.
+
+        Raises:
+            InputError: If they are of several commits, unless *mixed*.
+        """
+        store = Store(raw / f'{self.name}.jsonl', any_commit)
+        release = Release.of(self.rows_of(store))
+        if not mixed:
+            release.check_commit()
+        return release
+
+    def fill(self, pages: dict[Path, str], release: Release) -> None:
+        """Put what was released into the pages, between the marks of the table."""
+        for page, mark, make in ((README, self.name, self.markdown), *self.pages):
+            command = f'python -m benchmarks {self.name} --release'
+            text = make(release) if release.rows else f'Not measured yet: `{command}`.'
+            pages[page] = fill(pages.get(page) or page.read_text(), mark, text)
 
 
-def _column(key: str) -> Column:
-    name, _, labels = key.split('/')
-    return name, labels
+def fill(page: str, name: str, text: str) -> str:
+    """A page with what stands between the two marks of a table made anew."""
+    begin = f'<!-- table {name}: python -m benchmarks tables -->'
+    end = f'<!-- end of table {name} -->'
+    before, rest = page.split(begin)
+    return f'{before}{begin}\n{text}\n{end}{rest.split(end)[1]}'
 
 
-def _title(column: Column) -> str:
-    name, labels = column
-    return f'{name} (real NLCD)' if name == 'chesapeake_wv' else f'{name} {labels}'
+def grid(head: Sequence[str], body: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A table in Markdown, whose first columns are words and the others figures."""
+    rule = '|---' * left + '|--:' * (len(head) - left) + '|'
+    lines = ['| ' + ' | '.join(line) + ' |' for line in (head, *body)]
+    return '\n'.join([lines[0], rule, *lines[1:]])
 
 
-def _but(exceptions: Sequence[str]) -> str:
-    return f', but for {", ".join(exceptions)}' if exceptions else ''
+def unique(values: Iterable[Any]) -> list[Any]:
+    """Different values, in the order of their first ones."""
+    return list(dict.fromkeys(values))
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Put the table into the README."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--results', type=Path, default=RESULTS)
-    parser.add_argument('--page', type=Path, default=README)
-    options = parser.parse_args(args)
-    results = json.loads(options.results.read_text())
-    options.page.write_text(fill(options.page.read_text(), results))
-    if options.page == README and speed_table.RESULTS.exists():
-        speed = json.loads(speed_table.RESULTS.read_text())
-        for page, text in pages(speed).items():
-            page.write_text(text)
+def seed_rows(
+    records: Iterable[Record], figures: Iterable[str]
+) -> Iterator[tuple[Row, Row]]:
+    """A line for each row on a set: the mean over its scenes, of each seed.
+
+    Args:
+        records: With set, row, seed, and scene where a set has several.
+        figures: Names of the figures.
+
+    Yields:
+        Lines with a list for each figure, only of seeds that all scenes have; and their
+        origins.
+    """
+    groups: dict[tuple[str, str], dict[int, list[Record]]] = {}
+    scenes: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        key = record.key
+        scenes[key['set']].add(key.get('scene', ''))
+        seeds = groups.setdefault((key['set'], key['row']), defaultdict(list))
+        seeds[key['seed']].append(record)
+    for (name, row), seeds in groups.items():
+        complete = [
+            group for group in seeds.values() if len(group) == len(scenes[name])
+        ]
+        every = [record for group in seeds.values() for record in group]
+        line: Row = {'set': name, 'row': row, 'steps': every[0].key.get('steps', 0)}
+        for figure in figures:
+            means = [np.mean([r.figures[figure] for r in group]) for group in complete]
+            line[figure] = [round(float(mean), 5) for mean in means]
+        line['seconds'] = round(sum(record.figures['seconds'] for record in every), 1)
+        yield line, every[-1].origin
 
 
-if __name__ == '__main__':
-    main()
+def seed_grid(
+    release: Release,
+    titles: Mapping[str, str],
+    figures: Mapping[str, str],
+    heads: Mapping[str, str] | None = None,
+) -> str:
+    """The table of lines with seeds.
+
+    Args:
+        release: The lines.
+        titles: Titles of rows, in their order.
+        figures: Titles of figures.
+        heads: Titles of sets; their names by default.
+    """
+    sets = unique(row['set'] for row in release.rows)
+    lines = {(row['set'], row['row']): row for row in release.rows}
+    places = [(name, figure) for name in sets for figure in figures]
+    head = [f'{(heads or {}).get(s, s)} {figures[f]}'.strip() for s, f in places]
+    body = []
+    for row, title in titles.items():
+        values = [lines.get((name, row), {}).get(figure, []) for name, figure in places]
+        if any(values):
+            body.append([title, *map(mean_and_spread, values)])
+    return grid(['', *head], body)
+
+
+def source_of_seeds(release: Release) -> str:
+    """Where lines with seeds were measured, and how long that took."""
+    minutes = sum(row['seconds'] for row in release.rows) / 60
+    return (
+        'Mean ± standard deviation over seeds (the number in brackets, where it is not '
+        f'three). Measured: {release.source()}; {minutes:.0f} minutes in all.'
+    )

@@ -4,194 +4,515 @@
 """Networks trained from coarse labels, beside what they are compared with.
 
 HR labels of a scene score its maps, and train nothing but the row that is called a
-bound; exemplars are HR labels of elsewhere. Figures are kept after each training: the
-same command again goes on from there, and several with different ``--rows`` can fill
-one file.
+bound; exemplars are HR labels of elsewhere.
 """
 
 import argparse
-import fcntl
-import json
-import os
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+import lightning
+import numpy as np
+import rasterio
+import torch
+import yaml
+from rasterio.windows import Window
+from torch import Tensor
 
-from . import training_statistics  # noqa: F401 (more rows)
-from .origin import ROOT, about, commit
-from .training_places import MADE, TRAINING_SETS, Place, find_places
-from .training_rows import BATCH, CROP, ROWS, Trial
+from .networks import train
+from .package import ORIGIN, TARGET, majority_of_cells, mapsr
+from .regions import REAL, SETS, Maps, Region
+from .scores import figures_of
+from .store import Release, Row
+from .table import Table, Trial, seed_grid, seed_rows, source_of_seeds, unique
 
-RESULTS = Path(__file__).parent / 'results' / 'training.json'
-SEEDS = (0, 1, 2)
 STEPS = 120
 
+#: Sets of places in the order of the table. The figure of a set is the mean over its
+#: places.
+TRAINING_SETS = ('made', 'openearthmap', 'chesapeake_wv')
 
-def measure(trial: Trial, name: str) -> dict[str, Any]:
+# Chesapeake patches whose HR labels are the exemplars; the others are trained on.
+EXEMPLAR_PATCHES = 2
+
+# Side of the made scene, in pixels of 1 m: 4 km².
+MADE = 2000
+
+# Upper left corner of the made scene whose HR labels and imagery are known.
+ELSEWHERE = (ORIGIN[0], ORIGIN[1] + 10_000)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What networks are trained on and scored by.
+
+    Args:
+        name: Of the set, and of the scene.
+        region: Imagery, coarse labels, and the HR labels that score.
+        exemplars: HR labels of another place, in the truth's legend.
+        labelled: Folders of scenes with HR labels of another place, with imagery.
+    """
+
+    name: str
+    region: Region
+    exemplars: tuple[str, ...]
+    labelled: tuple[Path, ...] = ()
+
+
+def find_places(
+    data: Path, work: Path, sets: Sequence[str] | None = None, side: int = MADE
+) -> Iterator[Place]:
+    """Make or find all places.
+
+    * ``made``: a made scene with the label noise of NLCD; exemplars are those of a
+      landscape of another seed
+    * ``openearthmap``: three quarters of each scene; exemplars are the last quarter's
+      HR labels
+    * ``chesapeake_wv``: six patches with NLCD itself; exemplars are two more patches'
+
+    Args:
+        data: Folder of sets of scenes; sets that are not there are left out.
+        work: Folder for files that are made.
+        sets: Sets to look for; all if None.
+        side: Rows and columns of the made scene.
+    """
+    for name in sets or TRAINING_SETS:
+        if name == 'made':
+            yield _made(work / f'made-{side}', side)
+        folders = sorted(path.parent for path in (data / name).glob('*/imagery.tif'))
+        if name == 'openearthmap':
+            for folder in folders:
+                yield _split(folder, work / name / folder.name)
+        if name == 'chesapeake_wv' and folders:
+            fitted, shown = folders[:-EXEMPLAR_PATCHES], folders[-EXEMPLAR_PATCHES:]
+            region = Region(name, REAL, tuple(fitted), *SETS[name])
+            exemplars = tuple(str(folder / 'hr.tif') for folder in shown)
+            yield Place(f'{name}/all', region, exemplars, tuple(shown))
+
+
+def _made(folder: Path, side: int) -> Place:
+    if not (folder / 'exemplars' / 'hr.tif').exists():
+        mapsr.make_scene(folder, seed=11, size=(side, side))
+        mapsr.make_scene(folder / 'exemplars', seed=12, size=(side // 2, side // 2))
+    if not (folder / 'labelled' / 'hr.tif').exists():
+        # not where the scene is: labels are found by their coordinates
+        half = (side // 2, side // 2)
+        mapsr.make_scene(folder / 'labelled', seed=12, size=half, origin=ELSEWHERE)
+    region = Region('made', 'clean', (folder,), 'nlcd', TARGET)
+    exemplars = (str(folder / 'exemplars' / 'hr.tif'),)
+    return Place('made/scene', region, exemplars, (folder / 'labelled',))
+
+
+def _split(source: Path, folder: Path) -> Place:
+    """The left three quarters of a scene to train on, the right one to show."""
+    shown = folder / 'exemplars'
+    if not (shown / 'lr.tif').exists():
+        for part, start, stop in ((folder, 0, 0.75), (shown, 0.75, 1)):
+            part.mkdir(parents=True, exist_ok=True)
+            for name in ('imagery', 'hr'):
+                _cut(source / f'{name}.tif', part / f'{name}.tif', start, stop)
+            shutil.copy(source / 'lr.tif', part / 'lr.tif')
+    region = Region('openearthmap', 'clean', (folder,), *SETS['openearthmap'])
+    name = f'openearthmap/{folder.name}'
+    return Place(name, region, (str(shown / 'hr.tif'),), (shown,))
+
+
+def _cut(source: Path, path: Path, start: float, stop: float) -> None:
+    """Columns of a raster, from one share of its width to another."""
+    with rasterio.open(source) as file:
+        left, right = (round(share * file.width) for share in (start, stop))
+        window = Window(left, 0, right - left, file.height)
+        profile = file.profile | {
+            'width': right - left,
+            'transform': file.window_transform(window),
+        }
+        with rasterio.open(path, 'w', **profile) as part:
+            part.write(np.asarray(file.read(window=window)))
+
+
+CROP, BATCH = 128, 4
+
+# Halves the time on processors that have it, and half precision is tried on the way.
+PRECISION = 'bf16-mixed'
+
+# Side and margin of the windows that are predicted, in pixels.
+_WINDOW, _MARGIN = 512, 32
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table.
+
+    Args:
+        title: What the table calls it.
+        make: Makes the maps.
+        trained: Whether the seed makes a difference.
+    """
+
+    title: str
+    make: Callable[['Training'], Maps]
+    trained: bool = True
+
+
+#: Rows by name, in the order of the table.
+ROWS: dict[str, Entry] = {}
+
+
+def row(
+    name: str, title: str, trained: bool = True
+) -> 'Callable[[Callable[[Training], Maps]], Callable[[Training], Maps]]':
+    """Enter a function as a row.
+
+    Args:
+        name: What the results call it.
+        title: What the table calls it.
+        trained: Whether the seed makes a difference; if not it is measured once.
+    """
+
+    def enter(make: Callable[['Training'], Maps]) -> Callable[['Training'], Maps]:
+        ROWS[name] = Entry(title, make, trained)
+        return make
+
+    return enter
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training.
+
+    Args:
+        place: Where.
+        seed: Of the initialisation and of the crops.
+        steps: Batches that are trained on.
+        work: Folder for files that are made.
+    """
+
+    place: Place
+    seed: int
+    steps: int
+    work: Path
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What all segmentation tasks of the table are made with."""
+        region = self.place.region
+        return {
+            'network': mapsr.Network(in_channels=len(region.images[0])),
+            'classes': mapsr.Classes(
+                region.legend, TARGET, truth_legend=region.truth_legend
+            ),
+        }
+
+    def segmentation(self, supervision: Any) -> mapsr.SegmentationTask:
+        """A segmentation task of the table, with some labels."""
+        return mapsr.SegmentationTask(
+            'unet',
+            'resnet18',
+            in_channels=self.options['network'].in_channels,
+            classes=self.options['classes'],
+            supervision=supervision,
+            scheduler='cosine',
+        )
+
+    def train(
+        self,
+        task: Any,
+        batch: int = BATCH,
+        epochs: int = 1,
+        labelled: Sequence[Path] = (),
+        balance: float = 0.0,
+    ) -> None:
+        """Train a task on random crops, flipped and turned.
+
+        Args:
+            task: The task, made after the seed was set.
+            batch: Crops in a batch.
+            epochs: Parts that the training is divided into.
+            labelled: Folders of scenes that are trained on too. If there are any, HR
+                labels of other scenes are kept from the task.
+            balance: Exponent of the inverse frequency of coarse classes.
+        """
+        region = self.place.region
+        more = [str(folder / 'imagery.tif') for folder in labelled]
+        coarse = [str(folder / 'lr.tif') for folder in labelled]
+        data = mapsr.PairDataModule(
+            [*map(str, region.imagery), *more],
+            [*map(str, region.label_files), *coarse],
+            [str(scene / 'hr.tif') for scene in labelled or region.scenes],
+            batch_size=batch,
+            patch_size=CROP,
+            length=self.steps * batch // epochs,
+            augment=True,
+            balance=balance,
+        )
+        train(task, data, max_epochs=epochs, precision=PRECISION, limit_val_batches=0)
+
+    def fit(self, make: Callable[[], Any], **options: Any) -> Maps:
+        """Make a task, train it and map the scenes with its network.
+
+        Args:
+            make: Makes the task, after the seed was set.
+            options: Of :meth:`train`.
+
+        Returns:
+            Class index of each scene's pixels.
+        """
+        lightning.seed_everything(self.seed, verbose=False)
+        task = make()
+        self.train(task, **options)
+        return self.predict(task.model)
+
+    def predict(self, network: Callable[[Tensor], Tensor]) -> Maps:
+        """Map the scenes, window by window with a margin.
+
+        Args:
+            network: From images (B, C, H, W) as read to scores (B, classes, H, W).
+        """
+        if isinstance(network, torch.nn.Module):
+            network.eval()
+        maps = []
+        for image in self.place.region.images:
+            values = torch.from_numpy(image)
+            height, width = values.shape[1:]
+            classes = np.zeros((height, width), np.int64)
+            for top in range(0, height, _WINDOW):
+                for left in range(0, width, _WINDOW):
+                    a, b = max(top - _MARGIN, 0), max(left - _MARGIN, 0)
+                    end = top + _WINDOW + _MARGIN, left + _WINDOW + _MARGIN
+                    with torch.inference_mode(), torch.autocast('cpu'):
+                        part = network(values[None, :, a : end[0], b : end[1]])[0]
+                    part = part[:, top - a :, left - b :][:, :_WINDOW, :_WINDOW]
+                    index = part.float().argmax(0).numpy()
+                    h, w = index.shape
+                    classes[top : top + h, left : left + w] = index
+            maps.append(classes)
+        return maps
+
+
+@row('copy', 'LR copy (the paper’s Oracle)', trained=False)
+def _copy(trial: Training) -> Maps:
+    return trial.place.region.coarse
+
+
+@row('oracle', 'Oracle: majority of the HR labels in each cell', trained=False)
+def _oracle(trial: Training) -> Maps:
+    region = trial.place.region
+    parts = zip(region.label_files, region.imagery, region.truth, strict=True)
+    return [majority_of_cells(*part, region.classes) for part in parts]
+
+
+@row('low', 'Low (hard naive)')
+def _low(trial: Training) -> Maps:
+    return trial.fit(lambda: trial.segmentation('lr'))
+
+
+@row('agg', 'Agg')
+def _agg(trial: Training) -> Maps:
+    return trial.fit(lambda: trial.segmentation(mapsr.RegionLabels()))
+
+
+@row('app', 'Agg + App')
+def _app(trial: Training) -> Maps:
+    return trial.fit(lambda: mapsr.AdversarialTask(**_adversarial(trial)))
+
+
+@row('pre', 'Agg + App + Pre')
+def _pre(trial: Training) -> Maps:
+    path = trial.work / 'encoders' / f'{trial.place.name}-{trial.seed}.safetensors'
+    lightning.seed_everything(trial.seed, verbose=False)
+    pretraining = mapsr.MaskedAutoencoderTask(
+        in_channels=trial.options['network'].in_channels,
+        size=CROP,
+        dim=128,
+        depth=4,
+        heads=4,
+        decoder_dim=64,
+        decoder_depth=1,
+        decoder_heads=4,
+        lr=1e-3,
+        output=str(path),
+    )
+    trial.train(pretraining, 2 * BATCH)
+    network = replace(trial.options['network'], weights=str(path))
+    options = _adversarial(trial) | {'network': network}
+    return trial.fit(lambda: mapsr.AdversarialTask(**options))
+
+
+def _adversarial(trial: Training) -> dict[str, Any]:
+    return trial.options | {
+        'exemplars': trial.place.exemplars,
+        'exemplar_legend': trial.place.region.truth_legend,
+    }
+
+
+# Of the HR labels' cross entropy beside the statistics loss.
+HR_WEIGHT = 1.0
+
+# Chips of the paper's own method are drawn inversely to the frequency of their coarse
+# classes; by its square root here, since some classes have a handful of cells.
+BALANCE = 0.5
+
+
+@row('soft', 'Soft naive')
+def _soft(trial: Training) -> Maps:
+    return trial.fit(
+        lambda: trial.segmentation(mapsr.ExpectedShares(_statistics(trial)))
+    )
+
+
+@row('em', 'EM with superpixels')
+def _em(trial: Training) -> Maps:
+    options: dict[str, Any] = {'warmup_epochs': 6, 'round_epochs': 2}
+    return trial.fit(
+        lambda: mapsr.ExpectationMaximizationTask(
+            **trial.options,
+            supervision=mapsr.MatchedStatistics(_statistics(trial)),
+            **options,
+        ),
+        epochs=10,
+    )
+
+
+@row('sr_area', 'SR, with chips by area')
+def _sr_area(trial: Training) -> Maps:
+    return trial.fit(lambda: _matched(trial))
+
+
+@row('sr', 'SR')
+def _sr(trial: Training) -> Maps:
+    return trial.fit(lambda: _matched(trial), balance=BALANCE)
+
+
+@row('sr_l2', 'SR without the log-variance term')
+def _sr_l2(trial: Training) -> Maps:
+    return trial.fit(lambda: _matched(trial, variance_weight=0.0), balance=BALANCE)
+
+
+@row('hr_sr', 'HR + SR (HR labels of the other place)')
+def _hr_sr(trial: Training) -> Maps:
+    return trial.fit(
+        lambda: _matched(trial, hr_weight=HR_WEIGHT),
+        labelled=trial.place.labelled,
+        balance=BALANCE,
+    )
+
+
+def _matched(trial: Training, **options: Any) -> mapsr.SegmentationTask:
+    return trial.segmentation(mapsr.MatchedStatistics(_statistics(trial), **options))
+
+
+def _statistics(trial: Training) -> str:
+    """Malkin's table for NLCD; of majority labels, what a majority is."""
+    if trial.place.region.legend == 'nlcd':
+        return 'malkin2019'
+    codes = mapsr.Legend.load(TARGET).codes.tolist()
+    path = trial.work / 'majority.yaml'
+    shares = {code: {'shares': {code: [0.4, 1.0]}} for code in codes}
+    content = {'source': TARGET, 'target': TARGET, 'classes': shares}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+@row('high', 'High (bound: trained with HR labels of the same scenes)')
+def _high(trial: Training) -> Maps:
+    return trial.fit(lambda: trial.segmentation('hr'))
+
+
+FIGURES = {'miou': 'mIoU', 'accuracy': 'accuracy', 'f1': 'F1'}
+
+# What the papers found: the first row is above the second.
+CLAIMS = (
+    ('app', 'low'),
+    ('pre', 'app'),
+    ('low', 'agg'),
+    ('sr', 'low'),
+    ('high', 'low'),
+)
+
+
+def trials(options: argparse.Namespace) -> Iterator[Trial]:
+    """A row at a place with a seed each; what knows no seed has the first."""
+    steps, side = (1, 160) if options.tiny else (options.steps, options.side)
+    sets = ['made'] if options.tiny else options.sets
+    work = options.work / 'training'
+    places = list(find_places(options.data, work, sets, side))
+    for seed in options.seeds:
+        for place in places:
+            for name in options.rows:
+                if not ROWS[name].trained and seed != options.seeds[0]:
+                    continue
+                kind, scene = place.name.split('/')
+                key = {'set': kind, 'scene': scene, 'row': name, 'seed': seed}
+                key['steps'] = steps if ROWS[name].trained else 0
+                yield key, partial(measure, Training(place, seed, steps, work), name)
+
+
+def measure(trial: Training, name: str) -> Row:
     """Train, map and score.
 
     Args:
         trial: Where, and with what seed.
         name: Which row.
-
-    Returns:
-        Figures, as JSON types.
     """
-    start = time.perf_counter()
     maps = ROWS[name].make(trial)
-    seconds = time.perf_counter() - start
-    parts = list(trial.place.region.score(maps).values())
-    total = sum(parts[1:], parts[0])
+    total = sum(trial.place.region.score(maps).values())
+    figures = figures_of(total)
     developed = trial.place.region.score_developed(maps)
     return {
-        'miou': round(total.miou, 5),
-        'accuracy': round(total.accuracy, 5),
-        'f1': round(total.macro_f1, 5),
-        'confusion': total.matrix.tolist(),
-        'developed': None if developed is None else developed.matrix.tolist(),
-        'unmapped': total.unmapped,
-        'steps': trial.steps if ROWS[name].trained else 0,
-        'seconds': round(seconds, 1),
-        'commit': commit(),
+        **{figure: round(figures[figure], 5) for figure in FIGURES},
+        'confusion': np.asarray(total).tolist(),
+        'developed': None if developed is None else developed.tolist(),
     }
 
 
-def run(
-    places: Sequence[Place],
-    output: Path,
-    console: Console,
-    work: Path,
-    rows: Sequence[str] | None = None,
-    seeds: Sequence[int] = SEEDS,
-    steps: int = STEPS,
-    seconds: float = float('inf'),
-) -> dict[str, Any]:
-    """Measure what is not in the results file yet, seed by seed.
-
-    Args:
-        places: Where to train.
-        output: Results file, JSON.
-        console: Says what is found.
-        work: Folder for files that are made.
-        rows: Rows to measure; all by default.
-        seeds: Seeds.
-        steps: Batches that a network is trained on.
-        seconds: Begin nothing after so long.
-
-    Returns:
-        The content of the results file.
-    """
-    start = time.monotonic()
-    for seed in seeds:
-        for place in places:
-            for name in rows or ROWS:
-                # what knows no seed is measured once
-                drawn = seed if ROWS[name].trained else SEEDS[0]
-                key = f'{place.name}/{name}/{drawn}'
-                if key in read(output)['runs']:
-                    continue
-                if time.monotonic() - start > seconds:
-                    return read(output)
-                found = measure(Trial(place, seed, steps, work), name)
-                console.print(
-                    f'{key:40} mIoU {found["miou"]:.3f} accuracy '
-                    f'{found["accuracy"]:.3f} F1 {found["f1"]:.3f} '
-                    f'{found["seconds"]:6.1f} s'
-                )
-                with changed(output) as results:
-                    results['runs'][key] = found
-                    results['about'] = about()
-                    results['settings'] = {'crop': CROP, 'batch': BATCH}
-    return read(output)
+def checks(release: Release) -> list[str]:
+    """What the papers found, and whether it was found here."""
+    lines = {(row['set'], row['row']): row['miou'] for row in release.rows}
+    sentences = []
+    for above, below in CLAIMS:
+        for name in TRAINING_SETS:
+            a, b = (lines.get((name, row), []) for row in (above, below))
+            if not a or not b:
+                continue
+            gain = float(np.mean(a) - np.mean(b))
+            # of two means, by the spread of the seeds
+            spread = [np.var(v, ddof=1) / len(v) if len(v) > 1 else 0 for v in (a, b)]
+            noise = float(np.sqrt(sum(spread)))
+            verdict = 'yes' if gain > noise else 'no' if gain < -noise else 'level'
+            if min(len(a), len(b)) == 1:
+                verdict = 'a single seed'
+            sentences.append(
+                f'- {verdict}: {ROWS[above].title} above {ROWS[below].title}, {name}: '
+                f'{gain:+.3f} mIoU (± {noise:.3f})'
+            )
+    return sentences
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a results file; an empty one if it is not there.
-
-    Args:
-        path: The file.
-    """
-    if not path.exists():
-        return {'about': {}, 'settings': {}, 'runs': {}}
-    return dict(json.loads(path.read_text()))
-
-
-@contextmanager
-def changed(path: Path) -> Iterator[dict[str, Any]]:
-    """Change a results file, one process at a time.
-
-    Args:
-        path: The file.
-
-    Yields:
-        Its content; what is made of it is written, by a rename.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (Path(tempfile.gettempdir()) / f'{path.name}.lock').open('w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        results = read(path)
-        yield results
-        results['runs'] = dict(sorted(results['runs'].items(), key=_order))
-        part = path.with_suffix(f'.{os.getpid()}.part')
-        part.write_text(json.dumps(results, indent=1) + '\n')
-        part.replace(path)
-
-
-def _order(item: tuple[str, Any]) -> tuple[int, str, int, int]:
-    name, scene, kind, seed = item[0].split('/')
-    known = list(ROWS)
-    place = known.index(kind) if kind in known else len(known)
-    return TRAINING_SETS.index(name), scene, place, int(seed)
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Measure, keep and print."""
-    parser = argparse.ArgumentParser(
-        prog='python -m benchmarks.training',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def markdown(release: Release) -> str:
+    """Table and checks, and where the figures come from."""
+    titles = {name: row.title for name, row in ROWS.items()}
+    steps = ' or '.join(
+        map(str, unique(r['steps'] for r in release.rows if r['steps']))
     )
-    work = Path(tempfile.gettempdir()) / 'torchgeo-mapsr-training'
-    parser.add_argument('--data', type=Path, default=ROOT.parent / 'shared' / 'data')
-    parser.add_argument('--work', type=Path, default=work, help='for what is made')
-    parser.add_argument('--output', type=Path, default=RESULTS)
-    parser.add_argument('--sets', nargs='+', choices=TRAINING_SETS)
-    parser.add_argument('--rows', nargs='+', choices=ROWS)
-    parser.add_argument('--seeds', nargs='+', type=int, default=list(SEEDS))
-    parser.add_argument('--steps', type=int, default=STEPS)
-    parser.add_argument('--side', type=int, default=MADE, help='of the made scene')
-    parser.add_argument(
-        '--seconds',
-        type=float,
-        default=float('inf'),
-        help='begin nothing after so long',
-    )
-    parser.add_argument('--again', action='store_true', help='measure these rows anew')
-    options = parser.parse_args(args)
-    sets, rows = options.sets or TRAINING_SETS, options.rows or list(ROWS)
-    if options.again:
-        with changed(options.output) as results:
-            for key in list(results['runs']):
-                name, _, kind, seed = key.split('/')
-                if name in sets and kind in rows and int(seed) in options.seeds:
-                    del results['runs'][key]
-    places = list(find_places(options.data, options.work, sets, options.side))
-    run(
-        places,
-        options.output,
-        Console(highlight=False, soft_wrap=True),
-        options.work,
-        rows,
-        options.seeds,
-        options.steps,
-        options.seconds,
-    )
+    trained = f'Each network was trained for {steps} steps of {BATCH} crops of {CROP}².'
+    table = seed_grid(release, titles, FIGURES)
+    source = f'{trained} {source_of_seeds(release)}'
+    return '\n\n'.join([table, '\n'.join(checks(release)), source])
 
 
-if __name__ == '__main__':
-    main()
+TABLE = Table(
+    'training',
+    'networks trained from coarse labels',
+    trials,
+    partial(seed_rows, figures=FIGURES),
+    markdown,
+    sets=TRAINING_SETS,
+    rows=tuple(ROWS),
+    seeds=(0, 1, 2),
+    arguments={'steps': STEPS, 'side': MADE},
+)

@@ -20,7 +20,7 @@ CONFIGS = Path(__file__).parents[1] / 'docs' / 'configs'
 
 QUICK = ['--trainer.accelerator', 'cpu', '--trainer.enable_progress_bar', 'false']
 QUICK += ['--trainer.max_steps', '1', '--trainer.logger', 'false']
-QUICK += ['--trainer.num_sanity_val_steps', '0', '--model.backbone', 'resnet18']
+QUICK += ['--trainer.num_sanity_val_steps', '0', '--model.network.backbone', 'resnet18']
 
 
 def write(path: Path, values: np.ndarray, pixel: float, left: float = 4e5) -> None:

@@ -16,7 +16,7 @@ from tests.data.openearthmap import data
 from tests.data.openearthmap_sar import data as sar_data
 from torchgeo_mapsr.datasets.scene.scene import make_scene
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.models.networks.segmentation import SegmentationNetwork
+from torchgeo_mapsr.models.networks.segmentation import Network, SegmentationNetwork
 from torchgeo_mapsr.models.networks.trained import Trained
 
 CONFIGS = Path(__file__).parents[1] / 'docs' / 'configs'
@@ -58,7 +58,7 @@ def test_both_stages(here: Path) -> None:
         '--config',
         'self_training.yaml',
         *QUICK,
-        '--model.backbone',
+        '--model.network.backbone',
         'mit_b0',
     ]
     assert main([*args, *chips('source.', 'target.')]) == 0
@@ -72,7 +72,12 @@ def test_both_stages(here: Path) -> None:
         '--config',
         'upernet_convnextv2.yaml',
     ]
-    args += [*QUICK, '--model.backbone', SMALL['upernet_convnextv2'], *chips('')]
+    args += [
+        *QUICK,
+        '--model.network.backbone',
+        SMALL['upernet_convnextv2'],
+        *chips(''),
+    ]
     args += ['--model.teachers', '[stage-1.ckpt]', '--data.paired', 'true']
     assert main(args) == 0
     (second,) = here.rglob('checkpoints/*.ckpt')
@@ -85,12 +90,14 @@ def test_both_stages(here: Path) -> None:
 @pytest.mark.parametrize('name', SMALL)
 def test_networks(name: str) -> None:
     content = yaml.safe_load((CONFIGS / f'{name}.yaml').read_text())
-    chosen = content['model']['init_args']
+    chosen = content['model']['init_args']['network']
     small = SMALL[name]
     # of one family with what the configuration names
     assert small.split('_')[0] == chosen['backbone'].split('_')[0]
     torch.manual_seed(0)
-    network = SegmentationNetwork(chosen['model'], small, 1, 8).eval()
+    network = SegmentationNetwork(
+        Network(chosen['model'], small, in_channels=1), 8
+    ).eval()
     image = 255 * torch.rand(1, 1, 60, 70)
     with torch.no_grad():
         logits = network(image)

@@ -1,7 +1,6 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import json
 import mmap
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import speed_gpu, speed_overhead, speed_read, speed_table, table
-from benchmarks.continent import AREA, Continent, figures
+from benchmarks import scaling, speed
 from benchmarks.measure import Forwards, Peak, alone
 from benchmarks.published import Published, matched, published_map, upsampled
+from benchmarks.store import Release
 from torchgeo_mapsr.models.backbones.concat import Concat
 from torchgeo_mapsr.models.backbones.identity import Identity
 from torchgeo_mapsr.models.head.prompts import CosinePrompts
@@ -97,162 +96,92 @@ class TestMeasure:
 
     def test_what_runs_alone_fails_aloud(self) -> None:
         with pytest.raises(RuntimeError, match='nowhere'):
-            alone('speed_flat.nowhere')
+            alone('speed.nowhere')
 
 
-def test_overhead_and_gpu_parts_run_anywhere(tmp_path: Path) -> None:
-    spec = 'timm:test_vit?weights=random'
-    found = speed_overhead.measure(tmp_path, 512, spec, RCF)
-    assert found['tokens']['none']['chips'] == 4
-    assert found['rcf']['chips'] == 4
-    for nodes in ('tokens', 'superpixels'):
-        row = found['tokens'][nodes]
-        assert row['stages']['propagate'] > 0
-        assert row['stages']['blend'] > 0
-        assert row['steps'] == sorted(row['steps_rounds'])[1] > 0
-    (row,) = speed_gpu.measure(tmp_path, 512, (spec,), ('bf16',), (False,), repeats=1)[
-        'rows'
-    ]
-    assert row['precision'] == 'bf16'
-    assert row['share_of_bare'] > 0
+@pytest.mark.parametrize('part', ['overhead', 'published', 'fit', 'whole', 'gpu'])
+def test_parts_run_anywhere(tmp_path: Path, part: str) -> None:
+    figures = speed.PARTS[part](tmp_path, **speed.TINY[part])
+    assert figures['lines']
+    for line in figures['lines']:
+        assert set(line) == {'what', 'asked', 'text', 'good'}
+    good = {line['what']: line['good'] for line in figures['lines']}
+    if part == 'published':
+        assert good['largest difference of the two matchings']
+    if part == 'fit':
+        assert good['calls of the backbone in a fit / chips that it looked at']
 
 
 def test_reading_alone(tmp_path: Path) -> None:
-    found = speed_read.measure(tmp_path, 512, rounds=1)
-    assert [(row['processes'], row['threads']) for row in found['rows']] == [
-        (1, 1),
-        (1, 2),
-        (2, 1),
-    ]
+    found = speed.measure_read(tmp_path, 512, rounds=1)
+    assert len(found['lines']) == 3
     # Chips of 448 add at most 364 x 364 pixels.
-    for row in found['rows']:
-        assert row['km2_a_second'] == pytest.approx(
-            row['chips_a_second'] * 0.364**2, rel=0.01
-        )
+    rate = float(found['lines'][0]['text'].split()[0])
+    assert found['paper']['km2_a_second'] == pytest.approx(rate * 0.364**2, rel=0.02)
 
 
-def made_results() -> dict[str, Any]:
+def test_lines_are_judged_by_what_was_asked_for() -> None:
+    share = speed.line('x', 0.123, '.1%', ('≤', 0.15), ' (note)')
+    assert share == {
+        'what': 'x',
+        'asked': '≤ 15%',
+        'text': '12.3% (note)',
+        'good': True,
+    }
+    late = speed.line('x', 7.5, '.2f s', ('<', 5))
+    assert (late['asked'], late['text'], late['good']) == ('< 5 s', '7.50 s', False)
+    assert speed.line('x', 3.0)['good'] is None
+
+
+WHERE = {
+    'date': '2026-01-01',
+    'machine': 'a machine',
+    'versions': {'torch': '2', 'torchgeo': '0'},
+    'commit': 'abc',
+    'clock': 'cpu',
+}
+
+
+def made_release(*parts: str) -> Release:
     """Figures of a machine that never was."""
-    about = {
-        'date': '2026-01-01',
-        'machine': 'a machine',
-        'versions': {'torch': '2'},
-        'commit': 'abc',
-        'clock': 'cpu',
-    }
-    part = {
-        'chips': 10,
-        'pass_seconds': 12.0,
-        'forward_seconds': 10.0,
-        'one_at_a_time_seconds': 11.0,
-        'overhead': 0.2,
-        'steps': 0.1,
-        'steps_rounds': [0.1, 0.1, 0.2],
-        'rounds': [0.2, 0.1, 0.3],
-    }
-    rcf = {
-        'pass_seconds': 8.0,
-        'times_bare': 1.4,
-        'times_in_parts': 2.0,
-        'rounds': [1.4],
-    }
-    run = {
-        'seconds': 4.0,
-        'peak_mib': 500.0,
-        'timings': {'report': 1.0},
-        'bytes': {'map': 2e5, 'confidence': 1e6},
-    }
-    return {
+    paper: dict[str, dict[str, Any]] = {
         'overhead': {
-            **about,
-            'size': 2000,
-            'device': 'cpu',
             'threads': 2,
-            'tokens': {name: part for name in ('none', 'tokens', 'superpixels')},
-            'rcf': rcf,
+            'forward_seconds': 1.0,
+            'overhead': 0.2,
+            'overhead_tokens': 0.3,
+            'rcf_seconds': 2.0,
         },
-        'read': {
-            **about,
-            'rows': [
-                {
-                    'processes': 1,
-                    'threads': 1,
-                    'chips_a_second': 100.0,
-                    'km2_a_second': 13.0,
-                }
-            ],
-        },
-        'fit': {
-            **about,
-            'cells': 10,
-            'dimensions': 3,
-            'pixels': 20,
-            'probe_seconds': 1.0,
-            'everything_seconds': 2.0,
-            'calls': {'fit_and_map': 7, 'map': 4, 'chips_of_the_fit': 3},
-        },
-        'flat': {
-            **about,
-            'runs': {'1000': run, '2000': {**run, 'seconds': 16.0, 'peak_mib': 560.0}},
-            'memory_range': 0.12,
-            'exponent': 1.0,
-            'exponent_of_largest': 1.0,
-        },
+        'fit': {'solve_seconds': 2.0, 'size': '10 cells × 3'},
+        'flat': {'report_seconds': 0.25, 'bytes': {'map': 5e4, 'confidence': 2.5e5}},
+        'read': {'km2_a_second': 13.0},
     }
-
-
-STEPS = 'matching, blending, writing / forwards of ViT-S/14'
-WHOLE = 'whole command from the first forward on, likewise'
+    rows = [{'part': name, 'paper': paper[name]} for name in parts or paper]
+    rows.append({'part': 'fit', **speed.line('probe', 9.0, '.0f s', ('<', 5))})
+    return Release.of((row, WHERE) for row in rows)
 
 
 class TestPages:
-    def test_pages_agree_with_the_results(self) -> None:
-        results = json.loads(speed_table.RESULTS.read_text())
-        for page, text in table.pages(results).items():
-            assert page.read_text() == text
-
-    def test_verdicts(self) -> None:
-        kinds = 'no propagation', 'propagation, tokens', 'propagation, superpixels'
-        found = {text.split(':')[0]: good for text, good in
-                 speed_table.checks(made_results())}  # fmt: skip
-        assert found == {
-            **{f'{STEPS}, {name}': True for name in kinds},
-            **{f'{WHOLE}, {name}': False for name in kinds},
-            '`rcf`': True,
-            'probe of 10 cells × 3': True,
-            'calls of the backbone in a fit / chips that it looked at': True,
-            'range of peak memory over sizes': False,
-            'exponent of time over area': True,
-        }
-        text = speed_table.markdown(made_results())
-        assert 'no GPU figure exists yet' in text
-        assert '100 chips/s, 13 km²/s' in text
-        assert 'Not measured yet: published, accuracy.' in text
-
-    def test_sizes_on_paper(self) -> None:
-        size = Continent()
-        assert size.area == AREA == 8_000_000
-        assert size.pixels == 8e12
-        assert size.cells == pytest.approx(8e12 / 900)
-        # Chips of 448 pixels share 84 and are aligned to 14: 336 or 350 apart.
-        apart = (size.pixels / size.chips) ** 0.5
-        assert 336 <= apart <= 352
+    def test_what_is_missing_is_said(self) -> None:
+        text = speed.markdown(made_release())
+        assert '| probe | < 5 s | 9 s | **no** |' in text
+        assert 'Not measured yet: overhead, published, accuracy, whole' in text
+        assert scaling.markdown(made_release('read')).startswith('Not known: overhead')
 
     def test_hours_on_paper(self) -> None:
-        size = Continent(area=1000)
-        lines = figures(made_results(), size)
+        text = scaling.markdown(made_release(), area=1000)
+        lines = text.splitlines()
+        # Chips of 448 pixels share 84 and are aligned to 14: 336 or 350 apart.
+        assert 336 <= scaling.CHIPS**-0.5 <= 352
+        chips = 1e9 * scaling.CHIPS
         # CPU time is that of both threads already.
-        hours = size.chips * 1.0 / 3600
-        assert f'| backbone, ViT-S/14 | 1.00 s a chip × {size.chips:,.0f} |' in (
-            '\n'.join(lines)
-        )
         (row,) = (line for line in lines if line.startswith('| backbone'))
-        assert float(row.split('|')[-2].replace(',', '')) == pytest.approx(
-            hours, abs=0.5
-        )
+        hours = float(row.split('|')[-2].replace(',', ''))
+        assert hours == pytest.approx(chips / 3600, abs=0.5)
         (row,) = (line for line in lines if 'instead' in line)
-        assert float(row.split('|')[-2]) == pytest.approx(1000 * 8 / 4 / 3600, abs=0.5)
+        assert float(row.split('|')[-2]) == pytest.approx(1000 * 2 / 3600, abs=0.5)
         (row,) = (line for line in lines if line.startswith('| map '))
         assert '50.0 MB' in row
+        (row,) = (line for line in lines if line.startswith('| LR cells'))
+        assert f'{1e9 / 900 / 1e6:.1f} million' in row
         assert any(line.startswith('Reading: 13 km² a second') for line in lines)
-        assert figures({})[0].startswith('Not known: overhead, fit, flat')

@@ -3,8 +3,8 @@
 
 """The only file that knows which torchgeo is installed.
 
-0.8.1 is the last for Python 3.11. 0.10 moved the tasks, and put ``transform`` into
-samples in place of ``crs``.
+0.8.1 is the last for Python 3.11. 0.10 moved the tasks, gave the one for semantic
+segmentation another name, and put ``transform`` into samples in place of ``crs``.
 """
 
 from typing import Any
@@ -12,16 +12,20 @@ from typing import Any
 import torch
 from odc.geo.geobox import GeoBox
 
-__all__ = ('BaseTask', 'Sample', 'georeference')
+__all__ = ('BaseTask', 'Sample', 'SemanticSegmentationTask', 'georeference')
 
 Sample = dict[str, Any]
 
 try:
     from torchgeo.tasks import BaseTask
+    from torchgeo.tasks import SemanticSegmentation as SemanticSegmentationTask
 
     _AT_LEAST_0_10 = True
 except ImportError:
-    from torchgeo.trainers import BaseTask  # type: ignore[attr-defined]
+    from torchgeo.trainers import (
+        BaseTask,  # type: ignore[attr-defined]
+        SemanticSegmentationTask,  # type: ignore[attr-defined]
+    )
 
     _AT_LEAST_0_10 = False
 

@@ -10,3 +10,10 @@ class InputError(ValueError):
     The message is one line that says what is wrong and what to do; the command line
     prints it and exits with code 2.
     """
+
+
+class InputWarning(UserWarning):
+    """Something that the user gave was understood by a guess, or is likely a mistake.
+
+    The message is one line that names the file and says what to do if it is wrong.
+    """

@@ -7,7 +7,7 @@ import numpy as np
 import rasterio
 from lightning.pytorch import Trainer
 
-from torchgeo_mapsr import ClassAwareTask, FineLabelDataModule
+from torchgeo_mapsr import ClassAwareTask, Classes, FineLabelDataModule, Network
 
 
 def write(path: Path, values: np.ndarray, pixel: float) -> str:
@@ -30,8 +30,9 @@ def test_a_task_learns_from_finer_labels(tmp_path: Path) -> None:
         augment=True,
     )  # fmt: skip
     task = ClassAwareTask(
-        bands=4, image_dtype='uint16', legend='five-billion-pixels',
-        target='five-billion-pixels', supervision='hr',
+        Network(image_dtype='uint16'),
+        Classes('five-billion-pixels', 'five-billion-pixels'),
+        supervision='hr',
     )  # fmt: skip
     run = Trainer(
         accelerator='cpu', max_epochs=1, logger=False, enable_progress_bar=False,

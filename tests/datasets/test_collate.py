@@ -1,11 +1,13 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchgeo_mapsr.datasets.collate import collate_pairs, widen
+from torchgeo_mapsr.datasets.collate import collate_pairs, renumber, widen
+from torchgeo_mapsr.errors import InputError
 
 shapes = st.tuples(st.integers(0, 7), st.integers(0, 9))
 
@@ -66,3 +68,76 @@ def test_widen() -> None:
     region = torch.tensor([0, 1, 3, 4, 6])
     torch.testing.assert_close(widen(region, 3, 5), torch.tensor([0, 1, 3, 6, 8]))
     torch.testing.assert_close(widen(region, 3, 3), region)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 6)),
+        min_size=2,
+        max_size=4,
+    ),
+    st.integers(0, 999),
+)
+def test_windows_of_several_rasters(
+    sizes: list[tuple[int, int, int]], seed: int
+) -> None:
+    """Every pixel keeps the label, the pixels and the place of its cell."""
+    generator = torch.Generator().manual_seed(seed)
+    samples = []
+    for rasters, h, w in sizes:
+        shape = (h, w) if rasters == 1 else (rasters, h, w)
+        place = (3,) if rasters == 1 else (rasters, 3)
+        samples.append(
+            {
+                'image': torch.rand(3, 8, 8, generator=generator),
+                'lr_label': torch.randint(-1, 96, shape, generator=generator),
+                'lr_pixels': torch.rand(shape, generator=generator),
+                'lr_place': torch.randint(0, 99, place, generator=generator),
+                'mask_region': torch.randint(
+                    0, rasters * h * w + 1, (8, 8), generator=generator
+                ),
+                'mask_coordinates': torch.rand(2 * rasters, 8, 8, generator=generator),
+            }
+        )
+    batch = collate_pairs(samples)
+    count, height, width = (max(numbers) for numbers in zip(*sizes, strict=True))
+    shape = (height, width) if count == 1 else (count, height, width)
+    assert batch['lr_label'].shape == batch['lr_pixels'].shape == (len(sizes), *shape)
+    assert batch['mask_coordinates'].shape == (len(sizes), 2 * count, 8, 8)
+    for i, (sample, (rasters, h, w)) in enumerate(zip(samples, sizes, strict=True)):
+        region, before = batch['mask_region'][i], sample['mask_region']
+        for key in ('lr_label', 'lr_pixels'):
+            torch.testing.assert_close(
+                look_up(batch[key][i], region), look_up(sample[key], before)
+            )
+        # Cell by cell: raster, row and column.
+        cell = before - 1
+        raster, row, col = cell // (h * w), cell // w % h, cell % w
+        expected = 1 + (raster * height + row) * width + col
+        assert torch.equal(region, torch.where(before > 0, expected, 0))
+        torch.testing.assert_close(
+            batch['lr_place'][i].reshape(-1, 3)[:rasters],
+            sample['lr_place'].reshape(-1, 3),
+        )
+        torch.testing.assert_close(
+            batch['mask_coordinates'][i][: 2 * rasters], sample['mask_coordinates']
+        )
+        assert batch['mask_coordinates'][i][2 * rasters :].isnan().all()
+
+
+def test_renumber() -> None:
+    region = torch.tensor([0, 1, 4, 6, 7, 12])
+    # Two windows of 2 × 3, then of 4 × 5.
+    expected = torch.tensor([0, 1, 6, 8, 21, 28])
+    assert torch.equal(renumber(region, (2, 3), (4, 5)), expected)
+
+
+def test_what_cannot_be_stacked() -> None:
+    first, second = make((2, 2), 0), make((2, 2), 1)
+    second['image'] = torch.zeros(3, 9, 8)
+    with pytest.raises(InputError, match='chips of one size'):
+        collate_pairs([first, second])
+    first['mask'] = torch.zeros(8, 8)
+    with pytest.raises(InputError, match='only some samples have mask'):
+        collate_pairs([first, make((2, 2), 1)])

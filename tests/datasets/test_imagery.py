@@ -294,7 +294,8 @@ class TestMosaic:
         np.testing.assert_allclose(image[0][valid], 100)
 
     def test_band_counts_differ(self, write: Write) -> None:
-        paths = [write('a.tif', noise(3, 5, 5)), write('b.tif', noise(4, 5, 5))]
+        right = HR * Affine.translation(5, 0)
+        paths = [write('a.tif', noise(3, 5, 5)), write('b.tif', noise(4, 5, 5), right)]
         with pytest.raises(InputError, match=r'b\.tif has 4 bands but .*a\.tif has 3'):
             Imagery(paths)
         assert Imagery(paths, bands=[1, 2, 3]).bands == 3

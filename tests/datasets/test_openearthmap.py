@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import pickle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+import torchgeo.datasets
 
 from tests.data.openearthmap import data
 from tests.data.openearthmap_sar import data as sar_data
@@ -149,3 +151,13 @@ class TestOpenEarthMapSAR:
         titles = [axis.get_title() for axis in figure.axes]
         assert titles == ['Image', 'Optical image', 'Labels']
         plt.close(figure)
+
+
+def test_torchgeos_error(tmp_path: Path) -> None:
+    """The one line is an error of torchgeo's too, and survives a worker process."""
+    with pytest.raises(torchgeo.datasets.DatasetNotFoundError) as error:
+        OpenEarthMap(tmp_path)
+    assert isinstance(error.value, InputError)
+    assert str(error.value).startswith(f'{tmp_path / "train.txt"}: is not there')
+    again = pickle.loads(pickle.dumps(error.value))
+    assert (type(again), str(again)) == (type(error.value), str(error.value))

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 from torch.utils.data import DataLoader
-from torchgeo.datasets import RasterDataset, stack_samples
+from torchgeo.datasets import RasterDataset, RGBBandsMissingError, stack_samples
 
 from torchgeo_mapsr.datasets.collate import collate_pairs
 from torchgeo_mapsr.datasets.imagery import Imagery
@@ -28,6 +29,7 @@ from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.datasets.pair import LRHRPair
 from torchgeo_mapsr.datasets.plot import paint, per_pixel
 from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.samplers import ChipSampler
 
 from .conftest import HR, UTM, Write
 
@@ -65,7 +67,7 @@ class TestSample:
         sample = pair.sample(pair.imagery.geobox[10:74, 20:100])
         kinds = {k: (v.dtype, tuple(v.shape)) for k, v in sample.items() if k in (
             'image', 'mask', 'mask_region', 'mask_valid', 'lr_label', 'lr_pixels',
-            'lr_place')}  # fmt: skip
+            'lr_place', 'chip', 'mask_coordinates')}  # fmt: skip
         cells = tuple(sample['lr_label'].shape)
         assert kinds == {
             'image': (torch.float32, (3, 64, 80)),
@@ -75,6 +77,8 @@ class TestSample:
             'lr_label': (torch.int64, cells),
             'lr_pixels': (torch.float32, cells),
             'lr_place': (torch.int64, (3,)),
+            'chip': (torch.int64, (4,)),
+            'mask_coordinates': (torch.float32, (2, 64, 80)),
         }
         assert set(sample) - set(kinds) in ({'bounds', 'crs'}, {'bounds', 'transform'})
 
@@ -92,7 +96,9 @@ class TestSample:
         inside = np.zeros((310, 270), int)
         inside[5:-5, 5:-5] = 1
         np.testing.assert_array_equal(sample['mask_valid'], inside)
-        assert not sample['image'][:, inside == 0].any()
+        mirrored = np.pad(IMAGE, ((0, 0), (5, 5), (5, 5)), mode='reflect')
+        np.testing.assert_array_equal(sample['image'], mirrored)
+        assert (sample['image'] > 0).all()
         assert (sample['mask'][inside == 0] == -1).all()
 
     def test_lr_pixels_survive_a_crop(self, pair: LRHRPair) -> None:
@@ -115,9 +121,7 @@ class TestSample:
         assert 0.1 < labelled.mean() < 0.9
         assert sample['mask_region'].min() > 0
 
-    def test_chip_takes_the_labels_that_cover_it(
-        self, write: Write, files: dict[str, str]
-    ) -> None:
+    def test_the_first_labels_count(self, write: Write, files: dict[str, str]) -> None:
         west = write('w.tif', LABELS[:, :9], NLCD, 'EPSG:5070')
         east = write(
             'e.tif', np.full((60, 60), 7, 'uint8'), HR * Affine(10, 0, 130.5, 0, 10, 0)
@@ -125,8 +129,20 @@ class TestSample:
         pair = LRHRPair(files['imagery'], [west, east], truth=[files['truth'], west])
         assert len(pair.labels) == 2
         grid = pair.imagery.geobox
-        assert (pair.sample(grid[:, 150:])['lr_label'].unique() == 7).sum() == 1
-        assert 7 not in pair.sample(grid[:, :80])['lr_label']
+        for chip in (grid, grid[:, 150:], grid[:, :80]):
+            first, second = (raster.at(chip) for raster in pair.labels)
+            sample = pair.sample(chip)
+            np.testing.assert_array_equal(
+                parents(pair, sample), np.where(first >= 0, first, second)
+            )
+        chips = [pair[query] for query in ChipSampler(pair, 64)]
+        batch = collate_pairs(chips)
+        assert batch['lr_label'].ndim == 4
+        for i, chip in enumerate(chips):
+            np.testing.assert_array_equal(
+                per_pixel(batch['lr_label'][i], batch['mask_region'][i]),
+                parents(pair, chip),
+            )
         # truth is filled from the second raster where the first has none
         mask = pair.sample(grid[:, :80])['mask'].numpy()
         second = pair.truth[1].at(grid[:, :80])
@@ -419,6 +435,33 @@ class TestPlot:
         np.testing.assert_array_equal(shown, nlcd.colors[nlcd.index(codes)])
         plt.close(figure)
 
+    def test_batch(self, pair: LRHRPair) -> None:
+        with pytest.raises(InputError, match=r'batch of 2.*unbind_samples'):
+            pair.plot(collate_pairs([pair[:], pair[:]]))
+
+    def test_colours_by_name(self, write: Write, files: dict[str, str]) -> None:
+        """Blue first: the panel is in the order that the file names."""
+        names = ColorInterp.blue, ColorInterp.green, ColorInterp.red
+        path = write('bgr.tif', IMAGE, colorinterp=names)
+        pair = LRHRPair(path, files['labels'], truth_legend=Legend.load('land-cover-4'))
+        assert pair.all_bands == pair.bands == ('1', '2', '3')
+        assert pair.rgb_bands == ('3', '2', '1')
+        assert pair.classes == ('Water', 'Forest', 'Field', 'Impervious')
+        figure = pair.plot(pair[:])
+        shown = np.asarray(figure.axes[0].images[0].get_array())
+        low, high = np.percentile(IMAGE[2], (2, 98))
+        red = np.clip((IMAGE[2].astype(float) - low) / (high - low), 0, 1)
+        np.testing.assert_allclose(shown[: red.shape[0], : red.shape[1], 0], red)
+        plt.close(figure)
+        part = LRHRPair(path, files['labels'], bands=[3, 1])
+        assert part.bands == ('3', '1')
+        with pytest.raises(RGBBandsMissingError) as error:
+            part.plot(part[:])
+        assert isinstance(error.value, InputError)
+        assert 'has no band 2' in str(error.value)
+        part.rgb_bands = ('1', '3', '3')
+        plt.close(part.plot(part[:]))
+
     def test_nothing_known(self, pair: LRHRPair) -> None:
         corner = pair.imagery.geobox.translate_pix(-500, -500)
         sample = pair.sample(GeoBox((32, 32), corner.affine, corner.crs))
@@ -437,8 +480,9 @@ class TestPlot:
 
 
 def test_torchgeo_can_stack_samples_of_one_size(pair: LRHRPair) -> None:
-    sample = pair[:]
-    ours, theirs = collate_pairs([sample, sample]), stack_samples([sample, sample])
-    for key in ('image', 'mask_region', 'lr_label', 'lr_pixels', 'mask'):
-        torch.testing.assert_close(ours[key], theirs[key])
+    samples = [pair[query] for query in ChipSampler(pair, 64, stride=37)]
+    ours, theirs = collate_pairs(samples), stack_samples(samples)
+    for key, value in ours.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(theirs[key], value, equal_nan=True)
     assert (pair.imagery.geobox.crs == UTM) is True

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchgeo_mapsr.datasets.selection import minority_classes, select_patches
+from torchgeo_mapsr.datasets.patches import minority_classes, select_patches
 from torchgeo_mapsr.errors import InputError
 
 

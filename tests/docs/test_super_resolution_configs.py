@@ -61,7 +61,12 @@ def test_statistics_without_a_class_are_one_line(
         'source: nlcd\ntarget: land-cover-4\nclasses: {11: {shares: {1: [0.8, 1]}}}'
     )
     args = ['fit', '--config', str(CONFIGS / 'sr.yaml'), '--data.length', '2']
-    args += ['--model.statistics', 'few.yaml', '--trainer.fast_dev_run', 'true']
+    args += [
+        '--model.supervision.statistics',
+        'few.yaml',
+        '--trainer.fast_dev_run',
+        'true',
+    ]
     args += ['--data.patch_size', '64', *QUIET]
     assert main(args) == 2
     last = capsys.readouterr().err.splitlines()[-1]

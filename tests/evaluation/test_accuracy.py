@@ -9,6 +9,7 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from scipy import ndimage
 from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
@@ -169,6 +170,89 @@ def test_crosswalk_and_unknown_codes_of_the_truth(tmp_path: Path) -> None:
     assert result.unknown == {9: 1}
     assert result.matrix.sum() == 6
     assert np.trace(result.matrix) == 5
+
+
+def test_kappa_and_mean_recall_are_those_of_sklearn(
+    pair: tuple[np.ndarray, np.ndarray],
+) -> None:
+    truth, mapped = (LEGEND.index(codes) for codes in pair)
+    result = confusion(truth, mapped, LEGEND)
+    both = (truth >= 0) & (mapped >= 0)
+    y, p = truth[both], mapped[both]
+    np.testing.assert_allclose(result.kappa, metrics.cohen_kappa_score(y, p))
+    recall = metrics.recall_score(y, p, labels=[0, 1], average='macro')
+    np.testing.assert_allclose(result.mean_recall, recall)
+    content = result.to_dict()
+    assert [c['in_truth'] for c in content['classes']] == [True, True, False, False]
+
+
+def disc(width: int) -> np.ndarray:
+    """Offsets that are at most so far away."""
+    row, col = np.indices((2 * width + 1,) * 2) - width
+    return row**2 + col**2 <= width**2
+
+
+@pytest.mark.parametrize('block', [2048, 40])
+def test_boundary_iou_is_cheng_by_erosion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    """The oracle: masks less their erosion by a disc, on the whole raster."""
+    monkeypatch.setattr(accuracy, '_BLOCK', block)
+    rng = np.random.default_rng(3)
+    smooth = ndimage.gaussian_filter(rng.normal(size=(2, 90, 110)), (0, 6, 6))
+    truth, mapped = 1 + (smooth > 0) + 2 * (np.roll(smooth, 9, 1) > 0.01)
+    mapped = np.where(rng.random(truth.shape) < 0.1, mapped, truth)
+    a = write(tmp_path / 'map.tif', mapped, grid(2))
+    b = write(tmp_path / 'truth.tif', truth, grid(2))
+    result = accuracy.assess(a, b, LAND_COVER, LAND_COVER, boundary_width=6).total
+    for c in range(4):
+        rings = []
+        for codes in (truth, mapped):
+            mask = codes == c + 1
+            inner = ndimage.binary_erosion(mask, disc(3), border_value=1)
+            rings.append(mask & ~inner)
+        expected = (rings[0] & rings[1]).sum() / (rings[0] | rings[1]).sum()
+        np.testing.assert_allclose(result.boundary_iou[c], expected)
+    assert result.mean_boundary_iou < result.miou
+    assert result.to_dict()['boundary_width_metres'] == 6
+    with pytest.raises(InputError, match='less than a pixel'):
+        accuracy.assess(a, b, LAND_COVER, LAND_COVER, boundary_width=1)
+
+
+def test_groups_are_parts_of_the_whole(
+    pair: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    truth, mapped = pair
+    a = write(tmp_path / 'map.tif', mapped, grid(1))
+    b = write(tmp_path / 'truth.tif', truth, grid(1))
+    halves = (('left', 'right'), lambda box: np.indices(box.shape)[1] // 35)
+    result = accuracy.assess(
+        a, b, LAND_COVER, LAND_COVER, groups={'half': halves}, boundary_width=2
+    )
+    parts = result.groups['half']
+    for i, name in enumerate(('left', 'right')):
+        cols = slice(35 * i, 35 * i + 35)
+        index = (LEGEND.index(codes[:, cols]) for codes in (truth, mapped))
+        np.testing.assert_array_equal(
+            parts[name].matrix, confusion(*index, LEGEND).matrix
+        )
+    total = parts['left'] + parts['right']
+    np.testing.assert_array_equal(total.matrix, result.total.matrix)
+    np.testing.assert_array_equal(total.boundary, result.total.boundary)
+    twice = result + result
+    np.testing.assert_array_equal(
+        twice.groups['half']['left'].matrix, 2 * parts['left'].matrix
+    )
+
+
+def test_matrix_as_csv_and_png(tmp_path: Path) -> None:
+    result = Confusion(LEGEND, np.diag([4, 3, 2, 0]))
+    result.save_csv(tmp_path / 'm.csv')
+    result.save_png(tmp_path / 'm.png')
+    rows = [line.split(',') for line in (tmp_path / 'm.csv').read_text().splitlines()]
+    assert rows[0][1:] == list(LEGEND.class_names)
+    assert np.array_equal(np.array(rows[1:])[:, 1:].astype(int), result.matrix)
+    assert (tmp_path / 'm.png').read_bytes()[:4] == b'\x89PNG'
 
 
 def test_bad_input(tmp_path: Path) -> None:

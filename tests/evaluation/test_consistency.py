@@ -15,8 +15,10 @@ from torchgeo_mapsr.datasets.geo.region import region_map
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.legends.legend import Legend
+from torchgeo_mapsr.datasets.legends.statistics import JointStatistics
+from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation import consistency
-from torchgeo_mapsr.evaluation.consistency import MapSummary, summarise
+from torchgeo_mapsr.evaluation.consistency import MapSummary, composition, summarise
 
 LEGEND = Legend.load('land-cover-4')
 NLCD = Crosswalk.load('nlcd', 'land-cover-4')
@@ -99,3 +101,37 @@ def test_without_labels(rasters: tuple[Path, LabelRaster]) -> None:
     content = summarise(rasters[0], LEGEND).to_dict()
     assert content['lr_cells'] == 0
     assert content['lr_agreement'] is None
+
+
+@pytest.mark.parametrize('block', [64, 1024])
+def test_composition_and_z_scores(
+    rasters: tuple[Path, LabelRaster], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oracle: every cell by itself."""
+    path, labels = rasters
+    monkeypatch.setattr(consistency, '_BLOCK', block)
+    result = composition(path, LEGEND, [labels], NLCD.source)
+    statistics = JointStatistics.load('malkin2019')
+    mean_z, rms_z = result.z_scores(statistics)
+    with rasterio.open(path) as dataset:
+        mapped = LEGEND.index(dataset.read(1).astype(int))
+        region = region_map(GeoBox.from_rio(dataset), labels.geobox)
+    codes = labels.read(region.rows, region.cols).ravel()
+    for code in (11, 41, 82, 22):
+        shares = []
+        for cell in np.flatnonzero(codes == code):
+            inside = mapped[(region.mask_region == cell + 1) & (mapped >= 0)]
+            if inside.size:
+                shares.append(np.bincount(inside, minlength=4) / inside.size)
+        i = int(NLCD.source.index(code))
+        assert result.cells[i] == len(shares)
+        deviation = np.maximum(statistics.std[i], 0.02)
+        z = (np.array(shares) - statistics.mean[i]) / deviation
+        np.testing.assert_allclose(mean_z[i], z.mean(0))
+        np.testing.assert_allclose(rms_z[i], np.sqrt((z**2).mean(0)))
+    doubled = result + result
+    np.testing.assert_allclose(doubled.mean, result.mean)
+    json.dumps(result.to_dict(statistics), allow_nan=False)
+    other = JointStatistics.estimate(LEGEND, LEGEND, [0], [[1, 0, 0, 0]])
+    with pytest.raises(InputError, match='are for the legend'):
+        result.z_scores(other)

@@ -81,10 +81,10 @@ def test_centres_are_those_of_the_text() -> None:
     centres = class_centres(*given)
     kinds = {'all': 0, 'easy': 1, 'hard': 2}
     literal = literal_centres(*given)
-    assert int(centres.known.sum()) == len(literal)
+    assert int(centres.present.sum()) == len(literal)
     assert {kind for _, _, kind, _ in literal} == set(kinds)
     for b, k, kind, vector in literal:
-        assert centres.known[b, k, kinds[kind]]
+        assert centres.present[b, k, kinds[kind]]
         torch.testing.assert_close(centres.vectors[b, k, kinds[kind]], vector)
 
 
@@ -116,7 +116,7 @@ def test_it_pulls_classes_together_and_others_apart() -> None:
     after = class_centres(features.detach(), probabilities, label)
 
     def gap(centres: object) -> float:
-        known = centres.known.flatten()  # type: ignore[attr-defined]
+        known = centres.present.flatten()  # type: ignore[attr-defined]
         c = torch.nn.functional.normalize(centres.vectors, dim=-1).flatten(0, 2)[known]  # type: ignore[attr-defined]
         y = torch.arange(4)[None, :, None].expand(3, 4, 3).flatten()[known]
         same = y[:, None] == y
@@ -146,7 +146,7 @@ class TestDegenerate:
     def test_one_pixel_of_each_class(self) -> None:
         """No easy pixel: all and hard centre are the same, and positives."""
         features, p, label = of([[0, 1, 2]])
-        assert class_centres(features, p, label).known.tolist() == [
+        assert class_centres(features, p, label).present.tolist() == [
             [[True, False, True]] * 3
         ]
         found = ClassCentreContrast()(features, p, label).item()
@@ -173,7 +173,7 @@ class TestDegenerate:
     def test_equal_probabilities_are_not_told_apart_by_rounding(self) -> None:
         features, _, label = of([[0, 0, 0, 0, 0, 0, 0]])
         p = torch.full((1, 3, 1, 7), 0.1)
-        assert class_centres(features, p, label).known[0, 0].tolist() == [
+        assert class_centres(features, p, label).present[0, 0].tolist() == [
             True, False, True,
         ]  # fmt: skip
 

@@ -55,7 +55,7 @@ def test_classes_are_drawn_by_their_power(dataset: LRHRPair, balance: float) -> 
     whole = dataset.sample(grid)
     region, labels = whole['mask_region'].numpy(), whole['lr_label'].numpy().ravel()
     drawn = []
-    for x, y in sampler:
+    for x, y, _ in sampler:
         col, row = ~grid.affine * ((x.start + x.stop) / 2, (y.start + y.stop) / 2)
         drawn.append(labels[region[int(row), int(col)] - 1])
     found = np.array([drawn.count(code) for code in known])
@@ -94,7 +94,7 @@ def test_chips_lie_in_tiles_of_two_zones(tmp_path: Path) -> None:
 
 def test_legend_leaves_codes_out(dataset: LRHRPair) -> None:
     four = Legend.load('land-cover-4')
-    with pytest.raises(InputError, match='no LR label of a known class'):
+    with pytest.raises(InputError, match='no LR label of a class of the legend'):
         BalancedChipSampler(dataset, 10, 5, legend=four)
     sampler = BalancedChipSampler(dataset, 10, 5, legend=Legend.load('nlcd'))
     assert len(list(sampler)) == 5

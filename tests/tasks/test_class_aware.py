@@ -12,14 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tests.data.openearthmap.data import chip
-from torchgeo_mapsr import ClassAwareTask, InputError
+from torchgeo_mapsr import ClassAwareTask, Classes, InputError, Network
 from torchgeo_mapsr.models.networks.trained import Trained
 
 ARGUMENTS: dict[str, Any] = {
-    'backbone': 'resnet18',
-    'bands': 3,
-    'legend': 'openearthmap',
-    'target': 'openearthmap',
+    'network': Network(in_channels=3),
+    'classes': Classes('openearthmap', 'openearthmap'),
     'supervision': 'hr',
 }
 
@@ -44,7 +42,7 @@ def pair(seed: int, size: int = 32) -> dict[str, Any]:
 def make(logged: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **more: Any) -> Any:
     torch.manual_seed(0)
     task = ClassAwareTask(**{**ARGUMENTS, **more})
-    task.network.eval()  # no batch statistics; the prior goes on
+    task.model.eval()  # no batch statistics; the prior goes on
     monkeypatch.setattr(task, 'log_dict', lambda values, **_: logged.update(values))
     return task
 
@@ -73,7 +71,7 @@ def test_loss_is_equation_7(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(logged['train_cross_entropy'], -each.mean())
 
     pseudo = torch.where(valid[2:], p[2:].argmax(1), -1)
-    features = task.network.features(images)
+    features = task.model.features(images)
     contrast = task.contrast(features, p, torch.cat([label, pseudo]))
     assert contrast > 0
     torch.testing.assert_close(logged['train_contrast'], contrast)
@@ -123,12 +121,17 @@ def test_supervised_and_plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_decoders_that_end_coarser(monkeypatch: pytest.MonkeyPatch) -> None:
     """And sides that are no multiple of the stride."""
-    task = make({}, monkeypatch, model='segformer', backbone='mit_b0', contrast=0.1)
+    task = make(
+        {},
+        monkeypatch,
+        network=Network('segformer', 'mit_b0', in_channels=3),
+        contrast=0.1,
+    )
     given = pair(1, 40)
     loss = task.training_step(given, 0)
     loss.backward()
     assert loss.isfinite()
-    assert task.network.features(given['source']['image']).shape[-1] == 16
+    assert task.model.features(given['source']['image']).shape[-1] == 16
 
 
 def test_no_label_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +159,7 @@ def test_training_checkpoint_and_map(tmp_path: Path) -> None:
     assert again.prior.started
     image = batch(9)['image']
     with torch.no_grad():
-        expected = task.network.eval()(image).softmax(1)
+        expected = task.model.eval()(image).softmax(1)
         found = Trained.load([tmp_path / 'a.ckpt']).ensemble(image)
     torch.testing.assert_close(found, expected)
 

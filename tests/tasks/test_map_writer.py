@@ -38,7 +38,7 @@ CONFIG = Path(__file__).parents[2] / 'docs' / 'configs' / 'map_writer.yaml'
 def made(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Maps of the command without and with the labels as a prior, and the fit."""
     folder = tmp_path_factory.mktemp('made')
-    job = MapJob(
+    job = MapJob.from_flags(
         imagery=(str(scene.imagery),),
         labels=(str(scene.labels),),
         legend=scene.legend,
@@ -183,7 +183,7 @@ def test_networks_and_several_rasters(scene: Scene, tmp_path: Path) -> None:
     loader: DataLoader[Any] = DataLoader(
         dataset, 2, sampler=sampler, collate_fn=collate_pairs
     )
-    task = SegmentationTask('unet', 'resnet18', legend='nlcd')
+    task = SegmentationTask('unet', 'resnet18')
     writer = MapWriter(tmp_path / 'maps', tile_size=128)
     trainer = Trainer(
         callbacks=[writer], logger=False, enable_progress_bar=False, accelerator='cpu'

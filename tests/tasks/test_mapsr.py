@@ -300,9 +300,11 @@ class TestSavedFit:
             'legend': scene.legend,
         }
         own = tmp_path / 'own.safetensors'
-        map_region(MapJob(**inputs, model=path, output=tmp_path / 'a.tif'))
+        map_region(MapJob.from_flags(**inputs, model=path, output=tmp_path / 'a.tif'))
         map_region(
-            MapJob(**inputs, backbone=SMALL, save_model=own, output=tmp_path / 'b.tif')
+            MapJob.from_flags(
+                **inputs, backbone=SMALL, save_model=own, output=tmp_path / 'b.tif'
+            )
         )
         for name, task in (('a', fitted.task), ('b', MapSRTask(SMALL, model=own))):
             with rasterio.open(tmp_path / f'{name}.tif') as file:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models.networks.masked_autoencoder import MaskedAutoencoder
-from torchgeo_mapsr.tasks import MaskedAutoencoderTask, RegionAggregationTask
+from torchgeo_mapsr.tasks import MaskedAutoencoderTask, SegmentationTask
 
 SMALL: dict[str, Any] = {'size': 64, 'dim': 32, 'depth': 1, 'heads': 4}
 SMALL |= {'decoder_dim': 16, 'decoder_depth': 1, 'decoder_heads': 2}
@@ -45,7 +45,7 @@ def test_encoder_starts_a_network(tmp_path: Path) -> None:
     assert {'train_loss', 'val_loss'} <= set(run.callback_metrics)
     checkpoint = run.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     for source in (str(path), checkpoint):
-        network = RegionAggregationTask(weights=source).network
+        network = SegmentationTask(weights=source).model
         for name, tensor in network.encoder.state_dict().items():
             assert torch.equal(tensor, after[name]), name
 
@@ -84,7 +84,7 @@ def test_learning_rate_rises_and_falls() -> None:
 
 class TestMistakes:
     def test_images(self) -> None:
-        with pytest.raises(InputError, match='give the task bands=3'):
+        with pytest.raises(InputError, match='give the task in_channels=3'):
             trainer().fit(MaskedAutoencoderTask(**SMALL), loader(bands=3))
         with pytest.raises(InputError, match='patch_size=64'):
             trainer().fit(MaskedAutoencoderTask(**SMALL), loader(size=96))
@@ -101,6 +101,6 @@ class TestMistakes:
         path = tmp_path / 'encoder.safetensors'
         MaskedAutoencoderTask(**SMALL).save_encoder(path)
         with pytest.raises(InputError, match='does not fit the encoder resnet34'):
-            RegionAggregationTask(weights=str(path), backbone='resnet34')
+            SegmentationTask(weights=str(path), backbone='resnet34')
         with pytest.raises(InputError, match='does not fit the encoder resnet18'):
-            RegionAggregationTask(weights=str(path), bands=3)
+            SegmentationTask(weights=str(path), in_channels=3)

@@ -10,12 +10,17 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from torchgeo_mapsr import InputError, PseudoLabelTask, SegmentationTask
+from torchgeo_mapsr import (
+    Classes,
+    InputError,
+    Network,
+    PseudoLabelTask,
+    SegmentationTask,
+)
 from torchgeo_mapsr.losses import LovaszLoss, SymmetricCrossEntropy
 from torchgeo_mapsr.models.networks.trained import Trained
 
-SMALL: dict[str, Any] = {'model': 'segformer', 'backbone': 'mit_b0'}
-OPTICAL = SMALL | {'legend': 'openearthmap', 'target': 'openearthmap', 'bands': 3}
+SMALL: dict[str, Any] = {'network': Network('segformer', 'mit_b0', in_channels=1)}
 
 
 def batch(seed: int = 0, size: int = 32) -> dict[str, Tensor]:
@@ -47,11 +52,16 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Checkpoints of two networks for optical images."""
     paths = []
     torch.manual_seed(0)
-    task = SegmentationTask(**OPTICAL)
+    task = SegmentationTask(
+        'segformer',
+        'mit_b0',
+        in_channels=3,
+        classes=Classes('openearthmap', 'openearthmap'),
+    )
     for _ in range(2):
         # the second is like the first in much, so that they often agree
         with torch.no_grad():
-            for parameter in task.network.parameters():
+            for parameter in task.model.parameters():
                 parameter += 0.01 * torch.randn_like(parameter)
         path = tmp_path_factory.mktemp('teacher') / 'teacher.ckpt'
         torch.save(_checkpoint(task), path)
@@ -159,7 +169,7 @@ def test_mistakes(teachers: list[str]) -> None:
     del one['image_optical']
     with pytest.raises(InputError, match='paired=True'):
         task.pseudo_index(one)
-    other = PseudoLabelTask(**SMALL, teachers=teachers, target='land-cover-4')
+    other = PseudoLabelTask(**SMALL, teachers=teachers, classes=Classes('openearthmap'))
     with pytest.raises(InputError, match='target=openearthmap'):
         other.on_fit_start()
     with pytest.raises(InputError, match='does not exist'):

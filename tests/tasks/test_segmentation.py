@@ -1,18 +1,41 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import inspect
+import pickle
+import subprocess
+import sys
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
+import segmentation_models_pytorch as smp
+import timm
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader
+from torchgeo.models import ResNet18_Weights
+from torchmetrics import MetricCollection
 
-from torchgeo_mapsr import InputError, PairDataModule, SegmentationTask, make_scene
+from torchgeo_mapsr import (
+    Classes,
+    InputError,
+    PairDataModule,
+    RegionLabels,
+    SegmentationTask,
+    make_scene,
+)
+from torchgeo_mapsr._compat import SemanticSegmentationTask
 from torchgeo_mapsr.datasets.plot import per_pixel
 from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.main import main
+from torchgeo_mapsr.models.networks.trained import Trained
 
-ARGUMENTS = {'bands': 4, 'legend': 'nlcd', 'truth_legend': 'land-cover-4', 'lr': 3e-3}
+TRUTH = Classes(truth_legend='land-cover-4')
+ARGUMENTS = {'in_channels': 4, 'classes': TRUTH, 'lr': 3e-3, 'scheduler': 'cosine'}
 
 
 @pytest.fixture(scope='module')
@@ -74,8 +97,8 @@ def test_cross_entropy_is_torchs_and_zero_without_labels() -> None:
     weights = (1.0, 2.0, 0.5, 4.0)
     task = SegmentationTask(**ARGUMENTS, class_weights=weights)  # type: ignore[arg-type]
     expected = F.cross_entropy(logits, index, torch.tensor(weights), ignore_index=-1)
-    torch.testing.assert_close(task.cross_entropy(logits, index), expected)
-    nothing = task.cross_entropy(logits, torch.full_like(index, -1))
+    torch.testing.assert_close(task.pixel_loss(logits, index), expected)
+    nothing = task.pixel_loss(logits, torch.full_like(index, -1))
     assert nothing == 0
     nothing.backward()
     assert logits.grad is not None
@@ -94,9 +117,312 @@ def test_checkpoint_is_whole(data: PairDataModule, tmp_path: Path) -> None:
     torch.testing.assert_close(loaded(image), task.eval()(image))
 
 
-def test_mistakes() -> None:
-    with pytest.raises(InputError, match='class_weights has 2 values for 4 classes'):
-        SegmentationTask(**ARGUMENTS, class_weights=(1.0, 2.0))  # type: ignore[arg-type]
-    task = SegmentationTask(**ARGUMENTS, supervision='hr')  # type: ignore[arg-type]
+@pytest.mark.parametrize('loss', ['ce', 'jaccard', 'focal', 'dice'])
+def test_losses_are_those_of_segmentation_models(loss: Any) -> None:
+    """Of all pixels; and those without a label are as if they were not there."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 8, 8, generator=generator)
+    index = torch.randint(0, 4, (2, 8, 8), generator=generator)
+    task = SegmentationTask(loss=loss)
+    torchs = {
+        'ce': F.cross_entropy,
+        'jaccard': smp.losses.JaccardLoss('multiclass'),
+        'focal': smp.losses.FocalLoss('multiclass', normalized=True),
+        'dice': smp.losses.DiceLoss('multiclass'),
+    }[loss]
+    torch.testing.assert_close(task.pixel_loss(logits, index), torchs(logits, index))
+    # rows 5 to 8 of both images have no label
+    index[:, 5:] = -1
+    torch.testing.assert_close(
+        task.pixel_loss(logits, index), torchs(logits[:, :, :5], index[:, :5])
+    )
+
+
+class TestTorchgeo:
+    """It is torchgeo's task, of whichever version is installed."""
+
+    def test_it_is_one(self) -> None:
+        task = SegmentationTask(num_classes=4)
+        assert isinstance(task, SemanticSegmentationTask)
+        assert isinstance(task.model, torch.nn.Module)
+
+    def test_arguments_are_torchgeos(self) -> None:
+        theirs = set(inspect.signature(SemanticSegmentationTask).parameters)
+        ours = set(inspect.signature(SegmentationTask).parameters)
+        # land cover has classes, which have names already, and no FCN
+        theirs -= {'task', 'num_labels', 'labels', 'num_filters', 'pos_weight'}
+        assert theirs <= ours
+        assert len(ours) <= 19
+
+    def test_step_is_torchgeos_where_pixels_have_labels(
+        self, data: PairDataModule
+    ) -> None:
+        """On values that are scaled alike."""
+        data.setup('validate')
+        batch = next(iter(data.val_dataloader()))
+        weights = [1.0, 2.0, 0.5, 4.0]
+        options: dict[str, Any] = {'class_weights': weights, 'ignore_index': 2}
+        ours = SegmentationTask(
+            mean=0, std=1, classes=TRUTH, supervision='hr', **options
+        ).eval()
+        theirs = SemanticSegmentationTask(
+            'unet', 'resnet18', in_channels=4, num_classes=4, **options
+        ).eval()
+        theirs.model.load_state_dict(ours.model.network.state_dict())
+        index = ours.truth.index(batch['mask'].numpy())
+        labelled = batch | {'mask': torch.from_numpy(index)}
+        assert (labelled['mask'] >= 0).all()
+        # theirs has no mask of pixels without data
+        labelled['mask'][batch['mask_valid'] == 0] = 2
+        for task in (ours, theirs):
+            task.log = task.log_dict = lambda *_, **__: None
+        torch.testing.assert_close(
+            ours.training_step(batch, 0), theirs.training_step(labelled, 0)
+        )
+
+    def test_metrics_have_their_names(
+        self, data: PairDataModule, tmp_path: Path
+    ) -> None:
+        """And their values, also where a class is ignored."""
+        for ignored in (None, 2):
+            torch.manual_seed(0)
+            task = SegmentationTask(classes=TRUTH, ignore_index=ignored)
+            run = trainer(tmp_path, enable_checkpointing=False)
+            found = run.validate(task, data, verbose=False)[0]
+            theirs = SemanticSegmentationTask(
+                'unet', 'resnet18', in_channels=4, num_classes=4, ignore_index=ignored
+            )
+            metrics = theirs.val_metrics
+            assert isinstance(metrics, MetricCollection)
+            task.eval()
+            for batch in data.val_dataloader():
+                index = task.truth_index(batch)
+                absent = -1 if ignored is None else ignored
+                with torch.no_grad():
+                    logits = task(batch['image'])
+                known = index >= 0
+                if ignored is None:
+                    chosen = logits.movedim(1, -1)[known].T[None], index[known][None]
+                else:
+                    chosen = logits, torch.where(known, index, absent)
+                metrics.update(*chosen)
+            expected = metrics.compute()
+            both = {k: v for k, v in expected.items() if 'Classwise' not in k}
+            assert len(both) >= 2
+            for name, value in both.items():
+                assert found[name] == pytest.approx(value.item(), abs=1e-6), name
+            assert found['val_mIoU'] == found['val_AverageJaccardIndex']
+            assert found['val_mIoU'] != found['val_MulticlassJaccardIndex']
+
+    def test_plateau_of_the_validation_loss(
+        self, data: PairDataModule, tmp_path: Path
+    ) -> None:
+        class Losses(Callback):
+            def on_validation_epoch_end(self, run: Trainer, task: Any) -> None:
+                losses.append(run.callback_metrics['val_loss'].item())
+
+        losses: list[float] = []
+        task = SegmentationTask(lr=0.01, patience=1)
+        quick = {'limit_train_batches': 1, 'num_sanity_val_steps': 0}
+        run = trainer(tmp_path, max_epochs=3, callbacks=[Losses()], **quick)
+        run.fit(task, data)
+        (config,) = run.lr_scheduler_configs
+        assert isinstance(config.scheduler, ReduceLROnPlateau)
+        assert config.scheduler.patience == 1
+        assert len(losses) == 3
+        assert config.scheduler.best == pytest.approx(min(losses))
+        # without validation it stays
+        run = trainer(
+            tmp_path, max_epochs=2, limit_train_batches=1, limit_val_batches=0
+        )
+        with pytest.warns(RuntimeWarning, match='ReduceLROnPlateau'):
+            run.fit(SegmentationTask(), data)
+
+    @pytest.mark.parametrize('part', ['backbone', 'decoder'])
+    def test_frozen_parts_stay(
+        self, part: str, data: PairDataModule, tmp_path: Path
+    ) -> None:
+        """Their running statistics as well, which torchgeo's do not."""
+        task = SegmentationTask(**{f'freeze_{part}': True}, lr=0.1)  # type: ignore[arg-type]
+        parts = {
+            'backbone': task.model.network.encoder,
+            'decoder': task.model.network.decoder,
+        }
+        before = {k: deepcopy(v.state_dict()) for k, v in parts.items()}
+        trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(task, data)
+        for name, module in parts.items():
+            pairs = [
+                (value, before[name][key])
+                for key, value in module.state_dict().items()
+                if value.is_floating_point()
+            ]
+            same = [torch.equal(a, b) for a, b in pairs]
+            assert all(same) if name == part else not any(same), name
+
+    def test_weights(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A file, an enum, its name, or nothing; True is the network library's."""
+        theirs = timm.create_model('resnet18', in_chans=3)
+        monkeypatch.setattr(
+            ResNet18_Weights, 'get_state_dict', lambda *_, **__: theirs.state_dict()
+        )
+        torch.save(theirs.state_dict(), tmp_path / 'encoder.pth')
+        enum = ResNet18_Weights.SENTINEL2_RGB_MOCO
+        for weights in (str(tmp_path / 'encoder.pth'), enum, str(enum)):
+            task = SegmentationTask(weights=weights, in_channels=3)
+            for name, value in task.model.encoder.state_dict().items():
+                assert torch.equal(value, theirs.state_dict()[name]), name
+            assert 'weights' not in task.hparams
+        asked: list[Any] = []
+        create = smp.create_model
+
+        def spy(*args: Any, encoder_weights: Any, **options: Any) -> Any:
+            asked.append(encoder_weights)
+            return create(*args, encoder_weights=None, **options)
+
+        monkeypatch.setattr(smp, 'create_model', spy)
+        for choice in (True, False, None):
+            SegmentationTask(weights=choice)
+        assert asked == ['imagenet', None, None]
+
+
+def test_values_that_are_scaled_already_are_warned_of_once(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    image = torch.rand(1, 4, 32, 32)
+    task = SegmentationTask()
+    with pytest.warns(UserWarning, match='between 0 and 1, and image_dtype is uint8'):
+        task(image)
+    recwarn.clear()
+    task(image)
+    # an image that is dark, one that was declared, and numbers that were given
+    SegmentationTask()((image > 0.5).float())
+    SegmentationTask(image_dtype=None)(image)
+    SegmentationTask(mean=0.5, std=0.2)(image)
+    assert not [w for w in recwarn if 'image_dtype' in str(w.message)]
+
+
+def test_classes_without_lr_labels_have_a_validation_loss(
+    data: PairDataModule, tmp_path: Path
+) -> None:
+    """The schedule looks at it."""
+    data.setup('validate')
+    batch = next(iter(data.val_dataloader()))
+    bare = {k: batch[k] for k in ('image', 'mask', 'mask_valid')}
+    task = SegmentationTask(classes=TRUTH, supervision='hr')
+    loader = DataLoader([bare], batch_size=None)  # type: ignore[arg-type]
+    found = trainer(tmp_path).validate(task, loader, verbose=False)[0]
+    task.eval()
+    with torch.no_grad():
+        expected = F.cross_entropy(
+            task(bare['image']), task.truth_index(bare), ignore_index=-1
+        )
+    assert found['val_loss'] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_what_a_command_line_makes_is_loaded_again(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nested groups from YAML and options; checkpoints hold plain values."""
+    (tmp_path / 'config.yaml').write_text(
+        f"""
+trainer: {{fast_dev_run: false, max_steps: 1, limit_val_batches: 1, logger: false}}
+model:
+  class_path: torchgeo_mapsr.SegmentationTask
+  init_args:
+    model: segformer
+    backbone: mit_b0
+    mean: [1.0, 2.0, 3.0, 4.0]
+    std: 60.0
+    classes: {{legend: nlcd, target: land-cover-4}}
+    supervision: {{class_path: torchgeo_mapsr.RegionLabels}}
+data:
+  class_path: torchgeo_mapsr.PairDataModule
+  init_args:
+    {{imagery: {scene.imagery}, labels: {scene.labels}, patch_size: 64, length: 2}}
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-mapsr'])
+    args = ['fit', '--config', 'config.yaml', '--trainer.accelerator', 'cpu']
+    args += ['--model.classes.truth_legend', 'chesapeake-7']
+    args += ['--model.supervision.reduction', 'sum']
+    assert main(args) == 0
+    (path,) = tmp_path.rglob('*.ckpt')
+    task = SegmentationTask.load_from_checkpoint(path, map_location='cpu').eval()
+    assert task.supervision == RegionLabels('sum')
+    assert task.truth.source.name == 'chesapeake-7'
+    image = 255 * torch.rand(1, 4, 64, 64)
+    with torch.no_grad():
+        expected = Trained.load([path]).ensemble(image)
+        torch.testing.assert_close(task(image).softmax(1), expected)
+
+
+def test_copies() -> None:
+    """Pickled and deeply copied tasks predict alike."""
+    image = 255 * torch.rand(1, 4, 32, 32)
+    task = SegmentationTask(class_weights=[1, 2, 3, 4], freeze_backbone=True).eval()
+    for copy in (deepcopy(task), pickle.loads(pickle.dumps(task))):
+        assert torch.equal(copy(image), task(image))
+        assert dict(copy.hparams) == dict(task.hparams)
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from torchgeo_mapsr import PairDataModule, RegionLabels, SegmentationTask
+
+class Same(Callback):
+    def on_train_end(self, trainer, task):
+        sums = torch.stack([p.detach().double().sum() for p in task.parameters()])
+        both = trainer.strategy.all_gather(sums)
+        assert torch.equal(both[0], both[1]), 'processes differ'
+
+def main():
+    seed_everything(0)
+    task = SegmentationTask(supervision=RegionLabels(), freeze_backbone=True)
+    Trainer(
+        accelerator='cpu', devices=2, strategy='ddp_spawn', max_epochs=1, logger=False,
+        enable_checkpointing=False, num_sanity_val_steps=0, limit_val_batches=1,
+        callbacks=[Same()],
+    ).fit(task, PairDataModule(*sys.argv[1:], patch_size=64, length=4))
+
+if __name__ == '__main__':
+    main()
+"""
+
+
+def test_two_processes(scene: Scene, tmp_path: Path) -> None:
+    """That are spawned: the task, its supervision and its classes are pickled."""
+    script = tmp_path / 'two.py'
+    script.write_text(TWO_PROCESSES)
+    done = subprocess.run(
+        [sys.executable, str(script), str(scene.imagery), str(scene.labels)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'class_weights': (1.0, 2.0)}, 'class_weights has 2 values for 4 classes'),
+        ({'num_classes': 5}, "num_classes is 5, and 'land-cover-4' has 4"),
+        ({'loss': 'bce'}, "loss is 'ce', 'jaccard', 'focal' or 'dice'"),
+        ({'weights': 'RESNET'}, 'RESNET is no file, and no weights of torchgeo'),
+        ({'model': 'fcn'}, "Unknown model 'fcn'"),
+        ({'mean': 1.0}, 'mean and std together'),
+    ],
+)
+def test_mistakes(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        SegmentationTask(**arguments)
+    assert '\n' not in str(error.value)
+
+
+def test_no_hr_labels() -> None:
+    task = SegmentationTask(supervision='hr')
     with pytest.raises(InputError, match='no mask'):
         task.truth_index({'image': torch.zeros(1, 4, 8, 8)})

@@ -14,15 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tests.data.openearthmap.data import chip, make
-from torchgeo_mapsr import InputError, SelfTrainingTask
+from torchgeo_mapsr import Classes, InputError, Network, SelfTrainingTask
 from torchgeo_mapsr.models.networks.trained import Trained
 
 ARGUMENTS: dict[str, Any] = {
-    'model': 'segformer',
-    'backbone': 'mit_b0',
-    'bands': 3,
-    'legend': 'openearthmap',
-    'target': 'openearthmap',
+    'network': Network('segformer', 'mit_b0', in_channels=3),
+    'classes': Classes('openearthmap', 'openearthmap'),
     'supervision': 'hr',
     'lr': 1e-3,
 }
@@ -110,7 +107,7 @@ def _pasted(
 ) -> Tensor:
     """Repeat the step, and see where its mixture has the source's pixels."""
     seen: list[Tensor] = []
-    handle = task.network.register_forward_pre_hook(
+    handle = task.model.register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0])
     )
     task.training_step({'source': source, 'target': target}, 0)
@@ -124,7 +121,7 @@ def test_source_images_are_aligned_and_the_target_s_are_not() -> None:
     task = SelfTrainingTask(**arguments, mix=False)
     task.log_dict = lambda *_, **__: None  # type: ignore[assignment]
     seen: list[Tensor] = []
-    task.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    task.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     source, target = batch(1), batch(2)
     task.training_step({'source': source, 'target': target}, 0)
     rough, before = (
@@ -150,10 +147,10 @@ def test_without_weight_the_source_alone_trains(
 def test_teacher_follows_steps_and_not_batches(tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = SelfTrainingTask(**ARGUMENTS, ema_decay=0.9, ema_warmup=False)
-    start = weights(task.network).clone()
+    start = weights(task.model).clone()
     assert torch.equal(weights(task.teacher), start)
     trainer(tmp_path, max_epochs=1, accumulate_grad_batches=4).fit(task, pairs(4))
-    moved = weights(task.network) - start
+    moved = weights(task.model) - start
     assert moved.abs().max() > 0
     torch.testing.assert_close(
         weights(task.teacher), start + 0.1 * moved, atol=1e-6, rtol=0
@@ -168,8 +165,8 @@ def test_checkpoint_has_both_and_training_goes_on(tmp_path: Path) -> None:
     (path,) = tmp_path.rglob('*.ckpt')
     again = SelfTrainingTask.load_from_checkpoint(path)
     assert torch.equal(weights(again.teacher), weights(task.teacher))
-    assert torch.equal(weights(again.network), weights(task.network))
-    assert not torch.equal(weights(again.teacher), weights(again.network))
+    assert torch.equal(weights(again.model), weights(task.model))
+    assert not torch.equal(weights(again.teacher), weights(again.model))
     assert again.teacher.n_averaged == 3
     second = trainer(tmp_path, max_epochs=2)
     second.fit(again, pairs(3), ckpt_path=path)
@@ -184,7 +181,7 @@ def test_checkpoint_has_both_and_training_goes_on(tmp_path: Path) -> None:
 
 def test_learns_the_source_and_validates_on_the_target(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    arguments = ARGUMENTS | {'model': 'unet', 'backbone': 'resnet18', 'lr': 3e-3}
+    arguments = ARGUMENTS | {'network': Network(in_channels=3), 'lr': 3e-3}
     task = SelfTrainingTask(**arguments)
     validation = DataLoader(
         [_dark(batch(90, classes=4))],  # type: ignore[arg-type]
@@ -208,17 +205,18 @@ TWO_PROCESSES = """
 import sys
 import torch
 from lightning.pytorch import Callback, Trainer
-from torchgeo_mapsr import OpenEarthMapDataModule, SelfTrainingTask
+from torchgeo_mapsr import Classes, Network, OpenEarthMapDataModule
+from torchgeo_mapsr import SelfTrainingTask
 from torchgeo_mapsr import SourceTargetDataModule
 
 class Same(Callback):
     def on_train_end(self, trainer, task):
-        for part in (task.network, task.teacher):
+        for part in (task.model, task.teacher):
             sums = torch.stack([p.detach().double().sum() for p in part.parameters()])
             both = trainer.strategy.all_gather(sums)
             assert torch.equal(both[0], both[1]), 'processes differ'
         assert not torch.equal(*(
-            next(iter(part.parameters())) for part in (task.network, task.teacher)
+            next(iter(part.parameters())) for part in (task.model, task.teacher)
         ))
         # epochs of two source batches, one for each process
         assert task.teacher.n_averaged == trainer.global_step == 2

@@ -10,7 +10,7 @@ from torchgeo.datasets import stack_samples
 from ..datasets.fine import FineLabelPair
 from ..datasets.geo.raster import open_rasters
 from ..datasets.legends.crosswalk import Crosswalk
-from ..datasets.pair import label_rasters
+from ..datasets.sources import label_rasters
 from ..datasets.unlabelled import ManyImagery
 from .pair import ChipDataModule
 
@@ -42,6 +42,8 @@ class FineLabelDataModule(ChipDataModule):
         num_workers: Processes that read.
         augment: Flip and turn training chips.
     """
+
+    has_lr_labels = False
 
     def __init__(
         self,

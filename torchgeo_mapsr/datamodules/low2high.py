@@ -4,8 +4,9 @@
 """Data module of Low2High."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
+from ..datasets.base import ChipDataset
 from ..datasets.low2high import Low2High
 from ..samplers import ChipSampler
 from .pair import ChipDataModule
@@ -58,18 +59,13 @@ class Low2HighDataModule(ChipDataModule):
         self.target, self.crosswalk = target, crosswalk
         self.native_cells = native_cells
 
-    def setup(self, stage: str) -> None:
-        """Set up datasets and samplers.
+    def train_sampler_of(self, dataset: ChipDataset) -> ChipSampler:
+        """As many random chips as there are.
 
         Args:
-            stage: Fit, validate, test or predict.
+            dataset: The training chips.
         """
-        super().setup(stage)
-        if stage == 'fit':
-            dataset: Any = self.train_dataset
-            self.train_sampler = ChipSampler(
-                dataset, self.size, length=self.length or len(dataset.tiles)
-            )
+        return ChipSampler(dataset, self.size, length=self.length or len(dataset))
 
     def chips(self, split: str) -> Low2High:
         """Make the dataset of a split."""

@@ -5,13 +5,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import kornia.augmentation as K
+import shapely
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import GeoDataModule
+from torchgeo.datasets import random_bbox_splitting, roi_split
+from torchgeo.samplers import GeoSampler
 
 from .._compat import Sample
 from ..datasets.base import ChipDataset
@@ -65,6 +69,14 @@ class ChipDataModule(GeoDataModule, ABC):
                 keepdim=True,
             )
 
+    #: Whether its samples have LR labels.
+    has_lr_labels = True
+
+    @property
+    def visits_all(self) -> bool:
+        """Whether training visits all chips, in an order that a task may choose."""
+        return self.length is None and self.stride is None
+
     @abstractmethod
     def chips(self, split: str) -> ChipDataset:
         """Make the dataset of a split: train, val, test or predict."""
@@ -77,24 +89,31 @@ class ChipDataModule(GeoDataModule, ABC):
         """
         if stage == 'fit':
             self.train_dataset = self.chips('train')
-            self.train_sampler = self._draw(self.train_dataset)
-        if stage in ('fit', 'validate'):
-            self.val_dataset, self.val_sampler = self._visit('val')
-        if stage == 'test':
-            self.test_dataset, self.test_sampler = self._visit('test')
-        if stage == 'predict':
-            self.predict_dataset, self.predict_sampler = self._visit('predict')
+            self.train_sampler = self.train_sampler_of(self.train_dataset)
+        stages = {'fit': 'val', 'validate': 'val', 'test': 'test', 'predict': 'predict'}
+        split = stages[stage]
+        dataset = self.chips(split)
+        setattr(self, f'{split}_dataset', dataset)
+        setattr(self, f'{split}_sampler', self.sampler_of(dataset, split))
 
-    def _draw(self, dataset: ChipDataset) -> ChipSampler | BalancedChipSampler:
-        """Chips of a training epoch."""
+    def train_sampler_of(self, dataset: ChipDataset) -> GeoSampler:
+        """The chips of a training epoch.
+
+        Args:
+            dataset: The training chips.
+        """
         if self.length and self.balance:
             return BalancedChipSampler(dataset, self.size, self.length, self.balance)
         return ChipSampler(dataset, self.size, self.stride, self.length)
 
-    def _visit(self, split: str) -> tuple[ChipDataset, ChipSampler]:
-        """A split and all of its chips, in order."""
-        dataset = self.chips(split)
-        return dataset, ChipSampler(dataset, self.size, self.stride)
+    def sampler_of(self, dataset: ChipDataset, split: str) -> GeoSampler:
+        """All chips of a split, in order.
+
+        Args:
+            dataset: The chips.
+            split: val, test or predict.
+        """
+        return ChipSampler(dataset, self.size, self.stride)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Load the training chips, the last incomplete batch included.
@@ -135,7 +154,8 @@ class PairDataModule(ChipDataModule):
     """Data module of imagery, LR labels and, where there are any, HR labels.
 
     Each imagery file is read in its own grid. All stages see the same files: LR labels
-    are not the truth, and *truth* is not used in training unless a task asks for it.
+    are not the truth, and *truth* is not used in training unless a task asks for it. With
+    *val_split*, validation and test see a part of each file that training does not.
 
     Args:
         imagery: Files or folders.
@@ -151,6 +171,15 @@ class PairDataModule(ChipDataModule):
         augment: Flip and turn training chips.
         balance: With *length*, see
             :class:`~torchgeo_mapsr.samplers.BalancedChipSampler`.
+        roi: Region of interest of all stages: xmin, ymin, xmax and ymax in the CRS of
+            the first imagery file.
+        val_split: Share of each file for validation and test, 0..1: it is cut along a
+            line by torchgeo's ``random_bbox_splitting``, and no pixel is in both parts.
+            Prediction sees both.
+        seed: Which of the ways to cut.
+
+    Raises:
+        InputError: An argument is out of its range.
     """
 
     def __init__(
@@ -167,15 +196,40 @@ class PairDataModule(ChipDataModule):
         num_workers: int = 0,
         augment: bool = False,
         balance: float = 0.0,
+        roi: Sequence[float] | None = None,
+        val_split: float = 0.0,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             batch_size, patch_size, stride, length, num_workers, augment, balance
         )
+        if not 0 <= val_split < 1:
+            raise InputError(f'val_split must be from 0 to below 1, not {val_split}')
+        if roi is not None and len(roi) != 4:
+            raise InputError(f'roi is xmin, ymin, xmax and ymax, not {list(roi)}')
+        self.roi, self.val_split, self.seed = roi, val_split, seed
         self.imagery, self.labels, self.truth = imagery, labels, truth
         self.bands, self.nodata = bands, nodata
 
     def chips(self, split: str) -> LRHRPairs:
-        """Pair the files, the same for all splits."""
-        return LRHRPairs.from_files(
+        """Pair the files, and take the part of them that a split sees."""
+        dataset: Any = LRHRPairs.from_files(
             self.imagery, self.labels, self.truth, bands=self.bands, nodata=self.nodata
         )
+        if self.roi is not None:
+            (dataset,) = roi_split(
+                dataset,
+                [shapely.box(self.roi[0], self.roi[1], self.roi[2], self.roi[3])],
+            )
+            if not len(dataset):
+                raise InputError(
+                    f'roi {list(self.roi)} does not meet the imagery; give it in the CRS '
+                    f'of the first file, {dataset.crs.name}'
+                )
+        if self.val_split and split != 'predict':
+            shares = [1 - self.val_split, self.val_split]
+            generator = torch.Generator().manual_seed(self.seed)
+            parts: Any = random_bbox_splitting(dataset, shares, generator)
+            dataset = parts[0 if split == 'train' else 1]
+        pairs: LRHRPairs = dataset
+        return pairs

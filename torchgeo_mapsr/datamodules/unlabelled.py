@@ -6,7 +6,9 @@
 from collections.abc import Sequence
 
 from torchgeo.datasets import stack_samples
+from torchgeo.samplers import GeoSampler
 
+from ..datasets.base import ChipDataset
 from ..datasets.geo.raster import open_rasters
 from ..datasets.unlabelled import ManyImagery, UnlabelledImagery
 from ..samplers import PatchSampler
@@ -33,6 +35,8 @@ class UnlabelledDataModule(ChipDataModule):
         augment: Flip and turn training chips.
     """
 
+    has_lr_labels = False
+
     def __init__(
         self,
         imagery: str | Sequence[str],
@@ -58,16 +62,12 @@ class UnlabelledDataModule(ChipDataModule):
             for file in open_rasters(self.imagery)
         )
 
-    def setup(self, stage: str) -> None:
-        """Set up datasets and samplers.
+    def train_sampler_of(self, dataset: ChipDataset) -> GeoSampler:
+        """The patches of the footprint file, or the chips of a training epoch.
 
         Args:
-            stage: Fit, validate, test or predict.
+            dataset: The training chips.
         """
-        super().setup(stage)
-        if stage == 'fit' and self.patches is not None:
-            dataset = self.chips('train')
-            self.train_dataset = dataset
-            self.train_sampler = PatchSampler(
-                dataset, self.patches, self.size, length=self.count
-            )
+        if self.patches is None:
+            return super().train_sampler_of(dataset)
+        return PatchSampler(dataset, self.patches, self.size, length=self.count)

@@ -13,6 +13,8 @@ from torchgeo.datasets import ChesapeakeCVPR
 
 from .._compat import Sample
 from ..errors import InputError
+from .base import ChipQuery
+from .errors import DatasetNotFoundError
 from .geo.raster import SUFFIXES, PathLike
 from .labels import LabelRaster
 from .legends.crosswalk import Crosswalk
@@ -94,9 +96,13 @@ class ChesapeakePairs(LRHRPairs):
         super().__init__(pairs, transforms)
         self.legend, self.truth_legend = legend, self.target
 
-    def _sample(self, pair: LRHRPair, geobox: GeoBox) -> Sample:
-        """Read a chip, with ``mask`` in the target's classes."""
-        sample = super()._sample(pair, geobox)
+    def sample(self, query: ChipQuery | GeoBox) -> Sample:
+        """Read a chip, with ``mask`` in the target's classes, not transformed.
+
+        Args:
+            query: Pixels of a pair's imagery, or beyond it.
+        """
+        sample = super().sample(query)
         if 'mask' in sample:
             index = torch.from_numpy(self.truth_crosswalk.index(sample['mask']))
             sample['mask'] = self._target_codes[index + 1]
@@ -106,7 +112,7 @@ class ChesapeakePairs(LRHRPairs):
 def _rasters(root: Path) -> Iterator[LRHRPair]:
     """Pairs of folders of rasters."""
     if not (root / 'nlcd').is_dir():
-        raise InputError(f"{root}: has a folder 'naip' but none 'nlcd'")
+        raise DatasetNotFoundError(f"{root}: has a folder 'naip' but none 'nlcd'")
     labels = LabelRaster.open(root / 'nlcd')
     truth = LabelRaster.open(root / 'lc') if (root / 'lc').is_dir() else None
     for path in sorted((root / 'naip').rglob('*')):
@@ -122,23 +128,27 @@ def _tiles(
     for split in splits or ():
         if split not in names:
             raise InputError(f"no split '{split}'; splits are {', '.join(names)}")
-    found = False
+    any_tile = False
     for name in splits or names:
         state, split = name.split('-')
         folders = root.glob(f'{state}_1m_*_extended-debuffered-{split}_tiles')
         paths = [p for f in sorted(folders) for p in sorted(f.glob(f'*_{layer}.tif'))]
         if splits is not None and not paths:
-            raise InputError(_absent(root, f"tiles of '{name}' with layer '{layer}'"))
+            raise DatasetNotFoundError(
+                _absent(root, f"tiles of '{name}' with layer '{layer}'")
+            )
         for path in paths:
-            found = True
+            any_tile = True
             stem = os.fspath(path).removesuffix(f'{layer}.tif')
             nlcd, lc = f'{stem}nlcd.tif', f'{stem}lc.tif'
             labels = (
                 (RecoveredLabels(nlcd),) if native_cells else LabelRaster.open(nlcd)
             )
             yield LRHRPair(path, labels, lc if os.path.exists(lc) else None)
-    if not found:
-        raise InputError(_absent(root, 'Chesapeake tiles or folders naip and nlcd'))
+    if not any_tile:
+        raise DatasetNotFoundError(
+            _absent(root, 'Chesapeake tiles or folders naip and nlcd')
+        )
 
 
 def _absent(root: Path, what: str) -> str:

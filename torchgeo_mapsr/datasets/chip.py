@@ -16,13 +16,10 @@ from odc.geo.geobox import GeoBox
 from torch import Tensor
 
 from ..errors import InputError
-from .geo.grid import box_in, clip, crop, pixel_offset, project
+from .geo.grid import Window, box_in, clip, coverage, crop, pixel_offset, project
 from .geo.region import RegionMap, cell_diameter, region_map
 from .imagery import Imagery
 from .labels import LabelRaster
-
-#: Rows and columns of an image.
-Window = tuple[slice, slice]
 
 #: Cells around a chip that a sample shows too: as far as labels are smoothed.
 MARGIN = 3
@@ -65,7 +62,7 @@ class Chip:
         valid: Pixels with data, (H, W) bool.
         region: 0 = outside, i + 1 = cell i, (H, W) int64.
         windows: Label windows; none for imagery without labels.
-        key: Raster, row and column of the chip among others.
+        key: Number of the imagery, and row and column of the chip's first pixel in it.
         partition: Whether :attr:`region` is 0 outside of the pixels that this chip has
             in a partition of the raster, so that pieces of a cell in several chips add
             up to the cell.
@@ -141,12 +138,13 @@ class Chip:
         return sample
 
     @classmethod
-    def of(cls, batch: Mapping[str, Any], index: int) -> Self:
+    def of(cls, batch: Mapping[str, Any], index: int, number: int = 0) -> Self:
         """One chip of a batch.
 
         Args:
             batch: A collated batch of a dataset of this package, possibly augmented.
             index: Which of its samples.
+            number: A number of its own, where the batch does not say which chip it is.
 
         Returns:
             The chip, on the CPU but for its image.
@@ -156,10 +154,10 @@ class Chip:
         valid = torch.ones(size, dtype=torch.bool)
         if 'mask_valid' in batch:
             valid = (batch['mask_valid'][index] > 0).reshape(size).cpu()
-        key, partition, core = (0, 0, index), False, None
+        key, partition, core = (-1, 0, number), False, None
         if 'chip' in batch:
-            raster, row, col, flag = batch['chip'][index].tolist()
-            key, partition = (raster, row, col), bool(flag)
+            *place, flag = batch['chip'][index].tolist()
+            key, partition = (place[0], place[1], place[2]), bool(flag)
         if 'core' in batch:
             top, bottom, left, right = batch['core'][index].tolist()
             core = slice(top, bottom), slice(left, right)
@@ -197,8 +195,8 @@ def read_chip(
     geobox: GeoBox,
     labels: Sequence[LabelRaster] = (),
     own: Window | None = None,
-    key: tuple[int, int, int] = (0, 0, 0),
     core: Window | None = None,
+    number: int = 0,
 ) -> Chip:
     """Read a chip from files. Nothing is resampled.
 
@@ -208,8 +206,9 @@ def read_chip(
         labels: LR labels, in any CRS and grid.
         own: Rows and columns of the imagery's grid that the chip has in a partition of
             the raster; its cells are those of these pixels alone then.
-        key: See :class:`Chip`.
-        core: See :class:`Chip`.
+        core: Rows and columns of the chip that a map needs; labels are read for these
+            pixels alone then.
+        number: Number of the imagery among others.
 
     Raises:
         InputError: If a file cannot be read.
@@ -217,36 +216,57 @@ def read_chip(
     image, valid = imagery.read(geobox)
     inside = clip(box_in(imagery.geobox, geobox), *geobox.shape)
     image = _mirrored(image, inside)
-    region = np.zeros(geobox.shape, np.int64)
-    windows, first, known = [], 0, np.zeros(1, bool)
+    part = core or (slice(0, geobox.height), slice(0, geobox.width))
+    grid = geobox if core is None else geobox[part]
+    region = np.zeros(grid.shape, np.int64)
+    windows, first, labelled = [], 0, np.zeros(1, bool)
     for raster in labels:
-        window, cells = _label_window(imagery, geobox, raster, own is not None)
+        regions = _regions(grid, raster, core is None, len(labels) > 1)
+        window, cells = _label_window(imagery, geobox, raster, regions, part, own)
         windows.append(window)
-        code = window.code.numpy().ravel()
-        labelled = np.concatenate([[False], code >= 0])
+        has_label = np.concatenate([[False], window.code.numpy().ravel() >= 0])
         # What an earlier raster has a label for stays as it is.
-        open_ = ~known[region]
-        better = open_ & (labelled[cells] | ((region == 0) & (cells > 0)))
+        better = has_label[cells] | ((region == 0) & (cells > 0))
+        better &= ~labelled[region]
         region = np.where(better, cells + first, region)
-        known = np.concatenate([known, labelled[1:]])
-        first += code.size
+        labelled = np.concatenate([labelled, has_label[1:]])
+        first += len(has_label) - 1
     if own is not None:
-        top, left = _offset(geobox, imagery.geobox)
-        mine = np.zeros(geobox.shape, bool)
-        rows, cols = own
-        mine[
-            rows.start - top : rows.stop - top, cols.start - left : cols.stop - left
-        ] = True
-        region = np.where(mine, region, 0)
+        region = np.where(_within(own, geobox, imagery.geobox), region, 0)
+    if core is not None:
+        region, small = np.zeros(geobox.shape, np.int64), region
+        region[part] = small
     return Chip(
         torch.from_numpy(image),
         torch.from_numpy(valid),
         torch.from_numpy(region),
         tuple(windows),
-        key,
+        (number, *_offset(geobox, imagery.geobox)),
         own is not None,
         core,
     )
+
+
+def _regions(
+    grid: GeoBox, raster: LabelRaster, shares: bool, several: bool
+) -> RegionMap:
+    """Cells of a raster under a chip; none of another raster that lies elsewhere."""
+    if several and coverage(grid, raster.geobox) == 0:
+        nowhere = np.full((2, *grid.shape), np.nan)
+        none = np.zeros(grid.shape, np.int64)
+        return RegionMap(none, (0, 0, 0, 0), np.zeros(0), nowhere)
+    return region_map(grid, raster.geobox, shares)
+
+
+def _within(own: Window, geobox: GeoBox, grid: GeoBox) -> NDArray[np.bool_]:
+    """Pixels of a chip that lie in rows and columns of a grid, (H, W)."""
+    top, left = _offset(geobox, grid)
+    inside = np.zeros(geobox.shape, bool)
+    rows, cols = own
+    inside[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left] = (
+        True
+    )
+    return inside
 
 
 def _offset(geobox: GeoBox, grid: GeoBox) -> tuple[int, int]:
@@ -278,27 +298,32 @@ def _mirrored(
 
 
 def _label_window(
-    imagery: Imagery, geobox: GeoBox, raster: LabelRaster, exact: bool
+    imagery: Imagery,
+    geobox: GeoBox,
+    raster: LabelRaster,
+    regions: RegionMap,
+    part: Window,
+    own: Window | None,
 ) -> tuple[LabelWindow, NDArray[np.int64]]:
     """Cells of a raster around a chip, and 0 or the number of the cell + 1 a pixel."""
-    regions = region_map(geobox, raster.geobox)
     top, left, height, width = regions.window
     h, w = _window_shape(geobox.shape.yx, imagery.geobox, raster.geobox)
-    h, w = max(h, height), max(w, width)
+    h, w = max(h, height) + 2 * MARGIN, max(w, width) + 2 * MARGIN
     corner = top - MARGIN, left - MARGIN
-    h, w = h + 2 * MARGIN, w + 2 * MARGIN
     cells = regions.mask_region
     row, col = np.divmod(cells - 1, max(width, 1))
     cells = np.where(cells > 0, (row + MARGIN) * w + col + MARGIN + 1, 0)
-    code = raster.read(slice(corner[0], corner[0] + h), slice(corner[1], corner[1] + w))
+    rows, cols = slice(corner[0], corner[0] + h), slice(corner[1], corner[1] + w)
     pixels = np.zeros((h, w), np.float32)
-    if height and width:
+    if regions.share.any():
         inner = slice(MARGIN, MARGIN + height), slice(MARGIN, MARGIN + width)
+        exact = own is not None
         pixels[inner] = _cell_pixels(imagery, geobox, raster, regions, exact)
-    coordinates = regions.coordinates - np.array(corner, float)[:, None, None]
+    coordinates = np.full((2, *geobox.shape), np.nan, np.float32)
+    coordinates[:, *part] = regions.coordinates - np.array(corner)[:, None, None]
     window = LabelWindow(
-        torch.from_numpy(code),
-        torch.from_numpy(coordinates.astype(np.float32)),
+        torch.from_numpy(raster.read(rows, cols)),
+        torch.from_numpy(coordinates),
         torch.tensor([raster.number, *corner]),
         torch.from_numpy(pixels),
     )

@@ -10,58 +10,113 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .._compat import Sample
+from ..errors import InputError
+
+#: Of keys that follow the LR window, what a cell holds that is not there.
+MISSING = {'lr_label': -1, 'lr_pixels': 0}
 
 
 def collate_pairs(samples: Iterable[Sample]) -> Sample:
     """Stack samples whose LR windows differ in size.
 
     ``lr_label`` is padded with -1 (no label) and ``lr_pixels`` with 0, at the right and
-    at the bottom, to the largest height and width in the batch. A cell's place in the
-    flattened window changes with the window's width, so ``mask_region`` is numbered
-    anew; what it points to stays the same. The samples are left as they are.
+    at the bottom, to the largest height and width in the batch. Where samples have
+    several label rasters, and not equally many, windows without labels are added. A
+    cell's place in the flattened windows changes with their size, so ``mask_region`` is
+    numbered anew; what it points to stays the same. The samples are left as they are.
 
     Args:
         samples: Samples of an LR/HR dataset whose images are of one size.
 
     Returns:
         The batch: tensors stacked along a new first axis, anything else as lists.
+
+    Raises:
+        InputError: Images differ in size, or samples in their keys.
     """
     samples = list(samples)
-    height = max(sample['lr_label'].shape[-2] for sample in samples)
-    width = max(sample['lr_label'].shape[-1] for sample in samples)
-    fitted = [_fit(sample, height, width) for sample in samples]
+    shapes = [_shape(sample) for sample in samples]
+    largest = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    fitted = [_fit(sample, *largest) for sample in samples]
     batch: Sample = {}
     for key in fitted[0]:
+        if any(key not in sample for sample in fitted):
+            raise InputError(
+                f'only some samples have {key}; make batches of samples of one kind'
+            )
         values = [sample[key] for sample in fitted]
-        tensors = isinstance(values[0], Tensor)
-        batch[key] = torch.stack(values) if tensors else values
+        if not isinstance(values[0], Tensor):
+            batch[key] = values
+            continue
+        if any(value.shape != values[0].shape for value in values):
+            raise InputError(
+                f'{key} differs in size, '
+                f'{" and ".join(sorted({str(tuple(v.shape)) for v in values}))}; make '
+                'batches of chips of one size'
+            )
+        batch[key] = torch.stack(values)
     return batch
 
 
-def _fit(sample: Sample, height: int, width: int) -> Sample:
-    """Pad one sample's LR window."""
-    h, w = sample['lr_label'].shape[-2:]
-    missing = (0, width - w, 0, height - h)
+def _shape(sample: Sample) -> tuple[int, int, int]:
+    """Label rasters, and height and width of their windows."""
+    label = sample['lr_label']
+    height, width = label.shape[-2:]
+    return len(label) if label.ndim == 3 else 1, height, width
+
+
+def _fit(sample: Sample, rasters: int, height: int, width: int) -> Sample:
+    """Pad one sample's LR windows."""
+    count, h, w = _shape(sample)
+    padding = (0, width - w, 0, height - h, 0, rasters - count)
     fitted = sample | {
-        'lr_label': pad(sample['lr_label'], missing, value=-1),
-        'mask_region': widen(sample['mask_region'], w, width),
+        'mask_region': renumber(sample['mask_region'], (h, w), (height, width))
     }
-    if 'lr_pixels' in sample:
-        fitted['lr_pixels'] = pad(sample['lr_pixels'], missing)
+    for key, value in MISSING.items():
+        if key in sample:
+            windows = pad(sample[key].reshape(count, h, w), padding, value=value)
+            fitted[key] = windows if rasters > 1 else windows[0]
+    if 'lr_place' in sample and rasters > 1:
+        place = sample['lr_place'].reshape(count, 3)
+        fitted['lr_place'] = pad(place, (0, 0, 0, rasters - count))
+    if 'mask_coordinates' in sample:
+        # No pixel is in a window that is not there.
+        coordinates = sample['mask_coordinates']
+        missing = (0, 0, 0, 0, 0, 2 * (rasters - count))
+        fitted['mask_coordinates'] = pad(coordinates, missing, value=torch.nan)
     return fitted
 
 
+def renumber(mask_region: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Number the cells of windows as if these were larger.
+
+    Args:
+        mask_region: 0 = outside, i + 1 = cell i, window after window and row by row.
+        old: Height and width of the windows.
+        new: Height and width to number them for.
+
+    Returns:
+        0 where it was 0; otherwise 1 + (window · height + row) · width + column.
+    """
+    # Cell i is (window · h + row) · w + column.
+    cells = max(old[0] * old[1], 1)
+    window = (mask_region - 1).div(cells, rounding_mode='floor')
+    missing = window * (new[0] - old[0]) * new[1]
+    wide = widen(mask_region, old[1], new[1])
+    return torch.where(mask_region > 0, wide + missing, 0)
+
+
 def widen(mask_region: Tensor, old: int, new: int) -> Tensor:
-    """Number the cells of a window as if it were wider.
+    """Number the cells of windows as if they were wider.
 
     Args:
         mask_region: 0 = outside, i + 1 = cell i.
-        old: Width of the window.
-        new: Width to number it for.
+        old: Width of the windows.
+        new: Width to number them for.
 
     Returns:
         0 where it was 0; otherwise row · new + column + 1.
     """
-    # cell i = row · old + column, so the new number is i + 1 + row · (new − old)
+    # Cell i = row · old + column, so the new number is i + 1 + row · (new − old).
     row = (mask_region - 1).div(max(old, 1), rounding_mode='floor')
     return torch.where(mask_region > 0, mask_region + row * (new - old), 0)

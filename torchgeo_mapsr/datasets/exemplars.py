@@ -17,7 +17,7 @@ from ..errors import InputError
 from .labels import LabelRaster
 from .legends.crosswalk import Crosswalk
 from .legends.legend import Legend
-from .pair import LabelSource, label_rasters
+from .sources import LabelSource, label_rasters
 
 # Rows and columns that are read at a time when the files are looked through.
 _BLOCK = 2048

@@ -13,12 +13,12 @@ from odc.geo.geobox import GeoBox
 
 from .._compat import Sample, georeference
 from ..errors import InputError
+from .base import ChipQuery, ImageryChips, chip_query
 from .geo.grid import box_in, coverage, crop, pixel_ratio
 from .geo.region import TIE, lr_coordinates
-from .imagery_base import ImageryChips
 from .labels import LabelRaster
 from .legends.crosswalk import Crosswalk
-from .pair import ImagerySource, LabelSource, label_rasters, open_imagery
+from .sources import ImagerySource, LabelSource, label_rasters
 
 # Label pixels that are looked at at once: their places take 16 bytes each.
 CHUNK = 1 << 20
@@ -74,11 +74,9 @@ class FineLabelPair(ImageryChips):
         nodata: float | None = None,
     ) -> None:
         super().__init__(
-            open_imagery(imagery, bands, nodata),
-            transforms,
-            truth_legend=crosswalk.target,
+            imagery, bands, nodata, transforms, truth_legend=crosswalk.target
         )
-        self.labels = label_rasters(labels)
+        self.labels = label_rasters(labels, self.index.index)
         self.crosswalk, self.shares, self.least = crosswalk, shares, least
         if not 0 <= least <= 1:
             raise InputError(f'least must be from 0 to 1, not {least}')
@@ -88,7 +86,7 @@ class FineLabelPair(ImageryChips):
         met = [
             (raster, tile)
             for raster in self.labels
-            for tile in self.tiles
+            for tile in self.imagery.footprints
             if coverage(tile, raster.geobox) > 0
         ]
         if not met:
@@ -103,31 +101,31 @@ class FineLabelPair(ImageryChips):
                     f'{self.imagery.paths[0]}; use LRHRPair for coarser labels'
                 )
 
-    def sample(self, geobox: GeoBox) -> Sample:
+    def sample(self, query: ChipQuery | GeoBox) -> Sample:
         """Read a chip.
 
         Args:
-            geobox: Pixels of the imagery's grid, or beyond it.
+            query: Pixels of the imagery's grid, or beyond it.
 
         Returns:
             The sample, not transformed.
         """
-        image, valid = self.imagery.read(geobox)
+        query = chip_query(query)
+        geobox = query.geobox
         votes = self._votes(geobox)
         known = (votes.count > 0).any(0) & (votes.voted >= self.least * votes.labels)
         codes = self.crosswalk.target.codes[votes.count.argmax(0)]
-        arrays: dict[str, NDArray[np.generic]] = {
-            'image': image,
-            'mask_valid': valid.astype(np.int64),
-            'mask': np.where(known, codes, -1),
-        }
+        arrays: dict[str, NDArray[np.generic]] = {'mask': np.where(known, codes, -1)}
         if self.shares:
             share = votes.count / np.maximum(votes.voted, 1)
             arrays['mask_share'] = np.where(known, share, 0).astype(np.float32)
-        sample: Sample = {key: torch.from_numpy(value) for key, value in arrays.items()}
+        sample: Sample = self.read(query).sample()
+        sample |= {key: torch.from_numpy(value) for key, value in arrays.items()}
         return sample | georeference(geobox, self.bounds[2])
 
-    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def cells(
+        self, raster: int, geobox: GeoBox
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """There are no LR cells here."""
         raise InputError(
             'the labels are finer than the imagery and have no LR cells; sample its '

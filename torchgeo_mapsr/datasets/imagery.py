@@ -4,21 +4,63 @@
 """HR imagery on one grid, from one file or a mosaic."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import (
+    binary_closing,
+    binary_dilation,
+    binary_erosion,
+    map_coordinates,
+)
 
-from ..errors import InputError
-from .geo.grid import box_in, clip, crop, hull, pixel_offset, pixel_ratio
-from .geo.raster import PathLike, RasterFile, open_rasters
+from ..errors import InputError, InputWarning
+from .geo.grid import Box, box_in, clip, crop, hull, pixel_offset, pixel_ratio
+from .geo.raster import MAX_BANDS, PathLike, RasterFile, open_rasters, side_by_side
 from .geo.region import lr_coordinates
 
-# Largest share of values between 0 and full that a band of transparency may have.
+#: What can remove a pixel, by its number in :meth:`Imagery.read_sources`; 0 is a pixel
+#: that has data.
+SOURCES = (
+    'data',
+    'outside the files',
+    'alpha',
+    'mask',
+    'not finite',
+    'no-data value',
+    'rim of a lossy collar',
+    'transparent colour',
+)
+_OUTSIDE, _ALPHA, _MASK, _NOT_FINITE, _NODATA, _RIM, _TRANSPARENT = range(1, 8)
+
+# Largest share of opaque values that a band of transparency may have below full.
 FEATHERED = 0.05
+
+# Smallest share of a mosaic's pixels that must lie in its files, from a million on.
+SPARSE, SPARSE_PIXELS = 0.01, 10**6
+
+# Files whose outlines share this much of their union have one footprint.
+SAME_PLACE = 0.9
+
+# What a second file of a footprint must add to the first's pixels to be a part of a mosaic.
+WORTH_KEEPING = 0.2
+
+# Levels of two files in one unit are at most so far apart; of two data types, less.
+SAME_UNIT, SAME_UNIT_OF_TYPES = 64.0, 4.0
+
+# The rim of a collar after lossy compression: the collar's value comes back up to RIM_DEPTH
+# pixels inside it (JPEG's blocks of halved colour have 16) with errors up to RIM_ERROR.
+RIM_DEPTH, RIM_ERROR, RIM_MARGIN = 16, 24, 32
+
+# Pixels along a side of the blocks in which removed pixels are counted once.
+BLOCK = 32
 
 
 class Imagery:
@@ -26,23 +68,37 @@ class Imagery:
 
     The grid is the first file's. Files that share it are read as they are; others are
     warped to it, bilinear. Where files overlap, the first that has data is taken. A
-    raster of embeddings is imagery too: one band a dimension.
+    raster of embeddings is imagery too: one band a dimension. A palette is read as its
+    colours, and a band's scale and offset are applied.
 
-    A pixel is invalid outside the files, where the file's mask (internal or .msk) or
-    alpha band says so, or where it is no-data: in all bands for integers, where 0 may
-    also be a dark pixel's value; in any band for floats. NaN and infinity are no-data.
+    A pixel is invalid outside the files, and where any of these says so:
+
+    * the file's mask (internal or .msk), or that of one of the bands;
+    * a band that the file calls alpha, 0 = transparent, whatever its type and whichever
+      bands are read;
+    * NaN and infinity, in any band;
+    * the no-data value: in all bands that declare one for integers, where 0 may also be a
+      dark pixel's value; in any for floats, and for negative values of integers;
+    * beside a no-data collar of a file with lossy compression (JPEG), values that are the
+      no-data value but for the compression's error.
 
     GDAL calls the fourth band of many NAIP tiles *alpha* though it is near infrared. It
     is taken for transparency only if it looks like one: nearly all values of a sample
-    are 0 or full. Naming the band in *bands* settles it.
+    are 0 or one largest value. Naming the band in *bands* settles it.
 
     Args:
         paths: Files, folders, VRTs or URLs that rasterio opens.
         bands: Bands to read, from 1 (default: all but alpha).
-        nodata: No-data value (default: that of the files).
+        nodata: No-data value (default: that of the files), as it is stored.
+        stack: Several files of one place, two dates say, are bands of one image instead
+            of a mosaic: those of the first file come first, and a pixel must be valid in
+            all of them.
 
     Raises:
         InputError: A file cannot be used, or the files do not fit together.
+
+    Warns:
+        InputWarning: A rule about no-data had to guess.
     """
 
     def __init__(
@@ -50,23 +106,33 @@ class Imagery:
         paths: PathLike | Iterable[PathLike],
         bands: Sequence[int] | None = None,
         nodata: float | None = None,
+        stack: bool = False,
     ) -> None:
-        files = open_rasters(paths)
-        transparent = bands is None and _is_transparency(files)
-        self._layers = tuple(_layer(f, bands, nodata, transparent) for f in files)
-        first = self._layers[0]
-        for layer in self._layers:
-            if len(layer.indexes) != len(first.indexes):
-                raise InputError(
-                    f'{layer.file.path} has {len(layer.indexes)} bands but '
-                    f'{first.file.path} has {len(first.indexes)}; '
-                    'choose common ones with bands'
-                )
-        boxes = [box_in(file.geobox, files[0].geobox) for file in files]
-        #: the grid
-        self.geobox = crop(files[0].geobox, hull(boxes))
+        files = side_by_side(open_rasters(paths))
+        alphas = _transparency(files)
+        self._layers = tuple(
+            _layer(file, bands, nodata, alpha)
+            for file, alpha in zip(files, alphas, strict=True)
+        )
+        grid = files[0].geobox
+        boxes = [box_in(file.geobox, grid) for file in files]
         #: what each file covers, as a crop of the grid
-        self.footprints = tuple(crop(files[0].geobox, box) for box in boxes)
+        self.footprints = tuple(crop(grid, box) for box in boxes)
+        #: layers of each image of the stack; one image where nothing is stacked
+        self._images = _stacked(files, boxes) if stack else (tuple(range(len(files))),)
+        for image in self._images:
+            _check_bands([self._layers[i] for i in image])
+        if not stack and len(files) > 1:
+            _check_sparse(files, boxes)
+            _check_same_place(self._layers, boxes)
+        if len(files) > 1:
+            for image in self._images:
+                _check_units([self._layers[i] for i in image])
+        whole = hull(boxes)
+        #: the grid
+        self.geobox = crop(grid, whole)
+        self._boxes = np.array(boxes, np.int64) - np.tile(whole[:2], 2)
+        self._counts = _Counts(self.geobox.shape.yx)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -76,19 +142,38 @@ class Imagery:
     @property
     def bands(self) -> int:
         """Number of bands that are read."""
-        return len(self._layers[0].indexes)
+        return sum(len(self._layers[image[0]].picks) for image in self._images)
 
     @property
     def dtype(self) -> np.dtype:
         """Data type that holds the values of all files."""
-        return np.result_type(
-            *(layer.file.dtypes[i - 1] for layer in self._layers for i in layer.indexes)
+        return np.result_type(*(layer.dtype for layer in self._layers))
+
+    def __str__(self) -> str:
+        """Number of files, size, and the share of it that the files cover."""
+        height, width = self.geobox.shape
+        sizes = self._boxes[:, 2:] - self._boxes[:, :2]
+        covered = min(100 * float(sizes.prod(axis=1).sum()) / (height * width), 100.0)
+        files = f'{len(self._layers)} file{"s" if len(self._layers) > 1 else ""}'
+        return (
+            f'{files}, {height} x {width} pixels ({_pixels(height * width)}), '
+            f'{covered:.3g} % of them in the files'
         )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All local files that are read: side-car files and a VRT's sources too."""
+        return tuple(name for layer in self._layers for name in layer.file.files)
+
+    def changed(self) -> tuple[str, ...]:
+        """Files that are no longer what they were when they were opened."""
+        return tuple(layer.file.path for layer in self._layers if layer.file.changed())
 
     def fingerprint(self) -> str:
         """Digest of the files and of how they are read."""
         parts = [(layer.file.fingerprint(), *layer.choices) for layer in self._layers]
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        images = self._images if len(self._images) > 1 else ()
+        return hashlib.sha256(repr((parts, images)).encode()).hexdigest()
 
     def read(self, geobox: GeoBox) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read a crop of the grid.
@@ -97,8 +182,27 @@ class Imagery:
             geobox: Pixels of :attr:`geobox`, or beyond it.
 
         Returns:
-            Values as they are stored, (C, H, W), 0 where invalid; and which pixels are
-            valid, (H, W).
+            Values, (C, H, W), as they are stored unless scale and offset are tagged, 0
+            where invalid; and which pixels are valid, (H, W).
+
+        Raises:
+            ValueError: *geobox* has other pixels than the grid.
+            InputError: A file cannot be read.
+        """
+        image, sources = self.read_sources(geobox)
+        return image, sources == 0
+
+    def read_sources(
+        self, geobox: GeoBox
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Read a crop of the grid, and what has removed its pixels.
+
+        Args:
+            geobox: Pixels of :attr:`geobox`, or beyond it.
+
+        Returns:
+            Values, (C, H, W), as :meth:`read` gives them; and the number of each pixel's
+            source of no-data in ``SOURCES``, (H, W), 0 where it is valid.
 
         Raises:
             ValueError: *geobox* has other pixels than the grid.
@@ -107,65 +211,329 @@ class Imagery:
         offset = pixel_offset(geobox, self.geobox)
         if offset is None:
             raise ValueError(f'{geobox} is not a crop of {self.geobox}')
+        parts = [self._read(geobox, offset, image) for image in self._images]
+        if len(parts) == 1:
+            image, sources = parts[0]
+        else:
+            image = np.concatenate([part[0] for part in parts])
+            sources = parts[0][1]
+            for _, others in parts[1:]:
+                sources = np.where(sources == 0, others, sources)
+            image[:, sources != 0] = 0
+        self._counts.add(sources, offset)
+        return image, sources
+
+    def _read(
+        self, geobox: GeoBox, offset: tuple[int, int], layers: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Read one image of the stack."""
         height, width = geobox.shape
-        image = np.zeros((self.bands, height, width), np.float32)
-        valid = np.zeros((height, width), bool)
-        for layer, footprint in zip(self._layers, self.footprints, strict=True):
-            box = clip(box_in(footprint, geobox), height, width)
+        bands = len(self._layers[layers[0]].picks)
+        image = np.zeros((bands, height, width), np.float32)
+        sources = np.full((height, width), _OUTSIDE, np.uint8)
+        boxes = self._boxes[list(layers)] - np.tile(offset, 2)
+        touching = (
+            (boxes[:, 0] < height)
+            & (boxes[:, 1] < width)
+            & (boxes[:, 2] > 0)
+            & (boxes[:, 3] > 0)
+        )
+        for i in np.flatnonzero(touching).tolist():
+            first, left, last, right = boxes[i].tolist()
+            box = clip((first, left, last, right), height, width)
             top, left, bottom, right = box
-            rows, cols = slice(top, bottom), slice(left, right)
-            if top == bottom or left == right or valid[rows, cols].all():
+            part = sources[top:bottom, left:right]
+            if not part.any():
                 continue
-            values, known = layer.read(crop(geobox, box))
-            known &= ~valid[rows, cols]
-            np.copyto(image[:, rows, cols], values, where=known)
-            valid[rows, cols] |= known
-        return image, valid
+            values, removed = self._layers[layers[i]].read(crop(geobox, box))
+            added = (removed == 0) & (part != 0)
+            np.copyto(image[:, top:bottom, left:right], values, where=added)
+            # The first file that covers a pixel says what has removed it.
+            np.copyto(part, removed, where=added | (part == _OUTSIDE))
+        return image, sources
+
+    def sources_of_nodata(self) -> dict[str, int]:
+        """How many pixels each source of no-data has removed from what was read so far.
+
+        Pixels are counted where they are read, each once however often chips overlap:
+        by blocks of 32 pixels, when a whole one lies in a window. Only what this process
+        has read is known.
+
+        Returns:
+            Pixels by name of the source (of ``SOURCES``), those that removed any.
+        """
+        return self._counts.by_name()
+
+    def check_data(self) -> None:
+        """Blame the imagery if nothing that was read of it has data.
+
+        Raises:
+            InputError: Pixels were read, and none was valid. The line says what has
+                removed them.
+        """
+        if self._counts.read and not self._counts.valid:
+            counts = self.sources_of_nodata() or {'no-data': self._counts.read}
+            name = max(counts, key=lambda source: counts[source])
+            raise InputError(
+                f'{self.paths[0]}: no pixel that was read has data (removed by: {name}'
+                f'{self._empty_bands()}); check its bands, mask and no-data value'
+            )
+
+    def _empty_bands(self) -> str:
+        """Name the bands that hold nothing finite, of a window in the middle."""
+        layer = self._layers[0]
+        rows, cols = next(_windows(layer.file.geobox, [1]))
+        values = layer.file.read(layer.bands, rows, cols)
+        empty = [
+            str(band)
+            for band, value in zip(layer.bands, values, strict=True)
+            if value.dtype.kind == 'f' and not np.isfinite(value).any()
+        ]
+        return f', band {", ".join(empty)} holds no number' if empty else ''
+
+
+class _Counts:
+    """Pixels by source of no-data, each counted once.
+
+    Args:
+        shape: Height and width of the grid.
+    """
+
+    #: pixels along a side of what one array of marks stands for
+    _PAGE = 128 * BLOCK
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.shape = shape
+        self.pixels = np.zeros(len(SOURCES), np.int64)
+        self.read = self.valid = 0
+        #: marks of counted blocks, one array a page that has removed pixels
+        self._marks: dict[tuple[int, int], NDArray[np.bool_]] = {}
+
+    def add(self, sources: NDArray[np.uint8], offset: tuple[int, int]) -> None:
+        """Count a window that begins at a row and column of the grid."""
+        top, left, bottom, right = clip(
+            (
+                -offset[0],
+                -offset[1],
+                self.shape[0] - offset[0],
+                self.shape[1] - offset[1],
+            ),
+            *sources.shape,
+        )
+        inside = sources[top:bottom, left:right]
+        removed = int(np.count_nonzero(inside))
+        with _counting:
+            self.read += inside.size
+            self.valid += inside.size - removed
+            if removed:
+                self._count(inside, offset[0] + top, offset[1] + left)
+
+    def _count(self, inside: NDArray[np.uint8], top: int, left: int) -> None:
+        rows = _whole_blocks(top, inside.shape[0], self.shape[0])
+        cols = _whole_blocks(left, inside.shape[1], self.shape[1])
+        for row, start, stop in rows:
+            band = inside[start - top : stop - top]
+            if not band.any():
+                continue
+            for col, begin, end in cols:
+                block = band[:, begin - left : end - left]
+                if block.any() and self._mark(row, col):
+                    self.pixels += np.bincount(block.ravel(), minlength=len(SOURCES))
+
+    def _mark(self, row: int, col: int) -> bool:
+        """Mark a block; whether it was not marked before."""
+        (page_row, row), (page_col, col) = divmod(row, 128), divmod(col, 128)
+        key = page_row, page_col
+        if key not in self._marks:
+            self._marks[key] = np.zeros((128, 128), bool)
+        new = not self._marks[key][row, col]
+        self._marks[key][row, col] = True
+        return new
+
+    def by_name(self) -> dict[str, int]:
+        """Pixels by name of their source, where there are any."""
+        counts = zip(SOURCES[1:], self.pixels[1:].tolist(), strict=True)
+        return {name: count for name, count in counts if count}
+
+
+# Of all imagery: a lock of its own could not be pickled.
+_counting = threading.Lock()
+
+
+def _whole_blocks(start: int, length: int, size: int) -> list[tuple[int, int, int]]:
+    """Blocks along an axis that a window holds whole: number, first pixel, last + 1."""
+    stop = start + length
+    first = -(-start // BLOCK)
+    last = -(-stop // BLOCK) if stop == size else stop // BLOCK
+    return [(i, i * BLOCK, min((i + 1) * BLOCK, size)) for i in range(first, last)]
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """How one file of the mosaic is read."""
+    """How one file of the mosaic is read.
+
+    Args:
+        file: The file.
+        bands: Bands that are read, from 1.
+        picks: For each channel, the place of its band in *bands* and its component of
+            the palette (None: the values themselves).
+        nodata: No-data value of each of *bands*.
+        alphas: Bands of transparency, and the value above which each is opaque.
+    """
 
     file: RasterFile
-    indexes: tuple[int, ...]
+    bands: tuple[int, ...]
+    picks: tuple[tuple[int, int | None], ...]
     nodata: tuple[float | None, ...]
-    alpha: int | None
+    alphas: tuple[tuple[int, float], ...]
 
     @property
-    def choices(self) -> tuple[tuple[int, ...], tuple[float | None, ...], int | None]:
-        return self.indexes, self.nodata, self.alpha
+    def choices(self) -> tuple[Any, ...]:
+        return self.bands, self.picks, self.nodata, self.alphas
 
-    def read(self, geobox: GeoBox) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type of what is read."""
+        if self.gains is not None:
+            return np.dtype(np.float32)
+        types = [
+            'uint8' if component is not None else self.file.dtypes[self.bands[i] - 1]
+            for i, component in self.picks
+        ]
+        return np.result_type(*types)
+
+    @property
+    def gains(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Scale and offset of each channel, (C, 1, 1); None where they change nothing."""
+        if not self.file.scales:
+            return None
+        scales, offsets = (
+            np.array(
+                [
+                    plain if component is not None else values[self.bands[i] - 1]
+                    for i, component in self.picks
+                ]
+            )[:, None, None]
+            for plain, values in ((1.0, self.file.scales), (0.0, self.file.offsets))
+        )
+        if (scales == 1).all() and (offsets == 0).all():
+            return None
+        return scales, offsets
+
+    def read(self, geobox: GeoBox) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Read a grid that touches the file, in the file's pixels or in others."""
         offset = pixel_offset(geobox, self.file.geobox)
         if offset is None:
             return self._warp(geobox)
         (row, col), (height, width) = offset, geobox.shape
-        return self._window(slice(row, row + height), slice(col, col + width))
+        return self.window(slice(row, row + height), slice(col, col + width))
 
-    def _window(
+    def window(
         self, rows: slice, cols: slice
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Read a window of the file."""
-        values = self.file.read(self.indexes, rows, cols)
-        valid = np.ones(values.shape[1:], bool)
-        if self.alpha is not None:
-            valid &= self.file.read([self.alpha], rows, cols)[0] > 0
-        elif self.file.masked:
-            valid &= self.file.read([self.indexes[0]], rows, cols, mask=True)[0] > 0
-        if values.dtype.kind == 'f':
-            valid &= np.isfinite(values).all(axis=0)
-        if all(value is not None for value in self.nodata):
-            floats = values.dtype.kind == 'f'
-            # as the file would store it: 0.1 is another number in float32. Integers are
-            # compared as they are, for −9999 must not wrap around to a uint8
-            nodata = np.array(self.nodata, values.dtype if floats else None)
-            absent = values == nodata[:, None, None]
-            valid &= ~(absent.any(axis=0) if floats else absent.all(axis=0))
-        return np.where(valid, values, 0).astype(np.float32), valid
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Read a window of the file: values, and what has removed its pixels."""
+        declared = [i for i, value in enumerate(self.nodata) if value is not None]
+        if not (self.file.compression and declared):
+            return self._plain(self.file.read(self.bands, rows, cols), rows, cols)
+        height, width = self.file.geobox.shape
+        top, left = max(rows.start - RIM_MARGIN, 0), max(cols.start - RIM_MARGIN, 0)
+        wide = (
+            slice(top, min(rows.stop + RIM_MARGIN, height)),
+            slice(left, min(cols.stop + RIM_MARGIN, width)),
+        )
+        inner = (
+            slice(rows.start - top, rows.stop - top),
+            slice(cols.start - left, cols.stop - left),
+        )
+        values = self.file.read(self.bands, *wide)
+        nodata = np.array([self.nodata[i] for i in declared], float)
+        rim = _rim(values[declared], nodata)[inner]
+        image, removed = self._plain(values[:, *inner], rows, cols)
+        np.copyto(removed, _RIM, where=rim & (removed == 0))
+        image[:, removed != 0] = 0
+        return image, removed
 
-    def _warp(self, geobox: GeoBox) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _plain(
+        self, values: NDArray[Any], rows: slice, cols: slice
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Values of the channels, and what has removed their pixels."""
+        removed = np.zeros(values.shape[1:], np.uint8)
+
+        def remove(where: Any, source: int) -> None:
+            np.copyto(removed, source, where=where & (removed == 0))
+
+        for band, threshold in self.alphas:
+            alpha = self.file.read([band], rows, cols)[0]
+            remove(~(alpha > threshold), _ALPHA)  # NaN is not opaque
+        masks = [self.bands[0]] if self.file.masked else []
+        masks += [b for b in self.bands if b in self.file.band_masks and not masks]
+        for band in masks:
+            mask = self.file.read([band], rows, cols, mask=True)[0]
+            remove(np.equal(mask, 0), _MASK)
+        if values.dtype.kind == 'f':
+            with np.errstate(over='ignore'):  # beyond float32
+                finite = np.isfinite(values.astype(np.float32, copy=False))
+            remove(~finite.all(axis=0), _NOT_FINITE)
+        absent = self._absent(values)
+        if absent is not None:
+            remove(absent, _NODATA)
+        image = self._channels(values, remove)
+        valid = removed == 0
+        gains = self.gains
+        if gains is None:
+            return np.where(valid, image, 0).astype(np.float32), removed
+        return (np.where(valid, image, 0) * gains[0] + gains[1] * valid).astype(
+            np.float32
+        ), removed
+
+    def _absent(self, values: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """Where the bands that declare a no-data value hold it."""
+        declared = [i for i, value in enumerate(self.nodata) if value is not None]
+        if not declared:
+            return None
+        floats = values.dtype.kind == 'f'
+        nodata = np.array([self.nodata[i] for i in declared])
+        if len(declared) < len(values):
+            values = values[declared]
+        if floats:
+            # as the file would store it: 0.1 is another number in float32
+            with np.errstate(over='ignore', invalid='ignore'):
+                nodata = nodata.astype(values.dtype)
+                absent = values == nodata[:, None, None]
+                huge = np.abs(nodata) > 1e30
+                if huge.any():
+                    # the lowest number of float32 is written with 6 to 17 digits
+                    ratio = values / nodata[:, None, None]
+                    absent |= huge[:, None, None] & (np.abs(ratio - 1) < 1e-6)
+            return absent.any(axis=0)
+        # Integers are compared as they are, for −9999 must not wrap around to a uint8.
+        absent = values == nodata[:, None, None]
+        # 0 or 255 may be a real value, −9999 of one band is none.
+        return absent.all(axis=0) | absent[nodata < 0].any(axis=0)
+
+    def _channels(self, values: NDArray[Any], remove: Any) -> NDArray[Any]:
+        """Palettes expanded to their colours."""
+        if all(component is None for _, component in self.picks):
+            if self.picks == tuple((i, None) for i in range(len(values))):
+                return values
+            return values[[i for i, _ in self.picks]]
+        colors = {}
+        for i in {i for i, component in self.picks if component is not None}:
+            palette = self.file.palettes[self.bands[i] - 1]
+            assert palette is not None
+            # the last entry stands for values that the palette does not have
+            table = np.array([*palette, (0, 0, 0, 0)], np.uint8)
+            index = np.minimum(values[i].astype(np.int64), len(palette))
+            colors[i] = np.moveaxis(table[index], -1, 0)
+            remove(colors[i][3] == 0, _TRANSPARENT)
+        return np.stack(
+            [
+                values[i] if component is None else colors[i][component]
+                for i, component in self.picks
+            ]
+        )
+
+    def _warp(self, geobox: GeoBox) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Warp the file to another grid, bilinear over its valid pixels.
 
         Where the file is finer, each pixel is the mean of several points. GDAL's warper
@@ -178,70 +546,412 @@ class _Layer:
         top, left = (max(int(np.floor(p.min())), 0) for p in place)
         bottom = min(int(np.ceil(place[0].max())) + 1, source.height)
         right = min(int(np.ceil(place[1].max())) + 1, source.width)
-        image = np.zeros((len(self.indexes), *geobox.shape), np.float32)
+        image = np.zeros((len(self.picks), *geobox.shape), np.float32)
+        sources = np.full(geobox.shape, _OUTSIDE, np.uint8)
         if top >= bottom or left >= right:
-            return image, np.zeros(geobox.shape, bool)
-        values, valid = self._window(slice(top, bottom), slice(left, right))
+            return image, sources
+        values, removed = self.window(slice(top, bottom), slice(left, right))
         place -= np.array([top, left])[:, None, None]
 
         def sample(band: NDArray[np.float32]) -> NDArray[np.float32]:
-            at = map_coordinates(band, place, order=1, mode='grid-constant')
-            blocks = at.reshape(geobox.height, points, geobox.width, points)
+            points_of = map_coordinates(band, place, order=1, mode='grid-constant')
+            blocks = points_of.reshape(geobox.height, points, geobox.width, points)
             mean: NDArray[np.float32] = blocks.mean(axis=(1, 3))
             return mean
 
-        weight = sample(valid.astype(np.float32))
+        weight = sample((removed == 0).astype(np.float32))
         # half of the pixel, with room for rounding where the grids are half a pixel off
         known = weight > 0.49
         for i, band in enumerate(values):
             np.divide(sample(band), weight, out=image[i], where=known)
-        return image, known
+        if removed.any():
+            middle = place[:, points // 2 :: points, points // 2 :: points]
+            nearest = map_coordinates(removed, middle, order=0, cval=_OUTSIDE)
+            sources = np.where(nearest == 0, np.uint8(_OUTSIDE), nearest)
+        return image, np.where(known, np.uint8(0), sources)
+
+
+def _rim(values: NDArray[Any], nodata: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Pixels of a no-data collar that lossy compression has made different from it.
+
+    They are nearly the no-data value, and lead in at most RIM_DEPTH steps to a part of
+    the collar of at least 8 x 8 pixels that kept its value: a dark pixel elsewhere is not
+    among them. What is decided of a pixel depends on RIM_MARGIN pixels around it.
+
+    Args:
+        values: (B, h, w).
+        nodata: No-data value of each of the bands, (B,).
+
+    Returns:
+        Those pixels and the collar, (h, w).
+    """
+    error = np.abs(values.astype(np.float32) - nodata[:, None, None].astype(np.float32))
+    error = error.max(axis=0)
+    exact = error == 0
+    if not exact.any():
+        return exact
+    # beyond the file is collar, as it would be if the file were larger
+    square = np.ones((8, 8), bool)
+    core = binary_erosion(exact, square, border_value=1)
+    core = binary_dilation(core, square, origin=-1) & exact
+    if not core.any():
+        return core
+    near = error <= RIM_ERROR
+    step = np.ones((3, 3), bool)
+    rim: NDArray[np.bool_] = binary_dilation(core, step, RIM_DEPTH, mask=near)
+    # single pixels among them with a larger error
+    return rim | binary_closing(rim, step)
 
 
 def _layer(
     file: RasterFile,
     bands: Sequence[int] | None,
     nodata: float | None,
-    transparent: bool,
+    alphas: Sequence[tuple[int, float]],
 ) -> _Layer:
     """Choose the bands of a file, and check them."""
-    alpha = file.alpha if bands is None and transparent else None
+    channels: list[tuple[int, int | None]] = []
+    for band in range(1, file.count + 1):
+        palette = file.palettes[band - 1] if file.palettes else None
+        channels += [(band, i) for i in range(3)] if palette else [(band, None)]
+    transparent = {band for band, _ in alphas}
     if bands is None:
-        indexes = tuple(i for i in range(1, file.count + 1) if i != alpha)
+        chosen = [channel for channel in channels if channel[0] not in transparent]
     else:
-        indexes = tuple(bands)
-    if not indexes:
-        raise InputError(f'{file.path}: has no band besides alpha')
-    for index in indexes:
-        if not 1 <= index <= file.count:
-            raise InputError(
-                f'{file.path}: has no band {index}; its bands are 1 to {file.count}'
-            )
-    values = tuple(file.nodata[i - 1] if nodata is None else nodata for i in indexes)
-    return _Layer(file, indexes, values, alpha)
-
-
-def _is_transparency(files: Sequence[RasterFile]) -> bool:
-    """Whether bands that are called alpha hold transparency, from 3 × 3 samples a file.
-
-    A few files do: the question is put to each until one says no.
-    """
-    for file in files[:8]:
-        if file.alpha is None:
-            continue
-        dtype = np.dtype(file.dtypes[file.alpha - 1])
-        full = 1.0 if dtype.kind == 'f' else float(np.iinfo(dtype).max)
-        samples = []
-        for i in (0, 1, 2):
-            for j in (0, 1, 2):
-                top, left = (
-                    max(size - 64, 0) * k // 2
-                    for size, k in zip(file.geobox.shape, (i, j), strict=True)
+        for index in bands:
+            if not 1 <= index <= len(channels):
+                raise InputError(
+                    f'{file.path}: has no band {index}; its bands are 1 to {len(channels)}'
                 )
-                rows = slice(top, min(top + 64, file.geobox.height))
-                cols = slice(left, min(left + 64, file.geobox.width))
-                samples.append(file.read([file.alpha], rows, cols).ravel())
-        values = np.concatenate(samples)
-        if np.mean((values != 0) & (values != full)) > FEATHERED:
-            return False
-    return True
+        chosen = [channels[index - 1] for index in bands]
+    if not chosen:
+        raise InputError(f'{file.path}: has no band besides alpha')
+    if len(chosen) > MAX_BANDS:
+        raise InputError(
+            f'{file.path}: has {len(chosen)} bands, and at most {MAX_BANDS} are read at '
+            'once; choose some with bands'
+        )
+    needed = tuple(dict.fromkeys(band for band, _ in chosen))
+    for band in needed:
+        scale = file.scales[band - 1] if file.scales else 1.0
+        offset = file.offsets[band - 1] if file.offsets else 0.0
+        if not (np.isfinite([scale, offset]).all() and scale != 0):
+            raise InputError(
+                f'{file.path}: band {band} is tagged with scale {scale:g} and offset '
+                f'{offset:g}; put that right (gdal_edit -scale 1 -offset 0)'
+            )
+    picks = tuple((needed.index(band), component) for band, component in chosen)
+    values = tuple(
+        file.nodata[band - 1] if nodata is None else nodata for band in needed
+    )
+    # a band that is named is data, whatever the file calls it
+    used = tuple(alpha for alpha in alphas if alpha[0] not in needed)
+    return _Layer(file, needed, picks, values, used)
+
+
+def _check_bands(layers: Sequence[_Layer]) -> None:
+    """The files of a mosaic have as many bands as its first, in one order."""
+    first = layers[0]
+    order = _color_order(first)
+    for layer in layers:
+        if len(layer.picks) != len(first.picks):
+            raise InputError(
+                f'{layer.file.path} has {len(layer.picks)} bands but '
+                f'{first.file.path} has {len(first.picks)}; '
+                'choose common ones with bands'
+            )
+        other = _color_order(layer)
+        if order and other and order != other:
+            raise InputError(
+                f'{layer.file.path} has its bands in the order {", ".join(other)} but '
+                f'{first.file.path} in the order {", ".join(order)}; bring them into one '
+                'order (gdal_translate -b)'
+            )
+
+
+def _color_order(layer: _Layer) -> tuple[str, ...]:
+    """Red, green and blue in the order of the channels; empty unless there are all."""
+    names = [
+        ('red', 'green', 'blue')[component]
+        if component is not None
+        else (layer.file.colors or ('',) * layer.file.count)[layer.bands[i] - 1]
+        for i, component in layer.picks
+    ]
+    order = tuple(name for name in names if name in ('red', 'green', 'blue'))
+    return order if sorted(order) == ['blue', 'green', 'red'] else ()
+
+
+def _check_sparse(files: Sequence[RasterFile], boxes: Sequence[Box]) -> None:
+    """A mosaic holds some data between its corners."""
+    height, width = _size(hull(boxes))
+    data = sum(h * w for h, w in map(_size, boxes))
+    if height * width < SPARSE_PIXELS or data >= SPARSE * height * width:
+        return
+    edges = np.array(boxes, float)
+    # the file that lies furthest from the middle of most
+    distance = np.abs(edges - np.median(edges, axis=0)).max(axis=1)
+    if len(files) == 2:
+        distance[0] = -1  # the grid is the first's
+    odd = files[int(np.argmax(distance))]
+    raise InputError(
+        f'{odd.path}: lies so far from {files[0].path} that the mosaic would be '
+        f'{height} x {width} pixels ({_pixels(height * width)}) of which '
+        f'{100 * data / (height * width):.2g} % have data; check its origin and zone, '
+        'or make one map a file (--output FOLDER/)'
+    )
+
+
+def _check_same_place(layers: Sequence[_Layer], boxes: Sequence[Box]) -> None:
+    """No file of a mosaic is hidden under another."""
+    for i, j in _same_place(boxes):
+        valid = [
+            np.concatenate(
+                [
+                    (layer.window(*window)[1] == 0).ravel()
+                    for window in _windows(layer.file.geobox)
+                ]
+            )
+            for layer in (layers[i], layers[j])
+        ]
+        size = min(len(v) for v in valid)
+        first, second = (v[:size] for v in valid)
+        if (second & ~first).sum() < WORTH_KEEPING * second.sum() or not second.any():
+            raise InputError(
+                f'{layers[j].file.path}: has the footprint of {layers[i].file.path}, '
+                'which would hide it; leave one of them out, or use both as bands '
+                '(Imagery(…, stack=True))'
+            )
+
+
+def _same_place(boxes: Sequence[Box]) -> list[tuple[int, int]]:
+    """Pairs of files that have one footprint, each with the first of its place."""
+    edges = np.array(boxes, float)
+    shapes = shapely.box(edges[:, 0], edges[:, 1], edges[:, 2], edges[:, 3])
+    middles = shapely.STRtree(shapely.centroid(shapes))
+    one, two = middles.query(shapes)
+    one, two = one[one < two], two[one < two]
+    common = shapely.area(shapely.intersection(shapes[one], shapes[two]))
+    either = shapely.area(shapes[one]) + shapely.area(shapes[two]) - common
+    same = common >= SAME_PLACE * either
+    pairs: dict[int, int] = {}
+    for i, j in sorted(zip(one[same].tolist(), two[same].tolist(), strict=True)):
+        pairs.setdefault(j, i)
+    return [(i, j) for j, i in pairs.items()]
+
+
+def _stacked(
+    files: Sequence[RasterFile], boxes: Sequence[Box]
+) -> tuple[tuple[int, ...], ...]:
+    """Number the files of each place, and put those of one number into one image."""
+    first = {j: i for i, j in _same_place(boxes)}
+    places: dict[int, list[int]] = {}
+    for i in range(len(files)):
+        places.setdefault(first.get(i, i), []).append(i)
+    counts = {len(place) for place in places.values()}
+    if counts == {1}:  # of one place, but not of one footprint
+        return tuple((i,) for i in range(len(files)))
+    if len(counts) > 1:
+        fewest = min(places.values(), key=len)
+        raise InputError(
+            f'{files[fewest[0]].path}: has {len(fewest)} files of its footprint where '
+            f'others have {max(counts)}; a stack needs as many for each'
+        )
+    return tuple(zip(*places.values(), strict=True))
+
+
+def _check_units(layers: Sequence[_Layer]) -> None:
+    """The values of a mosaic's files are of one unit, after their tags are applied."""
+    if len(layers) == 1:
+        return
+    step = max(1, len(layers) // 16)
+    looked = [layers[0], *layers[1::step]]
+    levels = [_level(layer) for layer in looked]
+    reference = next((i for i, level in enumerate(levels) if level), None)
+    if reference is None:
+        return
+    first = looked[reference]
+    for layer, level in zip(looked, levels, strict=True):
+        if not level:
+            continue
+        ratio = max(level, levels[reference]) / min(level, levels[reference])
+        same = layer.dtype == first.dtype and layer.file.dtypes == first.file.dtypes
+        if ratio > (SAME_UNIT if same else SAME_UNIT_OF_TYPES):
+            raise InputError(
+                f'{layer.file.path}: its values (type {layer.file.dtypes[0]}, mean '
+                f'{level:.4g}) are in another unit than those of {first.file.path} (type '
+                f'{first.file.dtypes[0]}, mean {levels[reference]:.4g}); convert one of '
+                'them (gdal_translate -ot -scale), or tag its scale (gdal_edit -scale)'
+            )
+
+
+def _level(layer: _Layer) -> float:
+    """Mean magnitude of the valid values of a sample; 0 if there are none."""
+    for places in ([1], [0, 2]):
+        total, count = 0.0, 0
+        for window in _windows(layer.file.geobox, places):
+            values, removed = layer.window(*window)
+            valid = removed == 0
+            total += float(np.abs(values[:, valid]).sum(dtype=np.float64))
+            count += int(valid.sum()) * len(values)
+        if count:
+            return total / count
+    return 0.0
+
+
+def _windows(
+    geobox: GeoBox, places: Sequence[int] = (0, 1, 2)
+) -> Iterator[tuple[slice, slice]]:
+    """Windows of 64 x 64 pixels at some thirds of a raster, each way."""
+    for i in places:
+        for j in places:
+            top, left = (
+                max(size - 64, 0) * k // 2
+                for size, k in zip(geobox.shape, (i, j), strict=True)
+            )
+            yield (
+                slice(top, min(top + 64, geobox.height)),
+                slice(left, min(left + 64, geobox.width)),
+            )
+
+
+def _transparency(files: Sequence[RasterFile]) -> list[tuple[tuple[int, float], ...]]:
+    """Bands of each file that hold transparency, and above which value each is opaque.
+
+    The question is put to a few files, until one is sure; the others follow it.
+
+    Warns:
+        InputWarning: No file was sure.
+    """
+    tagged = [
+        tuple(i for i, c in enumerate(file.colors, 1) if c == 'alpha') for file in files
+    ]
+    answers: dict[int, tuple[_Alpha, ...]] = {}
+    for kind in dict.fromkeys(tagged):
+        members = [i for i, bands in enumerate(tagged) if bands == kind]
+        if not kind:
+            continue
+        step = max(1, len(members) // 8)
+        for i in members[::step]:
+            answers[i] = tuple(_alpha(files[i], band) for band in kind)
+        for place, band in enumerate(kind):
+            given = [(answers[i][place], files[i]) for i in members if i in answers]
+            sure = [alpha for alpha, _ in given if alpha.sure]
+            # near infrared looks like transparency here and there, never the reverse
+            common = next((a for a in sure if not a.transparent), None)
+            common = common or (sure[0] if sure else given[0][0])
+            if not sure:
+                what = 'transparency' if common.transparent else 'an image band'
+                warnings.warn(
+                    f'{given[0][1].path}: band {band} is called alpha and was taken for '
+                    f'{what} ({common.reason}); if that is wrong, name the bands to read '
+                    'with bands, or tag it right (gdal_edit -colorinterp_N)',
+                    InputWarning,
+                    stacklevel=3,
+                )
+            for i in members:
+                before = answers.get(i, ())
+                if len(before) <= place:
+                    answers[i] = (*before, common)
+                elif not before[place].sure:
+                    changed = replace(before[place], transparent=common.transparent)
+                    answers[i] = (*before[:place], changed, *before[place + 1 :])
+    return [
+        tuple(
+            (band, alpha.full / 2 if files[i].compression else 0.0)
+            for band, alpha in zip(tagged[i], answers.get(i, ()), strict=True)
+            if alpha.transparent
+        )
+        for i in range(len(files))
+    ]
+
+
+@dataclass(frozen=True)
+class _Alpha:
+    """What a band that is called alpha looks like.
+
+    Args:
+        transparent: Whether it holds transparency.
+        sure: Whether that is beyond doubt.
+        full: Its opaque value.
+        reason: What was seen, for a warning.
+    """
+
+    transparent: bool
+    sure: bool
+    full: float
+    reason: str
+
+
+def _alpha(file: RasterFile, band: int) -> _Alpha:
+    """Judge a band that is called alpha by 3 × 3 samples."""
+    others = [i for i in range(1, file.count + 1) if i != band][:4]
+    windows = list(_windows(file.geobox))
+    samples = [file.read([band], *window)[0] for window in windows]
+    values = np.concatenate([sample.ravel() for sample in samples])
+    values = np.nan_to_num(values.astype(np.float64), nan=0)
+    opaque = values[values != 0]
+    if not others:
+        return _Alpha(
+            True, True, float(opaque.max(initial=1)), 'there is no other band'
+        )
+    if opaque.size == 0:
+        blank = _blank_share(file, others, windows, samples)
+        return _Alpha(blank > 0.95, False, 1.0, 'it is 0 all over the samples')
+    full = float(opaque.max())
+    close = 0.1 * full if file.compression else 0.0
+    if opaque.min() < 0 or np.mean(opaque < full - close) > FEATHERED:
+        return _Alpha(False, True, full, 'it has many values')
+    if opaque.size == values.size and np.all(opaque == full):
+        plain = full in _OPAQUE or full == _largest(file.dtypes[band - 1])
+        return _Alpha(True, plain, full, f'it is {full:g} all over the samples')
+    if full == _largest(file.dtypes[band - 1]) or (full in _OPAQUE and full > 1):
+        return _Alpha(True, True, full, 'its values are 0 and full')
+    # Water in near infrared is 0 and 1 as well: then the other bands are not blank where
+    # it is 0, and the two values do not lie in large pieces.
+    blank = _blank_share(file, others, windows, samples)
+    edges = [(s[1:] != s[:-1]).mean() for s in samples if len(s) > 1]
+    pieces = float(np.mean(edges)) < 0.1 if edges else False
+    sure = blank > 0.95
+    reason = f'its values are 0 and {full:g}'
+    return _Alpha(sure or pieces, sure or not pieces, full, reason)
+
+
+# Opaque values of 1, 8, 10 to 16 and 32 bits.
+_OPAQUE = frozenset({1.0, *(2.0**bits - 1 for bits in (8, *range(10, 17), 31, 32))})
+
+
+def _largest(dtype: str) -> float:
+    kind = np.dtype(dtype)
+    return 1.0 if kind.kind == 'f' else float(np.iinfo(kind).max)
+
+
+def _blank_share(
+    file: RasterFile,
+    bands: Sequence[int],
+    windows: Sequence[tuple[slice, slice]],
+    samples: Sequence[NDArray[Any]],
+) -> float:
+    """Share of the transparent pixels whose other bands hold one and the same value."""
+    blank = total = 0
+    common: NDArray[Any] | None = None
+    for window, sample in zip(windows, samples, strict=True):
+        transparent = sample == 0
+        if not transparent.any():
+            continue
+        values = file.read(bands, *window)[:, transparent]
+        common = values[:, :1] if common is None else common
+        blank += int((values == common).all(axis=0).sum())
+        total += int(transparent.sum())
+    return blank / total if total else 0.0
+
+
+def _size(box: Box) -> tuple[int, int]:
+    return box[2] - box[0], box[3] - box[1]
+
+
+def _pixels(count: int) -> str:
+    """A number of pixels for people."""
+    for unit, size in (('Tpx', 1e12), ('Gpx', 1e9), ('Mpx', 1e6)):
+        if count >= size:
+            return f'{count / size:.3g} {unit}'
+    return f'{count} px'

@@ -18,7 +18,7 @@ from torchgeo.datasets import NonGeoDataset
 from .._compat import Sample
 from ..errors import InputError
 from .legends.legend import Legend
-from .plot import paint, stretch
+from .plot import check_single, paint, stretch
 
 # Panel of each key of a sample, in this order.
 _TITLES = {
@@ -74,6 +74,11 @@ class ImageChips(NonGeoDataset):
         self.legend = legend
         self.transforms = transforms
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of ``mask``."""
+        return self.legend.class_names
+
     def __len__(self) -> int:
         """Return the number of chips.
 
@@ -127,7 +132,11 @@ class ImageChips(NonGeoDataset):
 
         Returns:
             The figure.
+
+        Raises:
+            InputError: *sample* is a batch.
         """
+        check_single(sample)
         keys = [key for key in _TITLES if key in sample]
         figure, axes = plt.subplots(
             1, len(keys), squeeze=False, figsize=(4 * len(keys), 4)

@@ -10,6 +10,7 @@ from .._compat import Sample
 from ..errors import InputError
 from .base import ChipDataset
 from .chesapeake import ChesapeakePairs
+from .errors import DatasetNotFoundError
 from .geo.grid import crop
 from .geo.raster import PathLike
 from .low2high_index import CHIPS, SPLITS, read_index, tile_name
@@ -87,22 +88,26 @@ class Low2High(ChesapeakePairs):
         pairs = {tile_name(pair.imagery.paths[0]): pair for pair in self.pairs}
         absent = next((c.tile for c in chosen if c.tile not in pairs), None)
         if absent is not None:
-            raise InputError(
+            raise DatasetNotFoundError(
                 f'{root}: has no tile {absent}, which {index} names; give the folder '
                 'of tiles that the index was made of'
             )
         size = int(settings['size'])
+        numbers = {pair: number for number, pair in enumerate(self.pairs)}
         owners = [pairs[chip.tile] for chip in chosen]
-        # one tile of a dataset is what a chip is sampled in: here a chip, not a tile
+        # One tile of a dataset is what a chip is sampled in: here a chip, not a tile.
         ChipDataset.__init__(
             self,
             [
-                crop(pair.tiles[0], (c.row, c.col, c.row + size, c.col + size))
+                crop(
+                    pair.imagery.footprints[0],
+                    (c.row, c.col, c.row + size, c.col + size),
+                )
                 for pair, c in zip(owners, chosen, strict=True)
             ],
             [pair.imagery.paths[0] for pair in owners],
             transforms,
             self.legend,
             self.truth_legend,
+            [numbers[pair] for pair in owners],
         )
-        self._owners = owners

@@ -5,19 +5,20 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+import geopandas
 import numpy as np
-import shapely
+import pandas
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from rasterio.transform import Affine
+from torchgeo.datasets import GeoDataset
 
 from .._compat import Sample
 from ..errors import InputError
-from .base import ChipDataset, ChipQuery
-from .geo.grid import crop, project
+from .base import ChipDataset, ChipQuery, chip_query
 from .geo.raster import PathLike, open_rasters
 from .legends.legend import Legend
-from .pair import LabelSource, LRHRPair, label_rasters
+from .pair import LRHRPair
+from .sources import DatedFiles, ImagerySource, LabelSource, label_rasters
 
 
 class LRHRPairs(ChipDataset):
@@ -34,6 +35,22 @@ class LRHRPairs(ChipDataset):
 
     Raises:
         InputError: There is none, or their imagery differs in its number of bands.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from torchgeo.datasets import random_bbox_assignment
+        >>> from torchgeo_mapsr.datasets import LRHRPairs, make_scene
+        >>> folder = TemporaryDirectory()
+        >>> scenes = [
+        ...     make_scene(f'{folder.name}/{name}', seed=name, size=(96, 96))
+        ...     for name in (1, 2)
+        ... ]
+        >>> pairs = LRHRPairs.from_files(
+        ...     [scene.imagery for scene in scenes], [scene.labels for scene in scenes]
+        ... )
+        >>> train, val = random_bbox_assignment(pairs, [0.5, 0.5])
+        >>> len(train), len(val), set(train.paths) & set(val.paths)
+        (1, 1, set())
     """
 
     def __init__(
@@ -52,19 +69,48 @@ class LRHRPairs(ChipDataset):
                     f'{first.paths[0]} has {first.bands}; choose bands that all files '
                     'have (bands)'
                 )
-        self._owners = [pair for pair in self.pairs for _ in pair.tiles]
         super().__init__(
-            [tile for pair in self.pairs for tile in pair.tiles],
+            [tile for pair in self.pairs for tile in pair.imagery.footprints],
             [path for pair in self.pairs for path in pair.imagery.paths],
             transforms,
             self.pairs[0].legend,
             self.pairs[0].truth_legend,
+            [i for i, pair in enumerate(self.pairs) for _ in pair.imagery.paths],
         )
+        self._take_rows()
+
+    def _take_rows(self) -> None:
+        """Take what can be sampled, and when, from the pairs' own indexes."""
+        tables, sources, first = [], [], 0
+        for pair in self.pairs:
+            index, numbers = pair.index, pair.sources
+            shapes = index.geometry
+            if index.crs != self.crs:
+                # Straight lines become curves: a point each 64 pixels.
+                shapes = shapes.segmentize(64 * max(pair.res)).to_crs(self.crs)
+            shapes = np.where(
+                pair.whole, self._footprints[first + numbers], shapes.to_numpy()
+            )
+            times = pandas.IntervalIndex.from_arrays(
+                index.index.left, index.index.right, 'both', name='datetime'
+            )
+            tables.append(
+                geopandas.GeoDataFrame(
+                    {'filepath': index['filepath'].to_numpy()},
+                    index=times,
+                    geometry=shapes,
+                    crs=self.crs,
+                )
+            )
+            sources.append(first + numbers)
+            first += len(pair.imagery.paths)
+        self._index = pandas.concat(tables)
+        self.sources = np.concatenate(sources)
 
     @classmethod
     def from_files(
         cls,
-        imagery: PathLike | Iterable[PathLike],
+        imagery: GeoDataset | PathLike | Iterable[PathLike],
         labels: LabelSource,
         truth: LabelSource | None = None,
         transforms: Callable[[Sample], Sample] | None = None,
@@ -76,8 +122,10 @@ class LRHRPairs(ChipDataset):
         """Pair each imagery file with the labels there.
 
         Args:
-            imagery: Files or folders, each file in its own grid.
-            labels: LR labels of all places.
+            imagery: Files or folders, each file in its own grid; or a torchgeo dataset,
+                whose dates and footprints count.
+            labels: LR labels of all places. Of a torchgeo dataset with several dates,
+                each place has those of its own.
             truth: HR labels of all places.
             transforms: Takes a sample and returns it transformed.
             bands: Bands of the imagery, from 1.
@@ -91,12 +139,20 @@ class LRHRPairs(ChipDataset):
         Raises:
             InputError: A file cannot be used, or no labels overlap it.
         """
-        lr = label_rasters(labels)
-        hr = label_rasters(truth) if truth is not None else None
+        files = DatedFiles.of(imagery)
+        places: Iterable[ImagerySource]
+        if files is not None:
+            places = files.single()
+            # Labels of several dates are those of each place's own date.
+            lr, hr = labels, truth
+        else:
+            places = [file.path for file in open_rasters(imagery)]  # type: ignore[arg-type]
+            lr = label_rasters(labels)
+            hr = label_rasters(truth) if truth is not None else None
         return cls(
             (
                 LRHRPair(
-                    file.path,
+                    place,
                     lr,
                     hr,
                     bands=bands,
@@ -104,37 +160,41 @@ class LRHRPairs(ChipDataset):
                     legend=legend,
                     truth_legend=truth_legend,
                 )
-                for file in open_rasters(imagery)
+                for place in places
             ),
             transforms,
         )
 
-    def chip(self, x: slice, y: slice) -> Sample:
-        """Read the chip of a box from the tile that covers most of it."""
-        box = shapely.box(x.start, y.start, x.stop, y.stop)
-        near = np.sort(self.index.sindex.query(box))
-        covered = self.index.geometry.iloc[near].intersection(box).area.to_numpy()
-        best = int(near[np.argmax(covered)]) if near.size else 0
-        return self._sample(self._owners[best], self._window(self.tiles[best], x, y))
+    def sample(self, query: ChipQuery | GeoBox) -> Sample:
+        """Read a chip of one of the pairs, not transformed.
 
-    def at(self, query: ChipQuery) -> Sample:
-        """Read the chip of some pixels of a pair's imagery."""
-        return self._sample(self.pairs[query.raster], query.geobox)
+        Args:
+            query: Pixels of a pair's imagery, or beyond it.
+        """
+        query = chip_query(query)
+        return self.pairs[query.raster].sample(query)
 
-    def _sample(self, pair: LRHRPair, geobox: GeoBox) -> Sample:
-        """Read a chip of one of the pairs."""
-        return pair.sample(geobox)
+    def cells(
+        self, raster: int, geobox: GeoBox
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Find the LR cells whose centres lie in a grid, without its imagery."""
+        return self.pairs[raster].cells(raster, geobox)
 
-    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Find the LR cells whose centres lie in a tile."""
-        return self._owners[tile].cells_in(self.tiles[tile])
+    @property
+    def all_bands(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of all bands of the first pair's imagery."""
+        return self.pairs[0].all_bands
 
-    def _window(self, tile: GeoBox, x: slice, y: slice) -> GeoBox:
-        """The pixels of a tile around the centre of a box."""
-        width = max(round((x.stop - x.start) / self.res[0]), 1)
-        height = max(round((y.stop - y.start) / self.res[1]), 1)
-        corner = Affine(self.res[0], 0, x.start, 0, -self.res[1], y.stop)
-        asked = GeoBox((height, width), corner, self.tiles[0].crs)
-        row, col = project(asked, tile, np.array(height / 2), np.array(width / 2))
-        top, left = round(float(row) - height / 2), round(float(col) - width / 2)
-        return crop(tile, (top, left, top + height, left + width))
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands of ``image``."""
+        return self.pairs[0].bands
+
+    @property
+    def rgb_bands(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of the bands that are red, green and blue; none if nothing says so."""
+        return self.pairs[0].rgb_bands
+
+    @rgb_bands.setter
+    def rgb_bands(self, names: Sequence[str]) -> None:
+        self.pairs[0].rgb_bands = tuple(names)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from .._compat import Sample
-from ..errors import InputError
+from .errors import DatasetNotFoundError
 from .geo.raster import PathLike
 from .images import ChipFiles, ImageChips
 from .legends.legend import Legend
@@ -56,8 +56,11 @@ class OpenEarthMap(ImageChips):
         transforms: Takes a sample and returns it transformed.
 
     Raises:
-        InputError: There are no such data in *root*.
+        DatasetNotFoundError: There are no such data in *root*.
     """
+
+    all_bands = ('R', 'G', 'B')
+    rgb_bands = ('R', 'G', 'B')
 
     def __init__(
         self,
@@ -68,7 +71,7 @@ class OpenEarthMap(ImageChips):
         folder = Path(root)
         listed = folder / f'{split}.txt'
         if not listed.is_file():
-            raise InputError(
+            raise DatasetNotFoundError(
                 f'{listed}: is not there; give the folder of OpenEarthMap that has '
                 'train.txt, val.txt and test.txt (https://zenodo.org/records/7223446)'
             )
@@ -78,7 +81,7 @@ class OpenEarthMap(ImageChips):
         #: images of the list that are not there
         self.missing = tuple(name for name in names if name not in there)
         if not found:
-            raise InputError(
+            raise DatasetNotFoundError(
                 f'{folder}: has none of the {len(names)} images of {listed}'
             )
         self.root, self.split = folder, split

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from .._compat import Sample
-from ..errors import InputError
+from .errors import DatasetNotFoundError
 from .geo.raster import PathLike
 from .images import ChipFiles, ImageChips
 from .legends.legend import Legend
@@ -56,7 +56,7 @@ class OpenEarthMapSAR(ImageChips):
         transforms: Takes a sample and returns it transformed.
 
     Raises:
-        InputError: There are no such data in *root*.
+        DatasetNotFoundError: There are no such data in *root*.
     """
 
     def __init__(
@@ -72,12 +72,16 @@ class OpenEarthMapSAR(ImageChips):
         images = folder / FOLDERS[modality]
         paths = sorted(images.glob('*.tif'))
         if not paths:
-            raise InputError(
+            raise DatasetNotFoundError(
                 f'{images}: has no .tif files; give the folder of OpenEarthMap-SAR that '
                 'has train, val and test (https://zenodo.org/records/14950559)'
             )
         optical = folder / FOLDERS['optical'] if paired and modality == 'sar' else None
         self.root, self.split = Path(root), split
+        self.all_bands: tuple[str, ...] = ('amplitude',)
+        self.rgb_bands: tuple[str, ...] = ()
+        if modality == 'optical':
+            self.all_bands = self.rgb_bands = ('R', 'G', 'B')
         super().__init__(
             [
                 ChipFiles(

@@ -3,29 +3,20 @@
 
 """HR imagery and LR labels of one place, each in its own grid."""
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from torchgeo.datasets import RasterDataset
 
 from .._compat import Sample, georeference
 from ..errors import InputError
+from .base import ChipQuery, ImageryChips, chip_query
 from .geo.grid import box_in, clip, coverage, pixel_ratio, project
-from .geo.raster import PathLike
-from .geo.region import region_map
-from .imagery import Imagery
-from .imagery_base import ImageryChips
 from .labels import LabelRaster
 from .legends.legend import Legend
-
-ImagerySource = Imagery | RasterDataset | PathLike | Iterable[PathLike]
-LabelSource = (
-    LabelRaster | RasterDataset | PathLike | Iterable[LabelRaster] | Iterable[PathLike]
-)
+from .sources import ImagerySource, LabelSource, label_rasters
 
 
 class LRHRPair(ImageryChips):
@@ -37,22 +28,27 @@ class LRHRPair(ImageryChips):
 
     * ``image``: values as they are stored, (C, H, W) float32, 0 where invalid
     * ``mask_valid``: 1 where the imagery has data, (H, W) int64
-    * ``lr_label``: codes of the LR cells that the chip touches, (h, w) int64,
-      -1 = no label
+    * ``lr_label``: codes of the LR cells under the chip and of a few around it, (h, w)
+      int64, -1 = no label; of one shape for all chips of a size
     * ``mask_region``: 0 = outside, i + 1 = cell i of the flattened ``lr_label``,
       (H, W) int64. To augmentations it is a mask like others: after flips, quarter
       turns and crops it still points to the right cells, so ``lr_label`` stays as it is
+    * ``mask_coordinates``: row and column of each pixel's centre in ``lr_label``, in
+      cells, (2, H, W) float32; another mask to augmentations
     * ``lr_pixels``: pixels that each whole cell has, (h, w) float32. The visible share
       of a cell is its pixels in ``mask_region`` over this, also after a crop
     * ``lr_place``: number of the label raster, row and column of its cell that is the
       first of ``lr_label``, (3,) int64. It tells cells apart that several chips show
+    * ``chip``: number of the imagery, row and column of the chip, and whether chips are
+      a partition, (4,) int64
     * ``mask``: codes of the HR labels, (H, W) int64, -1 = no label; if *truth* is given
 
     and the georeference keys of the installed torchgeo.
 
     A query is snapped to the imagery's pixels; its part outside the imagery is invalid.
-    Where several label rasters (grids) are given, a chip takes the one that covers most
-    of it.
+    Where several label rasters (grids) are given, the first that has a label for a pixel
+    counts. ``lr_label`` and ``lr_pixels`` are (R, h, w) then, ``lr_place`` (R, 3) and
+    ``mask_coordinates`` (2 R, H, W), for R rasters.
 
     Args:
         imagery: Files, a torchgeo dataset of which the files are taken, or Imagery.
@@ -67,6 +63,18 @@ class LRHRPair(ImageryChips):
     Raises:
         InputError: The files cannot be used, do not overlap, or the labels are finer
             than the imagery.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from torchgeo_mapsr.datasets import LRHRPair, make_scene
+        >>> folder = TemporaryDirectory()
+        >>> scene = make_scene(folder.name, size=(96, 128))
+        >>> pair = LRHRPair(scene.imagery, scene.labels, scene.truth)
+        >>> sample = pair[:]
+        >>> sample['image'].shape, sample['mask_region'].shape, sample['mask'].shape
+        (torch.Size([4, 96, 128]), torch.Size([96, 128]), torch.Size([96, 128]))
+        >>> bool(sample['mask_region'].max() <= sample['lr_label'].numel())
+        True
     """
 
     def __init__(
@@ -80,18 +88,18 @@ class LRHRPair(ImageryChips):
         legend: Legend | None = None,
         truth_legend: Legend | None = None,
     ) -> None:
-        super().__init__(
-            open_imagery(imagery, bands, nodata), transforms, legend, truth_legend
-        )
-        self.labels = label_rasters(labels)
-        self.truth = label_rasters(truth) if truth is not None else ()
-        self._check()
+        super().__init__(imagery, bands, nodata, transforms, legend, truth_legend)
+        times = self.index.index
+        self.labels = label_rasters(labels, times)
+        self.truth = label_rasters(truth, times) if truth is not None else ()
+        self._lr_labels = self._check()
 
-    def _check(self) -> None:
+    def _check(self) -> tuple[LabelRaster, ...]:
+        """The label rasters that the imagery meets."""
         met = [
             (raster, tile)
             for raster in self.labels
-            for tile in self.tiles
+            for tile in self.imagery.footprints
             if coverage(tile, raster.geobox) > 0
         ]
         if not met:
@@ -105,57 +113,42 @@ class LRHRPair(ImageryChips):
                     f'{raster.paths[0]}: has smaller pixels than '
                     f'{self.imagery.paths[0]}; use FineLabelPair for finer labels'
                 )
+        numbers = {raster.number for raster, _ in met}
+        return tuple(raster for raster in self.labels if raster.number in numbers)
 
-    def sample(self, geobox: GeoBox) -> Sample:
+    @property
+    def lr_labels(self) -> tuple[LabelRaster, ...]:
+        """The LR labels that the imagery meets."""
+        return self._lr_labels
+
+    def sample(self, query: ChipQuery | GeoBox) -> Sample:
         """Read a chip.
 
         Args:
-            geobox: Pixels of the imagery's grid, or beyond it.
+            query: Pixels of the imagery's grid, or beyond it.
 
         Returns:
             The sample, not transformed.
         """
-        image, valid = self.imagery.read(geobox)
-        labels = self._nearest(geobox)
-        regions = region_map(geobox, labels.geobox)
-        codes = labels.read(regions.rows, regions.cols)
-        pixels = np.bincount(regions.mask_region.ravel(), minlength=codes.size + 1)[1:]
-        whole = pixels / np.where(pixels > 0, regions.share, 1)
-        arrays = {
-            'image': image,
-            'mask_valid': valid.astype(np.int64),
-            'mask_region': regions.mask_region,
-            'lr_label': codes,
-            'lr_pixels': whole.reshape(codes.shape).astype(np.float32),
-            'lr_place': np.array([labels.number, *regions.window[:2]]),
-        }
+        query = chip_query(query)
+        sample = self.read(query).sample()
         if self.truth:
-            arrays['mask'] = self._truth(geobox)
-        sample: Sample = {key: torch.from_numpy(value) for key, value in arrays.items()}
-        return sample | georeference(geobox, self.bounds[2])
+            sample['mask'] = torch.from_numpy(self._truth(query.geobox))
+        return sample | georeference(query.geobox, self.bounds[2])
 
-    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Find the LR cells whose centres lie in a tile."""
-        return self.cells_in(self.tiles[tile])
-
-    def cells_in(self, geobox: GeoBox) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Find the LR cells whose centres lie in a grid.
-
-        Args:
-            geobox: Any grid.
-
-        Returns:
-            Codes (n,) and places (2, n), see :meth:`lr_cells`.
-        """
+    def cells(
+        self, raster: int, geobox: GeoBox
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Find the LR cells whose centres lie in a grid, without its imagery."""
         labels = self._nearest(geobox)
         box = clip(box_in(geobox, labels.geobox), *labels.geobox.shape)
         codes = labels.read(slice(box[0], box[2]), slice(box[1], box[3]))
         row, col = np.indices(codes.shape) + 0.5
-        at = project(labels.geobox, geobox, row + box[0], col + box[1])
+        centres = project(labels.geobox, geobox, row + box[0], col + box[1])
         with np.errstate(invalid='ignore'):
-            held = (at >= 0) & (at < np.array(geobox.shape)[:, None, None])
-        inside = held.all(axis=0) & (codes >= 0)
-        return codes[inside], at[:, inside]
+            within = (centres >= 0) & (centres < np.array(geobox.shape)[:, None, None])
+        inside = within.all(axis=0) & (codes >= 0)
+        return codes[inside], centres[:, inside]
 
     def _nearest(self, geobox: GeoBox) -> LabelRaster:
         """The label raster that covers most of a chip; the first of equals."""
@@ -171,44 +164,3 @@ class LRHRPair(ImageryChips):
             if (codes == -1).any():
                 codes = np.where(codes == -1, raster.at(geobox), codes)
         return codes
-
-
-def open_imagery(
-    source: ImagerySource, bands: Sequence[int] | None, nodata: float | None
-) -> Imagery:
-    """Imagery of files or of a torchgeo dataset's files."""
-    if isinstance(source, Imagery):
-        if bands is not None or nodata is not None:
-            raise InputError('give bands and nodata to Imagery, not to the pair')
-        return source
-    if isinstance(source, RasterDataset):
-        if bands is None:
-            indexes = getattr(source, 'band_indexes', None)
-            bands = None if indexes is None else tuple(indexes)
-        return Imagery(_files(source), bands, nodata)
-    return Imagery(source, bands, nodata)
-
-
-def label_rasters(source: LabelSource) -> tuple[LabelRaster, ...]:
-    """Label rasters of files or of a torchgeo dataset's files."""
-    if isinstance(source, LabelRaster):
-        return (source,)
-    if isinstance(source, RasterDataset):
-        return LabelRaster.open(_files(source))
-    if isinstance(source, str | os.PathLike):
-        return LabelRaster.open(source)
-    given = list(source)
-    rasters = tuple(item for item in given if isinstance(item, LabelRaster))
-    if rasters and len(rasters) == len(given):
-        return rasters
-    return LabelRaster.open([i for i in given if not isinstance(i, LabelRaster)])
-
-
-def _files(dataset: RasterDataset) -> list[str]:
-    """Files that a torchgeo dataset has indexed."""
-    if dataset.separate_files:
-        raise InputError(
-            f'{type(dataset).__name__} keeps each band in a file of its own; '
-            'stack them first (gdalbuildvrt -separate)'
-        )
-    return list(dataset.index['filepath'])

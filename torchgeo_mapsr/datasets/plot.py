@@ -3,6 +3,8 @@
 
 """Pictures of samples."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .._compat import Sample
+from ..errors import InputError
 from .legends.legend import Legend
 
 
@@ -19,6 +22,7 @@ def plot_sample(
     truth_legend: Legend | None = None,
     show_titles: bool = True,
     suptitle: str | None = None,
+    rgb: Sequence[int] | None = None,
 ) -> Figure:
     """Plot the image, and LR labels, HR labels and prediction if there are any.
 
@@ -28,12 +32,17 @@ def plot_sample(
         truth_legend: Colours of ``mask`` and ``prediction``.
         show_titles: Put a title above each panel.
         suptitle: Title of the figure.
+        rgb: Bands that are red, green and blue (default: the first three).
 
     Returns:
         The figure.
+
+    Raises:
+        InputError: *sample* is a batch.
     """
+    check_single(sample)
     panels: dict[str, ArrayLike] = {
-        'Image': stretch(sample['image'], sample.get('mask_valid'))
+        'Image': stretch(sample['image'], sample.get('mask_valid'), rgb)
     }
     if 'lr_label' in sample:
         codes = per_pixel(sample['lr_label'], sample['mask_region'])
@@ -54,33 +63,53 @@ def plot_sample(
     return figure
 
 
+def check_single(sample: Sample) -> None:
+    """Make sure that a sample is one.
+
+    Raises:
+        InputError: It is a batch.
+    """
+    if sample['image'].ndim > 3:
+        raise InputError(
+            f'this is a batch of {len(sample["image"])}, and one sample is plotted: '
+            'plot(unbind_samples(batch)[0]), with unbind_samples of torchgeo.datasets'
+        )
+
+
 def per_pixel(lr_label: Tensor, mask_region: Tensor) -> NDArray[np.int64]:
-    """Label of the LR cell that holds each pixel, (H, W); -1 outside."""
+    """Label of the LR cell that holds each pixel, (H, W); -1 outside.
+
+    Args:
+        lr_label: Codes of the cells, (h, w), or (R, h, w) of several rasters.
+        mask_region: 0 = outside, i + 1 = cell i of the flattened *lr_label*, (H, W).
+    """
     codes = np.concatenate([[-1], np.asarray(lr_label).ravel()])
     return codes[np.asarray(mask_region).squeeze()]
 
 
-def stretch(image: Tensor, valid: Tensor | None = None) -> NDArray[np.float64]:
-    """First three bands, or the first as grey, between their 2nd and 98th percentile.
+def stretch(
+    image: Tensor, valid: Tensor | None = None, rgb: Sequence[int] | None = None
+) -> NDArray[np.float64]:
+    """Three bands, or the first as grey, between their 2nd and 98th percentile.
 
     Args:
         image: (C, H, W).
         valid: Pixels with data, (H, W).
+        rgb: Bands that are red, green and blue (default: the first three).
 
     Returns:
         Red, green and blue, (H, W, 3) in 0..1; white where invalid.
     """
-    bands = np.asarray(image, dtype=np.float64)[
-        [0, 1, 2] if len(image) > 2 else [0] * 3
-    ]
-    known = np.ones(bands.shape[1:], bool)
+    first = [0, 1, 2] if len(image) > 2 else [0] * 3
+    bands = np.asarray(image, dtype=np.float64)[first if rgb is None else list(rgb)]
+    data = np.ones(bands.shape[1:], bool)
     if valid is not None:
-        known = np.asarray(valid).squeeze() > 0
-    picture = np.ones((*known.shape, 3))
-    if known.any():
-        low, high = np.percentile(bands[:, known], (2, 98), axis=1)[..., None, None]
+        data = np.asarray(valid).squeeze() > 0
+    picture = np.ones((*data.shape, 3))
+    if data.any():
+        low, high = np.percentile(bands[:, data], (2, 98), axis=1)[..., None, None]
         scaled = (bands - low) / np.where(high > low, high - low, 1)
-        picture[known] = np.clip(scaled, 0, 1).transpose(1, 2, 0)[known]
+        picture[data] = np.clip(scaled, 0, 1).transpose(1, 2, 0)[data]
     return picture
 
 
@@ -88,12 +117,12 @@ def paint(codes: ArrayLike, legend: Legend | None) -> NDArray[np.uint8]:
     """Colours of codes, (H, W, 3); white where the legend has none."""
     codes = np.asarray(codes)
     if legend is None:
-        # the golden angle in hue keeps neighbouring codes apart
+        # The golden angle in hue keeps neighbouring codes apart.
         hues = (codes * 0.618034) % 1
         colors = (plt.get_cmap('hsv')(hues)[..., :3] * 255).astype(np.uint8)
-        known = codes >= 0
+        labelled = codes >= 0
     else:
         index = legend.index(codes)
-        colors, known = legend.colors[index], index >= 0
-    painted: NDArray[np.uint8] = np.where(known[..., None], colors, 255)
+        colors, labelled = legend.colors[index], index >= 0
+    painted: NDArray[np.uint8] = np.where(labelled[..., None], colors, 255)
     return painted.astype(np.uint8)

@@ -6,15 +6,14 @@
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from .._compat import Sample, georeference
 from ..errors import InputError
-from .imagery_base import ImageryChips
+from .base import ChipQuery, ImageryChips, chip_query
 from .mosaic import LRHRPairs
-from .pair import ImagerySource, open_imagery
+from .sources import ImagerySource
 
 
 class UnlabelledImagery(ImageryChips):
@@ -37,25 +36,24 @@ class UnlabelledImagery(ImageryChips):
         bands: Sequence[int] | None = None,
         nodata: float | None = None,
     ) -> None:
-        super().__init__(open_imagery(imagery, bands, nodata), transforms)
+        super().__init__(imagery, bands, nodata, transforms)
 
-    def sample(self, geobox: GeoBox) -> Sample:
+    def sample(self, query: ChipQuery | GeoBox) -> Sample:
         """Read a chip.
 
         Args:
-            geobox: Pixels of the imagery's grid, or beyond it.
+            query: Pixels of the imagery's grid, or beyond it.
 
         Returns:
             The sample, not transformed.
         """
-        image, valid = self.imagery.read(geobox)
-        sample: Sample = {
-            'image': torch.from_numpy(image),
-            'mask_valid': torch.from_numpy(valid.astype(np.int64)),
-        }
-        return sample | georeference(geobox, self.bounds[2])
+        query = chip_query(query)
+        sample = self.read(query).sample()
+        return sample | georeference(query.geobox, self.bounds[2])
 
-    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def cells(
+        self, raster: int, geobox: GeoBox
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """There are no LR cells here."""
         raise InputError(
             'the imagery has no LR cells; sample its chips with ChipSampler or '
@@ -77,9 +75,5 @@ class ManyImagery(LRHRPairs):
         places: Iterable[ImageryChips],
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
-        # what it asks of a pair, these have: tiles, imagery, legends and samples
+        # What it asks of a pair, these have: tiles, imagery, legends and samples.
         super().__init__(places, transforms)  # type: ignore[arg-type]
-
-    def lr_cells(self, tile: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """There are no LR cells here."""
-        return self._owners[tile].lr_cells(0)

@@ -3,9 +3,10 @@
 
 """How well maps agree with HR labels: one confusion matrix pooled over files."""
 
+import csv
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from scipy.ndimage import distance_transform_edt
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from ..datasets.geo.grid import pixel_offset
+from ..datasets.geo.grid import crop, pixel_offset
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from .area import row_areas
+from .class_maps import blocks_of
 
 _BLOCK = 2048
+
+#: Gives the number of the group of each pixel of a grid, (H, W); -1 = none.
+Grouping = Callable[[GeoBox], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -38,19 +44,35 @@ class Confusion:
         unmapped: Pixels with a true class where the map has no data; they are in no
             figure.
         unknown: Counts of the truth's codes that its legend does not have.
+        boundary: Pixels of each class near its boundary in both and in either of truth
+            and map, (2, C); none if it was not measured.
+        boundary_width: Metres from a boundary that are near.
+
+    >>> legend = Legend.load('land-cover-4')
+    >>> result = Confusion(legend, np.diag([4, 3, 2, 0]))
+    >>> result.accuracy, result.miou, result.present.tolist()
+    (1.0, 1.0, [True, True, True, False])
     """
 
     legend: Legend
     matrix: NDArray[np.int64]
     unmapped: int = 0
     unknown: Counter[int] = field(default_factory=Counter)
+    boundary: NDArray[np.int64] | None = None
+    boundary_width: float | None = None
 
     def __add__(self, other: 'Confusion') -> 'Confusion':
+        if self.boundary is None or other.boundary is None:
+            boundary = None
+        else:
+            boundary = self.boundary + other.boundary
         return Confusion(
             self.legend,
             self.matrix + other.matrix,
             self.unmapped + other.unmapped,
             self.unknown + other.unknown,
+            boundary,
+            self.boundary_width or other.boundary_width,
         )
 
     @cached_property
@@ -105,13 +127,92 @@ class Confusion:
         """Mean F1 over the classes present in the truth."""
         return float(self.f1[self.present].mean()) if self.present.any() else np.nan
 
+    @cached_property
+    def mean_recall(self) -> float:
+        """Mean producer's accuracy over the classes present in the truth."""
+        present = self.recall[self.present]
+        return float(present.mean()) if present.size else np.nan
+
+    @cached_property
+    def kappa(self) -> float:
+        """Cohen's kappa, (p_o − p_e) / (1 − p_e); NaN if all is one class."""
+        total = self.matrix.sum()
+        if total == 0:
+            return np.nan
+        rows, cols = self.matrix.sum(1) / total, self.matrix.sum(0) / total
+        chance = float(rows @ cols)
+        return (self.accuracy - chance) / (1 - chance) if chance < 1 else np.nan
+
+    @cached_property
+    def boundary_iou(self) -> NDArray[np.float64]:
+        """IoU of each class near its boundaries, (C,); NaN if not measured.
+
+        Cheng et al. 2021, Boundary IoU, CVPR, eq. 2.
+        """
+        if self.boundary is None:
+            return np.full(len(self.legend), np.nan)
+        return _ratio(*self.boundary)
+
+    @cached_property
+    def mean_boundary_iou(self) -> float:
+        """Mean boundary IoU over the classes present in the truth that have one."""
+        values = self.boundary_iou[self.present]
+        values = values[~np.isnan(values)]
+        return float(values.mean()) if values.size else np.nan
+
+    def save_csv(self, path: str | Path) -> None:
+        """Write the matrix: a row for each true class, a column for each mapped.
+
+        Args:
+            path: CSV file to write.
+        """
+        names = self.legend.class_names
+        with Path(path).open('w', newline='', encoding='utf-8') as file:
+            writer = csv.writer(file)
+            writer.writerow(['truth \\ map', *names])
+            for name, row in zip(names, self.matrix.tolist(), strict=True):
+                writer.writerow([name, *row])
+
+    def save_png(self, path: str | Path) -> None:
+        """Draw the matrix, each row in percent of its true class.
+
+        Args:
+            path: PNG file to write.
+        """
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        names, size = self.legend.class_names, len(self.legend)
+        share = 100 * _ratio(self.matrix, self.matrix.sum(1, keepdims=True))
+        figure = Figure(figsize=(2.5 + 0.8 * size, 1.8 + 0.7 * size), dpi=120)
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        axes.imshow(np.nan_to_num(share), vmin=0, vmax=100, cmap='Blues')
+        for i in range(size):
+            for j in range(size):
+                value = share[i, j]
+                text = '–' if np.isnan(value) else f'{value:.1f}'
+                color = 'white' if value > 55 else 'black'
+                axes.text(j, i, text, ha='center', va='center', color=color, size=9)
+        labels = [
+            name if present else f'{name} (absent)'
+            for name, present in zip(names, self.present, strict=True)
+        ]
+        axes.set_xticks(range(size), names, rotation=40, ha='right')
+        axes.set_yticks(range(size), labels)
+        axes.set_xlabel('map')
+        axes.set_ylabel('truth')
+        axes.set_title('percent of each true class', size=10)
+        figure.tight_layout()
+        figure.savefig(path, format='png')
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types; what is undefined is null."""
 
         def number(value: float) -> float | None:
             return None if np.isnan(value) else round(float(value), 6)
 
-        figures = ('iou', 'f1', 'precision', 'recall', 'share')
+        figures = ('iou', 'f1', 'precision', 'recall', 'share', 'boundary_iou')
         return {
             'legend': self.legend.name,
             'pixels': int(self.matrix.sum()),
@@ -121,10 +222,15 @@ class Confusion:
             'miou': number(self.miou),
             'fwiou': number(self.fwiou),
             'macro_f1': number(self.macro_f1),
+            'mean_recall': number(self.mean_recall),
+            'kappa': number(self.kappa),
+            'boundary_iou': number(self.mean_boundary_iou),
+            'boundary_width_metres': self.boundary_width,
             'classes': [
                 {
                     'code': c.code,
                     'name': c.name,
+                    'in_truth': bool(self.present[i]),
                     **{name: number(getattr(self, name)[i]) for name in figures},
                 }
                 for i, c in enumerate(self.legend.classes)
@@ -152,15 +258,77 @@ def confusion(
     Returns:
         The counts over pixels that have both.
     """
-    known = truth >= 0
-    both = known & (predicted >= 0)
+    labelled = truth >= 0
+    both = labelled & (predicted >= 0)
     matrix = multiclass_confusion_matrix(
         torch.from_numpy(predicted[both]),
         torch.from_numpy(truth[both]),
         num_classes=max(len(legend), 2),
     )
     counts = matrix.numpy().astype(np.int64)[: len(legend), : len(legend)]
-    return Confusion(legend, counts, int(known.sum() - both.sum()))
+    return Confusion(legend, counts, int(labelled.sum() - both.sum()))
+
+
+def near_boundary(
+    index: NDArray[np.int64],
+    valid: NDArray[np.bool_],
+    classes: int,
+    width: float,
+    pixel: tuple[float, float],
+) -> NDArray[np.bool_]:
+    """Pixels of each class that are near another class.
+
+    Where data ends there is no boundary: what lies beyond is not known.
+
+    Args:
+        index: Class indices, (H, W).
+        valid: Pixels that have one, in truth and map alike, (H, W).
+        classes: Number of classes, C.
+        width: Metres; a pixel is near if the centre of one of another class is at most
+            so far away.
+        pixel: Height and width of a pixel in metres.
+
+    Returns:
+        (C, H, W).
+    """
+    result = np.zeros((classes, *index.shape), bool)
+    for c in np.unique(index[valid]):
+        other = valid & (index != c)
+        if other.any():
+            distance = distance_transform_edt(~other, sampling=pixel)
+            # a millionth for what the pixel size in floating point leaves
+            result[c] = valid & (index == c) & (distance <= width * (1 + 1e-6))
+    return result
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Confusions of a comparison, of all pixels and by group.
+
+    Args:
+        total: Of all pixels.
+        groups: Of the pixels of each group, by kind of group and name.
+    """
+
+    total: Confusion
+    groups: Mapping[str, Mapping[str, Confusion]] = field(default_factory=dict)
+
+    def __add__(self, other: 'Assessment') -> 'Assessment':
+        groups: dict[str, dict[str, Confusion]] = {}
+        for part in (self.groups, other.groups):
+            for kind, by_name in part.items():
+                table = groups.setdefault(kind, {})
+                for name, result in by_name.items():
+                    table[name] = table[name] + result if name in table else result
+        return Assessment(self.total + other.total, groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON types."""
+        groups = {
+            kind: {name: result.to_dict() for name, result in by_name.items()}
+            for kind, by_name in self.groups.items()
+        }
+        return {**self.total.to_dict(), 'groups': groups}
 
 
 def compare(
@@ -171,10 +339,6 @@ def compare(
 ) -> Confusion:
     """Compare a map with HR labels.
 
-    The finer of the two grids is compared pixel by pixel (the map's if they are
-    alike); on it the other raster is looked up at pixel centres. Where one does not
-    reach, there is nothing to compare. Windows keep the memory flat.
-
     Args:
         map_path: Raster of class codes.
         truth_path: Raster of class codes; may have another grid and CRS.
@@ -182,44 +346,138 @@ def compare(
         truth_crosswalk: From the truth's legend to the same.
 
     Returns:
+        The counts; see :func:`assess`.
+    """
+    return assess(map_path, truth_path, map_crosswalk, truth_crosswalk).total
+
+
+def assess(
+    map_path: str | Path,
+    truth_path: str | Path,
+    map_crosswalk: Crosswalk,
+    truth_crosswalk: Crosswalk,
+    boundary_width: float | None = None,
+    groups: Mapping[str, tuple[tuple[str, ...], Grouping]] | None = None,
+) -> Assessment:
+    """Compare a map with HR labels, by group and along boundaries, too.
+
+    The finer of the two grids is compared pixel by pixel (the map's if they are
+    alike); on it the other raster is looked up at pixel centres. Where one does not
+    reach, there is nothing to compare. Windows keep the memory flat; for the boundaries
+    they are read with a margin, so that they see what the whole raster would.
+
+    Args:
+        map_path: Raster of class codes.
+        truth_path: Raster of class codes; may have another grid and CRS.
+        map_crosswalk: From the map's legend to the one that is compared.
+        truth_crosswalk: From the truth's legend to the same.
+        boundary_width: Metres from a boundary in which the boundary IoU is taken; it is
+            not measured by default.
+        groups: Names of groups and what gives their numbers, by kind.
+
+    Returns:
         The counts.
 
     Raises:
-        InputError: If a file cannot be read or has no CRS, if they do not overlap, or
-            if the map has codes that are not in its legend.
+        InputError: If a file cannot be read or has no CRS, if they do not overlap, if
+            the width is below a pixel, or if the map has codes that are not in its
+            legend.
     """
     legend = map_crosswalk.target
-    total = Confusion(legend, np.zeros((len(legend), len(legend)), np.int64))
-    strange: Counter[int] = Counter()
+    empty = Confusion(legend, np.zeros((len(legend), len(legend)), np.int64))
+    total, odd = Assessment(empty), Counter[int]()
     (mapped,), (truth,) = LabelRaster.open(map_path), LabelRaster.open(truth_path)
-    for block in _blocks(_finer(mapped.geobox, truth.geobox)):
-        here, true = _lookup(mapped, block), _lookup(truth, block)
-        strange.update(map_crosswalk.unknown(here))
-        part = confusion(truth_crosswalk.index(true), map_crosswalk.index(here), legend)
-        unknown = Counter(truth_crosswalk.unknown(true))
-        total += Confusion(legend, part.matrix, part.unmapped, unknown)
-    if strange:
+    grid = _finer(mapped.geobox, truth.geobox)
+    pixel = pixel_metres(grid)
+    margin = 0
+    if boundary_width is not None:
+        empty = replace(
+            empty,
+            boundary=np.zeros((2, len(legend)), np.int64),
+            boundary_width=boundary_width,
+        )
+        total = Assessment(empty)
+        if boundary_width < max(pixel):
+            raise InputError(
+                f'--boundary {boundary_width:g} m is less than a pixel of {map_path} '
+                f'({max(pixel):.3g} m); give at least that.'
+            )
+        margin = int(boundary_width / min(pixel)) + 1
+    for rows, cols in blocks_of(grid, _BLOCK):
+        block = crop(grid, (rows.start, cols.start, rows.stop, cols.stop))
+        wide = block.pad(margin) if margin else block
+        mapped_codes, true_codes = _lookup(mapped, wide), _lookup(truth, wide)
+        inner = (
+            slice(margin, wide.height - margin),
+            slice(margin, wide.width - margin),
+        )
+        odd.update(map_crosswalk.unknown(mapped_codes[inner]))
+        unknown = Counter(truth_crosswalk.unknown(true_codes[inner]))
+        true = truth_crosswalk.index(true_codes)
+        predicted = map_crosswalk.index(mapped_codes)
+        near = None
+        if boundary_width is not None:
+            valid = (true >= 0) & (predicted >= 0)
+            near = [
+                near_boundary(i, valid, len(legend), boundary_width, pixel)[:, *inner]
+                for i in (true, predicted)
+            ]
+        true, predicted = true[inner], predicted[inner]
+
+        def count(
+            inside: NDArray[np.bool_] | None,
+            true: NDArray[np.int64] = true,
+            predicted: NDArray[np.int64] = predicted,
+            near: list[NDArray[np.bool_]] | None = near,
+        ) -> Confusion:
+            shown = true if inside is None else np.where(inside, true, -1)
+            part = confusion(shown, predicted, legend)
+            if near is None:
+                return part
+            one, two = near if inside is None else [n & inside for n in near]
+            sums = np.stack([(one & two).sum((1, 2)), (one | two).sum((1, 2))])
+            return replace(part, boundary=sums, boundary_width=boundary_width)
+
+        by_kind: dict[str, dict[str, Confusion]] = {}
+        for kind, (names, grouping) in (groups or {}).items():
+            number = grouping(block)
+            present = np.unique(number[(number >= 0) & (true >= 0)])
+            by_kind[kind] = {names[g]: count(number == g) for g in present}
+        total += Assessment(replace(count(None), unknown=unknown), by_kind)
+    if odd:
         raise InputError(
-            f'{map_path} has codes {sorted(strange)} that are not in the legend '
+            f'{map_path} has codes {sorted(odd)} that are not in the legend '
             f'{map_crosswalk.source.name!r}; give the legend of the map with --legend.'
         )
-    if not total.matrix.any() and not total.unmapped:
+    if not total.total.matrix.any() and not total.total.unmapped:
         raise InputError(
             f'{map_path} and {truth_path} have no pixels in common that have labels.'
         )
     return total
 
 
+def pixel_metres(grid: GeoBox) -> tuple[float, float]:
+    """Height and width of a grid's middle pixel on the ground, in metres.
+
+    Args:
+        grid: A grid with a CRS.
+    """
+    row, col = grid.height // 2, grid.width // 2
+    area = float(row_areas(grid)[row])
+    affine = grid.affine
+    high, wide = np.hypot(affine.b, affine.e), np.hypot(affine.a, affine.d)
+    assert grid.crs is not None
+    if grid.crs.geographic:
+        _, latitude = grid.pix2wld(col + 0.5, row + 0.5)
+        wide = wide * np.cos(np.radians(float(latitude)))
+    scale = (area / (high * wide)) ** 0.5
+    return float(high * scale), float(wide * scale)
+
+
 def _finer(first: GeoBox, second: GeoBox) -> GeoBox:
     """The grid with the clearly smaller pixels; the first if they are alike."""
     one, two = (row_areas(box)[box.height // 2] for box in (first, second))
     return second if two < one / 2 else first
-
-
-def _blocks(grid: GeoBox) -> Iterator[GeoBox]:
-    for row in range(0, grid.height, _BLOCK):
-        for col in range(0, grid.width, _BLOCK):
-            yield grid[row : row + _BLOCK, col : col + _BLOCK]
 
 
 def _lookup(raster: LabelRaster, block: GeoBox) -> NDArray[np.int64]:

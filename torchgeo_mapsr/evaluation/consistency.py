@@ -3,8 +3,9 @@
 
 """What a finished map holds, and whether it agrees with the LR labels it came from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,21 @@ from ..datasets.geo.region import cell_diameter, region_map
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
+from ..datasets.legends.statistics import JointStatistics
+from ..errors import InputError
 from .area import row_areas
+from .class_maps import blocks_of
 
 _BLOCK = 1024
+
+# Least standard deviation of a class share, as JointStatistics.posterior takes it.
+_FLOOR = 0.02
+
+#: What has to be said beside every figure that needs no HR labels.
+WARNING = (
+    'Agreement with coarse labels does not rank maps: a copy of the labels agrees best. '
+    'It finds gross mistakes. To compare maps, label points (sample, area).'
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,7 @@ def summarise(
     with rasterio.open(path) as dataset:
         geobox = GeoBox.from_rio(dataset)
         areas = row_areas(geobox) / 1e4
-        for rows, cols in _blocks(geobox):
+        for rows, cols in blocks_of(geobox, _BLOCK):
             index = _read(dataset, legend, rows, cols)
             counts = np.stack([np.bincount(row + 1, minlength=n + 1) for row in index])
             nodata += int(counts[:, 0].sum())
@@ -107,24 +120,153 @@ def summarise(
             hectares += areas[rows] @ counts[:, 1:]
             for raster in labels if crosswalk is not None else ():
                 assert crosswalk is not None
-                seen, same = _agreement(
-                    dataset, geobox, legend, raster, crosswalk, rows, cols
-                )
-                cells += seen
-                agreeing += same
+                codes, counts = _cells(dataset, geobox, legend, raster, rows, cols)
+                truth = crosswalk.index(codes)
+                counts, truth = counts[truth >= 0], truth[truth >= 0]
+                same = counts.argmax(1) == truth
+                cells += np.bincount(truth, minlength=n)
+                agreeing += np.bincount(truth[same], minlength=n)
     return MapSummary(legend, pixels, hectares, nodata, cells, agreeing)
 
 
-def _agreement(
+@dataclass(frozen=True, eq=False)
+class Composition:
+    """What the LR cells of each class hold in maps.
+
+    Sums over cells, so that maps add up (``+``).
+
+    Args:
+        source: LR legend, L classes.
+        target: The maps' legend, C classes.
+        cells: Cells of each LR class, (L,).
+        shares: Sum of the shares of the map's classes in them, (L, C).
+        squares: Sum of the squares of the shares, (L, C).
+    """
+
+    source: Legend
+    target: Legend
+    cells: NDArray[np.int64]
+    shares: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    def __add__(self, other: 'Composition') -> 'Composition':
+        return Composition(
+            self.source,
+            self.target,
+            self.cells + other.cells,
+            self.shares + other.shares,
+            self.squares + other.squares,
+        )
+
+    @cached_property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean share of each class of the map, (L, C); NaN without a cell."""
+        return self.shares / np.where(self.cells > 0, self.cells, np.nan)[:, None]
+
+    def z_scores(
+        self, statistics: JointStatistics
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """How far the cells' shares are from what joint statistics expect.
+
+        The z-score of a cell of LR class l is (share_c − η_lc) / ρ_lc (Malkin et al.
+        2019, section 2).
+
+        Args:
+            statistics: η and ρ of the same legends.
+
+        Returns:
+            Mean of the cells' z-scores (0 if there is no bias), and the root of the
+            mean of their squares (1 if they scatter as expected), both (L, C).
+
+        Raises:
+            InputError: If the statistics are for other legends.
+        """
+        for ours, theirs in (
+            (self.source, statistics.source),
+            (self.target, statistics.target),
+        ):
+            if ours != theirs:
+                raise InputError(
+                    f'The statistics {statistics.name!r} are for the legend '
+                    f'{theirs.name!r}, not {ours.name!r}; give others with --statistics.'
+                )
+        deviation = np.maximum(statistics.std, _FLOOR)
+        offset = self.mean - statistics.mean
+        count = np.where(self.cells > 0, self.cells, np.nan)[:, None]
+        variance = np.maximum(self.squares / count - self.mean**2, 0)
+        return offset / deviation, np.sqrt(variance + offset**2) / deviation
+
+    def to_dict(self, statistics: JointStatistics | None = None) -> dict[str, Any]:
+        """Everything as JSON types.
+
+        Args:
+            statistics: Adds the z-scores.
+        """
+
+        def numbers(row: NDArray[np.float64]) -> list[float | None]:
+            return [None if np.isnan(v) else round(float(v), 4) for v in row]
+
+        scores = None if statistics is None else self.z_scores(statistics)
+        rows = []
+        for i, item in enumerate(self.source.classes):
+            if self.cells[i]:
+                row = {'code': item.code, 'name': item.name}
+                row |= {'cells': int(self.cells[i]), 'shares': numbers(self.mean[i])}
+                if scores is not None:
+                    row |= {'mean_z': numbers(scores[0][i])}
+                    row |= {'rms_z': numbers(scores[1][i])}
+                rows.append(row)
+        content = {'classes': list(self.target.class_names), 'lr_classes': rows}
+        if statistics is not None:
+            content['statistics'] = statistics.name
+        return content
+
+
+def composition(
+    path: str | Path, legend: Legend, labels: Sequence[LabelRaster], lr_legend: Legend
+) -> Composition:
+    """Find what the LR cells of each class hold in a map.
+
+    Args:
+        path: Map of the legend's codes.
+        legend: Its legend, C classes.
+        labels: LR labels.
+        lr_legend: Their legend, L classes.
+
+    Returns:
+        Sums over the cells.
+    """
+    length, n = len(lr_legend), len(legend)
+    cells = np.zeros(length, np.int64)
+    shares, squares = np.zeros((length, n)), np.zeros((length, n))
+    with rasterio.open(path) as dataset:
+        geobox = GeoBox.from_rio(dataset)
+        for rows, cols in blocks_of(geobox, _BLOCK):
+            for raster in labels:
+                codes, counts = _cells(dataset, geobox, legend, raster, rows, cols)
+                index = lr_legend.index(codes)
+                counts, index = counts[index >= 0], index[index >= 0]
+                share = counts / counts.sum(1, keepdims=True)
+                cells += np.bincount(index, minlength=length)
+                np.add.at(shares, index, share)
+                np.add.at(squares, index, share**2)
+    return Composition(lr_legend, legend, cells, shares, squares)
+
+
+def _cells(
     dataset: Any,
     geobox: GeoBox,
     legend: Legend,
     labels: LabelRaster,
-    crosswalk: Crosswalk,
     rows: slice,
     cols: slice,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """LR cells whose first pixel lies in a window, and the agreeing ones, by class."""
+    """LR cells whose first pixel lies in a window.
+
+    Returns:
+        The code of each that has one and mapped pixels, (n,), and its pixels by class
+        of the map, (n, C).
+    """
     n = len(legend)
     margin = cell_diameter(geobox[rows, cols], labels.geobox)
     height, width = geobox.shape
@@ -134,17 +276,17 @@ def _agreement(
         slice(left, min(cols.stop + margin, width)),
     )
     region = region_map(geobox[wide], labels.geobox)
-    known = crosswalk.index(labels.read(region.rows, region.cols)).ravel()
-    size = known.size
-    if not (known >= 0).any():
-        return np.zeros(n, np.int64), np.zeros(n, np.int64)
+    codes = labels.read(region.rows, region.cols).ravel()
+    size = codes.size
+    if not (codes >= 0).any():
+        return np.zeros(0, np.int64), np.zeros((0, n), np.int64)
 
     cell = region.mask_region.ravel() - 1
     # The last assignment counts: that of the first pixel. Cell -1 is none.
     first = np.full(size + 1, -1)
     first[cell[::-1]] = np.arange(cell.size)[::-1]
     row, col = np.divmod(first[:-1], region.mask_region.shape[1])
-    mine = (
+    inside = (
         (first[:-1] >= 0)
         & (row + top >= rows.start)
         & (row + top < rows.stop)
@@ -155,20 +297,8 @@ def _agreement(
     both = (cell >= 0) & (mapped >= 0)
     pairs = np.bincount(cell[both] * n + mapped[both], minlength=size * n)
     counts = pairs.reshape(size, n)
-    judged = mine & (known >= 0) & (counts.sum(1) > 0)
-    truth = known[judged]
-    same = counts[judged].argmax(1) == truth
-    return np.bincount(truth, minlength=n), np.bincount(truth[same], minlength=n)
-
-
-def _blocks(geobox: GeoBox) -> Iterator[tuple[slice, slice]]:
-    height, width = geobox.shape
-    for row in range(0, height, _BLOCK):
-        for col in range(0, width, _BLOCK):
-            yield (
-                slice(row, min(row + _BLOCK, height)),
-                slice(col, min(col + _BLOCK, width)),
-            )
+    judged = inside & (codes >= 0) & (counts.sum(1) > 0)
+    return codes[judged], counts[judged]
 
 
 def _read(dataset: Any, legend: Legend, rows: slice, cols: slice) -> NDArray[np.int64]:

@@ -62,7 +62,7 @@ def save_panel(
     colors = np.concatenate([legend.colors, [_NOTHING]]).astype(np.uint8)
     shown = list(bands[:3]) if min(len(bands), imagery.bands) >= 3 else [bands[0]]
     mapped = legend.index(_codes(map_path, grid))
-    pictures = [('imagery', _picture(imagery, grid, shown, mapped >= 0))]
+    pictures = [('imagery', imagery_picture(imagery, grid, shown, mapped >= 0))]
     if labels and crosswalk is not None:
         index = np.full(grid.shape, -1)
         for file in (path for raster in labels for path in raster.paths):
@@ -136,7 +136,7 @@ def _thumbnail(grid: GeoBox) -> GeoBox:
     return grid.zoom_out(factor)
 
 
-def _picture(
+def imagery_picture(
     imagery: Imagery, grid: GeoBox, bands: list[int], mapped: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
     """Three bands stretched to their 2nd to 98th percentile, (h, w, 3).
@@ -172,7 +172,8 @@ def _read(
 ) -> NDArray[np.float32]:
     """A raster on the small grid, (bands, h, w) float32; NaN where it has no data."""
     with rasterio.open(address_of(path)) as source:
-        if _thumbnail(GeoBox.from_rio(source)) == grid:
+        full = GeoBox.from_rio(source)
+        if full.zoom_out(max(1.0, max(full.shape) / max(grid.shape))) == grid:
             # A fraction of the time of warping.
             found: NDArray[np.float32] = source.read(
                 bands,

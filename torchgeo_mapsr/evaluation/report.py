@@ -55,7 +55,7 @@ def area_table(maps: Sequence[MapSummary]) -> Table:
     agreeing = np.sum([m.agreeing for m in maps], axis=0)
     for i, item in enumerate(legend.classes):
         same = f'{agreeing[i]} of {cells[i]} cells' if cells[i] else '–'
-        share = _percent(pixels[i] / pixels.sum()) if pixels.any() else '–'
+        share = percent(pixels[i] / pixels.sum()) if pixels.any() else '–'
         table.add_row(item.name, f'{hectares[i]:.2f}', f'{share} %', same)
     return table
 
@@ -66,14 +66,27 @@ def accuracy_table(results: Mapping[str, Confusion]) -> Table:
     table.add_column('')
     for name in results:
         table.add_column(name, justify='right')
-    found = list(results.values())
-    for i, item in enumerate(found[0].legend.classes):
-        table.add_row(f'IoU {item.name}', *(_percent(r.iou[i]) for r in found))
+    values = list(results.values())
+    for i, item in enumerate(values[0].legend.classes):
+        absent = not any(result.present[i] for result in values)
+        name = f'IoU {item.name}' + (' (absent in truth)' if absent else '')
+        table.add_row(name, *(percent(result.iou[i]) for result in values))
     table.add_section()
-    table.add_row('mIoU', *(_percent(r.miou) for r in found))
-    table.add_row('FWIoU', *(_percent(r.fwiou) for r in found))
-    table.add_row('mean F1', *(_percent(r.macro_f1) for r in found))
-    table.add_row('accuracy', *(_percent(r.accuracy) for r in found))
+    for name, figure in (
+        ('mIoU', 'miou'),
+        ('FWIoU', 'fwiou'),
+        ('mean F1', 'macro_f1'),
+        ('mean recall', 'mean_recall'),
+        ('accuracy', 'accuracy'),
+        ('kappa', 'kappa'),
+    ):
+        table.add_row(name, *(percent(getattr(result, figure)) for result in values))
+    width = values[0].boundary_width
+    if width is not None:
+        table.add_row(
+            f'boundary IoU ({width:g} m)',
+            *(percent(result.mean_boundary_iou) for result in values),
+        )
     return table
 
 
@@ -90,11 +103,12 @@ def statistics_table(statistics: JointStatistics) -> Table:
             table.add_row(
                 str(item.code),
                 item.name,
-                _percent(statistics.frequency[i]),
+                percent(statistics.frequency[i]),
                 *(f'{100 * mean:.0f} ± {100 * std:.0f}' for mean, std in shares),
             )
     return table
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A share in percent with one decimal; a dash where it is undefined."""
     return '–' if np.isnan(value) else f'{100 * value:.1f}'

@@ -109,8 +109,8 @@ class ClassBalancedCrossEntropy(nn.Module):
             The loss tensor; 0 (with a gradient of 0) where no pixel is labelled.
         """
         with torch.autocast(logits.device.type, enabled=False):
-            known = label != self.ignore_index
-            y = torch.where(known, label, 0)
+            labelled = label != self.ignore_index
+            y = torch.where(labelled, label, 0)
             log_p = logits.float().log_softmax(1).gather(1, y[:, None])[:, 0]
             log_prior = prior.float().clamp(min=self.least).log()[y]
             if self.sampling == 'likelihood':
@@ -122,5 +122,5 @@ class ClassBalancedCrossEntropy(nn.Module):
                 each = log_p
             if self.weighting:
                 each = class_weight(prior.float(), self.least)[y] * each
-            total = torch.where(known, each, 0).sum()
-            return -total / known.sum().clamp(min=1)
+            total = torch.where(labelled, each, 0).sum()
+            return -total / labelled.sum().clamp(min=1)

@@ -21,11 +21,11 @@ class Centres:
 
     Args:
         vectors: Mean features, (B, C, 3, D): of all, of the easy and of the hard pixels.
-        known: Whether there is any such pixel, (B, C, 3) bool.
+        present: Whether there is any such pixel, (B, C, 3) bool.
     """
 
     vectors: Tensor
-    known: Tensor
+    present: Tensor
 
 
 def class_centres(features: Tensor, probabilities: Tensor, label: Tensor) -> Centres:
@@ -111,15 +111,15 @@ class ClassCentreContrast(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             return self._contrast(class_centres(features, probabilities, label))
 
-    def _contrast(self, own: Centres) -> Tensor:
-        images, classes, kinds = own.known.shape
-        centres, first = _everywhere(own)
+    def _contrast(self, local: Centres) -> Tensor:
+        images, classes, kinds = local.present.shape
+        centres, first = _everywhere(local)
         unit = F.normalize(centres.vectors, dim=-1).flatten(0, 2)
-        known = centres.known.flatten()
-        number = torch.arange(len(known), device=known.device)
+        present = centres.present.flatten()
+        number = torch.arange(len(present), device=present.device)
         anchors = slice(first * classes * kinds, (first + images) * classes * kinds)
 
-        pair = known[anchors, None] & known & (number[anchors, None] != number)
+        pair = present[anchors, None] & present & (number[anchors, None] != number)
         if not self.cross_image:
             image = number // (classes * kinds)
             pair &= image[anchors, None] == image
@@ -137,7 +137,7 @@ class ClassCentreContrast(nn.Module):
         return loss * processes()[1] / having.clamp(min=1)
 
 
-def _everywhere(own: Centres) -> tuple[Centres, int]:
+def _everywhere(local: Centres) -> tuple[Centres, int]:
     """The centres of all processes, and the place of this one's first image.
 
     Each process fills its own part of a tensor of zeros, and the parts are added up:
@@ -145,9 +145,9 @@ def _everywhere(own: Centres) -> tuple[Centres, int]:
     """
     rank, world = processes()
     if world == 1:
-        return own, 0
-    sizes = torch.zeros(world, dtype=torch.int64, device=own.known.device)
-    sizes[rank] = len(own.known)
+        return local, 0
+    sizes = torch.zeros(world, dtype=torch.int64, device=local.present.device)
+    sizes[rank] = len(local.present)
     sizes = sum_over_processes(sizes)
     first, after = int(sizes[:rank].sum()), int(sizes[rank + 1 :].sum())
 
@@ -155,5 +155,5 @@ def _everywhere(own: Centres) -> tuple[Centres, int]:
         space = (0, 0) * (part.dim() - 1)
         return sum_over_processes(F.pad(part, (*space, first, after)))
 
-    known = gather(own.known.to(own.vectors))
-    return Centres(gather(own.vectors), known > 0), first
+    present = gather(local.present.to(local.vectors))
+    return Centres(gather(local.vectors), present > 0), first

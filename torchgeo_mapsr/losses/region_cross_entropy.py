@@ -36,12 +36,15 @@ class RegionCrossEntropy(nn.Module):
     weight: Tensor | None
 
     def __init__(
-        self, reduction: Reduction = 'mean', weight: Sequence[float] | None = None
+        self,
+        reduction: Reduction = 'mean',
+        weight: Sequence[float] | Tensor | None = None,
     ) -> None:
         super().__init__()
         self.reduction: Reduction = reduction
-        given = None if weight is None else torch.tensor(weight, dtype=torch.float32)
-        self.register_buffer('weight', given, persistent=False)
+        if weight is not None:
+            weight = torch.as_tensor(weight, dtype=torch.float32)
+        self.register_buffer('weight', weight, persistent=False)
 
     def forward(
         self,

@@ -91,10 +91,10 @@ def weighted_cross_entropy(
     total = loss.sum()
     if reduction == 'sum':
         return total
-    known = label[label >= 0]
+    labelled = label[label >= 0]
     if class_weights is None:
-        return total / max(known.numel(), 1)
-    return total / class_weights[known].sum().clamp(min=1e-6)
+        return total / max(labelled.numel(), 1)
+    return total / class_weights[labelled].sum().clamp(min=1e-6)
 
 
 @torch.no_grad()

@@ -1,59 +1,105 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Everything that a mapping job can be told, in one place.
+"""Everything that a mapping job can be told: one small dataclass a stage.
 
-The command line's options and help, the configuration digest that resuming depends on,
-and the settings in the report are all read off the fields of :class:`MapJob`.
+The command line, YAML files, the digest that resuming depends on, and the report all
+read these: :data:`FLAGS` says what each field is called on the command line.
 """
 
+import argparse
+import math
 import os
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
 from ..models.backbones.spec import map_option
+from ..models.head.options import (
+    CLASS_WEIGHTS,
+    NOISE,
+    RECIPES,
+    SCORES,
+    FitOptions,
+    check_range,
+)
+
+PRECISIONS = ('fp32', 'bf16', 'fp16')
+EXECUTORS = ('process', 'dask')
+
+# Far more than any raster or machine has, and far below where integers overflow.
+_MOST = 2**31 - 1
 
 
-def _about(
-    group: str,
-    help: str,
-    metavar: str | None = None,
-    choices: tuple[str, ...] | None = None,
-    result: bool = True,
-) -> dict[str, Any]:
-    """What else is to be known of a field, for ``--help`` and the digest.
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions:
+    """Which frozen features there are.
 
     Args:
-        group: Heading.
-        help: What it does.
-        metavar: Name of its value.
-        choices: Allowed values.
-        result: Whether its value decides what the map is. Files do by their content.
+        spec: Spec of the backbone, see
+            :func:`~torchgeo_mapsr.models.backbones.create.create_backbone`.
+        weights: Its weight file.
     """
-    return locals()
+
+    spec: str = 'rcf'
+    weights: str | None = None
 
 
-# Settings of backbones, fits and what scores with them.
-_OF_FITS = frozenset(
-    [
-        'backbone',
-        'weights',
-        'score',
-        'prior',
-        'prompts',
-        'confidence_quantile',
-        'centre',
-        'class_balance',
-        'class_weight',
-        'noise',
-        'upsampler',
-        'propagate',
-        'max_chips',
-        'compile',
-    ]
-)
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions:
+    """How pixels are scored; what is None is as the fit says.
+
+    Args:
+        score: What scores a pixel, see :class:`~torchgeo_mapsr.models.head.head.Head`.
+        prior: Weight of the LR labels.
+        upsampler: How values get from tokens to pixels: bilinear or bilateral.
+        propagate: Spec of the spatial refinement: none, tokens or superpixels, with
+            its constants as options: ``superpixels?neighbours=100&alpha=0.5``.
+    """
+
+    score: str | None = None
+    prior: float | None = None
+    upsampler: str | None = None
+    propagate: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChipOptions:
+    """What is looked at, and written, at once.
+
+    Args:
+        size: Side of a chip, in pixels.
+        overlap: Pixels that chips share; None for what the backbone needs.
+        tile_size: Side of a tile, in pixels.
+    """
+
+    size: int = 448
+    overlap: int | None = None
+    tile_size: int = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions:
+    """Where and how numbers are computed.
+
+    Args:
+        device: auto, cpu or cuda:N.
+        precision: Arithmetic of the backbone: fp32, bf16 or fp16.
+        compile: Compile the networks.
+        executor: process (this one) or dask.
+        scheduler: Address of a Dask scheduler; workers on this machine if None.
+        workers: Number of Dask workers on this machine.
+    """
+
+    device: str = 'auto'
+    precision: str = 'fp32'
+    compile: bool = False
+    executor: str = 'process'
+    scheduler: str | None = None
+    workers: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,313 +107,130 @@ class MapJob:
     """A land-cover map to be made.
 
     Args:
-        imagery: HR rasters, each a path that rasterio opens.
+        imagery: HR rasters, each a path that rasterio opens; one path will do.
         output: The map (one mosaic), or a folder (a map for each file of imagery).
-        labels: LR label rasters; may be left out if *model* is given.
-
-    The other fields are documented by ``torchgeo-mapsr map --help``.
+        labels: LR label rasters, or one; may be left out if *model* is given.
+        legend: Legend of the labels, a name or a file.
+        target: Legend of the map.
+        crosswalk: How the labels' classes become the map's, a name or a file.
+        bands: Bands of the imagery, from 1.
+        nodata: Value of imagery pixels without data.
+        overwrite: Replace outputs that exist.
+        confidence: Write the probability of the mapped class.
+        scores: Write the probability of every class.
+        save_model: Where to keep the fit.
+        quiet: Print nothing but errors.
+        model: A fit that was kept.
+        checkpoint: Checkpoints of trained networks, which map in place of a fit.
+        ensemble_weights: Weight of each checkpoint.
+        seed: Seed of everything random.
+        backbone: The frozen features; a spec will do.
+        fit: How it is fitted.
+        scoring: How pixels are scored.
+        chips: What is looked at at once.
+        compute: Where numbers are computed.
 
     Raises:
-        InputError: If the fields contradict one another.
+        InputError: If the fields contradict one another, or are out of range.
+
+    Examples:
+        >>> job = MapJob(imagery='naip.tif', labels='nlcd.tif', legend='nlcd',
+        ...              output='landcover.tif')
+        >>> job.imagery, job.chips.size
+        (('naip.tif',), 448)
     """
 
-    imagery: tuple[str, ...] = field(
-        metadata=_about(
-            'input', 'HR imagery, one or more files', 'IMAGERY', result=False
-        )
-    )
-    labels: tuple[str, ...] = field(
-        default=(),
-        metadata=_about(
-            'input',
-            'coarse label rasters, in any grid and CRS, of a part of the imagery or all',
-            'FILE',
-            result=False,
-        ),
-    )
-    legend: str | None = field(
-        default=None,
-        metadata=_about(
-            'input',
-            'legend of the labels: nlcd, worldcover, chesapeake-7, openearthmap, '
-            'dynamic-world, land-cover-4 or a YAML or JSON file',
-            'NAME|FILE',
-        ),
-    )
-    target: str = field(
-        default='land-cover-4',
-        metadata=_about('input', 'legend of the map', 'NAME|FILE'),
-    )
-    crosswalk: str | None = field(
-        default=None,
-        metadata=_about(
-            'input',
-            'how the labels’ classes become the map’s, if there are several',
-            'NAME|FILE',
-        ),
-    )
-    bands: tuple[int, ...] | None = field(
-        default=None,
-        metadata=_about(
-            'input', 'bands of the imagery to use, from 1 (default: all but alpha)', 'N'
-        ),
-    )
-    nodata: float | None = field(
-        default=None,
-        metadata=_about(
-            'input',
-            'value of imagery pixels without data (default: what the files say)',
-            'VALUE',
-        ),
-    )
-    output: str | Path = field(
-        metadata=_about(
-            'output',
-            'the map, a .tif; or a folder, which gets a map for each file of imagery',
-            'PATH',
-            result=False,
-        )
-    )
-    overwrite: bool = field(
-        default=False,
-        metadata=_about('output', 'replace outputs that exist', result=False),
-    )
-    confidence: bool = field(
-        default=True,
-        metadata=_about(
-            'output',
-            'write NAME_confidence.tif: probability of the mapped class, 0–100',
-        ),
-    )
-    scores: bool = field(
-        default=False,
-        metadata=_about(
-            'output', 'write NAME_scores.tif: probability of every class, 0–100'
-        ),
-    )
-    save_model: Path | None = field(
-        default=None,
-        metadata=_about(
-            'output',
-            'keep the fit, to map other imagery with --model',
-            'FILE',
-            None,
-            False,
-        ),
-    )
-    quiet: bool = field(
-        default=False,
-        metadata=_about('output', 'print nothing but errors', result=False),
-    )
-    backbone: str = field(
-        default='rcf',
-        metadata=_about(
-            'model',
-            'frozen features: rcf, identity (embedding rasters), timm:NAME?options, '
-            'torchgeo:WEIGHTS, or several joined by +',
-            'SPEC',
-        ),
-    )
-    weights: str | None = field(
-        default=None,
-        metadata=_about(
-            'model',
-            'weights of the backbone, .safetensors or .pth',
-            'FILE',
-            result=False,
-        ),
-    )
-    model: Path | None = field(
-        default=None,
-        metadata=_about(
-            'model',
-            'a fit kept with --save-model, and its backbone; needs no labels',
-            'FILE',
-            result=False,
-        ),
-    )
-    checkpoint: tuple[Path, ...] = field(
-        default=(),
-        metadata=_about(
-            'model',
-            'map with a network that a task of this package has trained, in place of a '
-            'fit; of several the probabilities are averaged',
-            'FILE',
-            result=False,
-        ),
-    )
-    ensemble_weights: tuple[float, ...] = field(
-        default=(),
-        metadata=_about(
-            'model', 'weight of each checkpoint (default: all alike)', 'WEIGHT'
-        ),
-    )
-    score: str = field(
-        default='auto',
-        metadata=_about(
-            'model',
-            'what scores a pixel; fusion: the mean of probe and lda',
-            choices=('auto', 'fusion', 'probe', 'lda', 'cosine'),
-        ),
-    )
-    prior: float | None = field(
-        default=None,
-        metadata=_about(
-            'model',
-            'weight of the coarse labels at prediction, or auto: by held-out cells '
-            '(default: auto)',
-            'WEIGHT',
-        ),
-    )
-    prompts: int = field(default=1, metadata=_about('model', 'prompts per class', 'N'))
-    confidence_quantile: float = field(
-        default=0.0,
-        metadata=_about(
-            'model', 'build prompts above this quantile of the probe’s confidence', 'Q'
-        ),
-    )
-    centre: bool = field(
-        default=False,
-        metadata=_about('model', 'centre the features before prompts are matched'),
-    )
-    class_balance: float = field(
-        default=0.5,
-        metadata=_about(
-            'model',
-            '0: every coarse cell counts alike in the fit, 1: every class',
-            '0..1',
-        ),
-    )
-    class_weight: str = field(
-        default='power',
-        metadata=_about(
-            'model',
-            'how classes weigh in the fit; power: by --class-balance, log: 1 / log(1 + '
-            'share)',
-            choices=('power', 'log'),
-        ),
-    )
-    noise: str = field(
-        default='none',
-        metadata=_about(
-            'model',
-            'how coarse cells whose label seems wrong weigh less in the fit; sce: by '
-            'symmetric cross entropy, small-loss: not at all',
-            choices=('none', 'sce', 'small-loss'),
-        ),
-    )
-    upsampler: str = field(
-        default='bilinear',
-        metadata=_about(
-            'model',
-            'how scores get from tokens to pixels',
-            None,
-            ('bilinear', 'bilateral'),
-        ),
-    )
-    propagate: str = field(
-        default='none',
-        metadata=_about(
-            'model',
-            'spatial refinement of the scores',
-            choices=('none', 'tokens', 'superpixels'),
-        ),
-    )
-    chip_size: int = field(
-        default=448,
-        metadata=_about(
-            'computing', 'side of what the backbone sees at once', 'PIXELS'
-        ),
-    )
-    overlap: int | None = field(
-        default=None,
-        metadata=_about(
-            'computing', 'what chips share (default: what the backbone needs)', 'PIXELS'
-        ),
-    )
-    tile_size: int = field(
-        default=2048,
-        metadata=_about(
-            'computing', 'side of what is written, and resumed, at once', 'PIXELS'
-        ),
-    )
-    max_chips: int = field(
-        default=64,
-        metadata=_about('computing', 'chips that the fit looks at, at most', 'N'),
-    )
-    device: str = field(
-        default='auto',
-        metadata=_about('computing', 'auto, cpu or cuda:N', 'DEVICE', result=False),
-    )
-    precision: str = field(
-        default='fp32',
-        metadata=_about(
-            'computing', 'arithmetic of the backbone', choices=('fp32', 'bf16', 'fp16')
-        ),
-    )
-    compile: bool = field(
-        default=False,
-        metadata=_about(
-            'computing', 'compile the backbone (torch.compile): for long runs on a GPU'
-        ),
-    )
-    seed: int = field(default=0, metadata=_about('computing', 'random seed', 'N'))
-    executor: str = field(
-        default='process',
-        metadata=_about(
-            'computing',
-            'where chips are computed: in this process, or by the workers of Dask',
-            choices=('process', 'dask'),
-            result=False,
-        ),
-    )
-    scheduler: str | None = field(
-        default=None,
-        metadata=_about(
-            'computing',
-            'scheduler of a Dask cluster that sees the same files, tcp://HOST:8786 '
-            '(default: workers on this machine)',
-            'ADDRESS',
-            result=False,
-        ),
-    )
-    workers: int | None = field(
-        default=None,
-        metadata=_about(
-            'computing',
-            'Dask workers on this machine (default: one a core, or one a GPU)',
-            'N',
-            result=False,
-        ),
-    )
+    imagery: tuple[str, ...]
+    output: str | Path
+    labels: tuple[str, ...] = ()
+    legend: str | None = None
+    target: str = 'land-cover-4'
+    crosswalk: str | None = None
+    bands: tuple[int, ...] | None = None
+    nodata: float | None = None
+    overwrite: bool = False
+    confidence: bool = True
+    scores: bool = False
+    save_model: Path | None = None
+    quiet: bool = False
+    model: Path | None = None
+    checkpoint: tuple[Path, ...] = ()
+    ensemble_weights: tuple[float, ...] = ()
+    seed: int = 0
+    backbone: BackboneOptions = field(default_factory=BackboneOptions)
+    fit: FitOptions = field(default_factory=FitOptions)
+    scoring: ScoringOptions = field(default_factory=ScoringOptions)
+    chips: ChipOptions = field(default_factory=ChipOptions)
+    compute: ComputeOptions = field(default_factory=ComputeOptions)
 
     def __post_init__(self) -> None:
-        for name in ('chip_size', 'tile_size', 'max_chips', 'prompts'):
-            if getattr(self, name) < 1:
-                raise InputError(f'{flag(name)} must be at least 1.')
-        if not 0 <= self.confidence_quantile < 1:
-            raise InputError('--confidence-quantile must be at least 0 and below 1.')
-        if not 0 <= self.class_balance <= 1:
-            raise InputError('--class-balance must be between 0 and 1.')
-        if self.prior is not None and self.prior < 0:
-            raise InputError('--prior must not be negative.')
-        for item in fields(self):
-            choices, value = item.metadata['choices'], getattr(self, item.name)
-            if choices and value not in choices:
+        self._coerce()
+        self._check_numbers()
+        for flag in FLAGS:
+            value = value_at(self, flag.path)
+            if flag.choices and value is not None and value not in flag.choices:
                 raise InputError(
-                    f'{flag(item.name)} must be one of {", ".join(choices)}, '
+                    f'{flag.option} must be one of {", ".join(flag.choices)}, '
                     f'not {value!r}.'
                 )
-        if self.executor != 'dask' and (self.scheduler or self.workers):
+        self._check_together()
+
+    def _coerce(self) -> None:
+        """One path stands for a tuple of it, and a spec for a backbone."""
+        for name in ('imagery', 'labels', 'checkpoint'):
+            value = getattr(self, name)
+            if isinstance(value, str | os.PathLike):
+                value = (value,)
+            kind = Path if name == 'checkpoint' else os.fspath
+            object.__setattr__(self, name, tuple(map(kind, value)))  # type: ignore[arg-type]
+        for name in ('model', 'save_model'):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else Path(value))
+        if isinstance(self.backbone, str):
+            object.__setattr__(self, 'backbone', BackboneOptions(spec=self.backbone))
+
+    def _check_numbers(self) -> None:
+        """Numbers are finite, and in their ranges."""
+        ranges: dict[str, tuple[float, float]] = {
+            'chips.size': (1, _MOST),
+            'chips.tile_size': (1, _MOST),
+            'chips.overlap': (1, _MOST),
+            'scoring.prior': (0, 1e6),
+            'seed': (0, 2**63 - 1),
+            'compute.workers': (1, 4096),
+        }
+        for flag in FLAGS:
+            value = value_at(self, flag.path)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, bool) or not isinstance(number, int | float):
+                    continue
+                # A no-data value may be NaN or infinite: files declare such.
+                if flag.name != 'nodata' and not math.isfinite(number):
+                    raise InputError(f'{flag.option} must be a number, not {number}.')
+                low, high = ranges.get(flag.path, (-math.inf, math.inf))
+                if number < low:
+                    raise InputError(f'{flag.option} must be at least {low:g}.')
+                if number > high:
+                    raise InputError(f'{flag.option} must be at most {high:g}.')
+        for band in self.bands or ():
+            if band < 1:
+                raise InputError('--bands counts from 1.')
+        if any(weight <= 0 for weight in self.ensemble_weights):
+            raise InputError('--ensemble-weights must be above 0.')
+
+    def _check_together(self) -> None:
+        """What is said together makes sense together."""
+        compute = self.compute
+        if compute.executor != 'dask' and (compute.scheduler or compute.workers):
             raise InputError('--scheduler and --workers need --executor dask.')
-        if self.scheduler and self.workers:
+        if compute.scheduler and compute.workers:
             raise InputError(
                 'A --scheduler has workers of its own; leave out --workers.'
             )
-        if self.workers is not None and self.workers < 1:
-            raise InputError('--workers must be at least 1.')
-        if not self.imagery:
+        if not self.imagery or not all(self.imagery):
             raise InputError('Give at least one file of imagery.')
+        if not os.fspath(self.output):
+            raise InputError('--output is empty; name a .tif file or a folder.')
         if not self.labels and self.model is None and not self.checkpoint:
             raise InputError(
                 'Give coarse labels with --labels, a saved fit with --model, or a '
@@ -378,16 +241,44 @@ class MapJob:
                 '--checkpoint maps with a trained network, which has no fit: leave out '
                 '--model and --save-model.'
             )
-        for item in fields(self) if self.checkpoint else ():
-            if item.name in _OF_FITS and getattr(self, item.name) != item.default:
+        for flag in FLAGS if self.checkpoint else ():
+            if flag.of_fits and value_at(self, flag.path) != flag.default:
                 raise InputError(
-                    f'{flag(item.name)} has no effect on a trained network; leave it '
-                    'out with --checkpoint.'
+                    f'{flag.option} has no effect on a trained network; leave it out '
+                    'with --checkpoint.'
                 )
         if self.ensemble_weights and not self.checkpoint:
             raise InputError('--ensemble-weights needs --checkpoint.')
         if self.labels and self.legend is None:
             raise InputError('Give the legend of the labels with --legend.')
+
+    @classmethod
+    def from_flags(cls, **values: Any) -> 'MapJob':
+        """A job by the names of the command line.
+
+        Args:
+            **values: Values of :data:`FLAGS` by their names, such as ``chip_size``.
+
+        Raises:
+            InputError: If they contradict one another.
+        """
+        nested: dict[str, Any] = {}
+        for flag in FLAGS:
+            if flag.name not in values:
+                continue
+            value = values.pop(flag.name)
+            stage, _, name = flag.path.rpartition('.')
+            if stage == 'fit':
+                check_range(name, value, flag.option)
+            (nested.setdefault(stage, {}) if stage else nested)[name] = (
+                tuple(value) if isinstance(value, list) else value
+            )
+        if values:
+            raise TypeError(f'no such option: {", ".join(values)}')
+        for name, kind in _STAGES.items():
+            if isinstance(nested.get(name), dict):
+                nested[name] = kind(**nested[name])
+        return cls(**nested)
 
     def located(self) -> 'MapJob':
         """The same job with absolute paths of what is on this machine.
@@ -395,32 +286,264 @@ class MapJob:
         Workers may have another working directory, and the same work is to be known
         again from another one.
         """
+        weights = self.backbone.weights
         return replace(
             self,
             imagery=tuple(map(_absolute, self.imagery)),
             labels=tuple(map(_absolute, self.labels)),
-            weights=None if self.weights is None else _absolute(self.weights),
-            backbone=map_option(self.backbone, 'weights', _absolute),
+            backbone=BackboneOptions(
+                spec=map_option(self.backbone.spec, 'weights', _absolute),
+                weights=None if weights is None else _absolute(weights),
+            ),
             model=None if self.model is None else self.model.absolute(),
             checkpoint=tuple(path.absolute() for path in self.checkpoint),
         )
 
     def to_dict(self, *, results_only: bool = False) -> dict[str, Any]:
-        """The settings as JSON types.
+        """The settings as JSON types, nested as they are.
 
         Args:
             results_only: Only those whose values decide what the map is.
         """
-        return {
-            item.name: _plain(getattr(self, item.name))
-            for item in fields(self)
-            if item.metadata['result'] or not results_only
+        settings: dict[str, Any] = _plain(asdict(self))
+        for flag in FLAGS if results_only else ():
+            if not flag.result:
+                stage, _, name = flag.path.rpartition('.')
+                del (settings[stage] if stage else settings)[name]
+        return settings
+
+
+_STAGES: dict[str, Any] = {
+    'backbone': BackboneOptions,
+    'fit': FitOptions,
+    'scoring': ScoringOptions,
+    'chips': ChipOptions,
+    'compute': ComputeOptions,
+}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What a field is called on the command line.
+
+    Args:
+        name: Name of the flag, with underscores.
+        path: Where its value is in :class:`MapJob`.
+        group: Heading in ``--help``.
+        help: What it does.
+        metavar: Name of its value.
+        choices: Allowed values.
+        result: Whether its value decides what the map is. Files do by their content.
+        of_fits: Whether it says something of fits, which trained networks have not.
+    """
+
+    name: str
+    path: str
+    group: str
+    help: str
+    metavar: str | None = None
+    choices: tuple[str, ...] | None = None
+    result: bool = True
+    of_fits: bool = False
+
+    @property
+    def option(self) -> str:
+        """As it is written."""
+        return '--' + self.name.replace('_', '-')
+
+    @property
+    def default(self) -> Any:
+        """The value where nothing is said; MISSING where something must be."""
+        stage, _, name = self.path.rpartition('.')
+        item = next(f for f in fields(_STAGES.get(stage, MapJob)) if f.name == name)
+        if item.default_factory is not MISSING:
+            return item.default_factory()
+        return item.default
+
+    @property
+    def hint(self) -> Any:
+        """Type of the value."""
+        stage, _, name = self.path.rpartition('.')
+        return get_type_hints(_STAGES.get(stage, MapJob))[name]
+
+
+def _fit(name: str, field_name: str, help: str, **more: Any) -> Flag:
+    """A flag of the fit."""
+    return Flag(name, f'fit.{field_name}', 'fit', help, of_fits=True, **more)
+
+
+#: Every option of ``torchgeo-mapsr map``, in the order of its help.
+FLAGS = (
+    Flag('imagery', 'imagery', 'input', 'HR imagery, one or more files', 'IMAGERY',
+         result=False),
+    Flag('labels', 'labels', 'input',
+         'coarse label rasters, in any grid and CRS, of a part of the imagery or all',
+         'FILE', result=False),
+    Flag('legend', 'legend', 'input',
+         'legend of the labels: nlcd, worldcover, chesapeake-7, openearthmap, '
+         'dynamic-world, land-cover-4 or a YAML or JSON file', 'NAME|FILE'),
+    Flag('target', 'target', 'input', 'legend of the map', 'NAME|FILE'),
+    Flag('crosswalk', 'crosswalk', 'input',
+         'how the labels’ classes become the map’s, if there are several', 'NAME|FILE'),
+    Flag('bands', 'bands', 'input',
+         'bands of the imagery to use, from 1 (default: all but alpha)', 'N'),
+    Flag('nodata', 'nodata', 'input',
+         'value of imagery pixels without data (default: what the files say)', 'VALUE'),
+    Flag('output', 'output', 'output',
+         'the map, a .tif; or a folder, which gets a map for each file of imagery',
+         'PATH', result=False),
+    Flag('overwrite', 'overwrite', 'output', 'replace outputs that exist', result=False),
+    Flag('confidence', 'confidence', 'output',
+         'write NAME_confidence.tif: probability of the mapped class, 0–100'),
+    Flag('scores', 'scores', 'output',
+         'write NAME_scores.tif: probability of every class, 0–100'),
+    Flag('save_model', 'save_model', 'output',
+         'keep the fit, to map other imagery with --model', 'FILE', result=False),
+    Flag('quiet', 'quiet', 'output', 'print nothing but errors', result=False),
+    Flag('backbone', 'backbone.spec', 'model',
+         'frozen features: rcf, identity (embedding rasters), timm:NAME?options, '
+         'torchgeo:WEIGHTS, or several joined by +', 'SPEC', of_fits=True),
+    Flag('weights', 'backbone.weights', 'model',
+         'weights of the backbone, .safetensors or .pth', 'FILE', result=False),
+    Flag('model', 'model', 'model',
+         'a fit kept with --save-model, and its backbone; needs no labels', 'FILE',
+         result=False),
+    Flag('checkpoint', 'checkpoint', 'model',
+         'map with a network that a task of this package has trained, in place of a '
+         'fit; of several the probabilities are averaged', 'FILE', result=False),
+    Flag('ensemble_weights', 'ensemble_weights', 'model',
+         'weight of each checkpoint (default: all alike)', 'WEIGHT'),
+    Flag('score', 'scoring.score', 'model',
+         'what scores a pixel; fusion: the mean of probe and lda; cosine: the published '
+         'form, without a prior (default: as the fit says, or fusion)',
+         choices=('auto', *SCORES), of_fits=True),
+    Flag('prior', 'scoring.prior', 'model',
+         'weight of the coarse labels at prediction, or auto (default: auto)', 'WEIGHT',
+         of_fits=True),
+    Flag('upsampler', 'scoring.upsampler', 'model',
+         'how scores get from tokens to pixels: bilinear or bilateral (default: as the '
+         'fit says, or bilinear)', choices=('bilinear', 'bilateral'), of_fits=True),
+    Flag('propagate', 'scoring.propagate', 'model',
+         'spatial refinement: none, tokens or superpixels, with options as in '
+         'superpixels?neighbours=100&alpha=0.5 (default: as the fit says, or none)',
+         'SPEC', of_fits=True),
+    _fit('prompts', 'prompts', 'prompts per class (k-means)', metavar='N'),
+    _fit('confidence_quantile', 'confidence_quantile',
+         'build prompts above this quantile of the probe’s confidence', metavar='Q'),
+    _fit('centre', 'centre', 'centre the features before prompts are matched'),
+    _fit('class_balance', 'balance',
+         '0: every coarse cell counts alike in the fit, 1: every class', metavar='0..1'),
+    _fit('class_weight', 'class_weight',
+         'how classes weigh in the fit; power: by --class-balance, log: 1 / log(1 + '
+         'share)', choices=CLASS_WEIGHTS),
+    _fit('recipe', 'recipe',
+         'what the fit learns; codes: the labels’ own codes, translated by what they '
+         'hold; classes: the classes that they are called', choices=RECIPES),
+    _fit('noise', 'noise',
+         'how coarse cells whose label seems wrong weigh less in the fit; denoise: by '
+         'what neighbours and imagery say, sce: by symmetric cross entropy, small-loss: '
+         'not at all, auto: denoise where each code is one class', choices=NOISE),
+    _fit('max_chips', 'max_chips', 'chips that the fit looks at, at most', metavar='N'),
+    Flag('chip_size', 'chips.size', 'computing', 'side of what the backbone sees at once',
+         'PIXELS'),
+    Flag('overlap', 'chips.overlap', 'computing',
+         'what chips share (default: what the backbone needs)', 'PIXELS'),
+    Flag('tile_size', 'chips.tile_size', 'computing',
+         'side of what is written, and resumed, at once', 'PIXELS'),
+    Flag('device', 'compute.device', 'computing', 'auto, cpu or cuda:N', 'DEVICE',
+         result=False),
+    Flag('precision', 'compute.precision', 'computing', 'arithmetic of the backbone',
+         choices=PRECISIONS),
+    Flag('compile', 'compute.compile', 'computing',
+         'compile the backbone (torch.compile): for long runs on a GPU', of_fits=True),
+    Flag('seed', 'seed', 'computing', 'random seed', 'N'),
+    Flag('executor', 'compute.executor', 'computing',
+         'where chips are computed: in this process, or by the workers of Dask',
+         choices=EXECUTORS, result=False),
+    Flag('scheduler', 'compute.scheduler', 'computing',
+         'scheduler of a Dask cluster that sees the same files, tcp://HOST:8786 '
+         '(default: workers on this machine)', 'ADDRESS', result=False),
+    Flag('workers', 'compute.workers', 'computing',
+         'Dask workers on this machine (default: one a core, or one a GPU)', 'N',
+         result=False),
+)  # fmt: skip
+
+
+def value_at(job: MapJob, path: str) -> Any:
+    """A value of a job by where it is.
+
+    Args:
+        job: The job.
+        path: Names joined by dots.
+    """
+    value: Any = job
+    for name in path.split('.'):
+        value = getattr(value, name)
+    return value
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each of :data:`FLAGS`; imagery is positional.
+
+    Args:
+        parser: The parser to add them to.
+    """
+    groups: dict[str, Any] = {}
+    for flag in FLAGS:
+        if flag.group not in groups:
+            groups[flag.group] = parser.add_argument_group(flag.group)
+        group, text = groups[flag.group], flag.help.replace('%', '%%')
+        default = flag.default
+        if flag.hint is bool:
+            action = argparse.BooleanOptionalAction if default else 'store_true'
+            group.add_argument(flag.option, action=action, default=default, help=text)
+            continue
+        kind, several = _kind(flag.hint)
+        required = default is MISSING
+        if not required and default not in (None, ()):
+            text = f'{text} (default: {default})'
+        options: dict[str, Any] = {
+            'type': kind,
+            'nargs': '+' if several else None,
+            'help': text,
+            'metavar': flag.metavar,
+            'choices': flag.choices,
         }
+        if flag.name == 'imagery':
+            group.add_argument(flag.name, **options)
+        else:
+            options['default'] = None if required else default
+            group.add_argument(flag.option, required=required, **options)
 
 
-def flag(name: str) -> str:
-    """The command line's name of a field."""
-    return '--' + name.replace('_', '-')
+def job_of(options: argparse.Namespace) -> MapJob:
+    """The job that parsed options describe.
+
+    Args:
+        options: What a parser with :func:`add_arguments` has parsed.
+
+    Raises:
+        InputError: If they contradict one another.
+    """
+    values = {flag.name: getattr(options, flag.name) for flag in FLAGS}
+    if values['score'] == 'auto':
+        values['score'] = None
+    return MapJob.from_flags(**values)
+
+
+def _kind(hint: Any) -> tuple[Any, bool]:
+    """How an argument is converted, and whether there may be several."""
+    if get_origin(hint) is tuple:
+        return get_args(hint)[0], True
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+    if kinds == [float]:
+        return _number, False
+    return _kind(kinds[0]) if kinds else (hint, False)
+
+
+def _number(text: str) -> float | None:
+    """A number, or None for auto."""
+    return None if text == 'auto' else float(text)
 
 
 def _absolute(path: str) -> str:
@@ -429,6 +552,9 @@ def _absolute(path: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
+    """JSON types."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -3,7 +3,6 @@
 
 """What a job reads, opened and checked."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
+from ..models.model import file_digest
 from ..versions import versions
 from .config import MapJob
 from .outputs import Outputs
@@ -77,6 +77,25 @@ class Inputs:
         """Data type that holds the values of all imagery."""
         return np.result_type(*(image.dtype for image in self.images))
 
+    @property
+    def integers(self) -> str | None:
+        """Data type of the imagery's files, if they hold integers."""
+        return str(self.dtype) if self.dtype.kind in 'ui' else None
+
+    def files(self, job: MapJob) -> list[str | Path]:
+        """Every file that is read.
+
+        Args:
+            job: The job that was opened.
+        """
+        optional = job.backbone.weights, job.model, job.legend, job.target
+        return [
+            *(path for image in self.images for path in image.paths),
+            *(path for raster in self.labels for path in raster.paths),
+            *job.checkpoint,
+            *(name for name in (*optional, job.crosswalk) if name is not None),
+        ]
+
     def describe(self, job: MapJob) -> dict[str, Any]:
         """All that a map depends on, as JSON types: the key of unfinished work.
 
@@ -86,7 +105,7 @@ class Inputs:
         files = {
             f'{name} {value}': file_digest(Path(value))
             for name, value in (
-                ('weights', job.weights),
+                ('weights', job.backbone.weights),
                 ('model', job.model),
                 ('legend', job.legend),
                 ('target', job.target),
@@ -102,9 +121,3 @@ class Inputs:
         used = {name: versions()[name] for name in ('torchgeo-mapsr', 'torch')}
         settings = job.to_dict(results_only=True)
         return {'settings': settings, 'inputs': files, 'versions': used}
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()

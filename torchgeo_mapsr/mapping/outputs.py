@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import InputError
-from .config import MapJob
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,11 @@ class Outputs:
     work: Path
 
     @classmethod
-    def of(cls, job: MapJob, imagery: Sequence[str]) -> 'Outputs':
-        """Name a job's outputs.
+    def of(cls, output: str | Path, imagery: Sequence[str]) -> 'Outputs':
+        """Name what is written.
 
         Args:
-            job: The job; its *output* is a folder if it ends with a slash, is one
+            output: The map, a .tif; or a folder, if it ends with a slash, is one
                 already, or has no suffix.
             imagery: The files of imagery.
 
@@ -73,12 +72,12 @@ class Outputs:
             InputError: If *output* is neither a folder nor a .tif, or if two files of
                 imagery have the same name.
         """
-        given = os.fspath(job.output)
-        path = Path(given)
-        if not (given.endswith(('/', os.sep)) or path.is_dir() or not path.suffix):
+        name = os.fspath(output)
+        path = Path(name)
+        if not (name.endswith(('/', os.sep)) or path.is_dir() or not path.suffix):
             if path.suffix.lower() not in {'.tif', '.tiff'}:
                 raise InputError(
-                    f'--output {given} is neither a .tif file nor a folder.'
+                    f'--output {name} is neither a .tif file nor a folder.'
                 )
             mosaic = (Output(tuple(imagery), path),)
             work = path.with_name(f'{path.name}.parts')
@@ -97,45 +96,52 @@ class Outputs:
         )
         return cls(maps, path / 'report.json', path / 'torchgeo-mapsr.parts')
 
-    def files(self, job: MapJob) -> list[Path]:
-        """All files that *job* writes."""
+    def files(self, confidence: bool, scores: bool) -> list[Path]:
+        """All files that are written.
+
+        Args:
+            confidence: Whether the probability of the mapped class is.
+            scores: Whether the probability of every class is.
+        """
         files = []
         for output in self.maps:
             files += [output.map, output.sidecar, output.panel]
-            files += [output.confidence] * job.confidence
-            files += [output.scores] * job.scores
-        files.append(self.report)
-        if job.save_model is not None:
-            files.append(job.save_model)
-        return files
+            files += [output.confidence] * confidence
+            files += [output.scores] * scores
+        return [*files, self.report]
 
-    def check(self, job: MapJob, ours: Iterable[str] = ()) -> None:
-        """Make sure that nothing is written over.
 
-        Args:
-            job: The job.
-            ours: Files that this very work has written before it was interrupted.
+def check_outputs(
+    outputs: Sequence[Path],
+    inputs: Iterable[str | Path],
+    overwrite: bool,
+    ours: Iterable[str] = (),
+) -> None:
+    """Make sure that nothing is written over.
 
-        Raises:
-            InputError: If an output is an input, if two outputs have one name, or if
-                an output exists and the job does not say to overwrite it.
-        """
-        files = [path.absolute() for path in self.files(job)]
-        path, count = Counter(files).most_common(1)[0]
-        if count > 1:
-            raise InputError(f'Two outputs would be called {path}; rename the imagery.')
-        given = (*job.imagery, *job.labels, job.weights, job.model, *job.checkpoint)
-        inputs = {Path(name).resolve() for name in given if name is not None}
-        inputs |= {Path(name).resolve() for o in self.maps for name in o.imagery}
-        for path in files:
-            if path.resolve() in inputs:
-                raise InputError(
-                    f'{path} is an input and would be overwritten; '
-                    'give another --output.'
-                )
-        known = set(ours)
-        for path in files:
-            if path.exists() and not job.overwrite and str(path) not in known:
-                raise InputError(
-                    f'{path} exists; give another --output, or --overwrite.'
-                )
+    Args:
+        outputs: All files that will be written.
+        inputs: All files that are read.
+        overwrite: Whether outputs that exist may be replaced.
+        ours: Files that this very work has written before it was interrupted.
+
+    Raises:
+        InputError: If an output is an input, if two outputs have one name, or if an
+            output exists and may not be replaced.
+    """
+    files = [path.absolute() for path in outputs]
+    path, count = Counter(files).most_common(1)[0]
+    if count > 1:
+        raise InputError(f'Two outputs would be called {path}; rename the imagery.')
+    sources = {Path(name).resolve() for name in inputs}
+    for path in files:
+        if path.resolve() in sources:
+            raise InputError(
+                f'{path} is an input and would be overwritten; give another --output.'
+            )
+    published = set(ours)
+    for path in files:
+        if path.is_dir():
+            raise InputError(f'{path} is a folder; give another --output.')
+        if path.exists() and not overwrite and str(path) not in published:
+            raise InputError(f'{path} exists; give another --output, or --overwrite.')

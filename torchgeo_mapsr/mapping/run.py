@@ -4,8 +4,8 @@
 """The whole job: paths in, maps and a report out."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,18 @@ from ..datasets.geo.raster import open_rasters
 from ..errors import InputError
 from ..evaluation.consistency import MapSummary, summarise
 from ..evaluation.report import area_table, run_report
-from ..models.head.head import Classifier
+from ..models.backbones.create import create_backbone
+from ..models.model import ChipModel, LandCoverModel, ModelFile, device_of, file_digest
+from ..models.networks.model import NetworkFiles, NetworkModel
 from .config import MapJob
-from .executor import Executor, Here
-from .extractor import Extractor, band_spread, device_of
-from .fitting import check_saved, fit, make_backbone, sendable
-from .inputs import Inputs, file_digest
-from .model import Fitted, Model
-from .network import Checkpoints, NetworkModel
-from .outputs import Outputs
-from .passes import Draft, MapPass, chips_of
+from .executor import Executor, Here, Tick
+from .fit import fit
+from .inputs import Inputs
+from .outputs import Outputs, check_outputs
 from .publish import publish
 from .store import WorkStore
-from .tile_files import replacing
+from .tile_files import TileFiles
+from .tiles import ChipScores, MapPass, ModelScores, TileItem, chips_of
 from .timing import Stopwatch
 
 # Tiles that a worker makes in a row: each hands chips on to the next.
@@ -79,43 +78,128 @@ def map_region(job: MapJob, console: Console | None = None) -> MapResult:
     watch = Stopwatch()
     with watch('read'):
         files = [file.path for file in open_rasters(job.imagery)]
-        outputs = Outputs.of(job, files)
+        outputs = Outputs.of(job.output, files)
         inputs = Inputs.open(job, outputs)
         description = inputs.describe(job)
-    run = _Run(job, inputs, outputs, _executor_of(job), console, watch)
+    executor = _executor_of(job)
     with WorkStore(outputs.work, description) as store:
-        outputs.check(job, store.published)
+        check_outputs(
+            [*outputs.files(job.confidence, job.scores), *_kept(job)],
+            inputs.files(job),
+            job.overwrite,
+            store.published,
+        )
         if store.notice:
             console.print(store.notice)
         if store.resumed:
             console.print(f'Going on with the work in {store.folder}.')
-        return run(store)
+        run = Run(outputs, inputs, store.tiles, watch, job.confidence, job.scores)
+        return _make(job, run, store, executor, console)
 
 
 @dataclass(frozen=True)
-class _Run:
-    """A job with everything that is open while it runs."""
+class Run:
+    """Maps in the making: what the command and the prediction writer have in common.
 
-    job: MapJob
-    inputs: Inputs
+    Args:
+        outputs: What will be written.
+        inputs: Imagery, labels and legends.
+        tiles: Finished tiles.
+        watch: Counts the time.
+        confidence: Whether the probability of the mapped class is written.
+        scores: Whether the probability of every class is.
+    """
+
     outputs: Outputs
-    executor: Executor
-    console: Console
+    inputs: Inputs
+    tiles: TileFiles
     watch: Stopwatch
+    confidence: bool
+    scores: bool
 
-    def __call__(self, store: WorkStore) -> MapResult:
-        with self._bar() as bar, self.executor:
-            model: Model | NetworkModel
-            if self.job.checkpoint:
-                model, plans = self._networks()
-            else:
-                model, plans = self._model(store, bar)
-            if isinstance(model, Model) and self.job.save_model is not None:
-                scratch = store.scratch(self.job.save_model.name)
-                model.classifier.save(scratch)
-                self.job.save_model.parent.mkdir(parents=True, exist_ok=True)
-                store.publish(scratch, self.job.save_model)
-            self._sweep(store, model, plans, bar)
+    def plans(
+        self, size: int, tile_size: int, overlap: int | None, halo: int, stride: int
+    ) -> tuple[Plan, ...]:
+        """Chips and tiles of each raster.
+
+        Args:
+            size: Side of a chip, in pixels.
+            tile_size: Side of a tile, in pixels.
+            overlap: Pixels that chips share; None for what *halo* needs.
+            halo: Pixels at a chip's border that lack context.
+            stride: Pixels that chips start at multiples of.
+        """
+        overlap = overlap or default_overlap(size, halo)
+        return tuple(
+            Plan(image.geobox, size, tile_size, overlap, halo, stride)
+            for image in self.inputs.images
+        )
+
+    def items(self, plans: Sequence[Plan], done: Iterable[int] = ()) -> list[TileItem]:
+        """Tiles that are still to be made.
+
+        Args:
+            plans: Plan of each raster.
+            done: Numbers of rasters whose maps are there.
+        """
+        return [
+            TileItem(number, self.inputs.images[number], plan, tile)
+            for number, plan in enumerate(plans)
+            if number not in set(done)
+            for tile in plan.tiles()
+            if not self.tiles.has(number, tile)
+        ]
+
+    def make_tiles(
+        self,
+        scores: ChipScores,
+        items: Sequence[TileItem],
+        executor: Executor | None = None,
+        start: Callable[[int], Tick] = lambda total: lambda: None,
+    ) -> None:
+        """Make tiles and keep them.
+
+        Args:
+            scores: Where the probabilities of chips come from.
+            items: The tiles.
+            executor: Where they are made; this process by default.
+            start: Starts a progress bar of so many steps; gives a function that steps
+                it.
+        """
+        executor = executor or Here()
+        groups = executor.split(items, _ROW)
+        tick = start(sum(map(chips_of, groups)))
+        work = MapPass(
+            scores,
+            self.inputs.target,
+            self.tiles,
+            self.confidence,
+            self.scores,
+            self.watch,
+        )
+        for _ in executor.run(work, groups, tick):
+            pass
+
+    def publish(
+        self,
+        store: WorkStore,
+        plans: Sequence[Plan],
+        settings: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        bands: Sequence[int] | None = None,
+    ) -> tuple[dict[str, MapSummary], dict[str, Any]]:
+        """Put the maps together, give all files their names, and report.
+
+        Args:
+            store: The folder of the unfinished work.
+            plans: Plan of each raster.
+            settings: What was asked for, as JSON types.
+            provenance: Where the model comes from, as JSON types.
+            bands: Bands that were used; the first three are drawn.
+
+        Returns:
+            What each map holds, and the report.
+        """
         summaries = {}
         for number, output in enumerate(self.outputs.maps):
             if number in store.finished:
@@ -123,155 +207,173 @@ class _Run:
                     summary = self._summary(output.map)
             else:
                 summary = publish(
-                    store,
-                    number,
-                    output,
-                    plans[number],
-                    self.inputs,
-                    self.job.bands,
-                    self.watch,
+                    store, number, output, plans[number], self.inputs, bands, self.watch
                 )
                 store.finish(number)
             summaries[str(output.map)] = summary
-        report = run_report(
-            self.job.to_dict(), model.provenance, summaries, self.watch.to_dict()
-        )
+        report = run_report(settings, provenance, summaries, self.watch.to_dict())
         scratch = store.scratch(self.outputs.report.name)
         text = json.dumps(report, indent=1)
         scratch.write_text(text + '\n')
         store.publish(scratch, self.outputs.report)
         store.discard()
-        self._tell(summaries, model)
-        maps = tuple(output.map for output in self.outputs.maps)
-        return MapResult(maps, json.loads(text), self.outputs.report)
-
-    def _model(self, store: WorkStore, bar: Progress) -> tuple[Model, tuple[Plan, ...]]:
-        """Fit a model, or take the job's or that of an interrupted run."""
-        job, inputs = self.job, self.inputs
-        # Workers have devices of their own.
-        device = device_of('cpu' if self.executor.elsewhere else job.device)
-        saved = store.kept_fit()
-        if saved is None and job.model is not None:
-            saved = Classifier.load(job.model)
-        if saved is not None:
-            check_saved(saved, inputs)
-        with self.watch('backbone'):
-            backbone = make_backbone(job, inputs, saved).to(device)
-            if job.compile:
-                backbone.compile()
-        plans = self._plans(backbone.halo, max(backbone.strides))
-        spread = None
-        if job.upsampler == 'bilateral':
-            with self.watch('read'):
-                spread = band_spread(inputs.images, plans)
-        extractor = Extractor(backbone, device, job.precision, spread)
-        start = _starter(bar, 'Fit')
-        classifier = saved or fit(
-            job, inputs, plans, extractor, self.watch, start, self.executor
-        )
-        if not store.fit.exists():
-            with replacing(store.fit) as part:
-                classifier.save(part)
-        fitted = Fitted(
-            store.fit.absolute(),
-            file_digest(store.fit),
-            job.score,
-            job.prior,
-            job.propagate,
-        )
-        if self.executor.elsewhere:
-            extractor = sendable(job, inputs, extractor)
-        # As it was written: products with the same numbers in another memory layout
-        # differ in their last bits, and workers and later runs read the file.
-        classifier = fitted.load()
-        return fitted.use(extractor, classifier, inputs, self.watch), plans
-
-    def _networks(self) -> tuple[NetworkModel, tuple[Plan, ...]]:
-        """Load the job's networks."""
-        job = self.job
-        # Workers have devices of their own.
-        here = 'cpu' if self.executor.elsewhere else job.device
-        with self.watch('network'):
-            checkpoints = Checkpoints.of(
-                job.checkpoint, job.ensemble_weights, job.device, job.precision
-            )
-            model = checkpoints.make(self.watch, here)
-        model.check(self.inputs)
-        return model, self._plans(model.trained.halo, model.trained.stride)
-
-    def _plans(self, halo: int, stride: int) -> tuple[Plan, ...]:
-        """Chips and tiles of each raster.
-
-        Args:
-            halo: Pixels at a chip's border that lack context.
-            stride: Pixels that chips are aligned to.
-        """
-        job = self.job
-        overlap = job.overlap or default_overlap(job.chip_size, halo)
-        return tuple(
-            Plan(image.geobox, job.chip_size, job.tile_size, overlap, halo, stride)
-            for image in self.inputs.images
-        )
-
-    def _sweep(
-        self,
-        store: WorkStore,
-        model: Model | NetworkModel,
-        plans: Sequence[Plan],
-        bar: Progress,
-    ) -> None:
-        """The map pass: make and keep all tiles that are not there yet."""
-        drafts = [
-            Draft(number, self.inputs.images[number], plan, tile)
-            for number, plan in enumerate(plans)
-            if number not in store.finished
-            for tile in plan.tiles()
-            if not store.tiles.has(number, tile)
-        ]
-        groups = self.executor.split(drafts, _ROW)
-        tick = _starter(bar, 'Map')(sum(map(chips_of, groups)))
-        work = MapPass(
-            model, self.inputs.target, store.tiles, self.job.confidence, self.job.scores
-        )
-        for _ in self.executor.run(work, groups, tick):
-            pass
+        return summaries, json.loads(text)
 
     def _summary(self, path: Path) -> MapSummary:
         inputs = self.inputs
         return summarise(path, inputs.target, inputs.labels, inputs.crosswalk)
 
-    def _bar(self) -> Progress:
-        """Progress bars on a terminal, nothing elsewhere."""
-        return Progress(
-            TextColumn('{task.description}'),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn('chips'),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=self.console.quiet or not self.console.is_terminal,
+
+def _make(
+    job: MapJob, run: Run, store: WorkStore, executor: Executor, console: Console
+) -> MapResult:
+    """Fit, map and publish."""
+    with _bar(console) as bar, executor:
+        model: ChipModel
+        source: ModelFile | NetworkFiles
+        if job.checkpoint:
+            model, source = _networks(job, run, executor)
+            plans = _plans(job, run, model.halo, model.stride)
+        else:
+            model, source, plans = _fit(job, run, store, executor, bar)
+            if job.save_model is not None:
+                scratch = store.scratch(job.save_model.name)
+                scratch.write_bytes(store.fit.read_bytes())
+                job.save_model.parent.mkdir(parents=True, exist_ok=True)
+                store.publish(scratch, job.save_model)
+        scores = ModelScores(source if executor.elsewhere else model, run.inputs.labels)
+        items = run.items(plans, store.finished)
+        run.make_tiles(scores, items, executor, _starter(bar, 'Map'))
+    summaries, report = run.publish(
+        store, plans, job.to_dict(), model.provenance, job.bands
+    )
+    _tell(console, run, summaries, model)
+    maps = tuple(output.map for output in run.outputs.maps)
+    return MapResult(maps, report, run.outputs.report)
+
+
+def _fit(
+    job: MapJob, run: Run, store: WorkStore, executor: Executor, bar: Progress
+) -> tuple[LandCoverModel, ModelFile, tuple[Plan, ...]]:
+    """Fit a model, or take the job's or that of an interrupted run."""
+    inputs, compute, weights = run.inputs, job.compute, job.backbone.weights
+    # Workers have devices of their own.
+    device = device_of('cpu' if executor.elsewhere else compute.device)
+    saved = store.fit if store.has_fit() else job.model
+    model = None
+    with run.watch('backbone'):
+        if saved is not None:
+            model = LandCoverModel.load(saved, device, weights)
+            check_model(model, inputs, job.target)
+            backbone = model.backbone
+        else:
+            backbone = create_backbone(
+                job.backbone.spec, inputs.bands, weights, inputs.integers, job.seed
+            ).to(device)
+        if compute.compile:
+            backbone.compile()
+    plans = _plans(job, run, backbone.halo, max(backbone.strides))
+    if model is None:
+        start = _starter(bar, 'Fit')
+        model = fit(job, inputs, plans, backbone, run.watch, start, executor)
+    if not store.has_fit():
+        store.keep_fit(model)
+    file = ModelFile(
+        store.fit.absolute(),
+        file_digest(store.fit),
+        compute.device if executor.elsewhere else str(device),
+        compute.precision,
+        weights,
+        compute.compile,
+        tuple(asdict(job.scoring).items()),
+    )
+    # As it was written: products with the same numbers in another memory layout
+    # differ in their last bits, and workers and later runs read the file.
+    return replace(file, device=str(device)).open(backbone), file, plans
+
+
+def _networks(
+    job: MapJob, run: Run, executor: Executor
+) -> tuple[NetworkModel, NetworkFiles]:
+    """Load the job's networks."""
+    compute = job.compute
+    with run.watch('network'):
+        files = NetworkFiles.of(
+            job.checkpoint, job.ensemble_weights, compute.device, compute.precision
+        )
+        # Workers have devices of their own.
+        model = (files.on('cpu') if executor.elsewhere else files).open()
+    check_model(model, run.inputs, job.target)
+    return model, files
+
+
+def _plans(job: MapJob, run: Run, halo: int, stride: int) -> tuple[Plan, ...]:
+    """Chips and tiles of each raster."""
+    chips = job.chips
+    return run.plans(chips.size, chips.tile_size, chips.overlap, halo, stride)
+
+
+def _kept(job: MapJob) -> list[Path]:
+    """Files that the fit is kept in."""
+    return [] if job.save_model is None else [job.save_model]
+
+
+def check_model(model: ChipModel, inputs: Inputs, target: str) -> None:
+    """Make sure that a model makes the map that is asked for.
+
+    Args:
+        model: The model.
+        inputs: What is to be mapped.
+        target: How the map's legend was called.
+
+    Raises:
+        InputError: If its classes or bands are others.
+    """
+    if model.target != inputs.target:
+        raise InputError(
+            f"The model maps the classes of '{model.target.name}', not of "
+            f"'{target}'; give --target {model.target.name}."
+        )
+    if model.bands is not None and model.bands != inputs.bands:
+        raise InputError(
+            f'The model was made for imagery of {model.bands} bands, this has '
+            f'{inputs.bands}; choose bands with --bands.'
         )
 
-    def _tell(
-        self, summaries: dict[str, MapSummary], model: Model | NetworkModel
-    ) -> None:
-        """Say what was made."""
-        labels = model.provenance.get('labels', {})
-        for code, count in labels.get('unknown_codes', {}).items():
-            self.console.print(
-                f'Note: {count} cells of the labels have code {code}, which the legend '
-                f"'{labels['legend']}' does not have; they were ignored."
-            )
-        self.console.print(area_table(list(summaries.values())))
-        for path in summaries:
-            self.console.print(f'Map: {path}')
-        self.console.print(f'Report: {self.outputs.report}')
+
+def _bar(console: Console) -> Progress:
+    """Progress bars on a terminal, nothing elsewhere."""
+    return Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn('chips'),
+        TimeRemainingColumn(),
+        console=console,
+        disable=console.quiet or not console.is_terminal,
+    )
 
 
-def _starter(bar: Progress, name: str) -> Callable[[int], Callable[[], None]]:
+def _tell(
+    console: Console, run: Run, summaries: Mapping[str, MapSummary], model: ChipModel
+) -> None:
+    """Say what was made."""
+    labels = model.provenance.get('labels', {})
+    for code, count in labels.get('unknown_codes', {}).items():
+        console.print(
+            f'Note: {count} cells of the labels have code {code}, which the legend '
+            f"'{labels['legend']}' does not have; they were ignored."
+        )
+    console.print(area_table(list(summaries.values())))
+    for path in summaries:
+        console.print(f'Map: {path}')
+    console.print(f'Report: {run.outputs.report}')
+
+
+def _starter(bar: Progress, name: str) -> Callable[[int], Tick]:
     """A function that starts a bar of so many steps, and gives one that steps it."""
 
-    def start(total: int) -> Callable[[], None]:
+    def start(total: int) -> Tick:
         task = bar.add_task(name, total=total)
         return lambda: bar.advance(task)
 
@@ -287,7 +389,8 @@ def _executor_of(job: MapJob) -> Executor:
     Raises:
         InputError: If it needs what is not installed.
     """
-    if job.executor == 'process':
+    compute = job.compute
+    if compute.executor == 'process':
         return Here()
     try:
         from .dask import DaskCluster
@@ -297,4 +400,4 @@ def _executor_of(job: MapJob) -> Executor:
         raise InputError(
             "--executor dask needs Dask: pip install 'torchgeo-mapsr[dask]'"
         ) from None
-    return DaskCluster(job.scheduler, job.workers, job.device)
+    return DaskCluster(compute.scheduler, compute.workers, compute.device)

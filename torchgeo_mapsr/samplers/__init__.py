@@ -5,6 +5,13 @@
 
 from .balanced import BalancedChipSampler
 from .chips import ChipSampler
+from .lattice import FitSampler, LatticeSampler
 from .patches import PatchSampler
 
-__all__ = ('BalancedChipSampler', 'ChipSampler', 'PatchSampler')
+__all__ = (
+    'BalancedChipSampler',
+    'ChipSampler',
+    'FitSampler',
+    'LatticeSampler',
+    'PatchSampler',
+)

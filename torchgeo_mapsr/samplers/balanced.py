@@ -6,7 +6,9 @@
 from collections.abc import Iterator
 
 import numpy as np
+import pandas
 import torch
+from shapely import Polygon
 from torch import Generator, Tensor
 from torchgeo.samplers import GeoSampler
 
@@ -14,7 +16,7 @@ from ..datasets.base import ChipDataset
 from ..datasets.geo.grid import crop
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from .chips import Query
+from .chips import Query, query_of, tiles_of
 
 
 class BalancedChipSampler(GeoSampler):
@@ -37,6 +39,8 @@ class BalancedChipSampler(GeoSampler):
         balance: Exponent of the inverse frequency, 0 to 1.
         legend: Whose codes count (default: that of *dataset*; without one all codes).
         generator: Random numbers (default: PyTorch's).
+        roi: Region of interest, in the CRS of the dataset.
+        toi: Time of interest.
 
     Raises:
         InputError: There is no LR label, or an argument is out of its range.
@@ -50,35 +54,44 @@ class BalancedChipSampler(GeoSampler):
         balance: float = 1.0,
         legend: Legend | None = None,
         generator: Generator | None = None,
+        roi: Polygon | None = None,
+        toi: pandas.Interval | None = None,
     ) -> None:
         if length < 1 or not 0 <= balance <= 1:
             raise InputError(
                 'balanced chips have a length of 1 or more and a balance of 0 to 1: '
                 f'length {length}, balance {balance}'
             )
+        if not isinstance(dataset, ChipDataset):
+            raise InputError(
+                f'{type(dataset).__name__} has no LR cells to balance; give the dataset '
+                'of this package that it is made of'
+            )
         self.dataset, self.size, self.length = dataset, size, length
         self.balance, self.generator = balance, generator
+        self.tiles = tiles_of(dataset, roi, toi)
         legend = legend or dataset.legend
-        found = [dataset.lr_cells(tile) for tile in range(len(dataset.tiles))]
-        codes = np.unique(np.concatenate([codes for codes, _ in found]))
+        cells = [dataset.lr_cells(tile) for tile in self.tiles]
+        codes = np.unique(np.concatenate([[-1], *(codes for codes, _ in cells)]))
+        codes = codes[codes >= 0]
         if legend is not None:
             codes = codes[legend.index(codes) >= 0]
         if not codes.size:
             raise InputError(
-                'there is no LR label of a known class to balance: give labels of the place '
-                'of the imagery, or leave balance at 0'
+                'there is no LR label of a class of the legend to balance: give labels of '
+                'the place of the imagery, or leave balance at 0'
             )
         #: codes of the LR classes that occur, (L,)
         self.codes = torch.from_numpy(codes)
-        # by tile: places (row, column) of the cells, sorted by class; and (tiles, L)
-        # numbers of them
+        # By tile: places (row, column) of the cells, sorted by class; and (tiles, L)
+        # numbers of them.
         self._places: list[Tensor] = []
         counts = []
-        for own, places in found:
-            order = np.argsort(own, kind='stable')
-            order = order[np.isin(own[order], codes)]
+        for labels, places in cells:
+            order = np.argsort(labels, kind='stable')
+            order = order[np.isin(labels[order], codes)]
             self._places.append(torch.from_numpy(places[:, order]).T)
-            counts.append([(own == code).sum() for code in codes])
+            counts.append([(labels == code).sum() for code in codes])
         self._counts = torch.tensor(np.array(counts), dtype=torch.float64)
 
     @property
@@ -87,32 +100,32 @@ class BalancedChipSampler(GeoSampler):
         return self._counts.sum(0) / self._counts.sum()
 
     def __iter__(self) -> Iterator[Query]:
-        """Yield xmin:xmax, ymin:ymax in the CRS of the dataset."""
+        """Yield xmin:xmax, ymin:ymax, tmin:tmax in the CRS of the dataset."""
         chance = self.frequency ** (1 - self.balance)
         for _ in range(self.length):
             kind = self._draw(chance)
-            tile = self._draw(self._counts[:, kind])
-            first = int(self._counts[tile, :kind].sum())
-            place = first + self._below(int(self._counts[tile, kind]))
-            grid = self.dataset.tiles[tile]
+            number = self._draw(self._counts[:, kind])
+            first = int(self._counts[number, :kind].sum())
+            place = first + self._below(int(self._counts[number, kind]))
+            tile = self.tiles[number]
             top, left = (
-                self._start(float(at), pixels)
-                for at, pixels in zip(
-                    self._places[tile][place], grid.shape, strict=True
+                self._start(float(centre), pixels)
+                for centre, pixels in zip(
+                    self._places[number][place], tile.grid.shape, strict=True
                 )
             )
             box = top, left, top + self.size, left + self.size
-            yield self.dataset.query(crop(grid, box))
+            yield query_of(self.dataset, crop(tile.grid, box), tile)
 
     def __len__(self) -> int:
         """Number of chips in an epoch."""
         return self.length
 
-    def _start(self, at: float, pixels: int) -> int:
+    def _start(self, centre: float, pixels: int) -> int:
         """First row of a chip that holds one, in a tile of so many."""
         last = max(pixels - self.size, 0)
-        low = min(max(int(at) - self.size + 1, 0), last)
-        return low + self._below(min(int(at), last) - low + 1)
+        low = min(max(int(centre) - self.size + 1, 0), last)
+        return low + self._below(min(int(centre), last) - low + 1)
 
     def _draw(self, chance: Tensor) -> int:
         return int(torch.multinomial(chance, 1, generator=self.generator))

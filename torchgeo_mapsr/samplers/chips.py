@@ -5,74 +5,215 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+import pandas
 import torch
+from odc.geo.geobox import GeoBox
+from rasterio.transform import Affine
+from shapely import Polygon
 from torch import Generator
+from torchgeo.datasets import GeoDataset, IntersectionDataset, UnionDataset
 from torchgeo.samplers import GeoSampler
 
-from ..datasets.base import ChipDataset
+from ..datasets.base import ChipDataset, Tile
 from ..datasets.geo.grid import crop, starts
+from ..errors import InputError
 
-Query = tuple[slice, slice]
+Query = tuple[slice, slice, slice]
 
 
 class ChipSampler(GeoSampler):
     """Sample each tile in its own pixels: all of it once, or at random.
 
-    torchgeo's samplers work too, but skip tiles that are hardly larger than a chip, or
-    lay their lattice over gaps between tiles. Here a chip lies in its tile where the
-    tile is as large as a chip; a smaller tile is one chip, padded.
+    A tile is what a row of the dataset's ``index`` holds: a file, or the part of it that
+    a split has left. torchgeo's samplers work too, but skip tiles that are hardly larger
+    than a chip, or lay their lattice over gaps between tiles. Here a chip lies in its
+    tile where the tile is as large as a chip; a smaller tile is one chip, padded.
 
     Args:
-        dataset: What to sample from.
+        dataset: What to sample from; of this package, or of torchgeo (``pair & other``).
         size: Height and width of a chip, in pixels.
         stride: Pixels between chips (default: *size*). The last chip of a row or column
             is moved back into the tile.
         length: Number of random chips in an epoch, from tiles by their area; None for
             all chips in order.
         generator: Random numbers (default: PyTorch's).
+        roi: Region of interest, in the CRS of the dataset. Chips lie in it where it is
+            as large as a chip; to keep pixels apart use torchgeo's ``roi_split``.
+        toi: Time of interest.
+
+    Raises:
+        InputError: The dataset has nothing in *roi* and *toi*.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from torch.utils.data import DataLoader
+        >>> from torchgeo_mapsr.datasets import LRHRPair, collate_pairs, make_scene
+        >>> folder = TemporaryDirectory()
+        >>> scene = make_scene(folder.name, size=(96, 128))
+        >>> pair = LRHRPair(scene.imagery, scene.labels)
+        >>> sampler = ChipSampler(pair, size=64)
+        >>> len(sampler)
+        4
+        >>> loader = DataLoader(
+        ...     pair, batch_size=2, sampler=sampler, collate_fn=collate_pairs
+        ... )
+        >>> [tuple(batch['image'].shape) for batch in loader]
+        [(2, 4, 64, 64), (2, 4, 64, 64)]
     """
 
     def __init__(
         self,
-        dataset: ChipDataset,
+        dataset: GeoDataset,
         size: int,
         stride: int | None = None,
         length: int | None = None,
         generator: Generator | None = None,
+        roi: Polygon | None = None,
+        toi: pandas.Interval | None = None,
     ) -> None:
-        self.dataset = dataset
+        self.tiles = tiles_of(dataset, roi, toi)
         self.size = size
         self.stride = stride or size
         self.length = length
         self.generator = generator
+        self.crs = dataset.crs
+        # What snaps the queries, where it is there.
+        self._dataset = _chip_dataset(dataset)
 
     def __iter__(self) -> Iterator[Query]:
-        """Yield xmin:xmax, ymin:ymax in the CRS of the dataset."""
+        """Yield xmin:xmax, ymin:ymax, tmin:tmax in the CRS of the dataset."""
         for tile, top, left in self._random() if self.length else self._all():
-            box = top, left, top + self.size, left + self.size
-            yield self.dataset.query(crop(self.dataset.tiles[tile], box))
+            chip = crop(tile.grid, (top, left, top + self.size, left + self.size))
+            yield query_of(self._dataset, chip, tile)
 
     def __len__(self) -> int:
         """Number of chips in an epoch."""
         return self.length or sum(1 for _ in self._all())
 
-    def _all(self) -> Iterator[tuple[int, int, int]]:
-        for tile, grid in enumerate(self.dataset.tiles):
-            for top in starts(grid.height, self.size, self.stride):
-                for left in starts(grid.width, self.size, self.stride):
-                    yield tile, top, left
+    def _all(self) -> Iterator[tuple[Tile, int, int]]:
+        for tile in self.tiles:
+            for top in starts(tile.grid.height, self.size, self.stride):
+                for left in starts(tile.grid.width, self.size, self.stride):
+                    if self._meets(tile, top, left):
+                        yield tile, top, left
 
-    def _random(self) -> Iterator[tuple[int, int, int]]:
-        grids = self.dataset.tiles
-        areas = torch.tensor([float(grid.width * grid.height) for grid in grids])
+    def _random(self) -> Iterator[tuple[Tile, int, int]]:
+        areas = torch.tensor([_pixels(tile) for tile in self.tiles])
         for _ in range(self.length or 0):
-            tile = int(torch.multinomial(areas, 1, generator=self.generator))
-            top, left = (
-                int(
-                    torch.randint(
-                        max(pixels - self.size, 0) + 1, (), generator=self.generator
-                    )
-                )
-                for pixels in grids[tile].shape
-            )
+            number = int(torch.multinomial(areas, 1, generator=self.generator))
+            tile = self.tiles[number]
+            top, left = self._place(tile)
+            while not self._meets(tile, top, left):
+                top, left = self._place(tile)
             yield tile, top, left
+
+    def _place(self, tile: Tile) -> tuple[int, int]:
+        """A random row and column where a chip begins."""
+        top, left = (
+            int(
+                torch.randint(
+                    max(pixels - self.size, 0) + 1, (), generator=self.generator
+                )
+            )
+            for pixels in tile.grid.shape
+        )
+        return top, left
+
+    def _meets(self, tile: Tile, top: int, left: int) -> bool:
+        """Whether a chip holds any of its tile, which need not be a rectangle."""
+        if tile.full:
+            return True
+        chip = crop(tile.grid, (top, left, top + self.size, left + self.size))
+
+        outline = chip.footprint(self.crs).geom
+        return bool(outline.intersection(tile.geometry).area > 0)
+
+
+def tiles_of(
+    dataset: GeoDataset, roi: Polygon | None = None, toi: pandas.Interval | None = None
+) -> list[Tile]:
+    """What there is to sample from in a dataset, by rows of its index.
+
+    Args:
+        dataset: Of this package, or made of some by ``&`` and ``|``, or of torchgeo.
+        roi: Region of interest, in the CRS of the dataset.
+        toi: Time of interest.
+
+    Returns:
+        The tiles that hold pixels.
+
+    Raises:
+        InputError: There is none in *roi* and *toi*.
+    """
+    if isinstance(dataset, ChipDataset):
+        tiles = dataset.rows(roi, toi)
+    else:
+        tiles = _rows(dataset, roi, toi)
+    tiles = [tile for tile in tiles if 0 not in tile.grid.shape]
+    if not tiles and len(dataset):
+        raise InputError(
+            f'{type(dataset).__name__} has no pixels in this region and time; give roi '
+            f'in the CRS of the dataset, {dataset.crs.name}'
+        )
+    return tiles
+
+
+def query_of(dataset: ChipDataset | None, chip: GeoBox, tile: Tile) -> Query:
+    """The query that gives a chip.
+
+    Args:
+        dataset: The dataset of this package that reads it; None for torchgeo.
+        chip: Its pixels.
+        tile: What it lies in.
+    """
+    if dataset is not None:
+        return (*dataset.query(chip), tile.time)
+    box = chip.boundingbox
+    return slice(box.left, box.right), slice(box.bottom, box.top), tile.time
+
+
+def _rows(
+    dataset: GeoDataset, roi: Polygon | None, toi: pandas.Interval | None
+) -> list[Tile]:
+    """Rows of a dataset of torchgeo, in pixels of its resolution."""
+    index = dataset.index
+    if toi is not None:
+        index = index[index.index.overlaps(toi)]
+    part = _chip_dataset(dataset)
+    tiles = []
+    for geometry, time in zip(index.geometry, index.index, strict=True):
+        shape = geometry if roi is None else geometry.intersection(roi)
+        if not shape.area:
+            continue
+        left, bottom, right, top = shape.bounds
+        step = Affine.scale(dataset.res[0], -dataset.res[1])
+        corner = Affine.translation(*geometry.bounds[0::3])
+        if part is not None:
+            # Whole pixels of the dataset that is read in its own.
+            corner = Affine.translation(*(part.origin * (0, 0)))
+        col, row = ~(corner * step) * (left, top)
+        last_col, last_row = ~(corner * step) * (right, bottom)
+        box = tuple(round(edge) for edge in (row, col, last_row, last_col))
+        grid = crop(GeoBox((1, 1), corner * step, dataset.crs), box)  # type: ignore[arg-type]
+        full = bool(np.isclose(shape.area, (right - left) * (top - bottom)))
+        tiles.append(Tile(grid, shape, slice(time.left, time.right), full=full))
+    return tiles
+
+
+def _chip_dataset(dataset: GeoDataset) -> ChipDataset | None:
+    """The first dataset of this package among those that torchgeo put together."""
+    if isinstance(dataset, ChipDataset):
+        return dataset
+    if isinstance(dataset, IntersectionDataset | UnionDataset):
+        parts = (_chip_dataset(part) for part in dataset.datasets)
+        return next((part for part in parts if part is not None), None)
+    return None
+
+
+def _pixels(tile: Tile) -> float:
+    """Pixels of a tile, as far as its geometry holds them."""
+    count = float(tile.grid.width * tile.grid.height)
+    if tile.full:
+        return count
+    return count * float(tile.geometry.area / tile.geometry.envelope.area)

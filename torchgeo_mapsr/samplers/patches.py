@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import geopandas
 import numpy as np
+import pandas
 import torch
+from shapely import Polygon
 from torch import Generator
 from torchgeo.datasets import GeoDataset
 from torchgeo.samplers import GeoSampler
@@ -33,6 +35,8 @@ class PatchSampler(GeoSampler):
         length: Number of chips in an epoch (default: each patch once). Of more than
             there are patches, all are sampled equally often, to within one.
         generator: Random numbers (default: PyTorch's).
+        roi: Region of interest, in the CRS of the dataset.
+        toi: Time of interest.
 
     Raises:
         InputError: The file cannot be read, or none of its patches is in the dataset.
@@ -46,14 +50,21 @@ class PatchSampler(GeoSampler):
         shuffle: bool = True,
         length: int | None = None,
         generator: Generator | None = None,
+        roi: Polygon | None = None,
+        toi: pandas.Interval | None = None,
     ) -> None:
         table = patches
         if not isinstance(table, geopandas.GeoDataFrame):
             table = read_footprints(table)
         outlines = table.geometry.to_crs(dataset.crs)
         centres = table.geometry.centroid.to_crs(dataset.crs)
-        tiles = dataset.index.sindex.query(centres, predicate='intersects')[0]
-        inside = np.unique(tiles)
+        index = dataset.index if roi is None else dataset.index.clip(roi)
+        if toi is not None:
+            index = index[index.index.overlaps(toi)]
+        patch, row = index.sindex.query(centres, predicate='intersects')
+        # The first row of the index that holds it says when.
+        inside, first = np.unique(patch, return_index=True)
+        times = index.index[row[first]]
         if not len(inside):
             raise InputError(
                 f'none of the {len(table)} patches is in the imagery; '
@@ -68,19 +79,20 @@ class PatchSampler(GeoSampler):
         x, y = centres.x.to_numpy()[inside], centres.y.to_numpy()[inside]
         half_x, half_y = pixels * width / 2, pixels * height / 2
         self._queries: list[Query] = [
-            (slice(left, right), slice(bottom, top))
-            for left, right, bottom, top in zip(
+            (slice(left, right), slice(bottom, top), slice(time.left, time.right))
+            for left, right, bottom, top, time in zip(
                 (x - half_x).tolist(),
                 (x + half_x).tolist(),
                 (y - half_y).tolist(),
                 (y + half_y).tolist(),
+                times,
                 strict=True,
             )
         ]
         self.shuffle, self.length, self.generator = shuffle, length, generator
 
     def __iter__(self) -> Iterator[Query]:
-        """Yield xmin:xmax, ymin:ymax in the CRS of the dataset."""
+        """Yield xmin:xmax, ymin:ymax, tmin:tmax in the CRS of the dataset."""
         left = len(self)
         while left > 0:
             for index in self._order()[:left]:

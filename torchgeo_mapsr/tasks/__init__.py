@@ -3,34 +3,43 @@
 
 """Lightning modules."""
 
+from ..models.networks.segmentation import Network
+from .adversarial import AdversarialTask
 from .class_aware import ClassAwareTask
-from .expectation_maximization import ExpectationMaximizationTask
-from .joint_statistics import JointStatisticsTask
-from .label_super_resolution import LabelSuperResolutionTask
+from .classes import Classes
+from .em import ExpectationMaximizationTask
 from .land_cover import LandCoverTask
 from .mapsr import MapSRTask
 from .masked_autoencoder import MaskedAutoencoderTask
 from .oracle import OracleTask
-from .predicting import PredictingTask
 from .pseudo_label import PseudoLabelTask
-from .region_aggregation import RegionAggregationTask
-from .segmentation import SegmentationTask
+from .segmentation import NetworkTask, SegmentationTask
 from .self_training import SelfTrainingTask
-from .soft_naive import SoftNaiveTask
+from .supervision import (
+    ExpectedShares,
+    MatchedStatistics,
+    PixelLabels,
+    RegionLabels,
+    Supervision,
+)
 
 __all__ = (
+    'AdversarialTask',
     'ClassAwareTask',
+    'Classes',
     'ExpectationMaximizationTask',
-    'JointStatisticsTask',
-    'LabelSuperResolutionTask',
+    'ExpectedShares',
     'LandCoverTask',
     'MapSRTask',
     'MaskedAutoencoderTask',
+    'MatchedStatistics',
+    'Network',
+    'NetworkTask',
     'OracleTask',
-    'PredictingTask',
+    'PixelLabels',
     'PseudoLabelTask',
-    'RegionAggregationTask',
+    'RegionLabels',
     'SegmentationTask',
     'SelfTrainingTask',
-    'SoftNaiveTask',
+    'Supervision',
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 from .._compat import Sample
 from ..datasets.legends.crosswalk import Crosswalk
 from ..errors import InputError
-from ..models.head.samples import WHOLE
+from ..models.head.cells import WHOLE
 from ..models.tokens.tokens import Tokens
 
 

@@ -13,10 +13,13 @@ from torch import Tensor
 from .._compat import Sample
 from ..errors import InputError
 from ..losses import ClassBalancedCrossEntropy, ClassCentreContrast, ClassPrior
-from .segmentation import SegmentationTask
+from ..models.networks.segmentation import Network
+from .classes import Classes
+from .segmentation import CLASSES, NETWORK, NetworkTask
+from .supervision import PixelLabels
 
 
-class ClassAwareTask(SegmentationTask):
+class ClassAwareTask(NetworkTask):
     """Train with labelled images and unlabelled ones that have minority classes.
 
     Dong et al. 2023. The unlabelled patches are selected beforehand, by a network that
@@ -36,20 +39,8 @@ class ClassAwareTask(SegmentationTask):
     looked at); or batches of labelled images alone, which is the supervised form.
 
     Args:
-        model: Architecture of the network, see
-            :class:`~torchgeo_mapsr.models.networks.segmentation.SegmentationNetwork`, as the
-            next six.
-        backbone: Encoder.
-        weights: Local file of the encoder's weights.
-        bands: Bands of the imagery.
-        image_dtype: Data type of the imagery's files.
-        mean: Mean of each band, or one for all, in units of the files.
-        std: Standard deviation likewise.
-        legend: Legend of the LR labels, a name or a file.
-        target: Legend of the map.
-        crosswalk: Name or file of the crosswalk between them.
-        truth_legend: Legend of ``mask``, the HR labels; *target* by default.
-        truth_crosswalk: Name or file of the crosswalk from it to *target*.
+        network: The network.
+        classes: Legends of the labels and of the map.
         supervision: Which labels train.
         lr: Learning rate at the start; it falls to zero along a cosine.
         weight_decay: Weight decay of AdamW.
@@ -71,19 +62,9 @@ class ClassAwareTask(SegmentationTask):
 
     def __init__(
         self,
-        model: str = 'unet',
-        backbone: str = 'resnet18',
-        weights: str | None = None,
-        bands: int = 4,
-        image_dtype: str | None = 'uint8',
-        mean: Sequence[float] | float | None = None,
-        std: Sequence[float] | float | None = None,
-        legend: str = 'nlcd',
-        target: str = 'land-cover-4',
-        crosswalk: str | None = None,
-        truth_legend: str | None = None,
-        truth_crosswalk: str | None = None,
-        supervision: Literal['lr', 'hr'] = 'lr',
+        network: Network = NETWORK,
+        classes: Classes = CLASSES,
+        supervision: PixelLabels | Literal['lr', 'hr'] = 'lr',
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
         class_weights: Sequence[float] | None = None,
@@ -96,7 +77,14 @@ class ClassAwareTask(SegmentationTask):
         contrast: float = 0.005,
         temperature: float = 0.07,
     ) -> None:
-        super().__init__(weights=weights)
+        super().__init__(
+            network,
+            classes,
+            supervision,
+            class_weights=class_weights,
+            lr=lr,
+            weight_decay=weight_decay,
+        )
 
     def configure_losses(self) -> None:
         """Make the losses and the class prior."""
@@ -113,6 +101,7 @@ class ClassAwareTask(SegmentationTask):
 
     def on_train_start(self) -> None:
         """Find the momentum of the class prior from the length of an epoch."""
+        super().on_train_start()
         steps = self.trainer.num_training_batches
         if self.hparams['momentum'] is None:
             # B / N is one over the steps of an epoch, which may be endless
@@ -147,11 +136,11 @@ class ClassAwareTask(SegmentationTask):
             image = torch.cat([image, unlabelled['image']])
             valid = torch.cat([valid, _valid(unlabelled)])
         height, width = image.shape[-2:]
-        features = self.network.features(image)
-        whole = self.network.classify(features)
-        logits, n = whole[..., :height, :width], len(index)
+        features = self.model.features(image)
+        padded = self.model.classify(features)
+        logits, n = padded[..., :height, :width], len(index)
         if not self.hparams['balance']:
-            loss = self.cross_entropy(logits[:n], index)
+            loss = self.pixel_loss(logits[:n], index)
         else:
             self.prior.start(index)
             prior = self.prior(logits.float().softmax(1), valid)
@@ -160,7 +149,7 @@ class ClassAwareTask(SegmentationTask):
         if self.hparams['contrast'] > 0:
             pseudo = torch.where(valid[n:], logits[n:].argmax(1), -1)
             label = torch.cat([index, pseudo])
-            contrast = self._contrast(features, whole, label)
+            contrast = self._contrast(features, padded, label)
             parts |= {'train_cross_entropy': loss, 'train_contrast': contrast}
             parts['train_loss'] = loss = loss + self.hparams['contrast'] * contrast
         self.log_dict({k: v.detach() for k, v in parts.items()}, batch_size=n)

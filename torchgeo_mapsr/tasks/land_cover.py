@@ -4,18 +4,22 @@
 """What all tasks that map land cover have in common."""
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassF1Score,
     MulticlassJaccardIndex,
+    MulticlassPrecision,
+    MulticlassRecall,
 )
 
 from .._compat import BaseTask, Sample
@@ -25,6 +29,9 @@ from ..errors import InputError
 from ..transforms import aggregate_regions
 from .cells import BatchCells
 
+# A class that the fit never saw costs much in `loss`, but not all.
+LEAST_LOG_PROBABILITY = -30.0
+
 
 class LandCoverTask(BaseTask):
     """A task that gives every pixel of HR imagery a class.
@@ -32,14 +39,17 @@ class LandCoverTask(BaseTask):
     Subclasses say how, in :meth:`log_probabilities`; validation, test, prediction and
     plots follow from it. Metrics, with the prefix ``val_`` or ``test_``:
 
-    * ``OverallAccuracy``, ``AverageAccuracy`` (mean recall of the classes), ``mIoU``
-      (macro), ``FWIoU`` (weighted) and ``F1`` (macro), if the batches have HR labels
-      (``mask``)
+    * if the batches have HR labels (``mask``): ``mIoU`` (macro), ``FWIoU`` (weighted)
+      and ``F1`` (macro); and what torchgeo logs: ``OverallAccuracy``,
+      ``AverageAccuracy`` (mean recall of the classes), and so ``Precision``,
+      ``Recall``, ``F1Score`` and ``JaccardIndex`` (0.10: overall is micro, average is
+      macro), ``MulticlassAccuracy`` and ``MulticlassJaccardIndex`` (0.8: micro)
     * ``LRAgreement``: share of whole LR cells whose label is the most frequent class
       among their predicted pixels
     * ``loss``: cross entropy of the labels of whole LR cells and the mean of their
       pixels' log-probabilities, normalised (Workman et al. 2023, eq. 1). It needs no HR
-      label, so that checkpoints may be chosen by it
+      label, so that checkpoints may be chosen by it. Without LR labels it is the cross
+      entropy of the HR labels
     """
 
     #: From the codes of the LR labels to classes.
@@ -56,28 +66,19 @@ class LandCoverTask(BaseTask):
             h['truth_legend'] or h['target'], h['target'], h['truth_crosswalk']
         )
 
+    @property
+    def ignore_value(self) -> int:
+        """What metrics take for a pixel without a label."""
+        return -1
+
     def configure_metrics(self) -> None:
         """Initialize the performance metrics."""
-        classes = len(self.crosswalk.target)
-
-        def jaccard(average: Literal['macro', 'weighted']) -> MulticlassJaccardIndex:
-            return MulticlassJaccardIndex(classes, average=average, ignore_index=-1)
-
-        def accuracy(average: Literal['micro', 'macro']) -> MulticlassAccuracy:
-            return MulticlassAccuracy(classes, average=average, ignore_index=-1)
-
-        metrics = MetricCollection(
-            {
-                'OverallAccuracy': accuracy('micro'),
-                'AverageAccuracy': accuracy('macro'),
-                'mIoU': jaccard('macro'),
-                'FWIoU': jaccard('weighted'),
-                'F1': MulticlassF1Score(classes, average='macro', ignore_index=-1),
-            }
-        )
+        classes, ignored = len(self.crosswalk.target), self.ignore_value
+        metrics = land_cover_metrics(classes, ignored)
         self.val_metrics = metrics.clone(prefix='val_')
         self.test_metrics = metrics.clone(prefix='test_')
-        self.val_agreement, self.test_agreement = accuracy('micro'), accuracy('micro')
+        agreement = MulticlassAccuracy(classes, average='micro', ignore_index=-1)
+        self.val_agreement, self.test_agreement = agreement, agreement.clone()
 
     @abstractmethod
     def log_probabilities(self, batch: Sample) -> Tensor:
@@ -165,11 +166,20 @@ class LandCoverTask(BaseTask):
             ``crs`` and ``transform``. torchgeo 0.10 has these in single precision:
             georeference from the queries (*batch_indices* of a prediction writer).
         """
-        found: dict[str, Any] = {'probabilities': self.log_probabilities(batch).exp()}
+        return self.prediction(self.log_probabilities(batch).exp(), batch)
+
+    def prediction(self, probabilities: Tensor, batch: Sample) -> dict[str, Any]:
+        """Probabilities, and where they belong.
+
+        Args:
+            probabilities: (B, classes, H, W).
+            batch: What they were made of.
+        """
+        prediction: dict[str, Any] = {'probabilities': probabilities}
         for key in ('bounds', 'crs', 'transform'):
             if key in batch:
-                found[key] = batch[key]
-        return found
+                prediction[key] = batch[key]
+        return prediction
 
     def plot(
         self, sample: Sample, show_titles: bool = True, suptitle: str | None = None
@@ -215,8 +225,23 @@ class LandCoverTask(BaseTask):
         prediction, size = log_p.argmax(1), len(log_p)
         if 'mask' in batch:
             metrics = getattr(self, f'{stage}_metrics')
-            metrics(prediction, self.truth_index(batch))
+            index = self.truth_index(batch)
+            metrics(prediction, torch.where(index < 0, self.ignore_value, index))
             self.log_dict(metrics, batch_size=size)
+            if 'lr_label' not in batch:
+                total = F.nll_loss(
+                    log_p.float().clamp(min=LEAST_LOG_PROBABILITY),
+                    index,
+                    ignore_index=-1,
+                    reduction='sum',
+                )
+                pixels = (index >= 0).sum()
+                self.log(
+                    f'{stage}_loss',
+                    total / pixels.clamp(min=1),
+                    batch_size=int(pixels),
+                    sync_dist=True,
+                )
         if 'lr_label' not in batch:
             return prediction
         cells = self.cells(batch)
@@ -228,8 +253,7 @@ class LandCoverTask(BaseTask):
         agreement = getattr(self, f'{stage}_agreement')
         agreement(votes.argmax(2), label)
         self.log(f'{stage}_LRAgreement', agreement, batch_size=size)
-        # A class that the fit never saw costs much, but not all.
-        floor = log_p.float().clamp(min=-30)
+        floor = log_p.float().clamp(min=LEAST_LOG_PROBABILITY)
         mean = aggregate_regions(floor, cells.region, count, 'mean', cells.valid)
         loss = F.cross_entropy(mean[usable], label[usable], reduction='sum')
         self.log(
@@ -239,3 +263,57 @@ class LandCoverTask(BaseTask):
             sync_dist=True,
         )
         return prediction
+
+
+def land_cover_metrics(classes: int, ignore_index: int = -1) -> MetricCollection:
+    """Metrics of maps, by the names of torchgeo and of this field.
+
+    Args:
+        classes: Number of classes.
+        ignore_index: Value of pixels that do not count.
+
+    Returns:
+        The metrics; those of the same sums are computed once.
+    """
+    every: dict[str, Metric | MetricCollection] = {}
+    for prefix, average in (('Overall', 'micro'), ('Average', 'macro')):
+        options: dict[str, Any] = {'average': average, 'ignore_index': ignore_index}
+        every |= {
+            f'{prefix}Accuracy': MulticlassAccuracy(classes, **options),
+            f'{prefix}Precision': MulticlassPrecision(classes, **options),
+            f'{prefix}Recall': MulticlassRecall(classes, **options),
+            f'{prefix}F1Score': MulticlassF1Score(classes, **options),
+            f'{prefix}JaccardIndex': MulticlassJaccardIndex(classes, **options),
+        }
+    every |= {
+        'MulticlassAccuracy': every['OverallAccuracy'].clone(),
+        'MulticlassJaccardIndex': every['OverallJaccardIndex'].clone(),
+        'mIoU': every['AverageJaccardIndex'].clone(),
+        'FWIoU': MulticlassJaccardIndex(
+            classes, average='weighted', ignore_index=ignore_index
+        ),
+        'F1': every['AverageF1Score'].clone(),
+    }
+    return MetricCollection(every)
+
+
+def warn_of_scaled_values(image: Tensor, image_dtype: str | None) -> None:
+    """Warn where values are between 0 and 1, and not what their declared type stores.
+
+    Args:
+        image: Images of the first batch.
+        image_dtype: Data type of the imagery's files, as declared.
+    """
+    if not image.is_floating_point() or image_dtype is None:
+        return
+    if not np.issubdtype(np.dtype(image_dtype), np.integer):
+        return
+    values = image[image.isfinite()]
+    if not values.numel() or values.amin() < 0 or values.amax() > 1:
+        return
+    if (values.frac() > 0).any():
+        rank_zero_warn(
+            f'The first batch has values between 0 and 1, and image_dtype is '
+            f'{image_dtype}: hand over the values of the files as they are, or give '
+            'image_dtype=None'
+        )

@@ -13,23 +13,19 @@ from uuid import uuid4
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
 
 from .._compat import Sample
 from ..datamodules import ChipDataModule
+from ..datasets.base import ImageryChips
 from ..datasets.geo.plan import Plan
-from ..datasets.imagery_base import ImageryChips
-from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.mosaic import LRHRPairs
-from ..datasets.pair import LRHRPair
 from ..errors import InputError
-from ..evaluation.report import run_report
-from ..mapping.config import MapJob
 from ..mapping.inputs import Inputs
-from ..mapping.outputs import Outputs
-from ..mapping.passes import Draft, MapPass
-from ..mapping.publish import publish
-from ..mapping.spilled import SpilledChips
+from ..mapping.outputs import Outputs, check_outputs
+from ..mapping.run import Run
+from ..mapping.spilled import SpilledScores
 from ..mapping.store import WorkStore
 from ..mapping.tile_files import TileFiles
 from ..mapping.timing import Stopwatch
@@ -85,7 +81,7 @@ class MapWriter(BasePredictionWriter):
         self.tile_size = tile_size
         self.confidence, self.scores = confidence, scores
         self.overwrite = overwrite
-        self._run: _Run | None = None
+        self._predictions: _Predictions | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give a data module of this package the sampler of a map.
@@ -140,7 +136,20 @@ class MapWriter(BasePredictionWriter):
                 f'{type(pl_module).__name__} has none'
             )
         pairs = pairs_of(dataset)
-        outputs = self._outputs(pairs)
+        images = tuple(pair.imagery for pair in pairs)
+        labels = {raster.number: raster for pair in pairs for raster in pair.lr_labels}
+        inputs = Inputs(images, tuple(labels.values()), crosswalk.target, crosswalk)
+        outputs = Outputs.of(self.output, [image.paths[0] for image in images])
+        if len(outputs.maps) != len(pairs):
+            raise InputError(
+                f'{len(pairs)} rasters do not become one map {self.output}: give a '
+                'folder, which gets a map for each'
+            )
+        sources = [*(p for image in images for p in image.paths)]
+        sources += [path for raster in labels.values() for path in raster.paths]
+        check_outputs(
+            outputs.files(self.confidence, self.scores), sources, self.overwrite
+        )
         store, message, work = None, '', uuid4().hex[:12]
         if trainer.is_global_zero:
             store = WorkStore(outputs.work, {'predictions': work})
@@ -153,29 +162,11 @@ class MapWriter(BasePredictionWriter):
         if message:
             raise InputError(message)
         files = TileFiles(outputs.work.absolute(), digest)
-        self._run = _Run(outputs, pairs, crosswalk, files, store, Stopwatch())
-
-    def _outputs(self, pairs: Sequence[ImageryChips]) -> Outputs:
-        """What will be written, checked."""
-        job = MapJob(
-            imagery=tuple(path for pair in pairs for path in pair.imagery.paths),
-            labels=tuple(p for pair in pairs for r in _labels(pair) for p in r.paths),
-            # Which files there are is all that is asked of this job.
-            legend='-',
-            model=Path('-'),
-            output=self.output,
-            overwrite=self.overwrite,
-            confidence=self.confidence,
-            scores=self.scores,
+        watch = Stopwatch()
+        run = Run(outputs, inputs, files, watch, self.confidence, self.scores)
+        self._predictions = _Predictions(
+            run, SpilledScores(files.folder, files.work), store
         )
-        outputs = Outputs.of(job, [pair.imagery.paths[0] for pair in pairs])
-        if len(outputs.maps) != len(pairs):
-            raise InputError(
-                f'{len(pairs)} rasters do not become one map {self.output}: give a '
-                'folder, which gets a map for each'
-            )
-        outputs.check(job)
-        return outputs
 
     def write_on_batch_end(
         self,
@@ -201,24 +192,20 @@ class MapWriter(BasePredictionWriter):
         Raises:
             InputError: If the chips are not those of a LatticeSampler.
         """
-        assert self._run is not None
-        found = prediction['probabilities'].float().cpu()
-        valid = torch.ones(found[:, 0].shape, dtype=torch.bool)
+        assert self._predictions is not None
+        probabilities = prediction['probabilities'].float().cpu()
+        valid = torch.ones(probabilities[:, 0].shape, dtype=torch.bool)
         if 'mask_valid' in batch:
             valid = (batch['mask_valid'] > 0).view_as(valid).cpu()
-        for query, scores, known in zip(
-            batch_indices or [None], found, valid, strict=False
+        for query, scores, inside in zip(
+            batch_indices or [None], probabilities, valid, strict=False
         ):
-            if not isinstance(query, LatticeQuery):
+            if not isinstance(query, LatticeQuery) or query.core is None:
                 raise InputError(
                     'MapWriter blends the chips of a LatticeSampler: give one to the '
                     'DataLoader, torchgeo_mapsr.LatticeSampler(dataset, size)'
                 )
-            self._run.plan = query.plan
-            core = query.plan.core(query.chip)
-            self._run.chips(query.raster).save(
-                query.chip, scores[:, *core].numpy(), known[core].numpy()
-            )
+            self._predictions.keep(query, scores, inside)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Blend the chips, each process some tiles, and publish the maps.
@@ -230,13 +217,18 @@ class MapWriter(BasePredictionWriter):
         Raises:
             InputError: If chips are missing.
         """
-        run = self._run
-        assert run is not None
+        predictions = self._predictions
+        assert predictions is not None
         trainer.strategy.barrier('chips')
-        run.blend(trainer.global_rank, trainer.world_size, self.confidence, self.scores)
+        predictions.make_tiles(trainer.global_rank, trainer.world_size)
         trainer.strategy.barrier('tiles')
-        if run.store is not None:
-            run.publish(run.store, self._settings(pl_module), _provenance(pl_module))
+        if predictions.store is not None:
+            predictions.run.publish(
+                predictions.store,
+                predictions.plans(),
+                self._settings(pl_module),
+                _provenance(pl_module),
+            )
         trainer.strategy.barrier('maps')
 
     def _settings(self, pl_module: LightningModule) -> dict[str, Any]:
@@ -256,11 +248,12 @@ class MapWriter(BasePredictionWriter):
             pl_module: The task.
             stage: Not used.
         """
-        run, self._run = self._run, None
-        if run is not None and run.store is not None:
-            if run.store.folder.exists():
-                run.store.discard()
-            run.store.__exit__()
+        predictions, self._predictions = self._predictions, None
+        store = None if predictions is None else predictions.store
+        if store is not None:
+            if store.folder.exists():
+                store.discard()
+            store.__exit__()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -276,70 +269,53 @@ class MapWriter(BasePredictionWriter):
 
 
 @dataclass
-class _Run:
+class _Predictions:
     """What is open while a Trainer predicts.
 
     Args:
-        outputs: What will be written.
-        pairs: The rasters and their labels.
-        crosswalk: From the labels' codes to the map's classes.
-        files: Finished tiles.
+        run: The maps in the making.
+        scores: Scored chips.
         store: The folder's owner, in one of the processes.
-        watch: Counts the time.
         plan: Plan of one of the rasters.
     """
 
-    outputs: Outputs
-    pairs: Sequence[ImageryChips]
-    crosswalk: Crosswalk
-    files: TileFiles
+    run: Run
+    scores: SpilledScores
     store: WorkStore | None
-    watch: Stopwatch
     plan: Plan | None = None
 
-    def chips(self, raster: int) -> SpilledChips:
-        """The scored chips of a raster."""
-        return SpilledChips(self.files.folder, self.files.work, raster, self.watch)
+    def keep(self, query: LatticeQuery, scores: Tensor, valid: Tensor) -> None:
+        """Keep what was predicted for a chip."""
+        assert query.core is not None
+        assert query.chip is not None
+        self.plan = query.plan
+        with self.run.watch('write'):
+            self.scores.save(
+                query.raster,
+                query.chip,
+                scores[:, *query.core].numpy(),
+                valid[query.core].numpy(),
+            )
 
     def plans(self) -> list[Plan]:
         """Plan of each raster."""
         assert self.plan is not None
-        return [replace(self.plan, geobox=pair.imagery.geobox) for pair in self.pairs]
+        images = self.run.inputs.images
+        return [replace(self.plan, geobox=image.geobox) for image in images]
 
-    def blend(self, rank: int, world: int, confidence: bool, scores: bool) -> None:
+    def make_tiles(self, rank: int, world: int) -> None:
         """Make every world-th tile of each map."""
-        for number, plan in enumerate(self.plans()):
-            chips = self.chips(number)
-            missing = [c for c in plan.lattice() if not chips.path(c).exists()]
+        plans = self.plans()
+        for number, plan in enumerate(plans):
+            missing = sum(
+                not self.scores.path(number, chip).exists() for chip in plan.lattice()
+            )
             if missing:
                 raise InputError(
-                    f'{len(missing)} chips of {self.outputs.maps[number].map} were not '
+                    f'{missing} chips of {self.run.outputs.maps[number].map} were not '
                     'predicted: predict all batches (limit_predict_batches)'
                 )
-            work = MapPass(chips, self.crosswalk.target, self.files, confidence, scores)
-            imagery = self.pairs[number].imagery
-            some = list(plan.tiles())[rank::world]
-            drafts = [Draft(number, imagery, plan, tile) for tile in some]
-            for _ in work(drafts, lambda: None):
-                pass
-
-    def publish(
-        self, store: WorkStore, settings: dict[str, Any], provenance: dict[str, Any]
-    ) -> None:
-        """Put the maps together, and report."""
-        target, summaries = self.crosswalk.target, {}
-        for number, plan in enumerate(self.plans()):
-            pair, output = self.pairs[number], self.outputs.maps[number]
-            images = tuple(pair.imagery for pair in self.pairs)
-            inputs = Inputs(images, _labels(pair), target, self.crosswalk)
-            summaries[str(output.map)] = publish(
-                store, number, output, plan, inputs, None, self.watch
-            )
-        report = run_report(settings, provenance, summaries, self.watch.to_dict())
-        scratch = store.scratch(self.outputs.report.name)
-        scratch.write_text(json.dumps(report, indent=1) + '\n')
-        store.publish(scratch, self.outputs.report)
-        store.discard()
+        self.run.make_tiles(self.scores, self.run.items(plans)[rank::world])
 
 
 def _of_pairs(dataset: Any) -> TypeGuard[ImageryChips | LRHRPairs]:
@@ -347,12 +323,7 @@ def _of_pairs(dataset: Any) -> TypeGuard[ImageryChips | LRHRPairs]:
     return isinstance(dataset, ImageryChips | LRHRPairs)
 
 
-def _labels(pair: ImageryChips) -> tuple[LabelRaster, ...]:
-    """LR labels of a raster, where there are any."""
-    return pair.labels if isinstance(pair, LRHRPair) else ()
-
-
 def _provenance(pl_module: LightningModule) -> dict[str, Any]:
     """Where the fit of a task comes from, if it has one."""
-    classifier = getattr(pl_module, 'classifier', None)
-    return dict(getattr(classifier, 'provenance', {}))
+    model = getattr(pl_module, 'land_cover', None)
+    return dict(getattr(model, 'provenance', {}))

@@ -3,43 +3,72 @@
 
 """MapSR as a LightningModule."""
 
-from dataclasses import replace
-from importlib.metadata import version
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from safetensors.torch import load as deserialise
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
+from torch.utils.data.distributed import DistributedSampler
 
-from .. import __version__
 from .._compat import Sample
+from ..datamodules import ChipDataModule
+from ..datasets.chip import Chip
 from ..errors import InputError
-from ..models.head.fit import CAUTIOUS, FitOptions, fit_classifier
+from ..models.backbones.backbone import Backbone
+from ..models.backbones.create import create_backbone
+from ..models.backbones.spec import map_option
+from ..models.head.cells import WHOLE, Cells, take
+from ..models.head.options import FitOptions
 from ..models.head.probe import ABSENT, LinearProbe
-from .cells import BatchCells
-from .collect import Collected, Collector
-from .predicting import PredictingTask
-from .saved import load_for
+from ..models.model import (
+    FrozenBackbone,
+    LandCoverModel,
+    band_spread,
+    extract,
+    fit_model,
+)
+from ..samplers.lattice import FitSampler
+from .land_cover import LandCoverTask
 
-# Pixels to draw from a batch where nobody knows how many there will be.
-_PIXELS = 1024
+_BACKBONE = 'backbone.'
+
+# L2 strength of a probe that is trained by SGD, where none is given.
+_CAUTIOUS = 1e-2
 
 
-class MapSRTask(PredictingTask):
+class MapSRTask(LandCoverTask):
     """Land cover at the imagery's resolution, from LR labels (MapSR).
 
-    ``fit`` looks at every chip once, finds the mean features of the LR cells, and fits
-    a :class:`~torchgeo_mapsr.models.head.head.Classifier` to them at the end of the
-    epoch: a linear probe, and class prompts from the pixels where the probe agrees
-    with the labels. The probe is solved by L-BFGS; with ``solver='sgd'`` it is trained
-    on one batch after another instead, for as many epochs as the trainer says. No HR
-    label takes part. Validation, test and prediction need no training.
+    ``fit`` looks at some chips once, sums the features of the LR cells under them, and
+    fits a :class:`~torchgeo_mapsr.models.model.LandCoverModel` to these at the end of
+    the epoch: a linear probe, and class prompts from the pixels where the probe agrees
+    with the labels. It is the model that ``torchgeo-mapsr map`` fits, bit by bit, when
+    the chips are those of a :class:`~torchgeo_mapsr.samplers.FitSampler`, which a
+    :class:`~torchgeo_mapsr.PairDataModule` gets from this task. Of other samplers' chips,
+    which may overlap, only cells count that a chip shows whole: make chips several cells
+    wide. The probe is solved by L-BFGS; with ``solver='sgd'`` it is trained on one batch
+    after another instead, for as many epochs as the trainer says. No HR label takes
+    part. Validation, test and prediction need no training.
+
+    A Trainer's limits (``max_steps``, ``max_time``, ``limit_train_batches``,
+    ``fast_dev_run``, Ctrl-C) leave a model that is fitted to what was seen.
+
+    The backbone never changes. torchgeo's ``freeze_backbone`` leaves it in training mode,
+    where batch statistics drift, and its weights in the optimiser and in every
+    checkpoint. Here it stays in evaluation mode and outside of both: a checkpoint holds
+    what was fitted, and is made whole by the hyperparameters.
 
     Batches are those of :class:`~torchgeo_mapsr.datasets.LRHRPair`; prediction needs
-    ``image`` only, and uses LR labels where there are any. A cell counts where a chip
-    shows all of it: make chips several cells wide.
+    ``image`` only, and uses LR labels where there are any.
 
     Args:
         backbone: Spec of the frozen backbone, see
@@ -53,29 +82,26 @@ class MapSRTask(PredictingTask):
         crosswalk: Name or file of the crosswalk between them.
         truth_legend: Legend of ``mask``, the HR labels; *target* by default.
         truth_crosswalk: Name or file of the crosswalk from it to *target*.
-        model: A saved fit to predict with, see :meth:`save`.
+        model: A saved fit to predict with, see
+            :meth:`~torchgeo_mapsr.models.model.LandCoverModel.save`.
         solver: How the probe is fitted.
         lr: Learning rate of ``sgd``.
-        score: What scores a pixel, see
-            :class:`~torchgeo_mapsr.models.head.head.Classifier`.
-        balance: See :class:`~torchgeo_mapsr.models.head.fit.FitOptions`, as the next five.
-        strength: L2 strength of the probe. By default it is chosen by held-out LR
-            cells, or a cautious one for ``sgd``.
-        prior: Weight of the LR labels at prediction.
-        prompts: Prompts a class.
-        confidence_quantile: Quantile of the probe's confidence that prompts need.
-        centre: Whether cosine similarity is seen from the mean of all features.
-        upsampler: How values get from tokens to pixels.
-        max_pixels: Pixels that prompts are made from, at most.
-        calibration_chips: Chips that the backbone's statistics are found from: the
-            first ones of the training data.
-        seed: Seed of the drawn pixels, of folds and clusters.
-        noise: How cells whose label seems wrong weigh less, see
-            :class:`~torchgeo_mapsr.models.head.fit.FitOptions`, as the next; of ``lbfgs``.
-        class_weight: How classes weigh in the fit.
+        fit: How the head is fitted: the options that ``torchgeo-mapsr map`` has.
+        upsampler: How values get from tokens to pixels: bilinear or bilateral.
+        propagate: Spatial refinement: none, tokens or superpixels, with its constants as
+            options, ``superpixels?neighbours=100&alpha=0.5``.
+        seed: Seed of drawn filters and pixels, of folds and clusters.
+
+    Raises:
+        InputError: If an argument does not fit the others.
     """
 
     ignore = 'model'
+
+    backbone: Backbone
+
+    #: What was fitted; None before. ``land_cover.save`` exports it.
+    land_cover: LandCoverModel | None
 
     mean: Tensor
     scale: Tensor
@@ -95,43 +121,53 @@ class MapSRTask(PredictingTask):
         model: str | Path | None = None,
         solver: Literal['lbfgs', 'sgd'] = 'lbfgs',
         lr: float = 1e-2,
-        score: Literal['fusion', 'probe', 'lda', 'cosine'] = 'fusion',
-        balance: float = 0.5,
-        strength: float | None = None,
-        prior: float | None = None,
-        prompts: int = 1,
-        confidence_quantile: float = 0.0,
-        centre: bool = False,
+        fit: FitOptions | dict[str, Any] | None = None,
         upsampler: Literal['bilinear', 'bilateral'] = 'bilinear',
-        max_pixels: int = 60_000,
-        calibration_chips: int = 16,
+        propagate: str = 'none',
         seed: int = 0,
-        noise: Literal['none', 'sce', 'small-loss'] = 'none',
-        class_weight: Literal['power', 'log'] = 'power',
     ) -> None:
+        #: How the head is fitted.
+        self.fit_options = replace(_options(fit), seed=seed)
         super().__init__()
-        if solver == 'sgd' and (noise != 'none' or class_weight != 'power'):
-            raise InputError("noise and class_weight need solver='lbfgs'")
+        # Plain values, which a checkpoint can be loaded with as nothing but data.
+        self.hparams['fit'] = asdict(self.fit_options)
+        options = self.fit_options
+        if solver == 'sgd' and (options.noise, options.class_weight) != (
+            'none',
+            'power',
+        ):
+            raise InputError("noise and class_weight need solver='lbfgs'.")
         if model is not None:
-            self.classifier = load_for(self.backbone, self.crosswalk.target, model)
-            self.calibrated = True
+            self._take_over(LandCoverModel.load(model, backbone=self.backbone))
+            self._calibrated = True
 
     def configure_models(self) -> None:
-        """Make the backbone and a probe that says nothing yet."""
+        """Make the backbone, and a probe that says nothing yet."""
         super().configure_models()
-        features, classes = sum(self.backbone.channels), len(self.crosswalk.target)
+        h = self.hparams
+        self.backbone = create_backbone(
+            map_option(h['backbone'], 'weights', _absolute),
+            h['bands'],
+            None if h['weights'] is None else _absolute(h['weights']),
+            h['image_dtype'],
+            h['seed'],
+        )
+        self.land_cover = None
+        self._sampled = 0
+        self._spread: tuple[float, ...] = ()
+        self._waiting: list[tuple[int, Chip]] = []
+        self._parts: list[tuple[int, Cells]] = []
+        self._calibrated = not self._calibrates
+        self._trains = h['solver'] == 'sgd'
+        self.register_load_state_dict_post_hook(_ignore_backbone)
         # Of standardised features, as the buffers say. Only sgd trains it.
+        features, classes = sum(self.backbone.channels), len(self.crosswalk.target)
         self.probe = nn.Linear(features, classes)
         nn.init.zeros_(self.probe.weight)
         nn.init.zeros_(self.probe.bias)
         self.register_buffer('mean', torch.zeros(features))
         self.register_buffer('scale', torch.zeros(features))
         self.register_buffer('count', torch.zeros(classes))
-        self._collector: Collector | None = None
-        self._trains = self.hparams['solver'] == 'sgd'
-        if self._trains:
-            # Also statistics of features want more than the first batch.
-            self.calibrated = False
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Optimise the probe, and nothing but it.
@@ -144,24 +180,48 @@ class MapSRTask(PredictingTask):
             return torch.optim.Adam(self.probe.parameters(), lr=self.hparams['lr'])
         return torch.optim.SGD(self.probe.parameters(), lr=0.0)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Fit to what was seen, also after Ctrl-C."""
+        return [_FitWhenInterrupted()]
+
+    def setup(self, stage: str) -> None:
+        """Give a data module of pairs the chips of a fit.
+
+        Args:
+            stage: Only ``fit`` matters.
+        """
+        data: Any = getattr(self.trainer, 'datamodule', None)
+        if stage != 'fit' or not isinstance(data, ChipDataModule):
+            return
+        if data.visits_all and data.has_lr_labels:
+            sampler = FitSampler(
+                data.train_dataset,  # type: ignore[arg-type]
+                data.size,
+                halo=self.backbone.halo,
+                align=max(self.backbone.strides),
+                seed=self.hparams['seed'],
+            )
+            self._sampled = len(sampler)
+            world, rank = self.trainer.world_size, self.trainer.global_rank
+            share: Any = sampler if world == 1 else _Share(sampler, world, rank)
+            data.train_sampler = share
+
+    def on_fit_start(self) -> None:
+        """Spare the user a warning about what is meant to be so."""
+        message = r'Found \d+ module\(s\) in eval mode'
+        warnings.filterwarnings('ignore', message=message)
+
     def on_train_start(self) -> None:
-        """Begin to collect."""
-        expected, ranks = self.trainer.num_training_batches, self.trainer.world_size
-        pixels = _PIXELS
-        if isinstance(expected, int):
-            pixels = -(-self.hparams['max_pixels'] // max(expected * ranks, 1))
-        self._waiting = []
-        self._collector = Collector(
-            pixels, self.hparams['seed'], self.trainer.global_rank, ranks
-        )
+        """Begin to look at chips."""
+        self._waiting, self._parts = [], []
+        self._chips_here = 0
         self._first_epoch = self.current_epoch
-        self._prior: float | None = self.hparams['prior']
-        self._sigma: float | None = None
+        self._is_fitted = False
 
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
-        """Collect LR cells and pixels, and compute the loss of the probe for ``sgd``.
+        """Look at chips, and compute the loss of the probe for ``sgd``.
 
         Args:
             batch: The output of your DataLoader.
@@ -171,132 +231,411 @@ class MapSRTask(PredictingTask):
         Returns:
             The loss tensor; zero where no gradient is wanted.
         """
-        assert self._collector is not None
-        chips = self.hparams['calibration_chips']
-        features, label = [], []
-        for ready in self.calibrate(batch, batch_idx, chips):
-            tokens = self.tokens(ready['image'])
-            cells = BatchCells.of(ready, self.crosswalk)
-            means = cells.features(tokens)
-            if self.current_epoch == self._first_epoch:
-                self._collector.add(ready, cells, means, tokens)
-            features.append(means[cells.usable.flatten(1)])
-            label.append(cells.label[cells.usable])
-        if not self._trains or not features:
-            return 0 * (self.probe.weight.sum() + self.probe.bias.sum())
-        if not self.scale.any():
-            pixels = self._collector.collected().pixels.features.double()
-            scale, mean = torch.std_mean(pixels, dim=0)
-            self.mean.copy_(mean)
-            self.scale.copy_(torch.where(scale > 1e-6 * scale.max(), scale, 1.0))
-        loss = self._loss(torch.cat(features), torch.cat(label))
-        self.log('train_loss', loss, batch_size=len(batch['image']))
-        return loss
+        self.check_batch(batch)
+        if 'lr_label' not in batch:
+            raise InputError(
+                'The batch has no lr_label: use LRHRPair or another dataset of pairs.'
+            )
+        size, world = len(batch['image']), self.trainer.world_size
+        for i in range(size):
+            # The chip's number in the order of the sampler, over all processes.
+            order = self._chips_here * world + self.trainer.global_rank
+            self._waiting.append((order, Chip.of(batch, i, order)))
+            self._chips_here += 1
+        total = self.trainer.num_training_batches
+        last = batch_idx + 1 >= total
+        if not self._calibrated and not self._calibrate(last):
+            return self._nothing()
+        chips, self._waiting = self._waiting, []
+        parts = [(order, self._look(chip, size)) for order, chip in chips]
+        if self.current_epoch == self._first_epoch:
+            self._parts += [(order, part) for order, part in parts if len(part)]
+        if not self._trains:
+            return self._nothing()
+        return self._train([part for _, part in parts], size)
 
     def on_train_batch_end(self, outputs: Any, batch: Sample, batch_idx: int) -> None:
-        """Fit the classifier at the end of an epoch, before it is validated.
+        """Fit when all chips, or enough, were seen, before validation.
 
         Args:
             outputs: What :meth:`training_step` returned.
             batch: The output of your DataLoader.
             batch_idx: Integer displaying index of this batch.
         """
-        if self.trainer.is_last_batch:
+        last = self.trainer.is_last_batch
+        if not self._trains and not last and self._saw_enough():
+            # Validates and ends the epoch.
+            self.trainer.should_stop = True
+            last = True
+        if last:
             self._fit()
 
     def on_train_epoch_end(self) -> None:
-        """L-BFGS has found the optimum: another epoch would show the same cells."""
+        """Fit, where a limit has ended the epoch early."""
+        if not self._is_fitted:
+            self._fit()
+        # L-BFGS has found the optimum: another epoch would show the same cells.
         if not self._trains:
             self.trainer.should_stop = True
 
-    def _loss(self, features: Tensor, label: Tensor) -> Tensor:
-        """What :func:`fit_probe` minimises, estimated from some whole cells.
+    def on_train_end(self) -> None:
+        """Fit to what was seen, where nothing was fitted yet."""
+        if self.land_cover is None:
+            self._fit()
 
-        The weights of the classes go by the cells seen so far.
-        """
-        classes = len(self.count)
-        self.count += torch.bincount(label, minlength=classes)
-        weight = self.count.clamp(min=1) ** -self.hparams['balance']
-        weight = weight * self.count.sum() / (self.count * weight).sum().clamp(min=1)
-        logits = self.probe((features - self.mean) / self.scale).float()
-        loss = F.cross_entropy(logits, label, reduction='none') * weight[label]
-        penalty = (self._strength or 0) * features.shape[1] / 2
-        squares = self.probe.weight.square().sum()
-        return loss.sum() / max(len(label), 1) + penalty * squares
+    @torch.no_grad()
+    def _look(self, chip: Chip, size: int) -> Cells:
+        """What a chip shows of LR cells."""
+        image = chip.image.to(self.device)
+        spread = self._spread if self.hparams['upsampler'] == 'bilateral' else None
+        with torch.autocast(self.device.type, enabled=False):
+            tokens = extract(self.backbone, image, spread=spread)
+        options = self.fit_options
+        expected = min(self._expected(size), options.max_chips)
+        return Cells.of(tokens, chip, -(-options.max_pixels // expected), options.seed)
+
+    def _expected(self, size: int) -> int:
+        """Chips in an epoch, over all processes."""
+        if self._sampled:
+            return self._sampled
+        batches = self.trainer.num_training_batches
+        if not isinstance(batches, int):
+            return self.fit_options.max_chips
+        return max(batches * size * self.trainer.world_size, 1)
+
+    def _saw_enough(self) -> bool:
+        """Whether all processes together have seen as many chips as a fit wants."""
+        seen = torch.tensor(float(len(self._parts)), device=self.device)
+        total = self.trainer.strategy.reduce(seen, reduce_op='sum')
+        return float(total) >= self.fit_options.max_chips
 
     @property
-    def _strength(self) -> float | None:
-        """L2 strength of the probe; None to choose it."""
-        given: float | None = self.hparams['strength']
-        return CAUTIOUS if given is None and self._trains else given
+    def _calibrates(self) -> bool:
+        """Whether something is to be found from the imagery before the first cell."""
+        guided = self.hparams['upsampler'] == 'bilateral'
+        sgd = self.hparams['solver'] == 'sgd'  # statistics want more than one batch
+        return self.backbone.needs_calibration or guided or sgd
+
+    def _calibrate(self, last: bool) -> bool:
+        """Learn statistics of the imagery from the first chips, once there are enough.
+
+        Args:
+            last: Whether there will be no more.
+
+        Returns:
+            Whether it is done.
+        """
+        wanted = self.fit_options.calibration_chips
+        here = [(o, c.image, c.valid) for o, c in self._waiting if bool(c.valid.any())]
+        seen = torch.tensor(float(len(here)), device=self.device)
+        total = self.trainer.strategy.reduce(seen, reduce_op='sum')
+        if float(total) < wanted and not last:
+            return False
+        first = sorted(self._gather(here), key=lambda chip: int(chip[0]))[:wanted]
+        images = [(image.cpu(), valid) for _, image, valid in first]
+        if self.backbone.needs_calibration:
+            self.backbone.calibrate(images)
+        if self.hparams['upsampler'] == 'bilateral':
+            self._spread = band_spread(images)
+        self._calibrated = True
+        return True
+
+    def _gather(self, items: list[Any]) -> list[Any]:
+        """What all processes have, in the order of processes."""
+        if self.trainer.world_size == 1:
+            return items
+        parts: list[list[Any]] = [[] for _ in range(self.trainer.world_size)]
+        torch.distributed.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
+    def _nothing(self) -> Tensor:
+        """A loss of zero that has a gradient."""
+        return 0 * (self.probe.weight.sum() + self.probe.bias.sum())
+
+    def _train(self, parts: list[Cells], size: int) -> Tensor:
+        """What L-BFGS would minimise, estimated from the whole cells of a batch."""
+        parts = [part for part in parts if len(part)]
+        if not parts:
+            return self._nothing()
+        if not self.scale.any():
+            pixels = torch.cat([part.pixels for _, part in self._parts]).double()
+            scale, mean = torch.std_mean(pixels, dim=0)
+            self.mean.copy_(mean)
+            self.scale.copy_(torch.where(scale > 1e-6 * scale.max(), scale, 1.0))
+        cells = Cells.concat(parts)
+        whole = cells.share >= WHOLE
+        label = torch.from_numpy(self.crosswalk.index(cells.code[whole].numpy()))
+        features = (cells.sums / cells.count[:, None])[whole][label >= 0]
+        label = label[label >= 0].to(self.device)
+        self.count += torch.bincount(label, minlength=len(self.count))
+        # The weights of the classes go by the cells seen so far.
+        weight = self.count.clamp(min=1) ** -self.fit_options.balance
+        weight = weight * self.count.sum() / (self.count * weight).sum().clamp(min=1)
+        logits = self.probe((features.to(self.device) - self.mean) / self.scale).float()
+        losses = F.cross_entropy(logits, label, reduction='none') * weight[label]
+        penalty = self._l2 * features.shape[1] / 2
+        squares = self.probe.weight.square().sum()
+        loss = losses.sum() / max(len(label), 1) + penalty * squares
+        self.log('train_loss', loss, batch_size=size)
+        return loss
+
+    @property
+    def _l2(self) -> float:
+        """L2 strength of the probe that is trained."""
+        l2 = self.fit_options.l2
+        return _CAUTIOUS if l2 is None else l2
 
     def _fit(self) -> None:
-        """Fit the classifier to what all processes have collected."""
-        assert self._collector is not None
-        collected = self._collector.collected()
-        h, target = self.hparams, self.crosswalk.target
-        options = FitOptions(
-            score=h['score'],
-            balance=h['balance'],
-            strength=self._strength,
-            prior=self._prior,
-            prior_sigma=self._sigma,
-            prompts=h['prompts'],
-            confidence_quantile=h['confidence_quantile'],
-            centre=h['centre'],
-            seed=h['seed'],
-            noise=h['noise'],
-            class_weight=h['class_weight'],
-        )
-        probe = None
+        """Fit the model to what all processes have seen."""
+        if self._waiting and not self._calibrated:
+            # Ended before there were enough chips to calibrate: with those there are.
+            self._calibrate(last=True)
+            chips, self._waiting = self._waiting, []
+            parts = [(order, self._look(chip, 1)) for order, chip in chips]
+            self._parts += [(order, part) for order, part in parts if len(part)]
+        parts = sorted(self._gather(self._parts), key=lambda part: int(part[0]))
+        if not parts:
+            raise InputError(
+                'No labelled pixel of the training data was seen: nothing to fit.'
+            )
+        h, options, probe = self.hparams, self.fit_options, None
         if self._trains:
+            options = replace(options, l2=self._l2)
             weight, bias = (p.detach().cpu() for p in self.probe.parameters())
             bias = torch.where(self.count.cpu() > 0, bias, ABSENT)
             probe = LinearProbe(weight, bias).unscale(self.mean.cpu(), self.scale.cpu())
-        fitted = fit_classifier(
-            collected.cells, collected.pixels, target, options, probe
+        fitted = fit_model(
+            Cells.concat(take((part for _, part in parts), options.max_chips)),
+            self.crosswalk,
+            self.backbone,
+            FrozenBackbone.of(self.backbone, h['bands'], h['image_dtype']),
+            options,
+            h['upsampler'],
+            self._spread,
+            h['propagate'],
+            probe=probe,
         )
-        # The cells are those of the first epoch, and so is the weight they ask for.
-        self._prior, self._sigma = fitted.prior_weight, fitted.prior_sigma
-        fitted = replace(
-            fitted,
-            calibration=self.backbone.calibration(),
-            provenance={**fitted.provenance, **self._provenance(collected)},
-        )
-        # On another machine the last bits may differ.
-        self.classifier = self.trainer.strategy.broadcast(fitted)
-
-    def _provenance(self, collected: Collected) -> dict[str, Any]:
-        """Where the fit comes from, as JSON types."""
-        crosswalk, backbone = self.crosswalk, self.backbone
-        unknown = collected.unknown(crosswalk)
+        if self._trains:
+            fitted = replace(fitted, report={**fitted.report, 'solver': 'sgd'})
+        # On another machine the last bits may differ: all take those of the first.
+        content = self.trainer.strategy.broadcast(fitted.to_bytes())
+        self._take_over(LandCoverModel.from_bytes(content, backbone=self.backbone))
+        self._is_fitted = True
+        unknown = fitted.report['labels']['unknown_codes']
         if unknown:
+            listed = ', '.join(f'{code} ({n} cells)' for code, n in unknown.items())
             rank_zero_warn(
-                f"Codes that the legend '{crosswalk.source.name}' does not have were "
-                f'ignored: {", ".join(f"{c} ({n} cells)" for c, n in unknown.items())}'
+                f"Codes that the legend '{self.crosswalk.source.name}' does not have "
+                f'were ignored: {listed}'
             )
-        return {
-            'backbone': {
-                'spec': backbone.spec,
-                'bands': self.hparams['bands'],
-                'channels': sum(backbone.channels),
-                'weights': backbone.weights_digest(),
-            },
-            'labels': {
-                'legend': crosswalk.source.name,
-                'target': crosswalk.target.name,
-                'crosswalk': crosswalk.name,
-                'reference': crosswalk.reference,
-                'cells': len(collected.cells),
-                'cells_used': int(collected.cells.usable.sum()),
-                'unknown_codes': {str(code): n for code, n in unknown.items()},
-            },
-            'solver': self.hparams['solver'],
-            'upsampler': self.hparams['upsampler'],
-            'seed': self.hparams['seed'],
-            'versions': {
-                'torchgeo-mapsr': __version__,
-                'torchgeo': version('torchgeo'),
-                'torch': torch.__version__,
-            },
-        }
+
+    def _take_over(self, model: LandCoverModel) -> None:
+        """Predict with a model.
+
+        Raises:
+            InputError: If it maps other classes.
+        """
+        if model.target != self.crosswalk.target:
+            raise InputError(
+                f"The fit maps the classes of '{model.target.name}', not of "
+                f"'{self.crosswalk.target.name}': give target={model.target.name}."
+            )
+        self.land_cover = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Classify every pixel, without LR labels.
+
+        Args:
+            image: (B, C, H, W), the values as read from the file.
+
+        Returns:
+            Log-probabilities, (B, classes, H, W).
+
+        Raises:
+            InputError: If nothing was fitted yet.
+        """
+        return self.log_probabilities({'image': image})
+
+    def log_probabilities(self, batch: Sample) -> Tensor:
+        """Classify every pixel, with the LR labels as a prior where there are any.
+
+        Args:
+            batch: With ``image`` (B, C, H, W).
+
+        Returns:
+            Log-probabilities, (B, classes, H, W); finite where a class has none.
+
+        Raises:
+            InputError: If nothing was fitted yet.
+        """
+        probabilities = self.probabilities(batch)
+        return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
+
+    def probabilities(self, batch: Sample) -> Tensor:
+        """Probabilities of the classes of every pixel, (B, classes, H, W).
+
+        Args:
+            batch: With ``image`` (B, C, H, W); of a chip with ``core`` nothing outside
+                of it is computed, and zero.
+
+        Raises:
+            InputError: If nothing was fitted yet, or the imagery has other bands.
+        """
+        self.check_batch(batch)
+        model = self._model
+        maps = []
+        for i, image in enumerate(batch['image']):
+            chip = Chip.of(batch, i)
+            scores = model.probabilities(chip)
+            if chip.core is not None:
+                inside = scores
+                scores = inside.new_zeros(len(inside), *image.shape[1:])
+                scores[:, *chip.core] = inside
+            maps.append(scores)
+        return torch.stack(maps)
+
+    def predict_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Any]:
+        """Compute class probabilities; see :meth:`LandCoverTask.predict_step`.
+
+        Args:
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+            dataloader_idx: Index of the current dataloader.
+        """
+        return self.prediction(self.probabilities(batch), batch)
+
+    @property
+    def _model(self) -> LandCoverModel:
+        """What was fitted, on the device of this module."""
+        if self.land_cover is None:
+            raise InputError(
+                'There is no fit to predict with: fit the task first, load a '
+                'checkpoint of a fitted one (ckpt_path), or give it a saved fit (model).'
+            )
+        if self.land_cover.device != self.device:
+            self.land_cover = self.land_cover.to(self.device)
+        return self.land_cover
+
+    @property
+    def predicts(self) -> bool:
+        """Whether there is a fit to predict with."""
+        return self.land_cover is not None
+
+    def check_batch(self, batch: Sample) -> None:
+        """Refuse images (B, C, H, W) of another number of bands.
+
+        Args:
+            batch: The batch.
+        """
+        bands, wanted = batch['image'].shape[1], self.hparams['bands']
+        if bands != wanted:
+            raise InputError(
+                f'The imagery has {bands} bands and the task was made for {wanted}: '
+                f'give the task bands={bands}, or choose bands of the imagery.'
+            )
+
+    def validation_step(
+        self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Compare predictions with the labels of a batch; nothing before the fit.
+
+        Args:
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+            dataloader_idx: Index of the current dataloader.
+        """
+        if self.predicts or self.trainer.state.fn != 'fit':
+            super().validation_step(batch, batch_idx, dataloader_idx)
+
+    def state_dict(  # type: ignore[override]
+        self, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Everything but the backbone; see :meth:`torch.nn.Module.state_dict`."""
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get('prefix', '') + _BACKBONE
+        for name in [name for name in state if name.startswith(prefix)]:
+            del state[name]
+        return state
+
+    def get_extra_state(self) -> Tensor:
+        """What was fitted, or what the backbone has learned; the bytes of a file."""
+        content = b''
+        if self.land_cover is not None:
+            content = self.land_cover.to_bytes()
+        elif self._calibrated and self.backbone.calibration():
+            content = serialise(self.backbone.calibration())
+        return torch.frombuffer(bytearray(content or b'\0'), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over what :meth:`get_extra_state` returned.
+
+        Args:
+            state: That.
+        """
+        content = state.cpu().numpy().tobytes()
+        if len(content) <= 1:
+            return
+        if LandCoverModel.is_model(content):
+            self._take_over(LandCoverModel.from_bytes(content, backbone=self.backbone))
+        else:
+            self.backbone.load_calibration(deserialise(content))
+        self._calibrated = True
+
+
+class _Share(DistributedSampler[Any]):
+    """One process's chips of a fit.
+
+    Lightning would shuffle them among the processes: then the first chips that all have
+    seen together were not those that one process sees first.
+    """
+
+    def __init__(self, sampler: FitSampler, world: int, rank: int) -> None:
+        self.queries = list(sampler)
+        super().__init__(self.queries, world, rank, shuffle=False)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield every world-th chip."""
+        for index in super().__iter__():
+            yield self.queries[index]
+
+
+class _FitWhenInterrupted(Callback):
+    """Lightning calls no hook of the task after Ctrl-C."""
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Fit to what was seen."""
+        if not isinstance(exception, KeyboardInterrupt) or not trainer.training:
+            return
+        assert isinstance(pl_module, MapSRTask)
+        if pl_module.land_cover is None and trainer.world_size == 1:
+            pl_module._fit()
+
+
+class _Missing(NamedTuple):
+    """What :func:`torch.nn.Module.load_state_dict` hands to its hooks."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+def _ignore_backbone(module: nn.Module, keys: _Missing) -> None:
+    """A checkpoint lacks the backbone, and is complete."""
+    keys.missing_keys[:] = [
+        name for name in keys.missing_keys if not name.startswith(_BACKBONE)
+    ]
+
+
+def _options(fit: FitOptions | Mapping[str, Any] | None) -> FitOptions:
+    """Options, which a checkpoint keeps as plain values."""
+    if isinstance(fit, FitOptions):
+        return fit
+    return FitOptions(**(fit or {}))
+
+
+def _absolute(path: str) -> str:
+    """An absolute path of what is there, so that a fit is the same from anywhere."""
+    return os.path.abspath(path) if os.path.exists(path) else path

@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..models.backbones.spec import suggest
 from ..models.networks.masked_autoencoder import STRIDE, MaskedAutoencoder
 from ..models.networks.segmentation import normalisation
+from .land_cover import warn_of_scaled_values
 
 
 class MaskedAutoencoderTask(BaseTask):
@@ -38,7 +39,7 @@ class MaskedAutoencoderTask(BaseTask):
     Args:
         backbone: Encoder, as
             :class:`~torchgeo_mapsr.models.networks.segmentation.SegmentationNetwork` takes it.
-        bands: Bands of the imagery.
+        in_channels: Bands of the imagery.
         image_dtype: Data type of the imagery's files.
         mean: Mean of each band, or one for all, in units of the files.
         std: Standard deviation likewise.
@@ -60,7 +61,7 @@ class MaskedAutoencoderTask(BaseTask):
     def __init__(
         self,
         backbone: str = 'resnet18',
-        bands: int = 4,
+        in_channels: int = 4,
         image_dtype: str | None = 'uint8',
         mean: Sequence[float] | float | None = None,
         std: Sequence[float] | float | None = None,
@@ -83,12 +84,13 @@ class MaskedAutoencoderTask(BaseTask):
     def configure_models(self) -> None:
         """Make the autoencoder."""
         h = self.hparams
+        self._scored = False
         self.normalise = normalisation(
-            h['bands'], h['image_dtype'], h['mean'], h['std']
+            h['in_channels'], h['image_dtype'], h['mean'], h['std']
         )
         self.autoencoder = MaskedAutoencoder(
-            create_encoder(h['backbone'], h['bands']),
-            h['bands'],
+            create_encoder(h['backbone'], h['in_channels']),
+            h['in_channels'],
             h['size'],
             h['dim'],
             h['depth'],
@@ -193,13 +195,17 @@ class MaskedAutoencoderTask(BaseTask):
         part.replace(path)
 
     def _loss(self, batch: Sample, stage: str) -> Tensor:
-        image, bands = batch['image'], self.hparams['bands']
+        image, bands = batch['image'], self.hparams['in_channels']
         if image.shape[1] != bands:
             raise InputError(
                 f'The imagery has {image.shape[1]} bands and the task was made for '
-                f'{bands}: give the task bands={image.shape[1]}, or choose bands of the '
-                'imagery'
+                f'{bands}: give the task in_channels={image.shape[1]}, or choose bands '
+                'of the imagery'
             )
+        if not self._scored:
+            self._scored = True
+            if self.hparams['mean'] is None:
+                warn_of_scaled_values(image, self.hparams['image_dtype'])
         image = self.normalise(image.nan_to_num(nan=0, posinf=0, neginf=0))
         loss = self.autoencoder.loss(image)
         self.log(f'{stage}_loss', loss, batch_size=len(image), sync_dist=True)

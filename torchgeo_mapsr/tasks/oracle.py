@@ -3,6 +3,7 @@
 
 """LR labels as if they were a prediction."""
 
+from dataclasses import asdict
 from typing import NoReturn
 
 import torch
@@ -11,7 +12,11 @@ from torch import Tensor
 
 from .._compat import Sample
 from ..errors import InputError
+from .classes import Classes
 from .land_cover import LandCoverTask
+
+# Default of the signature; it is immutable.
+CLASSES = Classes()
 
 
 class OracleTask(LandCoverTask):
@@ -22,22 +27,21 @@ class OracleTask(LandCoverTask):
     there is no LR label all classes are equally probable.
 
     Args:
-        legend: Legend of the LR labels, a name or a file.
-        target: Legend of the map.
-        crosswalk: Name or file of the crosswalk between them.
-        truth_legend: Legend of ``mask``, the HR labels; *target* by default.
-        truth_crosswalk: Name or file of the crosswalk from it to *target*.
+        classes: Legends of the labels and of the map.
+
+    >>> OracleTask(Classes('nlcd', 'land-cover-4')).crosswalk.target.name
+    'land-cover-4'
     """
 
-    def __init__(
-        self,
-        legend: str = 'nlcd',
-        target: str = 'land-cover-4',
-        crosswalk: str | None = None,
-        truth_legend: str | None = None,
-        truth_crosswalk: str | None = None,
-    ) -> None:
+    def __init__(self, classes: Classes = CLASSES) -> None:
+        self._classes = Classes.of(classes)
         super().__init__()
+        # plain values, so that a checkpoint is read without running code
+        self.hparams['classes'] = asdict(self._classes)
+
+    def configure_models(self) -> None:
+        """Load the legends."""
+        self.crosswalk, self.truth = self._classes.load()
 
     def log_probabilities(self, batch: Sample) -> Tensor:
         """Log-probabilities of every pixel, (B, classes, H, W).

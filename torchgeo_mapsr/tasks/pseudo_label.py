@@ -14,11 +14,18 @@ from .._compat import Sample
 from ..errors import InputError
 from ..losses import LovaszLoss, SymmetricCrossEntropy, agreement
 from ..models.networks.ensemble import Ensemble
+from ..models.networks.segmentation import Network
 from ..models.networks.trained import Trained
-from .segmentation import SegmentationTask
+from .classes import Classes
+from .segmentation import NetworkTask
+from .supervision import PixelLabels
+
+# Defaults of the signature: one band of SAR, and the classes of OpenEarthMap-SAR.
+SAR_NETWORK = Network(in_channels=1)
+OPENEARTHMAP = Classes('openearthmap', 'openearthmap')
 
 
-class PseudoLabelTask(SegmentationTask):
+class PseudoLabelTask(NetworkTask):
     """Train on labels that a network, and not a person, has given.
 
     The second stage of Liu et al. 2025, section II-C: a network for SAR images learns
@@ -35,23 +42,13 @@ class PseudoLabelTask(SegmentationTask):
     Teachers are no part of the checkpoint, which predicts without them.
 
     Args:
-        model: As in :class:`SegmentationTask`, and so up to *class_weights*.
-        backbone: Encoder.
-        weights: Local file of the encoder's weights.
-        bands: Bands of the imagery.
-        image_dtype: Data type of the imagery's files.
-        mean: Mean of each band, or one for all, in units of the files.
-        std: Standard deviation likewise.
-        legend: Legend of the LR labels, a name or a file.
-        target: Legend of the map.
-        crosswalk: Name or file of the crosswalk between them.
-        truth_legend: Legend of ``mask``; *target* by default.
-        truth_crosswalk: Name or file of the crosswalk from it to *target*.
+        network: The network.
+        classes: Legends of the labels and of the map.
         supervision: Which labels of a batch train: ``mask`` (``hr``), or those of the LR
             cell under each pixel (``lr``).
         lr: Learning rate at the start; it falls to zero along a cosine.
         weight_decay: Weight decay of AdamW.
-        class_weights: Weight of each class of *target* in the cross entropies.
+        class_weights: Weight of each class in the cross entropies.
         teachers: Checkpoints of networks that label the other image; None to train on
             the batch's labels.
         teacher_weights: Weight of each in the ensemble; all alike by default.
@@ -64,19 +61,9 @@ class PseudoLabelTask(SegmentationTask):
 
     def __init__(
         self,
-        model: str = 'unet',
-        backbone: str = 'resnet18',
-        weights: str | None = None,
-        bands: int = 1,
-        image_dtype: str | None = 'uint8',
-        mean: Sequence[float] | float | None = None,
-        std: Sequence[float] | float | None = None,
-        legend: str = 'openearthmap',
-        target: str = 'openearthmap',
-        crosswalk: str | None = None,
-        truth_legend: str | None = None,
-        truth_crosswalk: str | None = None,
-        supervision: Literal['lr', 'hr'] = 'hr',
+        network: Network = SAR_NETWORK,
+        classes: Classes = OPENEARTHMAP,
+        supervision: PixelLabels | Literal['lr', 'hr'] = 'hr',
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
         class_weights: Sequence[float] | None = None,
@@ -88,7 +75,14 @@ class PseudoLabelTask(SegmentationTask):
         sce_weight: float = 1.0,
         lovasz_weight: float = 1.0,
     ) -> None:
-        super().__init__(weights=weights)
+        super().__init__(
+            network,
+            classes,
+            supervision,
+            class_weights=class_weights,
+            lr=lr,
+            weight_decay=weight_decay,
+        )
 
     def configure_losses(self) -> None:
         """Make the losses."""
@@ -105,6 +99,7 @@ class PseudoLabelTask(SegmentationTask):
         Raises:
             InputError: If they have other classes than this task's map.
         """
+        super().on_fit_start()
         h = self.hparams
         if not h['teachers']:
             return
@@ -113,7 +108,7 @@ class PseudoLabelTask(SegmentationTask):
         if trained.target != self.crosswalk.target:
             raise InputError(
                 f"The teachers map '{trained.target.name}' and this task "
-                f"'{self.crosswalk.target.name}': give the task target="
+                f"'{self.crosswalk.target.name}': give the task classes.target="
                 f'{trained.target.name}'
             )
         self._teachers = (trained.ensemble.to(self.device),)
@@ -177,10 +172,11 @@ class PseudoLabelTask(SegmentationTask):
         if self.hparams['selection'] == 'all':
             label: Tensor = ensemble(image).argmax(1)
         else:
-            opinions = [network(image).argmax(1) for network in ensemble.networks]
-            if ('mask' if self.hparams['supervision'] == 'hr' else 'lr_label') in batch:
-                opinions.append(self.pixel_index(batch))
-            label = agreement(*opinions)
+            labels = [network(image).argmax(1) for network in ensemble.networks]
+            key = 'mask' if self.pixel_labels.source == 'hr' else 'lr_label'
+            if key in batch:
+                labels.append(self.pixel_index(batch))
+            label = agreement(*labels)
         if 'mask_valid' in batch:
             label = torch.where(batch['mask_valid'].view_as(label) > 0, label, -1)
         return label

@@ -1,145 +1,201 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Segmentation networks trained with one label a pixel."""
+"""Segmentation networks that are trained."""
 
+import inspect
+import warnings
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
+import segmentation_models_pytorch as smp
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
+from torchvision.models._api import WeightsEnum
 
-from .._compat import Sample
+from .._compat import Sample, SemanticSegmentationTask
+from ..datasets.base import ChipDataset
 from ..errors import InputError
-from ..models.networks.segmentation import SegmentationNetwork
-from ..models.networks.trained import ABOUT
-from .land_cover import LandCoverTask
+from ..models.networks.segmentation import Network, SegmentationNetwork
+from ..models.networks.trained import describe, verify
+from .cells import BatchCells
+from .classes import Classes
+from .land_cover import LandCoverTask, warn_of_scaled_values
+from .supervision import PixelLabels, Supervision
+
+Loss = Literal['ce', 'jaccard', 'focal', 'dice']
+
+# Defaults of signatures; they are immutable.
+NETWORK, CLASSES = Network(), Classes()
 
 
-class SegmentationTask(LandCoverTask):
-    """Train a segmentation network with the label of each pixel.
+class NetworkTask(LandCoverTask, SemanticSegmentationTask):
+    """Torchgeo's semantic segmentation with another training step.
 
-    With ``supervision='lr'`` a pixel's label is that of the LR cell that holds it: the
-    baseline *Low* of Workman et al. 2023, section 5.3, and *hard naive* of Malkin et
-    al. 2019. With ``'hr'`` it is the HR label: their *High*, the upper bound. Other
-    tasks train the same network in other ways.
+    What its subclasses have in common: a network, the classes of labels and map, the
+    labels that train, and how the network is optimised. Metrics are those of
+    :class:`~torchgeo_mapsr.tasks.land_cover.LandCoverTask`.
 
     Args:
-        model: Architecture of the network, see
-            :class:`~torchgeo_mapsr.models.networks.segmentation.SegmentationNetwork`, as the
-            next six.
-        backbone: Encoder.
-        weights: Local file of the encoder's weights.
-        bands: Bands of the imagery.
-        image_dtype: Data type of the imagery's files.
-        mean: Mean of each band, or one for all, in units of the files.
-        std: Standard deviation likewise.
-        legend: Legend of the LR labels, a name or a file.
-        target: Legend of the map.
-        crosswalk: Name or file of the crosswalk between them.
-        truth_legend: Legend of ``mask``, the HR labels; *target* by default.
-        truth_crosswalk: Name or file of the crosswalk from it to *target*.
-        supervision: Which labels train.
-        lr: Learning rate at the start; it falls to zero along a cosine.
+        network: The network.
+        classes: Legends of the labels and of the map.
+        supervision: Labels that train, and how.
+        loss: Loss of pixels that have a label: cross entropy (``ce``), ``jaccard``,
+            ``focal`` or ``dice``, as in torchgeo.
+        class_weights: Weight of each class in the cross entropy.
+        ignore_index: Class of the map that takes no part in losses and metrics.
+        lr: Learning rate at the start.
         weight_decay: Weight decay of AdamW.
-        class_weights: Weight of each class of *target* in the loss.
+        scheduler: How the learning rate falls: on a ``plateau`` of ``val_loss``, as in
+            torchgeo, or to zero along a ``cosine``.
+        patience: Epochs of the plateau.
     """
 
-    # Lightning keeps what it needs to make the network again from a checkpoint; the
-    # encoder's file is not needed then, and may be gone.
+    # What a checkpoint does not need to make the network again; files may be gone.
     ignore = 'weights'
+
+    #: From images as read to logits.
+    model: SegmentationNetwork
+
+    #: Weight of each class in losses, (C,).
+    class_weights: Tensor | None
 
     def __init__(
         self,
-        model: str = 'unet',
-        backbone: str = 'resnet18',
-        weights: str | None = None,
-        bands: int = 4,
-        image_dtype: str | None = 'uint8',
-        mean: Sequence[float] | float | None = None,
-        std: Sequence[float] | float | None = None,
-        legend: str = 'nlcd',
-        target: str = 'land-cover-4',
-        crosswalk: str | None = None,
-        truth_legend: str | None = None,
-        truth_crosswalk: str | None = None,
-        supervision: Literal['lr', 'hr'] = 'lr',
+        network: Network = NETWORK,
+        classes: Classes = CLASSES,
+        supervision: Supervision | Literal['lr', 'hr'] = 'lr',
+        loss: Loss = 'ce',
+        class_weights: Sequence[float] | Tensor | None = None,
+        ignore_index: int | None = None,
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
-        class_weights: Sequence[float] | None = None,
+        scheduler: Literal['plateau', 'cosine'] = 'cosine',
+        patience: int = 10,
     ) -> None:
-        self.weights = weights
+        self._network = Network.of(network)
+        self._classes = Classes.of(classes)
+        self.supervision = Supervision.of(supervision)
+        # Plain values, so that a checkpoint is read without running code; and whatever
+        # torchgeo's methods look up.
+        self._settings: dict[str, Any] = {
+            'network': self._network.to_dict(),
+            'classes': asdict(self._classes),
+            'supervision': self.supervision.to_dict(),
+            'loss': loss,
+            'class_weights': class_weights,
+            'ignore_index': ignore_index,
+            'lr': lr,
+            'weight_decay': weight_decay,
+            'scheduler': scheduler,
+            'patience': patience,
+            'task': 'multiclass',
+        }
         super().__init__()
+        names = inspect.signature(type(self).__init__).parameters
+        for name in [n for n in self.hparams if n not in names and n[0] != '_']:
+            del self.hparams[name]
+        # what loggers are told
+        self.save_hyperparameters(dict(self.hparams))
 
     def configure_models(self) -> None:
-        """Make the network that the hyperparameters name."""
-        super().configure_models()
-        h = self.hparams
-        self.network = SegmentationNetwork(
-            h['model'],
-            h['backbone'],
-            h['bands'],
-            len(self.crosswalk.target),
-            self.weights,
-            h['image_dtype'],
-            h['mean'],
-            h['std'],
-        )
+        """Make the network, and load the legends."""
+        self.crosswalk, self.truth = self._classes.load()
+        target = self.crosswalk.target
+        self.supervision.check(self.crosswalk)
+        self.hparams.update(self._settings | {'num_classes': len(target)})
+        self._labelled: dict[str, Tensor] = {}
+        self._scored = False
+        self.model = SegmentationNetwork(self._network, len(target))
 
     def configure_losses(self) -> None:
-        """Check the weights of the classes."""
-        given, classes = self.hparams['class_weights'], len(self.crosswalk.target)
-        if given is not None and len(given) != classes:
+        """Make the loss of labelled pixels.
+
+        Raises:
+            InputError: If there is none of that name, or not one weight for each class.
+        """
+        weights, target = self._settings['class_weights'], self.crosswalk.target
+        if weights is not None:
+            weights = torch.as_tensor(weights, dtype=torch.float32)
+            if len(weights) != len(target):
+                raise InputError(
+                    f'class_weights has {len(weights)} values for {len(target)} classes '
+                    f"of '{target.name}'"
+                )
+        self.register_buffer('class_weights', weights, persistent=False)
+        loss = self._settings['loss']
+        if loss not in ('ce', 'jaccard', 'focal', 'dice'):
             raise InputError(
-                f'class_weights has {len(given)} values for {classes} classes of '
-                f"'{self.crosswalk.target.name}'"
+                f"loss is 'ce', 'jaccard', 'focal' or 'dice', not {loss!r} (bce is for "
+                'labels that are no classes)'
             )
-        weight = None if given is None else torch.tensor(given, dtype=torch.float32)
-        self.register_buffer('class_weights', weight, persistent=False)
+        if loss != 'ce' and not self.supervision.labels_pixels:
+            raise InputError(
+                f"loss='{loss}' compares pixels with their labels, and "
+                f'{type(self.supervision).__name__} gives them none: leave it out'
+            )
+        super().configure_losses()
+        if loss == 'dice':  # which torchgeo 0.8 lacks
+            self.criterion = smp.losses.DiceLoss('multiclass')
+
+    @property
+    def ignore_value(self) -> int:
+        """What metrics take for a pixel without a label."""
+        ignored: int | None = self._settings['ignore_index']
+        return -1 if ignored is None else ignored
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimise the network.
+        """Optimise what is trained of the network.
 
         Returns:
-            AdamW, and a learning rate that falls to zero along a cosine over all steps.
+            AdamW, and the schedule of its learning rate.
         """
-        h = self.hparams
+        settings = self._settings
         optimizer = AdamW(
-            self.network.parameters(), lr=h['lr'], weight_decay=h['weight_decay']
+            [p for p in self.model.parameters() if p.requires_grad],
+            lr=settings['lr'],
+            weight_decay=settings['weight_decay'],
         )
+        if settings['scheduler'] == 'plateau':
+            return {
+                'optimizer': optimizer,
+                'lr_scheduler': {
+                    'scheduler': ReduceLROnPlateau(
+                        optimizer, patience=settings['patience']
+                    ),
+                    'monitor': self.monitor,
+                    # without validation the rate stays, with a warning of Lightning
+                    'strict': False,
+                },
+            }
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        scheduler = CosineAnnealingLR(optimizer, steps)
         return {
             'optimizer': optimizer,
-            'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
+            'lr_scheduler': {
+                'scheduler': CosineAnnealingLR(optimizer, steps),
+                'interval': 'step',
+            },
         }
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Score every pixel.
 
         Args:
-            image: (B, C, H, W), the values as read from the file.
+            x: Images, (B, C, H, W), the values as read from the file.
 
         Returns:
             Logits, (B, classes, H, W).
         """
-        logits: Tensor = self.network(image)
+        if not self._scored:
+            self._scored = True
+            if self._network.mean is None:
+                warn_of_scaled_values(x, self._network.image_dtype)
+        logits: Tensor = self.model(x)
         return logits
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what ``torchgeo-mapsr map --checkpoint`` has to know.
-
-        Args:
-            checkpoint: What will be saved.
-        """
-        checkpoint[ABOUT] = {
-            'task': type(self).__name__,
-            'target': self.crosswalk.target.to_dict(),
-        }
 
     def log_probabilities(self, batch: Sample) -> Tensor:
         """Log-probabilities of every pixel, (B, classes, H, W).
@@ -149,21 +205,92 @@ class SegmentationTask(LandCoverTask):
         """
         return self(batch['image']).float().log_softmax(1)
 
+    def cells(self, batch: Sample) -> BatchCells:
+        """LR cells of a batch; those of the ignored class have none.
+
+        Args:
+            batch: With LR labels.
+
+        Raises:
+            InputError: If it has none.
+        """
+        cells = super().cells(batch)
+        label = torch.where(cells.label == self.ignore_value, -1, cells.label)
+        return replace(cells, label=label)
+
+    def truth_index(self, batch: Sample) -> Tensor:
+        """Class of every pixel from the HR labels, (B, H, W) int64, -1 = none.
+
+        Args:
+            batch: With ``mask``; where ``mask_valid`` is 0 there is no class. The
+                ignored class is none.
+
+        Raises:
+            InputError: If it has no HR labels.
+        """
+        index = super().truth_index(batch)
+        return torch.where(index == self.ignore_value, -1, index)
+
+    @property
+    def pixel_labels(self) -> PixelLabels:
+        """Which labels of pixels train.
+
+        Raises:
+            InputError: If others do.
+        """
+        if not isinstance(self.supervision, PixelLabels):
+            raise InputError(
+                f"supervision of {type(self).__name__} is 'lr' or 'hr', not "
+                f'{type(self.supervision).__name__}'
+            )
+        return self.supervision
+
     def pixel_index(self, batch: Sample) -> Tensor:
         """Class of each pixel by the labels that train, (B, H, W), -1 = none.
 
         Args:
-            batch: With LR labels, or with HR labels, as *supervision* says.
+            batch: With these labels.
         """
-        if self.hparams['supervision'] == 'hr':
-            return self.truth_index(batch)
-        cells = self.cells(batch)
-        return cells.of_pixels(cells.label, -1)
+        return self.pixel_labels.index(batch, self)
+
+    def pixel_loss(self, logits: Tensor, index: Tensor) -> Tensor:
+        """Loss of the pixels that have a label; zero where there are none.
+
+        Args:
+            logits: (B, classes, H, W).
+            index: Class of each pixel, (B, H, W), -1 = none.
+        """
+        labelled = index >= 0
+        if not labelled.any():
+            return (logits.float() * 0).sum()
+        # Losses are sums or means over pixels, whose places do not matter.
+        scores = logits.float().movedim(1, 0)[:, labelled]
+        loss: Tensor = self.criterion(
+            scores[None, :, :, None], index[labelled][None, :, None]
+        )
+        return loss
+
+    def on_fit_start(self) -> None:
+        """Spare the user a warning about parts that are meant to be in eval mode."""
+        message = r'Found \d+ module\(s\) in eval mode'
+        warnings.filterwarnings('ignore', message=message)
+
+    def on_train_start(self) -> None:
+        """Look for LR classes that the supervision cannot do with.
+
+        Raises:
+            InputError: If there are any in the labels of a dataset of this package.
+        """
+        loader: Any = self.trainer.train_dataloader
+        dataset = getattr(loader, 'dataset', None)
+        if isinstance(dataset, ChipDataset):
+            for tile in range(len(dataset.tiles)):
+                self.supervision.check_codes(dataset.lr_cells(tile)[0])
 
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
-        """Compute the cross entropy with each pixel's label.
+        """Compute the loss that the supervision asks for.
 
         Args:
             batch: The output of your DataLoader.
@@ -173,22 +300,167 @@ class SegmentationTask(LandCoverTask):
         Returns:
             The loss tensor.
         """
-        logits, index = self(batch['image']), self.pixel_index(batch)
-        loss = self.cross_entropy(logits, index)
-        self.log('train_loss', loss, batch_size=len(index))
-        return loss
+        return self.supervised_loss(self(batch['image']), batch)
 
-    def cross_entropy(self, logits: Tensor, index: Tensor) -> Tensor:
-        """Weighted mean cross entropy of labelled pixels; zero where there are none.
+    def supervised_loss(self, logits: Tensor, batch: Sample) -> Tensor:
+        """Compute and log the loss that the supervision asks for.
 
         Args:
             logits: (B, classes, H, W).
-            index: Class of each pixel, (B, H, W), -1 = none.
+            batch: The labels.
         """
-        weight: Any = self.class_weights
-        total = F.cross_entropy(
-            logits.float(), index, weight, ignore_index=-1, reduction='sum'
+        loss, parts, labelled = self.supervision.loss(logits, batch, self)
+        for kind, some in labelled.items():
+            self._labelled[kind] = some | self._labelled.get(kind, some)
+        logged = {'train_loss': loss} | {f'train_{k}': v for k, v in parts.items()}
+        self.log_dict(logged, batch_size=len(logits))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Refuse data that lack the labels that train.
+
+        Raises:
+            InputError: If no chip of the epoch had one.
+        """
+        any_process = self.trainer.strategy.reduce_boolean_decision
+        for kind, some in self._labelled.items():
+            if not any_process(bool(some), all=False):
+                side = self.crosswalk if kind == 'lr' else self.truth
+                raise InputError(
+                    f'No pixel of the training chips has an {kind.upper()} label of a '
+                    f"class of '{self.crosswalk.target.name}': see that imagery and "
+                    f"labels overlap, and that the labels are codes of '"
+                    f"{side.source.name}'"
+                )
+
+    def on_validation_epoch_end(self) -> None:
+        """Leave it to Lightning to log metrics: torchgeo 0.10 does so here."""
+
+    def on_test_epoch_end(self) -> None:
+        """Leave it to Lightning to log metrics: torchgeo 0.10 does so here."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what ``torchgeo-mapsr map --checkpoint`` needs, and a digest.
+
+        Args:
+            checkpoint: What will be saved.
+        """
+        target = self.crosswalk.target.to_dict()
+        describe(checkpoint, type(self).__name__, target, self._network)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make sure that a checkpoint is what was saved.
+
+        Args:
+            checkpoint: What was loaded.
+
+        Raises:
+            InputError: If it is not.
+        """
+        verify(checkpoint)
+
+
+class SegmentationTask(NetworkTask):
+    """Train a segmentation network with labels of pixels, or of LR cells.
+
+    It is torchgeo's semantic segmentation, with its arguments, and with labels that may
+    be coarser than the imagery. *supervision* says which labels train, and how:
+
+    * ``'lr'``: a pixel's label is that of the LR cell that holds it
+    * ``'hr'``: it is the HR label (``mask``)
+    * :class:`~torchgeo_mapsr.tasks.supervision.RegionLabels`: scores are aggregated
+      over each LR cell
+    * :class:`~torchgeo_mapsr.tasks.supervision.MatchedStatistics`: predictions are
+      counted in each LR cell
+    * :class:`~torchgeo_mapsr.tasks.supervision.ExpectedShares`: the shares that an LR
+      class is known to hold are soft labels
+
+    Args:
+        model: Architecture: unet, deeplabv3+, upernet, segformer… (those of smp).
+        backbone: Encoder: a name of smp (resnet18, mit_b0…), or ``tu-NAME`` of timm.
+        weights: Where the encoder starts: a local file, one of torchgeo's weights or its
+            name, True for ImageNet weights, or None or False for a random start.
+        in_channels: Bands of the imagery.
+        num_classes: Number of classes, which is that of ``classes.target``; checked.
+        loss: Loss of pixels that have a label: cross entropy (``ce``), ``jaccard``,
+            ``focal`` or ``dice``.
+        class_weights: Weight of each class in the cross entropy.
+        ignore_index: Class of the map that takes no part in losses and metrics.
+        lr: Learning rate at the start.
+        patience: Epochs without a better ``val_loss`` after which the learning rate
+            falls.
+        freeze_backbone: Train the decoder and the head only.
+        freeze_decoder: Train the encoder and the head only.
+        classes: Legends of the labels and of the map.
+        supervision: Which labels train, and how.
+        image_dtype: Data type of the imagery's files, by which values are scaled, see
+            :class:`~torchgeo_mapsr.models.networks.segmentation.SegmentationNetwork`.
+        mean: Mean of each band, or one for all, in units of the files.
+        std: Standard deviation likewise.
+        weight_decay: Weight decay of AdamW.
+        scheduler: How the learning rate falls: on a ``plateau`` of ``val_loss``, as in
+            torchgeo, or to zero along a ``cosine``.
+
+    >>> from torchgeo_mapsr import Classes, RegionLabels
+    >>> task = SegmentationTask(
+    ...     'unet',
+    ...     'resnet18',
+    ...     in_channels=4,
+    ...     classes=Classes('nlcd', 'land-cover-4'),
+    ...     supervision=RegionLabels(),
+    ... )
+    >>> task(torch.zeros(1, 4, 64, 64)).shape
+    torch.Size([1, 4, 64, 64])
+    """
+
+    def __init__(
+        self,
+        model: str = 'unet',
+        backbone: str = 'resnet18',
+        weights: bool | WeightsEnum | str | None = None,
+        in_channels: int = 4,
+        num_classes: int | None = None,
+        loss: Loss = 'ce',
+        class_weights: Sequence[float] | Tensor | None = None,
+        ignore_index: int | None = None,
+        lr: float = 1e-3,
+        patience: int = 10,
+        freeze_backbone: bool = False,
+        freeze_decoder: bool = False,
+        classes: Classes = CLASSES,
+        supervision: Supervision | Literal['lr', 'hr'] = 'lr',
+        image_dtype: str | None = 'uint8',
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+        weight_decay: float = 1e-4,
+        scheduler: Literal['plateau', 'cosine'] = 'plateau',
+    ) -> None:
+        network = Network(
+            model,
+            backbone,
+            weights,
+            in_channels,
+            image_dtype,
+            mean,
+            std,
+            freeze_backbone,
+            freeze_decoder,
         )
-        known = index[index >= 0]
-        count = known.numel() if weight is None else weight[known].sum()
-        return total / max(count, 1e-6)
+        super().__init__(
+            network,
+            classes,
+            supervision,
+            loss,
+            class_weights,
+            ignore_index,
+            lr,
+            weight_decay,
+            scheduler,
+            patience,
+        )
+        target = self.crosswalk.target
+        if num_classes not in (None, len(target)):
+            raise InputError(
+                f"num_classes is {num_classes}, and '{target.name}' has {len(target)}: "
+                'give classes.target'
+            )

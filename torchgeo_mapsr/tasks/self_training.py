@@ -3,7 +3,6 @@
 
 """Self-training from a labelled source to an unlabelled target."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -13,12 +12,15 @@ from torch import Tensor, nn
 from .._compat import Sample
 from ..errors import InputError
 from ..losses import SelfTrainingLoss, pseudo_labels
+from ..models.networks.segmentation import Network
 from ..models.networks.teacher import EMATeacher
 from ..transforms import ClassMix, ResolutionAlignment
-from .segmentation import SegmentationTask
+from .classes import Classes
+from .segmentation import CLASSES, NETWORK, NetworkTask
+from .supervision import PixelLabels
 
 
-class SelfTrainingTask(SegmentationTask):
+class SelfTrainingTask(NetworkTask):
     """Adapt a network to a target domain without labels of it.
 
     Self-training with resolution alignment, Liu et al. 2025, section II-B, which builds
@@ -35,7 +37,7 @@ class SelfTrainingTask(SegmentationTask):
     4. minimises L_S + L_T (equation 8), and moves the teacher's weights a little towards
        the student's (equation 4)
 
-    ``network`` is the student: it is what the paper trains for the target, what
+    ``model`` is the student: it is what the paper trains for the target, what
     validation measures, and what ``torchgeo-mapsr map --checkpoint`` maps with. The
     teacher is in checkpoints too (``teacher.module``), so that training goes on where it
     stopped; processes of a distributed training have the same one, as they have the
@@ -47,23 +49,12 @@ class SelfTrainingTask(SegmentationTask):
     files, the source's noisy labels are trained on and the mixtures dilute them.
 
     Args:
-        model: As in :class:`SegmentationTask`, and so up to *class_weights*.
-        backbone: Encoder.
-        weights: Local file of the encoder's weights.
-        bands: Bands of the imagery.
-        image_dtype: Data type of the imagery's files.
-        mean: Mean of each band, or one for all, in units of the files.
-        std: Standard deviation likewise.
-        legend: Legend of the LR labels, a name or a file.
-        target: Legend of the map.
-        crosswalk: Name or file of the crosswalk between them.
-        truth_legend: Legend of ``mask``, the HR labels; *target* by default.
-        truth_crosswalk: Name or file of the crosswalk from it to *target*.
-        supervision: Which labels of the source train: those of the LR cell under each
-            pixel (``lr``), or ``mask`` (``hr``).
+        network: The network.
+        classes: Legends of the labels and of the map.
+        supervision: Which labels of the source train.
         lr: Learning rate at the start; it falls to zero along a cosine.
         weight_decay: Weight decay of AdamW.
-        class_weights: Weight of each class of *target* in both losses.
+        class_weights: Weight of each class in both losses.
         threshold: τ₀, the probability from which the teacher is sure.
         ema_decay: α, how much of its old weights the teacher keeps in a step.
         ema_warmup: Begin with a low α, see
@@ -78,19 +69,9 @@ class SelfTrainingTask(SegmentationTask):
 
     def __init__(
         self,
-        model: str = 'unet',
-        backbone: str = 'resnet18',
-        weights: str | None = None,
-        bands: int = 4,
-        image_dtype: str | None = 'uint8',
-        mean: Sequence[float] | float | None = None,
-        std: Sequence[float] | float | None = None,
-        legend: str = 'nlcd',
-        target: str = 'land-cover-4',
-        crosswalk: str | None = None,
-        truth_legend: str | None = None,
-        truth_crosswalk: str | None = None,
-        supervision: Literal['lr', 'hr'] = 'lr',
+        network: Network = NETWORK,
+        classes: Classes = CLASSES,
+        supervision: PixelLabels | Literal['lr', 'hr'] = 'lr',
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
         class_weights: Sequence[float] | None = None,
@@ -103,13 +84,20 @@ class SelfTrainingTask(SegmentationTask):
         alignment: tuple[float, float] | None = (0.25, 1.0),
         alignment_p: float = 0.5,
     ) -> None:
-        super().__init__(weights=weights)
+        super().__init__(
+            network,
+            classes,
+            supervision,
+            class_weights=class_weights,
+            lr=lr,
+            weight_decay=weight_decay,
+        )
 
     def configure_models(self) -> None:
         """Make student and teacher, which begin alike, and the augmentations."""
         super().configure_models()
         h = self.hparams
-        self.teacher = EMATeacher(self.network, h['ema_decay'], h['ema_warmup'])
+        self.teacher = EMATeacher(self.model, h['ema_decay'], h['ema_warmup'])
         self.mix = ClassMix(h['mix_share'])
         self.alignment: nn.Module = nn.Identity()
         if h['alignment'] is not None:
@@ -119,12 +107,7 @@ class SelfTrainingTask(SegmentationTask):
     def configure_losses(self) -> None:
         """Make the loss of both domains."""
         super().configure_losses()
-        self.criterion = SelfTrainingLoss(class_weights=self.class_weights)
-
-    def on_fit_start(self) -> None:
-        """Spare the user a warning about what is meant to be so: the teacher."""
-        message = r'Found \d+ module\(s\) in eval mode'
-        warnings.filterwarnings('ignore', message=message)
+        self.self_training = SelfTrainingLoss(class_weights=self.class_weights)
 
     def on_train_start(self) -> None:
         """Begin to count the optimiser's steps."""
@@ -156,11 +139,11 @@ class SelfTrainingTask(SegmentationTask):
         image = self.alignment(source['image'])
         logits = self(image)
         if weight == 0:
-            loss = self.cross_entropy(logits, label)
+            loss = self.pixel_loss(logits, label)
             self.log('train_loss', loss, batch_size=len(label))
             return loss
         mixed = self._mixed(image, label, target)
-        on_source, on_target = self.criterion(
+        on_source, on_target = self.self_training(
             logits,
             label,
             self(mixed['image']),
@@ -190,7 +173,7 @@ class SelfTrainingTask(SegmentationTask):
             batch_idx: Integer displaying index of this batch.
         """
         if self.global_step > self._followed:
-            self.teacher.update_parameters(self.network)
+            self.teacher.update_parameters(self.model)
             self._followed = self.global_step
 
     def _mixed(self, image: Tensor, label: Tensor, target: Sample) -> Sample:
@@ -199,18 +182,18 @@ class SelfTrainingTask(SegmentationTask):
         if valid is not None:
             valid = valid.reshape(-1, *target['image'].shape[-2:])
         with torch.no_grad():
-            says = self.teacher(target['image'])
-        pseudo, trust = pseudo_labels(says, self.hparams['threshold'], valid)
-        mine: Sample = {
+            logits = self.teacher(target['image'])
+        pseudo, trust = pseudo_labels(logits, self.hparams['threshold'], valid)
+        mixed: Sample = {
             'image': target['image'],
             'mask_label': pseudo,
             'mask_weight': trust[:, None, None].expand(pseudo.shape),
         }
         if self.hparams['mix']:
-            theirs = {
+            pasted = {
                 'image': image,
                 'mask_label': label,
                 'mask_weight': torch.ones_like(label, dtype=trust.dtype),
             }
-            mine = self.mix(theirs, mine, label)
-        return mine | {'trust': trust.mean()}
+            mixed = self.mix(pasted, mixed, label)
+        return mixed | {'trust': trust.mean()}

@@ -73,9 +73,9 @@ class ClassMix(nn.Module):
         pasted = []
         for index in classes:
             present = index[index >= 0].unique()
-            wanted = math.ceil(self.share * len(present))
+            count = math.ceil(self.share * len(present))
             order = torch.randperm(len(present)).to(present.device)
-            pasted.append(torch.isin(index, present[order[:wanted]]))
+            pasted.append(torch.isin(index, present[order[:count]]))
         return torch.stack(pasted)
 
     def extra_repr(self) -> str:

@@ -67,11 +67,11 @@ class RegionAggregation(nn.Module):
         ones = torch.ones_like(region, dtype=torch.float32)[:, None]
         pixels = aggregate_regions(ones, region, cells, 'sum', valid)[..., 0]
         if 'lr_pixels' in batch:
-            whole = batch['lr_pixels'].flatten(1)
+            full = batch['lr_pixels'].flatten(1)
         else:
             # a whole cell has about as many pixels as the fullest one
-            whole = pixels.amax().expand_as(pixels) if pixels.numel() else pixels
-        weight = (pixels / whole.clamp(min=1)).clamp(max=1)
+            full = pixels.amax().expand_as(pixels) if pixels.numel() else pixels
+        weight = (pixels / full.clamp(min=1)).clamp(max=1)
         return batch | {
             f'region_{self.key}': values,
             'region_label': label,

@@ -7,9 +7,35 @@ What a verb needs is imported when it runs: torch takes seconds, and ``--help`` 
 mistyped option should not.
 """
 
-from . import demo, evaluate, export, low2high, map, select, statistics
+from . import (
+    area,
+    change,
+    demo,
+    evaluate,
+    export,
+    low2high,
+    map,
+    postprocess,
+    report,
+    sample,
+    select,
+    statistics,
+)
 
 #: In the order of ``--help``.
-VERBS = (map, export, demo, evaluate, statistics, low2high, select)
+VERBS = (
+    map,
+    export,
+    demo,
+    evaluate,
+    sample,
+    area,
+    change,
+    report,
+    postprocess,
+    statistics,
+    low2high,
+    select,
+)
 
 __all__ = ('VERBS',)

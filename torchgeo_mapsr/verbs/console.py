@@ -4,7 +4,14 @@
 """Where verbs are added and what they print to."""
 
 import argparse
-from typing import TYPE_CHECKING, TypeAlias
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,3 +48,107 @@ def show_accuracy(out: 'Console', results: 'dict[str, Confusion]') -> None:
         if result.unknown:
             codes = ', '.join(map(str, sorted(result.unknown)))
             out.print(f'{name}: codes of the truth not in its legend: {codes}')
+
+
+def json_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``.
+
+    Args:
+        parser: The parser to add it to.
+    """
+    parser.add_argument(
+        '--json', type=Path, metavar='FILE', help='write the figures to a file too'
+    )
+
+
+def check_output(path: Path, inputs: Iterable[object], overwrite: bool) -> None:
+    """Make sure that a file can be written, before there is work.
+
+    Args:
+        path: The file.
+        inputs: Files that are read.
+        overwrite: Whether a file that exists may be replaced; an input never is.
+
+    Raises:
+        InputError: If it is an input, exists, or has no folder.
+    """
+    if path.resolve() in {Path(str(name)).resolve() for name in inputs}:
+        raise InputError(f'{path} is an input and would be overwritten; name another.')
+    if path.exists() and not overwrite:
+        raise InputError(f'{path} exists; name another file, or give --overwrite.')
+    if not path.parent.is_dir():
+        raise InputError(f'{path.parent} is not a folder; make it first.')
+
+
+def check_json(options: argparse.Namespace, inputs: Iterable[object]) -> None:
+    """Make sure, before there is work, that ``--json`` can be written.
+
+    Args:
+        options: What was parsed.
+        inputs: Files that are read or written otherwise.
+
+    Raises:
+        InputError: See :func:`check_output`.
+    """
+    if options.json is not None:
+        check_output(options.json, inputs, getattr(options, 'overwrite', False))
+
+
+@contextmanager
+def output_path(
+    path: Path, inputs: Iterable[object], overwrite: bool
+) -> Iterator[Path]:
+    """A name to write a file under, which gets its own name when it is complete.
+
+    Args:
+        path: The file.
+        inputs: Files that are read.
+        overwrite: Whether a file that exists may be replaced.
+
+    Yields:
+        A name in the same folder; what is there after an error is removed.
+
+    Raises:
+        InputError: See :func:`check_output`.
+    """
+    check_output(path, inputs, overwrite)
+    scratch = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
+    try:
+        yield scratch
+        if not overwrite and path.exists():
+            raise InputError(f'{path} exists; name another file, or give --overwrite.')
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(
+    options: argparse.Namespace, content: dict[str, Any], inputs: Iterable[object]
+) -> None:
+    """Write the figures, if ``--json`` asks for them.
+
+    Args:
+        options: What was parsed.
+        content: JSON types.
+        inputs: Files that are read or written otherwise.
+    """
+    if options.json is not None:
+        overwrite = getattr(options, 'overwrite', False)
+        with output_path(options.json, inputs, overwrite) as scratch:
+            text = json.dumps(content, indent=1, allow_nan=False)
+            scratch.write_text(text + '\n', encoding='utf-8')
+
+
+@contextmanager
+def working(console: 'Console', what: str) -> Iterator[None]:
+    """A sign of life on a terminal while something takes its time.
+
+    Args:
+        console: Where to.
+        what: What is done.
+    """
+    if console.is_terminal and not console.quiet:
+        with console.status(f'{what} …'):
+            yield
+    else:
+        yield

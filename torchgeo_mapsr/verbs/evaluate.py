@@ -1,14 +1,42 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Compare maps with HR labels."""
+"""Compare maps with HR labels, or with the LR labels that they came from."""
 
 import argparse
-import json
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .console import Verbs, show_accuracy, terminal
+from .console import (
+    Verbs,
+    check_json,
+    check_output,
+    json_option,
+    output_path,
+    show_accuracy,
+    terminal,
+    working,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..evaluation.accuracy import Assessment
+
+_EXAMPLES = """examples:
+  torchgeo-mapsr evaluate map.tif --truth lc.tif --truth-legend chesapeake-7
+  torchgeo-mapsr evaluate maps/*.tif --truth truth/*.tif --json accuracy.json
+  torchgeo-mapsr evaluate map.tif --truth lc.tif --matrix matrix.png matrix.csv
+  torchgeo-mapsr evaluate map.tif --truth lc.tif --labels nlcd.tif \\
+      --labels-legend nlcd --lr-group developed=21,22,23,24
+  torchgeo-mapsr evaluate map.tif --labels nlcd.tif --labels-legend nlcd
+
+The confidence and scores that lie beside a map (NAME_confidence.tif, NAME_scores.tif) are
+no maps and are left out of MAP…; the confidence is compared with the truth.
+"""
 
 
 def add(verbs: Verbs) -> None:
@@ -19,23 +47,28 @@ def add(verbs: Verbs) -> None:
     """
     parser = verbs.add_parser(
         'evaluate',
-        help='compare maps with high-resolution labels',
-        description='Accuracy, IoU of each class, mIoU and FWIoU from one confusion '
-        'matrix pooled over all files. Where there is no data, nothing is compared.',
+        help='compare maps with high-resolution labels, or with the coarse ones',
+        description='With --truth: accuracy, kappa, mean recall, and IoU, F1 and '
+        'boundary IoU of each class, from one confusion matrix pooled over all files; '
+        'the same by coarse class (--labels), file and stratum. Where there is no data, '
+        'nothing is compared; classes that the truth does not have are marked and are '
+        'in no mean. Without --truth: what the coarse labels and their joint statistics '
+        'say of a map.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('maps', nargs='+', metavar='MAP', help='class maps')
     parser.add_argument(
         '--truth',
         nargs='+',
-        required=True,
+        default=[],
         metavar='FILE',
         help='high-resolution labels: one a map, in the same order; any grid and CRS',
     )
     parser.add_argument(
         '--legend',
-        default='land-cover-4',
         metavar='NAME|FILE',
-        help='legend of the maps (default: %(default)s)',
+        help='legend of the maps (default: what the map says, or land-cover-4)',
     )
     parser.add_argument(
         '--truth-legend',
@@ -53,7 +86,52 @@ def add(verbs: Verbs) -> None:
         help='how the truth’s classes become those, where there are several ways',
     )
     parser.add_argument(
-        '--json', type=Path, metavar='FILE', help='write the figures to a file too'
+        '--labels',
+        nargs='+',
+        default=[],
+        metavar='FILE',
+        help='coarse labels: figures by coarse class, and consistency with them',
+    )
+    parser.add_argument(
+        '--labels-legend', metavar='NAME|FILE', help='legend of the coarse labels'
+    )
+    parser.add_argument(
+        '--lr-group',
+        nargs='+',
+        default=[],
+        metavar='NAME=CODES',
+        help='coarse classes that are one group, too, like developed=21,22,23,24',
+    )
+    parser.add_argument(
+        '--statistics',
+        metavar='NAME|FILE',
+        help='joint statistics that the map is compared with (default: malkin2019 where '
+        'it has the legends)',
+    )
+    parser.add_argument(
+        '--strata', metavar='FILE', help='raster of codes: figures by its codes, too'
+    )
+    parser.add_argument(
+        '--boundary',
+        type=float,
+        metavar='METRES',
+        help='width of boundaries for the boundary IoU (default: two pixels of the '
+        'finest first pair)',
+    )
+    parser.add_argument(
+        '--matrix',
+        nargs='+',
+        type=Path,
+        default=[],
+        metavar='FILE',
+        help='write the confusion matrix as .csv or .png',
+    )
+    parser.add_argument(
+        '--reliability', type=Path, metavar='FILE', help='reliability diagram as .png'
+    )
+    json_option(parser)
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace files that exist'
     )
     parser.set_defaults(run=run)
 
@@ -64,26 +142,233 @@ def run(options: argparse.Namespace) -> int:
     Args:
         options: What was parsed.
     """
-    from ..datasets.legends.crosswalk import Crosswalk
-    from ..evaluation.accuracy import compare
+    from ..evaluation.class_maps import map_legend, without_layers
 
-    if len(options.maps) != len(options.truth):
+    maps = without_layers(options.maps)
+    if not maps:
+        raise InputError('There is no class map among the files; name one.')
+    if not options.truth and not options.labels:
+        raise InputError('Give --truth, or --labels and --labels-legend.')
+    if options.labels and not options.labels_legend:
+        raise InputError('--labels needs its legend: give --labels-legend.')
+    inputs = [*options.maps, *options.truth, *options.labels]
+    _check_outputs(options, inputs)
+    if options.truth and len(maps) != len(options.truth):
         raise InputError(
-            f'There are {len(options.maps)} maps and {len(options.truth)} files of '
+            f'There are {len(maps)} maps and {len(options.truth)} files of '
             'truth; give one file of truth for each map, in the same order.'
         )
-    target = options.target or options.legend
-    map_crosswalk = Crosswalk.load(options.legend, target)
-    truth_crosswalk = Crosswalk.load(
-        options.truth_legend or options.legend, target, options.crosswalk
-    )
-    parts = [
-        compare(path, truth, map_crosswalk, truth_crosswalk)
-        for path, truth in zip(options.maps, options.truth, strict=True)
-    ]
-    total = sum(parts[1:], parts[0])
-    if options.json is not None:
-        content = {'crosswalk': truth_crosswalk.name, **total.to_dict()}
-        options.json.write_text(json.dumps(content, indent=1) + '\n')
-    show_accuracy(terminal(), {'map': total})
+    console = terminal()
+    legend = map_legend(maps[0], options.legend)
+    content: dict[str, Any] = {'maps': maps}
+    if options.truth:
+        content |= _with_truth(options, maps, legend, console, inputs)
+    if options.labels:
+        content['lr'] = _with_labels(options, maps, legend, console)
+    if not options.truth and options.reliability is not None:
+        raise InputError('--reliability needs --truth: coarse labels cannot show it.')
+    write_json(options, content, inputs)
     return 0
+
+
+def _check_outputs(options: argparse.Namespace, inputs: list[str]) -> None:
+    """Nothing is written over, and that before there is work."""
+    check_json(options, inputs)
+    for path in (*options.matrix, *filter(None, [options.reliability])):
+        check_output(path, inputs, options.overwrite)
+    for path in options.matrix:
+        if path.suffix not in {'.csv', '.png'}:
+            raise InputError(f'--matrix {path} is neither a .csv nor a .png file.')
+    if options.reliability is not None and options.reliability.suffix != '.png':
+        raise InputError(f'--reliability {options.reliability} is not a .png file.')
+
+
+def _with_truth(
+    options: argparse.Namespace,
+    maps: list[str],
+    legend: Any,
+    console: 'Console',
+    inputs: list[str],
+) -> dict[str, Any]:
+    """Figures against HR labels."""
+    from ..datasets.labels import LabelRaster
+    from ..datasets.legends.crosswalk import Crosswalk
+    from ..evaluation.accuracy import assess, pixel_metres
+    from ..evaluation.calibration import map_reliability
+    from ..evaluation.class_maps import layer_path
+
+    target = options.target or legend
+    map_crosswalk = Crosswalk.load(legend, target)
+    truth_crosswalk = Crosswalk.load(
+        options.truth_legend or legend, target, options.crosswalk
+    )
+    pairs = list(zip(maps, options.truth, strict=True))
+    width = options.boundary
+    if width is None:
+        first = [LabelRaster.open(path)[0].geobox for path in pairs[0]]
+        width = round(2 * min(max(pixel_metres(grid)) for grid in first), 3)
+    groups = _groups(options)
+    parts, reliability = [], None
+    with working(console, 'Comparing'):
+        for path, truth in pairs:
+            tile = {'tile': ((Path(path).stem,), _all)} if len(pairs) > 1 else {}
+            parts.append(
+                assess(
+                    path, truth, map_crosswalk, truth_crosswalk, width, groups | tile
+                )
+            )
+            beside = layer_path(path, 'confidence')
+            if beside.exists():
+                part = map_reliability(
+                    path,
+                    beside,
+                    LabelRaster.open(truth),
+                    map_crosswalk,
+                    truth_crosswalk,
+                )
+                reliability = part if reliability is None else reliability + part
+    result = sum(parts[1:], parts[0])
+    with ExitStack() as stack:
+        for path in options.matrix:
+            scratch = stack.enter_context(output_path(path, inputs, options.overwrite))
+            save = result.total.save_csv if path.suffix == '.csv' else None
+            (save or result.total.save_png)(scratch)
+        if options.reliability is not None:
+            if reliability is None:
+                raise InputError(
+                    '--reliability needs NAME_confidence.tif beside a map.'
+                )
+            path = options.reliability
+            scratch = stack.enter_context(output_path(path, inputs, options.overwrite))
+            reliability.save_png(scratch, 'high-resolution labels')
+    show_accuracy(console, {'map': result.total})
+    _show_groups(console, result)
+    content = {'crosswalk': truth_crosswalk.name, **result.to_dict()}
+    if reliability is not None:
+        console.print(f'Expected calibration error: {100 * reliability.ece:.1f} %')
+        content['reliability'] = reliability.to_dict()
+    return content
+
+
+def _all(grid: Any) -> Any:
+    """One group of all pixels."""
+    import numpy as np
+
+    return np.zeros(grid.shape, np.int64)
+
+
+def _groups(options: argparse.Namespace) -> dict[str, Any]:
+    """Groups by coarse class and by stratum."""
+    import numpy as np
+
+    from ..datasets.labels import LabelRaster
+    from ..datasets.legends.legend import Legend
+
+    groups: dict[str, Any] = {}
+    if options.labels:
+        labels = LabelRaster.open(options.labels)
+        legend = Legend.load(options.labels_legend)
+
+        def coarse(grid: Any) -> Any:
+            codes = np.full(grid.shape, -1)
+            for raster in labels:
+                codes = np.where(codes < 0, raster.at(grid), codes)
+            return legend.index(codes)
+
+        groups['lr'] = (legend.class_names, coarse)
+        for text in options.lr_group:
+            name, _, codes = text.partition('=')
+            try:
+                members = legend.index([int(code) for code in codes.split(',')])
+            except ValueError:
+                members = np.array([-1])
+            if (members < 0).any():
+                raise InputError(
+                    f'--lr-group {text} is not NAME=CODES of the legend {legend.name!r}.'
+                )
+
+            def member(grid: Any, members: Any = members) -> Any:
+                return np.where(np.isin(coarse(grid), members), 0, -1)
+
+            groups[f'lr: {name}'] = ((name,), member)
+    elif options.lr_group:
+        raise InputError('--lr-group needs --labels and --labels-legend.')
+    if options.strata:
+        (strata,) = LabelRaster.open(options.strata)
+        height, width = strata.geobox.shape
+        codes = np.unique(strata.read(slice(0, height), slice(0, width)))
+        codes = codes[codes >= 0]
+
+        def stratum(grid: Any) -> Any:
+            values = strata.at(grid)
+            place = np.searchsorted(codes, values).clip(0, len(codes) - 1)
+            return np.where(codes[place] == values, place, -1)
+
+        groups['stratum'] = (tuple(map(str, codes.tolist())), stratum)
+    return groups
+
+
+def _show_groups(console: 'Console', result: 'Assessment') -> None:
+    from rich.table import Table
+
+    from ..evaluation.report import percent
+
+    for kind, by_name in result.groups.items():
+        table = Table(title=f'By {kind} (%)')
+        for name in ('', 'pixels', 'accuracy', 'mIoU', 'kappa'):
+            table.add_column(name, justify='right' if name else 'left')
+        for name, part in by_name.items():
+            pixels = int(part.matrix.sum())
+            if pixels:
+                figures = (part.accuracy, part.miou, part.kappa)
+                table.add_row(name, f'{pixels:,}', *map(percent, figures))
+        console.print(table)
+
+
+def _with_labels(
+    options: argparse.Namespace, maps: list[str], legend: Any, console: 'Console'
+) -> dict[str, Any]:
+    """Figures against coarse labels."""
+    from rich.table import Table
+
+    from ..datasets.labels import LabelRaster
+    from ..datasets.legends.legend import Legend
+    from ..datasets.legends.statistics import JointStatistics
+    from ..evaluation.consistency import WARNING, composition
+
+    lr_legend = Legend.load(options.labels_legend)
+    statistics = None
+    if options.statistics:
+        statistics = JointStatistics.load(options.statistics)
+    else:
+        shipped = JointStatistics.load('malkin2019')
+        if (shipped.source, shipped.target) == (lr_legend, legend):
+            statistics = shipped
+    labels = LabelRaster.open(options.labels)
+    with working(console, 'Comparing with coarse labels'):
+        parts = [composition(path, legend, labels, lr_legend) for path in maps]
+        result = sum(parts[1:], parts[0])
+    if not result.cells.any():
+        raise InputError('No cell of the coarse labels lies on the maps.')
+    table = Table(title='Share of each class in the cells of a coarse class (%)')
+    table.add_column('coarse class')
+    table.add_column('cells', justify='right')
+    for name in legend.class_names:
+        table.add_column(name, justify='right')
+    scores = None if statistics is None else result.z_scores(statistics)
+    for i, item in enumerate(lr_legend.classes):
+        if result.cells[i]:
+            shown = [f'{100 * share:.0f}' for share in result.mean[i]]
+            if scores is not None and scores[0][i][0] == scores[0][i][0]:
+                shown = [
+                    f'{text} ({z:+.1f})'
+                    for text, z in zip(shown, scores[0][i], strict=True)
+                ]
+            table.add_row(item.name, str(result.cells[i]), *shown)
+    console.print(table)
+    if statistics is not None:
+        console.print(
+            f'In brackets: mean z-score against the statistics {statistics.name!r}.'
+        )
+    console.print(f'Note: {WARNING}')
+    return {**result.to_dict(statistics), 'warning': WARNING}

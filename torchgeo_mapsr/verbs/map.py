@@ -5,7 +5,7 @@
 
 import argparse
 
-from ..mapping.arguments import add_arguments, job_of
+from ..mapping.config import add_arguments, job_of
 from .console import Verbs, terminal
 
 

@@ -1,12 +1,20 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Select patches of predicted maps."""
+"""Select patches of predicted maps that have minority classes."""
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..mapping.selecting import add_select_arguments
+from ..errors import InputError
 from .console import Verbs, terminal
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+_SIZE = 256
 
 
 def add(verbs: Verbs) -> None:
@@ -19,9 +27,51 @@ def add(verbs: Verbs) -> None:
         'select',
         help='select patches of predicted maps that have minority classes',
         description='Select unlabelled patches by the share of minority classes in '
-        'their predicted maps, and write their footprints for the training.',
+        'their predicted maps, and write their footprints for the training. The '
+        'confidence and scores that lie beside a map are left out.',
     )
-    add_select_arguments(parser)
+    parser.add_argument(
+        'maps', nargs='+', metavar='MAP', help='class maps of unlabelled imagery'
+    )
+    parser.add_argument(
+        '--minority',
+        nargs='+',
+        type=int,
+        required=True,
+        metavar='CODE',
+        help='codes of the minority classes',
+    )
+    parser.add_argument(
+        '--output',
+        type=Path,
+        required=True,
+        metavar='FILE',
+        help='footprints of the selected patches, .gpkg or .parquet',
+    )
+    parser.add_argument(
+        '--patch-size',
+        type=int,
+        default=_SIZE,
+        metavar='PIXELS',
+        help='height and width of a patch, in pixels of the maps (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--threshold',
+        type=float,
+        default=0.01,
+        metavar='SHARE',
+        help='share of minority classes from which on every patch is selected '
+        '(default: %(default)s)',
+    )
+    parser.add_argument(
+        '--fraction',
+        type=_fraction,
+        default=0.5,
+        metavar='SHARE',
+        help='of the patches below it that have a minority class, how many are drawn; '
+        'equal: as many as reach it (default: %(default)s)',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
     parser.set_defaults(run=run)
 
 
@@ -31,10 +81,8 @@ def run(options: argparse.Namespace) -> int:
     Args:
         options: What was parsed.
     """
-    from ..mapping.selecting import select
-
-    given = {name: value for name, value in vars(options).items() if name != 'run'}
-    chosen = select(**given)
+    settings = {name: value for name, value in vars(options).items() if name != 'run'}
+    chosen = select(**settings)
     below = int(chosen['drawn'].sum())
     terminal().print(
         f'{len(chosen)} of {chosen.attrs["candidates"]} patches: '
@@ -42,3 +90,60 @@ def run(options: argparse.Namespace) -> int:
         f'more, {below} are drawn from those that have less. {options.output}'
     )
     return 0
+
+
+def select(
+    maps: Sequence[str],
+    minority: Sequence[int],
+    output: Path,
+    patch_size: int = _SIZE,
+    threshold: float = 0.01,
+    fraction: float | None = 0.5,
+    seed: int = 0,
+) -> 'GeoDataFrame':
+    """Select patches of class maps and write their footprints.
+
+    Args:
+        maps: Class maps of unlabelled imagery, each in its own grid and CRS; their
+            confidence and scores are left out.
+        minority: Codes of the minority classes.
+        output: The footprint file; nothing is written over.
+        patch_size: Height and width of a patch, in pixels of its map.
+        threshold: See :func:`~torchgeo_mapsr.datasets.patches.select_patches`, as the
+            next two.
+        fraction: Of the patches below the threshold, how many are drawn.
+        seed: Seed of the draw.
+
+    Returns:
+        The selected patches: what the file holds.
+
+    Raises:
+        InputError: If a map cannot be used, no patch has a minority class, or the file
+            cannot be written.
+    """
+    from ..datasets.patches import (
+        check_footprints,
+        class_shares,
+        select_patches,
+        write_footprints,
+    )
+    from ..evaluation.class_maps import without_layers
+
+    if patch_size < 1:
+        raise InputError('--patch-size must be at least 1.')
+    check_footprints(output)
+    patches = class_shares(without_layers(maps), patch_size)
+    codes = [column for column in patches.columns if isinstance(column, int)]
+    chosen = select_patches(patches[codes], minority, threshold, fraction, seed)
+    selected = patches.loc[chosen.index]
+    selected = selected.rename(columns={code: f'share_{code}' for code in codes})
+    selected.insert(4, 'minority', chosen['minority'])
+    selected.insert(5, 'drawn', chosen['drawn'])
+    write_footprints(selected, output)
+    selected.attrs['candidates'] = len(patches)
+    return selected
+
+
+def _fraction(text: str) -> float | None:
+    """A number, or None for equal."""
+    return None if text == 'equal' else float(text)

@@ -20,7 +20,7 @@ def add(verbs: Verbs) -> None:
         'statistics',
         help='measure what coarse classes hold, for label super-resolution',
         description='Mean and standard deviation of the shares of high-resolution '
-        'classes in the cells of each coarse class, as LabelSuperResolutionTask wants '
+        'classes in the cells of each coarse class, as MatchedStatistics wants '
         'them (its argument parser).',
     )
     parser.add_argument(

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from odc.geo.geobox import GeoBox
 from torch import Tensor
+from torchgeo_mapsr.models.head.samples import CellSamples, PixelSamples
 
 from torchgeo_mapsr.datasets.geo.region import region_map
 from torchgeo_mapsr.datasets.labels import LabelRaster
@@ -32,7 +33,6 @@ from torchgeo_mapsr.models.head.probe import (
     hold_out,
 )
 from torchgeo_mapsr.models.head.prompts import cluster, select
-from torchgeo_mapsr.models.head.samples import CellSamples, PixelSamples
 from torchgeo_mapsr.models.tokens.tokens import Tokens
 
 TARGET = Legend.load('land-cover-4')

@@ -14,6 +14,7 @@ from pyproj import Transformer
 from rasterio import Affine
 from scipy.ndimage import convolve, map_coordinates
 from torch import Tensor
+from torchgeo_mapsr.models.head.samples import CellSamples
 
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
@@ -29,7 +30,6 @@ from torchgeo_mapsr.models.head.prior import (
     label_shares,
     neighbour_shares,
 )
-from torchgeo_mapsr.models.head.samples import CellSamples
 
 # UTM near the Chesapeake, where Albers is turned by 12.7°.
 HR, LR = 'EPSG:26918', 'EPSG:5070'

@@ -9,7 +9,7 @@ import timm
 import torch
 
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.models.networks.segmentation import SegmentationNetwork
+from torchgeo_mapsr.models.networks.segmentation import Network, SegmentationNetwork
 
 
 def raw(*shape: int) -> torch.Tensor:
@@ -19,7 +19,7 @@ def raw(*shape: int) -> torch.Tensor:
 
 def test_is_smps_own_network_on_standardised_values() -> None:
     network = SegmentationNetwork(
-        'unet', 'resnet18', 3, 5, mean=(1, 2, 3), std=4
+        Network(in_channels=3, mean=(1, 2, 3), std=4), 5
     ).eval()
     image = raw(2, 3, 64, 32)
     theirs = smp.Unet('resnet18', encoder_weights=None, in_channels=3, classes=5)
@@ -39,7 +39,7 @@ def test_is_smps_own_network_on_standardised_values() -> None:
     ],
 )
 def test_takes_any_size(model: str, backbone: str) -> None:
-    network = SegmentationNetwork(model, backbone, 4, 3).eval()
+    network = SegmentationNetwork(Network(model, backbone), 3).eval()
     image = raw(1, 4, 70, 93) if model != 'dpt' else raw(1, 4, 220, 215)
     with torch.no_grad():
         logits = network(image)
@@ -51,7 +51,7 @@ def test_takes_any_size(model: str, backbone: str) -> None:
 
 def test_padding_changes_nothing_inside() -> None:
     """An image of a whole number of strides is not touched, a longer one is cropped."""
-    network = SegmentationNetwork('unet', 'resnet18', 1, 2).eval()
+    network = SegmentationNetwork(Network(in_channels=1), 2).eval()
     image = raw(1, 1, 64, 64)
     with torch.no_grad():
         whole, cut = network(image), network(image[..., :63, :64])
@@ -61,13 +61,13 @@ def test_padding_changes_nothing_inside() -> None:
 
 
 def test_uint8_is_scaled_by_its_type() -> None:
-    network = SegmentationNetwork('unet', 'resnet18', 2, 2)
+    network = SegmentationNetwork(Network(in_channels=2), 2)
     scaled = network.normalise(torch.tensor([0.0, 255]).expand(1, 2, 1, 2))
     assert scaled.flatten().tolist() == [-1, 1, -1, 1]
 
 
 def test_other_types_are_standardised_by_training_batches() -> None:
-    network = SegmentationNetwork('unet', 'resnet18', 2, 2, image_dtype='uint16')
+    network = SegmentationNetwork(Network(in_channels=2, image_dtype='uint16'), 2)
     generator = torch.Generator().manual_seed(0)
     spread = torch.tensor([300.0, 10])[:, None, None]
     batches = 1000 + spread * torch.randn(3, 4, 2, 32, 32, generator=generator)
@@ -80,7 +80,7 @@ def test_other_types_are_standardised_by_training_batches() -> None:
 
 
 def test_what_is_not_finite_has_no_influence_beyond() -> None:
-    network = SegmentationNetwork('unet', 'resnet18', 1, 2).eval()
+    network = SegmentationNetwork(Network(in_channels=1), 2).eval()
     image = raw(1, 1, 64, 64)
     image[..., 3, 4] = torch.nan
     assert network(image).isfinite().all()
@@ -93,7 +93,7 @@ def test_weights_of_a_network_of_timm(name: str, tmp_path: Path) -> None:
     theirs = timm.create_model(name, pretrained=False)
     torch.save(theirs.state_dict(), tmp_path / 'timm.pth')
     ours = SegmentationNetwork(
-        'unet', f'tu-{name}', 3, 2, weights=str(tmp_path / 'timm.pth')
+        Network('unet', f'tu-{name}', str(tmp_path / 'timm.pth'), in_channels=3), 2
     )
     image = torch.rand(1, 3, 64, 64)
     ours.eval()
@@ -105,14 +105,14 @@ def test_weights_of_a_network_of_timm(name: str, tmp_path: Path) -> None:
 
 def test_weights_of_a_file(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    donor = SegmentationNetwork('unet', 'resnet18', 4, 2)
+    donor = SegmentationNetwork(Network(), 2)
     path = tmp_path / 'encoder.pth'
     torch.save({'state_dict': donor.encoder.state_dict()}, path)
-    network = SegmentationNetwork('unet', 'resnet18', 4, 3, weights=str(path))
+    network = SegmentationNetwork(Network(weights=str(path)), 3)
     for name, value in network.encoder.state_dict().items():
         assert torch.equal(value, donor.encoder.state_dict()[name]), name
     with pytest.raises(InputError, match='does not fit the encoder resnet18'):
-        SegmentationNetwork('unet', 'resnet18', 3, 3, weights=str(path))
+        SegmentationNetwork(Network(weights=str(path), in_channels=3), 3)
 
 
 @pytest.mark.parametrize(
@@ -123,16 +123,15 @@ def test_weights_of_a_file(tmp_path: Path) -> None:
         ({'mean': 1.0}, 'mean and std together'),
         ({'mean': (1.0, 2.0), 'std': 1.0}, 'mean has 2 values for 4 bands'),
         ({'mean': 1.0, 'std': 0.0}, 'std must be positive'),
-        ({'weights': 'none.pth'}, 'none.pth does not exist'),
+        ({'weights': 'none.pth'}, 'none.pth is no file, and no weights of torchgeo'),
     ],
 )
 def test_mistakes(arguments: dict[str, object], message: str) -> None:
-    defaults = {'model': 'unet', 'backbone': 'resnet18', 'bands': 4, 'classes': 2}
     with pytest.raises(InputError, match=message):
-        SegmentationNetwork(**{**defaults, **arguments})  # type: ignore[arg-type]
+        SegmentationNetwork(Network(**arguments), 2)  # type: ignore[arg-type]
 
 
 def test_other_number_of_bands() -> None:
-    network = SegmentationNetwork('unet', 'resnet18', 4, 2)
+    network = SegmentationNetwork(Network(), 2)
     with pytest.raises(InputError, match=r'has 3 bands .* made for 4'):
         network(raw(1, 3, 32, 32))

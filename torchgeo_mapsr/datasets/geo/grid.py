@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
+from pyproj.exceptions import ProjError
 from rasterio.transform import Affine
 
 from ...errors import InputError
 
 #: Top, left, bottom and right edge, in pixels of a grid; may reach beyond it.
 Box = tuple[int, int, int, int]
+
+#: Rows and columns of an image.
+Window = tuple[slice, slice]
 
 # Two grids are one if their pixels are nowhere further apart than this part of a pixel.
 ALIGNED = 0.01
@@ -58,8 +62,79 @@ def project(
 
 @lru_cache(maxsize=64)
 def _transformer(source: CRS, target: CRS) -> Transformer:
-    """Transformer between two CRSs, x before y."""
-    return Transformer.from_crs(source.proj, target.proj, always_xy=True)
+    """Transformer between two CRSs, x before y.
+
+    Raises:
+        InputError: There is none: one of them is of another planet, say.
+    """
+    try:
+        return Transformer.from_crs(source.proj, target.proj, always_xy=True)
+    except ProjError as error:
+        reason = ' '.join(str(error).split())
+        raise InputError(
+            f'nothing can be projected from {source} to {target} ({reason}); assign the '
+            'right coordinate reference system, for example with gdal_edit -a_srs'
+        ) from None
+
+
+def circumference(crs: CRS) -> float | None:
+    """How far x goes once round the Earth, in units of a CRS.
+
+    Returns:
+        None if x does not go round: the CRS is neither of longitudes nor Web Mercator.
+    """
+    if crs.geographic:
+        return 360.0 if _unit(crs) == 'degree' else None
+    operation, ellipsoid = crs.proj.coordinate_operation, crs.proj.ellipsoid
+    if operation is None or ellipsoid is None or _unit(crs) != 'metre':
+        return None
+    if operation.method_name != 'Popular Visualisation Pseudo Mercator':
+        return None
+    return 2 * float(np.pi) * float(ellipsoid.semi_major_metre)
+
+
+def _unit(crs: CRS) -> str:
+    return str(crs.proj.axis_info[0].unit_name)
+
+
+def bring_together(grids: Sequence[GeoBox]) -> list[GeoBox]:
+    """Move grids by whole turns round the Earth so that they span little of it.
+
+    At the antimeridian, neighbours begin at −180° and end at 180°, or at 0° and 360°.
+
+    Args:
+        grids: Grids in any CRS; only those whose x goes round the Earth, all in one CRS,
+            are moved.
+
+    Returns:
+        The grids, in their order.
+    """
+    crs = grids[0].crs
+    if len(grids) == 1 or crs is None or any(grid.crs != crs for grid in grids):
+        return list(grids)
+    turn = circumference(crs)
+    if turn is None:
+        return list(grids)
+    west = np.array([grid.extent.boundingbox.left for grid in grids])
+    east = np.array([grid.extent.boundingbox.right for grid in grids])
+    plain = float(east.max() - west.min())
+    # The widest gap between them, going round, is where the row of grids is cut.
+    start = west % turn
+    order = np.argsort(start, kind='stable')
+    stop = start + (east - west)
+    reach = np.maximum.accumulate(stop[order])
+    gaps = np.append(start[order][1:], start[order][0] + turn) - reach
+    cut = int(np.argmax(gaps))
+    if turn - gaps[cut] >= 0.99 * plain or gaps[cut] <= 0:
+        return list(grids)
+    first = start[order][(cut + 1) % len(grids)]
+    turns = np.round((start - west) / turn) + (start < first)
+    # The first grid stays where it is.
+    turns -= turns[0]
+    return [
+        GeoBox(grid.shape, Affine.translation(turn * n, 0) * grid.affine, crs)
+        for grid, n in zip(grids, turns.tolist(), strict=True)
+    ]
 
 
 def pixel_offset(grid: GeoBox, reference: GeoBox) -> tuple[int, int] | None:

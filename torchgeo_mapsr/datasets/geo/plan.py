@@ -20,12 +20,16 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox, GeoboxTiles
 
 from ...errors import InputError
-from ...models.tokens.upsample import Window
+from .grid import Window, crop
 
 
 @dataclass(frozen=True)
 class Axis:
     """Chips along one axis of a raster, spread evenly from edge to edge.
+
+    Every chip starts at a multiple of the backbone's largest stride, so that chips see
+    the same tokens where they meet, whatever their size is. The last one therefore
+    reaches beyond the raster by less than a stride, where it sees the mirror image.
 
     Args:
         length: Pixels of the raster along this axis.
@@ -33,8 +37,7 @@ class Axis:
         overlap: Pixels that neighbouring chips share, at least.
         halo: Pixels at a chip's border that lack context and get no weight, except
             at the raster's edge, where there is no better chip.
-        align: Pixels that the starts of chips are multiples of, but for the last: with
-            the backbone's largest stride, chips see the same tokens where they meet.
+        align: Pixels that the starts of chips are multiples of.
 
     Raises:
         InputError: If *halo* and *overlap* leave nothing of a chip.
@@ -58,17 +61,17 @@ class Axis:
     @property
     def size(self) -> int:
         """Pixels of each chip."""
-        return min(self.chip, self.length)
+        return min(self.chip, -(-self.length // self.align) * self.align)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
         """First pixel of each chip, ascending."""
-        room = self.length - self.size
-        if not room:
+        room = -(-(self.length - self.size) // self.align) * self.align
+        if room <= 0:
             return np.zeros(1, np.int64)
         count = 1 + -(-room // (self.chip - self.overlap - self.align + 1))
         even = np.linspace(0, room, count).astype(np.int64)
-        return np.unique(np.append(even[:-1] // self.align * self.align, room))
+        return np.unique(even // self.align * self.align)
 
     @cached_property
     def weights(self) -> NDArray[np.float32]:
@@ -90,7 +93,7 @@ class Axis:
         raw = np.ones((len(self.starts), self.size))
         raw[1:] *= step(inner)
         raw[:-1] *= step(inner[::-1])
-        total = np.zeros(self.length)
+        total = np.zeros(int(self.starts[-1]) + self.size)
         for start, weight in zip(self.starts, raw, strict=True):
             total[start : start + self.size] += weight
         pixels = self.starts[:, None] + inner
@@ -102,7 +105,8 @@ class Axis:
         positive = self.weights > 0
         first = positive.argmax(1)
         last = self.size - positive[:, ::-1].argmax(1)
-        return np.stack([self.starts + first, self.starts + last], 1)
+        ends = np.minimum(self.starts + last, self.length)
+        return np.stack([self.starts + first, ends], 1)
 
     def touching(self, span: slice) -> NDArray[np.int64]:
         """Indices of the chips that have a weight somewhere in *span*."""
@@ -115,7 +119,7 @@ class Axis:
         return slice(first, last)
 
     def span(self, index: int) -> slice:
-        """Pixels of chip *index*."""
+        """Pixels of chip *index*; the last may reach beyond the raster."""
         start = int(self.starts[index])
         return slice(start, start + self.size)
 
@@ -127,8 +131,8 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Chip:
-    """One input of the backbone: its place on the lattice."""
+class ChipIndex:
+    """Place of a chip on the lattice."""
 
     row: int
     col: int
@@ -191,38 +195,47 @@ class Plan:
                 rows, columns = grid.roi[row, col]
                 yield Tile(row, col, rows, columns)
 
-    def lattice(self) -> Iterator[Chip]:
+    @property
+    def chip_count(self) -> int:
+        """Number of chips."""
+        rows, cols = self.axes
+        return len(rows.starts) * len(cols.starts)
+
+    def lattice(self) -> Iterator[ChipIndex]:
         """All chips, row by row."""
         rows, cols = self.axes
         for row, col in product(range(len(rows.starts)), range(len(cols.starts))):
-            yield Chip(row, col)
+            yield ChipIndex(row, col)
 
-    def chips(self, tile: Tile) -> list[Chip]:
+    def chips(self, tile: Tile) -> list[ChipIndex]:
         """Chips that have a weight in *tile*, in the order of the lattice."""
         rows, cols = self.axes
         pairs = product(rows.touching(tile.rows), cols.touching(tile.cols))
-        return [Chip(int(row), int(col)) for row, col in pairs]
+        return [ChipIndex(int(row), int(col)) for row, col in pairs]
 
-    def window(self, chip: Chip) -> Window:
+    def window(self, chip: ChipIndex) -> Window:
         """Pixels that *chip* covers."""
         rows, cols = self.axes
         return rows.span(chip.row), cols.span(chip.col)
 
-    def core(self, chip: Chip) -> Window:
+    def core(self, chip: ChipIndex) -> Window:
         """Pixels that *chip* has a weight in, counted from its corner."""
         rows, cols = self.axes
         return rows.core(chip.row), cols.core(chip.col)
 
-    def own(self, chip: Chip) -> Window:
+    def own(self, chip: ChipIndex) -> Window:
         """Pixels of *chip* in a partition of the raster among all chips."""
         rows, cols = self.axes
         return rows.own(chip.row), cols.own(chip.col)
 
-    def crop(self, chip: Chip) -> GeoBox:
+    def crop(self, chip: ChipIndex) -> GeoBox:
         """Grid of *chip*."""
-        return self.geobox[self.window(chip)]
+        rows, cols = self.window(chip)
+        return crop(self.geobox, (rows.start, cols.start, rows.stop, cols.stop))
 
-    def weights(self, chip: Chip) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def weights(
+        self, chip: ChipIndex
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Weights of *chip* along rows (h,) and columns (w,)."""
         rows, cols = self.axes
         return rows.weights[chip.row], cols.weights[chip.col]

@@ -10,21 +10,25 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
+from pyproj.exceptions import ProjError
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ...errors import InputError
+from .grid import bring_together
 
 PathLike = str | os.PathLike[str]
 
@@ -32,6 +36,12 @@ SUFFIXES = ('.tif', '.tiff', '.vrt', '.img', '.jp2')
 
 #: Files that one thread keeps open.
 OPEN_FILES = 32
+
+#: Bands that are read at once: a chip of 448 pixels of so many takes 0.8 GB.
+MAX_BANDS = 1024
+
+#: Colours of a palette's values, each red, green, blue and alpha.
+Palette = tuple[tuple[int, int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -45,10 +55,19 @@ class RasterFile:
         path: Path or URL.
         geobox: Its grid.
         dtypes: Data type of each band.
-        nodata: No-data value of each band.
-        alpha: The band that the file calls alpha, from 1.
+        nodata: No-data value of each band, as it is stored.
+        alpha: The band that the file calls alpha, from 1; the last of several.
         masked: Whether the file has a mask of its own (internal or .msk).
-        stamp: Changes when the file does.
+        stamp: Sizes and modification times of :attr:`files`.
+        colors: Colour interpretation of each band, e.g. ``red``.
+        scales: What each band is to be multiplied by.
+        offsets: What is to be added to each band after that.
+        palettes: Palette of each band that is an index of colours.
+        band_masks: Bands that have a mask each, from 1.
+        compression: Name of a compression that loses information; empty otherwise.
+        files: Local files that the raster consists of: itself, side-car files, a VRT's
+            sources.
+        tags: Digest of the file's own tags.
     """
 
     path: str
@@ -58,6 +77,14 @@ class RasterFile:
     alpha: int | None
     masked: bool
     stamp: tuple[int, ...]
+    colors: tuple[str, ...] = ()
+    scales: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
+    palettes: tuple[Palette | None, ...] = field(default=(), repr=False)
+    band_masks: tuple[int, ...] = ()
+    compression: str = ''
+    files: tuple[str, ...] = field(default=(), repr=False)
+    tags: str = field(default='', repr=False)
 
     @classmethod
     def open(cls, path: PathLike) -> 'RasterFile':
@@ -66,14 +93,20 @@ class RasterFile:
         Raises:
             InputError: The file cannot be read, is truncated or has no georeference.
         """
-        name = os.fspath(path)
+        _check_proj()
+        name = _name(path)
         try:
             with warnings.catch_warnings():
                 # said in one line by the check
                 warnings.simplefilter('ignore', NotGeoreferencedWarning)
                 with rasterio.open(address_of(name)) as source:
                     return cls._checked(name, source)
-        except RasterioError as error:
+        except InputError:
+            raise
+        except (RasterioError, OSError, ValueError) as error:
+            missing = missing_source(name)
+            if missing:
+                raise InputError(_without_source(name, missing)) from None
             reason = ' '.join(str(error).split())
             raise InputError(f'{name}: cannot be read as a raster ({reason})') from None
 
@@ -81,35 +114,66 @@ class RasterFile:
     def _checked(cls, name: str, source: DatasetReader) -> 'RasterFile':
         if source.count == 0:
             raise InputError(f'{name}: has no bands; name one of its subdatasets')
+        if source.transform.is_identity or source.crs is None:
+            _check_points(name, source)
         if source.crs is None:
             raise InputError(
                 f'{name}: has no coordinate reference system; assign one, '
                 'for example with gdal_edit -a_srs'
             )
+        corners = [
+            source.transform * (source.width, source.height),
+            source.transform[:6],
+        ]
         if source.transform.is_identity or source.transform.determinant == 0:
             raise InputError(
                 f'{name}: has no georeference (no affine transform); '
                 'warp or georeference it first'
             )
-        if any(np.dtype(dtype).kind not in 'uif' for dtype in source.dtypes):
+        if not np.isfinite(np.hstack(corners)).all():
+            raise InputError(
+                f'{name}: has a georeference that is not finite; georeference it again'
+            )
+        if any(_kind(dtype) not in 'uif' for dtype in source.dtypes):
             raise InputError(f'{name}: complex values are not supported')
+        missing = missing_source(name)
+        if missing:
+            raise InputError(_without_source(name, missing))
 
-        alphas = [
-            i for i, c in enumerate(source.colorinterp, 1) if c == ColorInterp.alpha
-        ]
-        flags = source.mask_flag_enums[0]
+        colors = source.colorinterp
+        alphas = [i for i, color in enumerate(colors, 1) if color == ColorInterp.alpha]
+        flags = source.mask_flag_enums
+        files = _files(name, source)
         file = cls(
             path=name,
-            geobox=GeoBox(source.shape, source.transform, _crs(source.crs)),
+            geobox=GeoBox(source.shape, source.transform, _crs(name, source.crs)),
             dtypes=tuple(source.dtypes),
             nodata=tuple(source.nodatavals),
             alpha=alphas[-1] if alphas else None,
-            masked=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
-            stamp=_stamp(name),
+            masked=MaskFlags.per_dataset in flags[0]
+            and MaskFlags.alpha not in flags[0],
+            stamp=_stamps(files),
+            colors=tuple(color.name for color in colors),
+            scales=tuple(source.scales),
+            offsets=tuple(source.offsets),
+            palettes=tuple(
+                _palette(source, i) if color == ColorInterp.palette else None
+                for i, color in enumerate(colors, 1)
+            ),
+            # a mask of one band: no flag is set
+            band_masks=tuple(i for i, flag in enumerate(flags, 1) if not flag),
+            compression=_lossy(source),
+            files=files,
+            tags=hashlib.sha256(
+                repr(sorted(source.tags().items())).encode(errors='surrogateescape')
+            ).hexdigest(),
         )
         # A truncated file opens. Its last block tells, at the cost of one block.
-        last = source.height - 1, source.width - 1
-        file.read([1], slice(last[0], last[0] + 1), slice(last[1], last[1] + 1))
+        last = Window(source.width - 1, source.height - 1, 1, 1)
+        try:
+            source.read(1, window=last)
+        except RasterioError as error:
+            raise file._unreadable(last, error) from None
         return file
 
     @property
@@ -129,7 +193,8 @@ class RasterFile:
             mask: Read the bands' masks instead of their values.
 
         Returns:
-            Values as they are stored, (len(bands), h, w).
+            Values as they are stored, (len(bands), h, w); bands of several data types in
+            one that holds them all.
 
         Raises:
             InputError: The file cannot be read.
@@ -137,12 +202,15 @@ class RasterFile:
         window = Window(
             cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start
         )
+        dtypes = {self.dtypes[band - 1] for band in bands}
+        mixed = (
+            {} if mask or len(dtypes) == 1 else {'out_dtype': np.result_type(*dtypes)}
+        )
 
         def read() -> NDArray[Any]:
             handle = _handle(self.path, self.stamp)
-            values: NDArray[Any] = (handle.read_masks if mask else handle.read)(
-                list(bands), window=window
-            )
+            read = handle.read_masks if mask else handle.read
+            values: NDArray[Any] = read(list(bands), window=window, **mixed)
             return values
 
         try:
@@ -152,39 +220,57 @@ class RasterFile:
                 if not _renewed(self.path, self.stamp):
                     raise
                 array = read()
-        except RasterioError as error:
-            reason = ' '.join(str(error).split())
-            raise InputError(
-                f'{self.path}: cannot be read at rows {rows.start}-{rows.stop}, columns '
-                f'{cols.start}-{cols.stop}; the file is truncated or damaged ({reason})'
-            ) from None
+        except (RasterioError, MemoryError) as error:
+            raise self._unreadable(window, error) from None
         return array
+
+    def _unreadable(self, window: Window, error: Exception) -> InputError:
+        """The error of a window that cannot be read."""
+        missing = missing_source(self.path)
+        if missing:
+            return InputError(_without_source(self.path, missing))
+        reason = ' '.join(str(error).split())
+        top, left = window.row_off, window.col_off
+        return InputError(
+            f'{self.path}: cannot be read at rows {top}-{top + window.height}, columns '
+            f'{left}-{left + window.width}; the file is truncated or damaged ({reason})'
+        )
+
+    def changed(self) -> bool:
+        """Whether the file, or one that it consists of, is another than when it was opened.
+
+        Told by sizes and modification times. A file that is not on this machine never
+        counts as changed.
+        """
+        return self.stamp != _stamps(self.files)
 
     def fingerprint(self) -> str:
         """Digest that changes with the file.
 
-        It covers path, size, modification time, header and the first 64 KiB, of the
+        It covers name, size, modification time, header and the first 64 KiB, of the
         file and of those it refers to (a VRT's sources, side-car files). Of a file that
-        is not on this machine, only path and header.
+        is not on this machine, only path and header. Where the file's folder lies is no
+        part of it: a folder that is renamed stays the same work.
         """
-        handle = _handle(self.path, self.stamp)
         digest = hashlib.sha256()
         box = self.geobox
         header = box.shape.yx, tuple(box.affine), str(box.crs), self.dtypes, self.nodata
-        digest.update(repr((header, sorted(handle.tags().items()))).encode())
+        digest.update(repr((header, self.tags)).encode())
+        values = self.colors, self.scales, self.offsets, self.palettes
+        digest.update(repr(values).encode())
         if self.path.startswith(_CATALOGUED):
             from ..stac import etag
 
             digest.update(etag(self.path).encode())
             return digest.hexdigest()
-        names = {
-            os.path.abspath(name) if os.path.exists(name) else name
-            for name in (self.path, *handle.files)
-        }
-        for name in sorted(names):
-            digest.update(repr((name, _stamp(name))).encode())
-            if os.path.isfile(name):
-                with open(name, 'rb') as stream:
+        home = os.path.dirname(os.path.abspath(self.path))
+        names = {name: _relative(name, home) for name in self.files}
+        if not names:
+            digest.update(self.path.encode(errors='surrogateescape'))
+        for path, name in sorted(names.items(), key=lambda item: item[1]):
+            digest.update(repr((name, _stamp(path))).encode())
+            if os.path.isfile(path):
+                with open(path, 'rb') as stream:
                     digest.update(stream.read(1 << 16))
         return digest.hexdigest()
 
@@ -201,36 +287,250 @@ def open_rasters(paths: PathLike | Iterable[PathLike]) -> tuple[RasterFile, ...]
     Raises:
         InputError: There is none, or one cannot be used.
     """
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    names: list[PathLike] = []
-    for path in given:
-        if os.path.isdir(path):
-            found = sorted(
-                p for p in Path(path).rglob('*') if p.suffix.lower() in SUFFIXES
-            )
-            if not found:
-                raise InputError(
-                    f'{os.fspath(path)}: the folder holds no rasters ({", ".join(SUFFIXES)})'
+    names: list[str] = []
+    for path in [paths] if isinstance(paths, str | bytes | os.PathLike) else paths:
+        name = _name(path)
+        if os.path.isdir(name):
+            try:
+                content = sorted(
+                    p for p in Path(name).rglob('*') if p.suffix.lower() in SUFFIXES
                 )
-            names.extend(found)
+            except OSError as error:
+                raise InputError(
+                    f'{name}: cannot be read ({error.strerror}); check the folder'
+                ) from None
+            if not content:
+                raise InputError(
+                    f'{name}: the folder holds no rasters ({", ".join(SUFFIXES)})'
+                )
+            names.extend(map(str, content))
         else:
-            names.append(path)
+            names.append(name)
     if not names:
         raise InputError('no raster files were given')
     return tuple(RasterFile.open(name) for name in names)
 
 
-def _crs(crs: rasterio.crs.CRS) -> CRS:
-    """The CRS as pyproj knows it; WKT 1, rasterio's default, would lose parts of it."""
-    epsg = crs.to_epsg()
-    return CRS(f'EPSG:{epsg}' if epsg else crs.to_wkt(version='WKT2_2019'))
+def side_by_side(files: Sequence[RasterFile]) -> tuple[RasterFile, ...]:
+    """Put files on both sides of the antimeridian beside one another.
+
+    Args:
+        files: Files in any CRS.
+
+    Returns:
+        The files, some of them moved by whole turns round the Earth.
+    """
+    grids = bring_together([file.geobox for file in files])
+    return tuple(
+        file if grid is file.geobox else replace(file, geobox=grid)
+        for file, grid in zip(files, grids, strict=True)
+    )
+
+
+def missing_source(path: str) -> str | None:
+    """The first file that a VRT refers to and that is not there.
+
+    Args:
+        path: Any raster.
+
+    Returns:
+        Its path; None if the raster is no local VRT, or lacks nothing.
+    """
+    return _missing_source(path, frozenset())
+
+
+def _missing_source(path: str, parents: frozenset[str]) -> str | None:
+    if not path.lower().endswith('.vrt') or path in parents or not os.path.isfile(path):
+        return None
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, OSError, ValueError):
+        return None
+    for element in root.iter():
+        if element.tag not in ('SourceFilename', 'SourceDataset') or not element.text:
+            continue
+        name = element.text
+        if element.get('relativeToVRT') == '1':
+            name = os.path.join(os.path.dirname(path), name)
+        # not what only GDAL can find: /vsizip/…, NETCDF:"…":variable, http://…
+        if name.startswith('/vsi') or ':' in os.path.splitdrive(name)[1] or '<' in name:
+            continue
+        if not os.path.exists(name):
+            return name
+        missing = _missing_source(name, parents | {path})
+        if missing:
+            return missing
+    return None
+
+
+def _without_source(path: str, missing: str) -> str:
+    return (
+        f'{path}: its source {missing} is not there; put it back, or build the VRT again '
+        'from where the files are now (gdalbuildvrt)'
+    )
+
+
+def _name(path: PathLike | bytes) -> str:
+    """A path as text that the libraries below take.
+
+    Raises:
+        InputError: If it is none.
+    """
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        raise InputError(f'{path!r} is no path of a raster') from None
+    if not name or '\0' in name:
+        raise InputError(f'{name!r} is no path of a raster; name a file or a folder')
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f'{name.encode(errors="backslashreplace").decode()}: the name is not UTF-8; '
+            'rename the file'
+        ) from None
+    return name
+
+
+def _kind(dtype: str) -> str:
+    """Kind of number of a band, as numpy has it; complex where it has none."""
+    try:
+        return np.dtype(dtype).kind
+    except TypeError:  # complex_int16
+        return 'c'
+
+
+def _check_points(name: str, source: DatasetReader) -> None:
+    """Tell of a file that is placed by points or a camera model instead of a grid."""
+    if source.gcps[0]:
+        raise InputError(
+            f'{name}: is placed by {len(source.gcps[0])} ground control points and has '
+            'no grid; warp it first: gdalwarp -r bilinear in.tif out.tif (labels: -r near)'
+        )
+    if source.rpcs is not None:
+        raise InputError(
+            f'{name}: is placed by a camera model (RPC) and has no grid; orthorectify it '
+            'first: gdalwarp -rpc -to RPC_DEM=dem.tif in.tif out.tif'
+        )
+
+
+def _palette(source: DatasetReader, band: int) -> Palette | None:
+    """Colours by value; None if the file has none after all."""
+    try:
+        colors = source.colormap(band)
+    except ValueError:
+        return None
+    blank = (0, 0, 0, 0)
+    return tuple(colors.get(i, blank) for i in range(max(colors) + 1))
+
+
+def _lossy(source: DatasetReader) -> str:
+    """Name of the compression if it changes values; of a VRT, that of its first source."""
+    if source.driver == 'VRT':
+        first = next((f for f in source.files[1:] if os.path.isfile(f)), None)
+        if first is None or first == source.name:
+            return ''
+        try:
+            with rasterio.open(first) as inner:
+                return '' if inner.driver == 'VRT' else _lossy(inner)
+        except RasterioError:
+            return ''
+    structure = source.tags(ns='IMAGE_STRUCTURE')
+    name = str(structure.get('COMPRESSION', '')).upper()
+    if 'JPEG' in name and '2000' not in name:
+        return 'JPEG'
+    lossy = structure.get('COMPRESSION_REVERSIBILITY', '').upper() == 'LOSSY'
+    if not lossy and not (name.startswith('LERC') and _tolerance(structure) > 0):
+        return ''
+    return name or source.driver
+
+
+def _tolerance(structure: dict[str, str]) -> float:
+    """Largest error that LERC was allowed."""
+    try:
+        return float(structure.get('MAX_Z_ERROR', 0))
+    except ValueError:
+        return 0.0
+
+
+def _check_proj() -> None:
+    """Find out whether PROJ reads another program's data.
+
+    Raises:
+        InputError: It cannot use those that the environment names.
+    """
+    _try_proj(os.environ.get('PROJ_LIB', ''), os.environ.get('PROJ_DATA', ''))
+
+
+@lru_cache(maxsize=8)
+def _try_proj(library: str, data: str) -> None:
+    if not library and not data:
+        return
+    try:
+        with rasterio.Env():
+            # needs the data: rasterio knows EPSG:4326 without them
+            rasterio.crs.CRS.from_epsg(32618).to_wkt()
+    except (CRSError, RasterioError) as error:
+        name, value = ('PROJ_DATA', data) if data else ('PROJ_LIB', library)
+        raise InputError(
+            f'{name} is {value}, where the data of another PROJ lie or none; unset it '
+            f'(unset {name}) and run again'
+        ) from error
+
+
+def _crs(name: str, crs: rasterio.crs.CRS) -> CRS:
+    """The CRS as pyproj knows it; WKT 1, rasterio's default, would lose parts of it.
+
+    Raises:
+        InputError: It has no place on Earth, as that of a drawing.
+    """
+    try:
+        converted = _converted(crs.to_wkt(version='WKT2_2019'))
+    except (CRSError, ProjError, ValueError):
+        converted = None
+    if converted is None:
+        raise InputError(
+            f'{name}: has a coordinate reference system that is not tied to the Earth or '
+            'cannot be read; assign its real one, for example with gdal_edit -a_srs '
+            'EPSG:2154'
+        )
+    return converted
+
+
+@lru_cache(maxsize=64)
+def _converted(wkt: str) -> CRS | None:
+    """The CRS of a text; None if nothing can be projected to or from it."""
+    epsg = rasterio.crs.CRS.from_wkt(wkt).to_epsg()
+    crs = CRS(f'EPSG:{epsg}' if epsg else wkt)
+    return crs if crs.proj.is_projected or crs.proj.is_geographic else None
+
+
+def _relative(path: str, folder: str) -> str:
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # on another drive of Windows
+        return path
+
+
+def _files(name: str, source: DatasetReader) -> tuple[str, ...]:
+    """Local files of a raster; those of a URL are not asked for."""
+    if not os.path.exists(name):
+        return ()
+    local = {os.path.abspath(f) for f in source.files if os.path.exists(f)}
+    return tuple(sorted(local | {os.path.abspath(name)}))
+
+
+def _stamps(files: Iterable[str]) -> tuple[int, ...]:
+    """Sizes and modification times of files."""
+    return tuple(number for file in files for number in _stamp(file))
 
 
 def _stamp(path: str) -> tuple[int, ...]:
     """Size and modification time of a local file."""
-    if not os.path.exists(path):
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
         return ()
-    status = os.stat(path)
     return status.st_size, status.st_mtime_ns
 
 

@@ -52,7 +52,7 @@ class RegionMap:
         return slice(self.window[1], self.window[1] + self.window[3])
 
 
-def region_map(hr: GeoBox, lr: GeoBox) -> RegionMap:
+def region_map(hr: GeoBox, lr: GeoBox, shares: bool = True) -> RegionMap:
     """Find the LR cell of every pixel of a chip.
 
     A cell is cut by the chip's edge if it holds a pixel of the ring that is one pixel
@@ -62,15 +62,16 @@ def region_map(hr: GeoBox, lr: GeoBox) -> RegionMap:
     Args:
         hr: Grid of the chip.
         lr: Grid of the labels, in any CRS.
+        shares: Whether visible shares are wanted; they are 0 without.
 
     Returns:
         The cells, in a window snapped outward to whole cells.
     """
-    ringed = lr_coordinates(hr.pad(1), lr)
+    ringed = lr_coordinates(hr.pad(1) if shares else hr, lr)
     known: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(ringed))
     place = ringed if known.all() else np.where(known, ringed, 0)
     cells = np.floor(place + TIE).astype(np.int64)
-    inner = (slice(1, -1), slice(1, -1))
+    inner = (slice(1, -1), slice(1, -1)) if shares else (slice(None), slice(None))
     inside = known[inner]
     if not inside.any():
         empty = np.zeros(hr.shape, np.int64)
@@ -85,6 +86,9 @@ def region_map(hr: GeoBox, lr: GeoBox) -> RegionMap:
     if not whole:
         mask_region = np.where(inside, mask_region, 0)
 
+    if not shares:
+        window = top, left, height, width
+        return RegionMap(mask_region, window, np.zeros(height * width), ringed)
     visible = np.bincount(mask_region.ravel(), minlength=height * width + 1)[1:]
     ring = np.ones(known.shape, bool)
     ring[inner] = False

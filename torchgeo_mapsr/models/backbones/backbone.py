@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ..tokens.tokens import Tokens
-from ..tokens.upsample import Window
 
 
 class Backbone(nn.Module, ABC):
@@ -55,34 +54,9 @@ class Backbone(nn.Module, ABC):
             image: (B, C, H, W) float32, the values as read from the file.
 
         Returns:
-            Its tokens.
+            Its tokens. Where linear scores have a shorter way than through features,
+            they are :class:`~torchgeo_mapsr.models.tokens.tokens.LazyTokens`.
         """
-
-    def project(
-        self,
-        image: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        window: Window | None = None,
-    ) -> Tensor:
-        """Linear scores of every pixel, W (U F) + b with bilinear U.
-
-        Args:
-            image: (B, C, H, W) float32, the values as read from the file.
-            weight: (K, D) weights.
-            bias: (K,) intercepts.
-            window: Rows and columns of the pixels that are wanted; all by default.
-
-        Returns:
-            (B, K, H, W): ``forward(image).project(weight, bias)``, but for rounding;
-            of the window's size if there is one.
-        """
-        return self(image).project(weight, bias, window)
-
-    @property
-    def fused(self) -> bool:
-        """Whether :meth:`project` is faster than forward and a projection."""
-        return False
 
     @property
     def needs_calibration(self) -> bool:

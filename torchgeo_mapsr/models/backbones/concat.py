@@ -6,11 +6,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..tokens.tokens import Tokens
-from ..tokens.upsample import Window
 from .backbone import Backbone
 
 
@@ -35,26 +33,6 @@ class Concat(Backbone):
     def forward(self, image: Tensor) -> Tokens:
         """Features of a batch; see :meth:`Backbone.forward`."""
         return Tokens.concat([member(image) for member in self.members])
-
-    def project(
-        self,
-        image: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        window: Window | None = None,
-    ) -> Tensor:
-        """The sum of the members' scores; see :meth:`Backbone.project`."""
-        members = self._members()
-        widths = [sum(member.channels) for member in members]
-        parts = zip(members, weight.split(widths, dim=1), strict=True)
-        scores = [member.project(image, part, None, window) for member, part in parts]
-        total = torch.stack(scores).sum(0)
-        return total if bias is None else total + bias.to(total)[:, None, None]
-
-    @property
-    def fused(self) -> bool:
-        """Whether every member is; see :meth:`Backbone.fused`."""
-        return all(member.fused for member in self._members())
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile every member; see :meth:`Backbone.compile`."""

@@ -11,7 +11,11 @@ KINDS = ('rcf', 'identity', 'timm:NAME', 'torchgeo:WEIGHTS')
 
 
 def create_backbone(
-    spec: str, bands: int, weights: str | None = None, dtype: str | None = None
+    spec: str,
+    bands: int,
+    weights: str | None = None,
+    dtype: str | None = None,
+    seed: int | None = None,
 ) -> Backbone:
     """Make a backbone.
 
@@ -35,6 +39,7 @@ def create_backbone(
         weights: Local weight file for the first member that takes weights.
         dtype: Data type of the imagery's file, e.g. ``uint8``: it tells how values
             scale to 0..1 where the weights expect that. None for floating point.
+        seed: Seed of members that draw something and have none in their options.
 
     Returns:
         The backbone, frozen. Its ``spec`` includes the weight file.
@@ -43,7 +48,12 @@ def create_backbone(
         InputError: If the spec does not name a backbone, an option is wrong, or
             weights are missing or do not fit.
     """
-    members = list(parse_spec(spec))
+    members = [
+        member.with_option('seed', str(seed))
+        if seed is not None and member.kind == 'rcf' and 'seed' not in member.options
+        else member
+        for member in parse_spec(spec)
+    ]
     if weights is not None:
         takers = [i for i, m in enumerate(members) if m.kind in ('timm', 'torchgeo')]
         if not takers:

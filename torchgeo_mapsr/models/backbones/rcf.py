@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...datasets.geo.grid import Window
 from ...errors import InputError
-from ..tokens.tokens import Tokens
-from ..tokens.upsample import Bilinear, Window
+from ..tokens.tokens import LazyTokens, Tokens
+from ..tokens.upsample import Bilinear
 from .backbone import Backbone
 from .local import block_mean, local_mean, mirrored
 from .rectified import texture_scores, wave_scores
@@ -99,6 +100,7 @@ class RCF(Backbone):
             bands, (fine, *(each for _ in strides)), (1, *strides), halo=reach
         )
         self.filters, self.kernel, self.seed = filters, kernel, seed
+        self._calibrated = False
         self.register_buffer('mean', torch.zeros(bands))
         self.register_buffer('std', torch.zeros(bands))
         self.register_buffer('frequency', torch.zeros(colours, bands))
@@ -110,7 +112,7 @@ class RCF(Backbone):
     @property
     def needs_calibration(self) -> bool:
         """Whether the filters are still to be drawn."""
-        return not bool(self.std.any())
+        return not self._calibrated
 
     @torch.no_grad()
     def calibrate(self, chips: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -163,6 +165,7 @@ class RCF(Backbone):
             weight = weight / scale[:, None]
             self.weight[i].copy_(weight.view_as(self.weight[i]))
             self.bias[i].copy_(-(weight @ patches.mean(0)))
+        self._calibrated = True
 
     def calibration(self) -> dict[str, Tensor]:
         """Filters and statistics, by name."""
@@ -175,6 +178,7 @@ class RCF(Backbone):
             calibration: What :meth:`calibration` returned.
         """
         self.load_state_dict(calibration)
+        self._calibrated = True
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tokens:
@@ -189,18 +193,23 @@ class RCF(Backbone):
         Raises:
             RuntimeError: If it was neither calibrated nor given a calibration.
         """
-        size = image.shape[-2], image.shape[-1]
-        image = self._standardised(image)
+        return _FilterTokens(self, self._standardised(image))
+
+    @torch.no_grad()
+    def levels(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The features themselves, level by level.
+
+        Args:
+            image: (B, C, H, W) standardised.
+
+        Returns:
+            Grids (B, D_l, h_l, w_l).
+        """
         levels = [self._waves(image)]
         for i, stride in enumerate(self.strides[1:]):
             coarse = block_mean(image, stride)
             levels.append(self._textures(coarse, self.weight[i], self.bias[i]))
-        return Tokens(tuple(levels), self.strides, size)
-
-    @property
-    def fused(self) -> bool:
-        """Scores are found without features, see :meth:`project`."""
-        return True
+        return tuple(levels)
 
     @torch.no_grad()
     def project(
@@ -210,7 +219,7 @@ class RCF(Backbone):
         bias: Tensor | None = None,
         window: Window | None = None,
     ) -> Tensor:
-        """Linear scores of every pixel; see :meth:`Backbone.project`.
+        """Linear scores of every pixel, without the features.
 
         A level is M f(z): pointwise functions f of convolutions z, then local means M.
         M is linear, so that W (M f(z)) = M (W f(z)): the D features of a few rows are
@@ -221,7 +230,7 @@ class RCF(Backbone):
         which are the most work, and most of the coarsest's.
 
         Args:
-            image: (B, C, H, W) values as read from the file.
+            image: (B, C, H, W) standardised.
             weight: (K, D).
             bias: (K,).
             window: Rows and columns of the pixels that are wanted; all by default.
@@ -231,7 +240,6 @@ class RCF(Backbone):
         """
         height, width = image.shape[-2:]
         rows, cols = window or (slice(0, height), slice(0, width))
-        image = self._standardised(image)
         first, *parts = weight.to(image).split(self.channels, dim=1)
         total = wave_scores(image[..., rows, cols], self.frequency, self.phase, first)
         for i, (stride, part) in enumerate(zip(self.strides[1:], parts, strict=True)):
@@ -312,6 +320,30 @@ class RCF(Backbone):
             found = windows[:, rows[own], cols[own]]
             patches[own] = found.transpose(0, 1).flatten(1)
         return patches
+
+
+class _FilterTokens(LazyTokens):
+    """Tokens of an image whose scores need no features: see :meth:`RCF.project`."""
+
+    def __init__(self, backbone: RCF, image: Tensor) -> None:
+        size = image.shape[-2], image.shape[-1]
+        super().__init__(backbone.channels, backbone.strides, size, image.device)
+        object.__setattr__(self, '_backbone', backbone)
+        object.__setattr__(self, '_image', image)
+
+    def make_levels(self) -> tuple[Tensor, ...]:
+        """The features; see :meth:`RCF.levels`."""
+        levels: tuple[Tensor, ...] = self._backbone.levels(self._image)  # type: ignore[attr-defined]
+        return levels
+
+    def project(
+        self, weight: Tensor, bias: Tensor | None = None, window: Window | None = None
+    ) -> Tensor:
+        """Scores while features are in the cache; see :meth:`Tokens.project`."""
+        if 'levels' in vars(self):
+            return super().project(weight, bias, window)
+        scores: Tensor = self._backbone.project(self._image, weight, bias, window)  # type: ignore[attr-defined]
+        return scores
 
 
 def _seen(pixels: slice, stride: int) -> slice:

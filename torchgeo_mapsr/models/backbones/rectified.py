@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..tokens.upsample import Window
+from ...datasets.geo.grid import Window
 from .local import local_mean, mirrored
 
 # Responses below this do not count.

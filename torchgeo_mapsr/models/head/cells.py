@@ -85,7 +85,7 @@ class Cells:
         owner = number[region.flatten()]
         inside = (owner >= 0).nonzero()[:, 0]
         if len(inside) > pixels:
-            rng = np.random.default_rng((seed, *chip.key))
+            rng = np.random.default_rng((seed, *(part % 2**32 for part in chip.key)))
             chosen = rng.choice(len(inside), pixels, replace=False)
             inside = inside[torch.from_numpy(chosen)]
         width = region.shape[1]
@@ -123,14 +123,23 @@ class Cells:
         if not parts:
             raise InputError('No chip of the imagery was seen: nothing to fit.')
         first = np.cumsum([0, *(len(part.count) for part in parts)])
-        names = ('sums', 'count', 'share', 'place', 'code', 'pixels')
+
+        def joined(name: str) -> Tensor:
+            return torch.cat([getattr(part, name) for part in parts])
+
         return cls(
-            *(torch.cat([getattr(part, name) for part in parts]) for name in names),
-            torch.cat([p.owner + int(n) for p, n in zip(parts, first, strict=False)]),
-            *(
-                torch.cat([getattr(part, name) for part in parts])
-                for name in ('chips', 'pieces', 'drawn')
+            sums=joined('sums'),
+            count=joined('count'),
+            share=joined('share'),
+            place=joined('place'),
+            code=joined('code'),
+            pixels=joined('pixels'),
+            owner=torch.cat(
+                [p.owner + int(n) for p, n in zip(parts, first, strict=False)]
             ),
+            chips=joined('chips'),
+            pieces=joined('pieces'),
+            drawn=joined('drawn'),
         )
 
     def __len__(self) -> int:
@@ -231,3 +240,32 @@ class CellTable:
         """Cells of each raw code."""
         codes, counts = np.unique(self.code.numpy(), return_counts=True)
         return dict(zip(codes.tolist(), counts.tolist(), strict=True))
+
+
+#: Cells after which no further chip is looked at: more change the fit little.
+MAX_CELLS = 40_000
+
+
+def take(parts: Iterable[Cells], chips: int) -> list[Cells]:
+    """What a fit takes of chips that come in order.
+
+    Args:
+        parts: What each chip shows, in order; those that show nothing do not count.
+        chips: Chips to take, at most.
+
+    Returns:
+        The first chips, until there are enough chips or MAX_CELLS cells.
+    """
+    taken: list[Cells] = []
+    keys: set[tuple[int, ...]] = set()
+    cells = 0
+    for part in parts:
+        key = tuple(part.chips.flatten().tolist())
+        if len(taken) >= chips or cells >= MAX_CELLS:
+            break
+        # A sampler of several processes repeats chips to fill the last batch.
+        if len(part) and key not in keys:
+            keys.add(key)
+            taken.append(part)
+            cells += len(part)
+    return taken

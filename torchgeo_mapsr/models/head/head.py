@@ -3,53 +3,50 @@
 
 """The fitted part of MapSR: what comes after the frozen backbone."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ...datasets.geo.grid import Window
 from ...datasets.legends.legend import Legend
 from ...errors import InputError
 from ..tokens.tokens import Tokens
-from ..tokens.upsample import Window
+from .label_prior import LabelPrior
+from .options import SCORES
 from .probe import ABSENT, LinearProbe
 from .prompts import CosinePrompts
 
-SCORES = ('fusion', 'probe', 'lda', 'cosine')
-
-# Of the saved file: the key of its one metadata entry, since several would be written
-# in random order, and the same fit is to be the same bytes.
-FORMAT = 'torchgeo-mapsr fit 1'
-
 
 @dataclass(frozen=True, eq=False)
-class Classifier:
-    """Class probabilities of every pixel from tokens, without any training.
+class Head:
+    r"""Class probabilities of every pixel from tokens, without any training.
 
-    Everything is linear in the features, or needs their norms only, so that C or C k
-    channels are upsampled and never D (see :class:`Tokens`).
+    The probe scores the K codes of the coarse labels, and a row-stochastic matrix
+    translates: with Q[k, c] the share of class c in what code k stands for,
+
+    .. math:: p_1(c | x) \propto \sum_k \mathrm{softmax}_k(W x + b)\, Q_{kc}\, t_c
+
+    Where every code is one class, Q is the identity and this is a plain probe.
+    Everything is linear in the features, or needs their norms only, so that K + C
+    channels are upsampled and never D (see
+    :class:`~torchgeo_mapsr.models.tokens.tokens.Tokens`).
 
     Args:
         target: Legend of the classes, C.
         score: What scores a pixel: ``probe``, ``lda`` (prompts under a within-class
             covariance), ``fusion`` (the mean of these two's probabilities) or
             ``cosine`` (the published form).
-        probe: The linear probe, on features as the backbone gives them.
+        probe: Scores of K codes, on features as the backbone gives them.
+        translation: Q[k, c] t_c, (K, C) float32; None where codes are the classes.
         lda: Scores of C k prompts, on the same; its temperature is part of it.
-        cosine: Prompts of the published form.
+        cosine: Prompts of the published form; None where the score is another.
         temperature: By which cosines are divided before the softmax.
-        prior_weight: Weight of the LR labels at prediction, where there are any.
-        prior_sigma: Standard deviation of their smoothing, in LR cells.
-        frequency: Frequency of each class among the LR cells of the fit, (C,).
-        calibration: What the backbone learned from the imagery.
-        provenance: How this was made: backbone, legends, crosswalk, counts, settings,
-            versions. JSON types.
+        prior: What the LR labels add at prediction, where there are any.
+        provenance: How this was made: counts, settings, what was chosen. JSON types.
 
     Raises:
         InputError: If there is no such score.
@@ -58,20 +55,21 @@ class Classifier:
     target: Legend
     score: str
     probe: LinearProbe
+    translation: Tensor | None
     lda: LinearProbe
-    cosine: CosinePrompts
+    cosine: CosinePrompts | None
     temperature: float
-    prior_weight: float
-    prior_sigma: float
-    frequency: Tensor
-    calibration: Mapping[str, Tensor] = field(default_factory=dict)
+    prior: LabelPrior
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Check the score."""
         if self.score not in SCORES:
             raise InputError(
-                f'The score must be one of {", ".join(SCORES)}, got {self.score!r}'
+                f'score must be one of {", ".join(SCORES)}, not {self.score!r}'
             )
+        if self.score == 'cosine' and self.cosine is None:
+            raise InputError("This was not fitted with score='cosine'; fit it again.")
 
     @property
     def classes(self) -> int:
@@ -80,8 +78,27 @@ class Classifier:
 
     @property
     def present(self) -> Tensor:
-        """Classes that the fit saw, (C,) bool. Others are never predicted."""
-        return self.frequency > 0
+        """Classes that can be predicted, (C,) bool."""
+        if self.score == 'cosine' and self.cosine is not None:
+            return ~self.cosine.prompts[:, 0, 0].isnan()
+        if self.translation is None:
+            return self.probe.bias > ABSENT
+        return (self.translation > 0).any(0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tokens are to be."""
+        return self.probe.weight.device
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that a map is made with."""
+        projection = self.projection
+        if projection is None:
+            assert self.cosine is not None
+            return self.cosine.prompts.numel()
+        translated = 0 if self.translation is None else self.translation.numel()
+        return projection.weight.numel() + projection.bias.numel() + translated
 
     def probabilities(
         self,
@@ -94,7 +111,8 @@ class Classifier:
         Args:
             tokens: Tokens of a batch.
             evidence: What the LR labels say, (B, C, H, W), from
-                :func:`~torchgeo_mapsr.models.head.prior.evidence`; None if there are none.
+                :meth:`~torchgeo_mapsr.models.head.label_prior.LabelPrior.evidence`;
+                None if there are none.
             window: Rows and columns of the pixels that are wanted, which the evidence
                 is about; all by default.
 
@@ -105,15 +123,16 @@ class Classifier:
         if projection is not None:
             logits = tokens.project(projection.weight, projection.bias, window)
             return self.decide(logits, evidence)
+        assert self.cosine is not None
         cosine = self.cosine.match_tokens(tokens)
         if window is not None:
             cosine = cosine[..., window[0], window[1]]
-        cosine = cosine.float()
         absent = ~self.present.to(cosine.device)
-        cosine = cosine.div(self.temperature).masked_fill(absent[:, None, None], ABSENT)
-        return self._weighed(cosine.softmax(1), evidence)
+        logits = cosine.float().div(self.temperature)
+        logits = logits.masked_fill(absent[:, None, None], ABSENT)
+        return self._with_evidence(logits.softmax(1), evidence)
 
-    @property
+    @cached_property
     def projection(self) -> LinearProbe | None:
         """Everything that the score asks of features, if that is linear in them.
 
@@ -121,7 +140,8 @@ class Classifier:
         """
         if self.score == 'cosine':
             return None
-        used = self._used
+        parts = {'probe': [self.probe], 'lda': [self.lda]}
+        used = parts.get(self.score, [self.probe, self.lda])
         weight = torch.cat([part.weight for part in used])
         return LinearProbe(weight, torch.cat([part.bias for part in used]))
 
@@ -129,35 +149,56 @@ class Classifier:
         """Probabilities from the scores of :attr:`projection`.
 
         Args:
-            logits: Its scores of every pixel, (B, K, H, W).
+            logits: Its scores of every pixel, (B, rows, H, W).
             evidence: See :meth:`probabilities`.
 
         Returns:
             (B, C, H, W) float32.
         """
         # Bfloat16 would lose the difference of large logits: only tokens may be half.
-        c, logits = self.classes, logits.float()
-        parts = []
-        for part in self._used:
-            own, logits = logits[:, : len(part.bias)], logits[:, len(part.bias) :]
-            if len(part.bias) > c:
-                own = own.unflatten(1, (c, -1)).amax(2)
-            parts.append(own.softmax(1))
-        return self._weighed(sum(parts[1:], parts[0]) / len(parts), evidence)
+        logits = logits.float()
+        codes = len(self.probe.bias)
+        if self.score == 'lda':
+            return self._with_evidence(self._discriminated(logits), evidence)
+        p = self._translated(logits[:, :codes].softmax(1))
+        if self.score == 'fusion':
+            p = self._fused(p, self._discriminated(logits[:, codes:]))
+        return self._with_evidence(p, evidence)
 
-    @property
-    def _used(self) -> list[LinearProbe]:
-        """What a linear score is made of."""
-        both = {'probe': self.probe, 'lda': self.lda}
-        return [both[self.score]] if self.score in both else list(both.values())
+    def _translated(self, p: Tensor) -> Tensor:
+        """From probabilities of codes (B, K, …) to those of classes (B, C, …)."""
+        if self.translation is None:
+            return p
+        matrix = self.translation.T.to(p)
+        p = (matrix @ p.flatten(2)).view(len(p), -1, *p.shape[2:])
+        return p / p.sum(1, keepdim=True)
 
-    def _weighed(self, probabilities: Tensor, evidence: Tensor | None) -> Tensor:
+    def _discriminated(self, logits: Tensor) -> Tensor:
+        """Probabilities from the scores of the prompts, (B, C, …)."""
+        if logits.shape[1] > self.classes:
+            logits = logits.unflatten(1, (self.classes, -1)).amax(2)
+        return logits.softmax(1)
+
+    def _fused(self, p: Tensor, lda: Tensor) -> Tensor:
+        """The mean of both; what has no prompt keeps the probe's probability."""
+        without = ~self._prompted & self.present.to(p.device)
+        if without.any():
+            shape = (1, -1, *(1,) * (p.dim() - 2))
+            only = p * without.view(shape)
+            lda = lda * (1 - only.sum(1, keepdim=True)) + only
+        return (p + lda) / 2
+
+    @cached_property
+    def _prompted(self) -> Tensor:
+        """Classes that have a prompt, (C,) bool."""
+        return self.lda.bias.view(self.classes, -1)[:, 0] > ABSENT
+
+    def _with_evidence(self, p: Tensor, evidence: Tensor | None) -> Tensor:
         """With what the LR labels say."""
-        if evidence is None or self.prior_weight <= 0:
-            return probabilities
+        if evidence is None or self.prior.weight <= 0:
+            return p
         # As logarithms, since any weight may be asked for: powers would overflow.
-        said = evidence.to(probabilities)
-        scores = torch.add(probabilities.log(), said, alpha=self.prior_weight)
+        scores = torch.add(p.log(), evidence.to(p), alpha=self.prior.weight)
         return scores.softmax(1)
 
     def to(self, device: torch.device | str) -> Self:
@@ -167,92 +208,79 @@ class Classifier:
             device: Where the tokens are.
 
         Returns:
-            A new classifier.
+            A new head.
         """
-
-        def move(probe: LinearProbe) -> LinearProbe:
-            return LinearProbe(probe.weight.to(device), probe.bias.to(device))
-
-        cosine = CosinePrompts(
-            self.cosine.prompts.to(device), self.cosine.centre.to(device)
-        )
+        cosine, translation = self.cosine, self.translation
+        if cosine is not None:
+            cosine = CosinePrompts(cosine.prompts.to(device), cosine.centre.to(device))
         return replace(
             self,
-            probe=move(self.probe),
-            lda=move(self.lda),
+            probe=self.probe.to(device),
+            translation=None if translation is None else translation.to(device),
+            lda=self.lda.to(device),
             cosine=cosine,
-            frequency=self.frequency.to(device),
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file: a few hundred kilobytes.
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides a map.
 
-        Args:
-            path: The file; a parent folder must exist.
+        Returns:
+            Tensors, and JSON types.
         """
         tensors = {
             'probe.weight': self.probe.weight,
             'probe.bias': self.probe.bias,
             'lda.weight': self.lda.weight,
             'lda.bias': self.lda.bias,
-            'cosine.prompts': self.cosine.prompts,
-            'cosine.centre': self.cosine.centre,
-            'frequency': self.frequency,
-            **{f'backbone.{name}': t for name, t in self.calibration.items()},
+            'prior.codes': self.prior.codes,
+            'prior.composition': self.prior.composition,
+            'prior.frequency': self.prior.frequency,
         }
+        if self.translation is not None:
+            tensors['translation'] = self.translation
+        if self.cosine is not None:
+            tensors['cosine.prompts'] = self.cosine.prompts
+            tensors['cosine.centre'] = self.cosine.centre
         fields = {
             'target': self.target.to_dict(),
             'score': self.score,
             'temperature': self.temperature,
-            'prior_weight': self.prior_weight,
-            'prior_sigma': self.prior_sigma,
+            'prior_weight': self.prior.weight,
+            'prior_sigma': self.prior.sigma,
             'provenance': dict(self.provenance),
         }
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-            path,
-            {FORMAT: json.dumps(fields, sort_keys=True)},
-        )
+        return tensors, fields
 
     @classmethod
-    def load(cls, path: str | Path) -> 'Classifier':
-        """Read what :meth:`save` wrote.
+    def from_state(
+        cls, tensors: Mapping[str, Tensor], fields: Mapping[str, Any]
+    ) -> Self:
+        """The way back from :meth:`state`.
 
         Args:
-            path: The file.
+            tensors: The tensors.
+            fields: The JSON types.
 
         Returns:
-            The classifier, on the CPU.
-
-        Raises:
-            InputError: If the file is not one of ours, or is damaged.
+            The head, where the tensors are.
         """
-        try:
-            with safe_open(str(path), framework='pt') as file:
-                fit = (file.metadata() or {}).get(FORMAT)
-                if fit is None:
-                    raise InputError(
-                        f'{path} is not a fit of this torchgeo-mapsr: --save-model '
-                        'writes one'
-                    )
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            fields = json.loads(fit)
-            return cls(
-                Legend.load(fields['target']),
-                fields['score'],
-                LinearProbe(tensors['probe.weight'], tensors['probe.bias']),
-                LinearProbe(tensors['lda.weight'], tensors['lda.bias']),
-                CosinePrompts(tensors['cosine.prompts'], tensors['cosine.centre']),
-                fields['temperature'],
+        cosine = None
+        if 'cosine.prompts' in tensors:
+            cosine = CosinePrompts(tensors['cosine.prompts'], tensors['cosine.centre'])
+        return cls(
+            Legend.load(fields['target']),
+            fields['score'],
+            LinearProbe(tensors['probe.weight'], tensors['probe.bias']),
+            tensors.get('translation'),
+            LinearProbe(tensors['lda.weight'], tensors['lda.bias']),
+            cosine,
+            fields['temperature'],
+            LabelPrior(
+                tensors['prior.codes'],
+                tensors['prior.composition'],
+                tensors['prior.frequency'],
                 fields['prior_weight'],
                 fields['prior_sigma'],
-                tensors['frequency'],
-                {
-                    name.removeprefix('backbone.'): tensor
-                    for name, tensor in tensors.items()
-                    if name.startswith('backbone.')
-                },
-                fields['provenance'],
-            )
-        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise InputError(f'Cannot read the fit {path}: {error}') from error
+            ),
+            fields['provenance'],
+        )

@@ -1,39 +1,19 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The LR labels as a smoothed prior at prediction time."""
-
-import math
-from collections.abc import Sequence
+"""What neighbouring LR labels say of a cell, and how much the labels count in a map."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from odc.geo.geobox import GeoBox
-from scipy.ndimage import gaussian_filter
+from scipy import sparse
 from torch import Tensor
 
-from ...datasets.geo.region import lr_coordinates
-from ...datasets.labels import LabelRaster
-from ...datasets.legends.crosswalk import Crosswalk
-from .probe import class_weights
-from .samples import CellSamples
+from .label_prior import evidence
+from .probe import one_hot
 
-# Standard deviations of the smoothing to choose from, in LR cells.
+#: Standard deviations of the smoothing to choose from, in LR cells.
 SIGMAS = (0.5, 1.0)
-
-# Share that a class without any label around keeps: labels are never certain.
-LEAST = 1e-3
-
-# How far the labels' own class frequencies are divided out: half, as in the fit, where
-# classes weigh by the square root of their frequency. A class that is rarer than RAREST
-# is lifted like one that is not: it would be mapped wherever one label of it is near.
-LIFT = 0.5
-RAREST = 0.05
-
-# A cell of which less is visible says too little about its neighbours.
-NEIGHBOUR_SHARE = 0.3
 
 # Weight that held-out cells may ask for, at most, and the part of it that pixels get; see
 # choose_weight.
@@ -44,159 +24,80 @@ WEIGHTS = tuple(2.0 ** (k / 2) for k in range(-6, 7))
 SHARPNESS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4)
 
 
-def reach_of(sigma: float) -> int:
-    """How many cells the smoothing reaches.
+def neighbour_weights(place: Tensor, sigma: float, reach: int) -> sparse.csr_array:
+    """Gaussian weights of each cell's neighbours, without the cell itself.
 
     Args:
-        sigma: Its standard deviation, in LR cells.
-    """
-    return math.ceil(3 * sigma)
-
-
-def label_shares(
-    hr: GeoBox,
-    labels: Sequence[LabelRaster],
-    crosswalk: Crosswalk,
-    sigma: float = SIGMAS[0],
-) -> tuple[Tensor, Tensor]:
-    """Smoothed shares of the classes among the LR labels around every pixel.
-
-    One-hot labels are smoothed by a Gaussian on their own grid and interpolated at the
-    pixels' centres. What a pixel gets does not depend on the chip that it is in.
-
-    Args:
-        hr: Grid of the chip.
-        labels: LR labels; where several have one, the first counts, and the others
-            for what support it leaves open.
-        crosswalk: From their codes to C target classes.
-        sigma: Standard deviation of the Gaussian, in LR cells.
+        place: Raster, row and column of each cell, (n, 3) int64.
+        sigma: Standard deviation, in cells.
+        reach: Cells to each side that are looked at.
 
     Returns:
-        Shares (C, H, W), which sum to the support (H, W) in 0..1: 0 where no label is
-        near.
+        (n, n): row i has the weights of the neighbours of cell i. All that there may be
+        sum to one, so that a row's sum is the support.
     """
-    classes, reach = len(crosswalk.target), reach_of(sigma)
-    shares = torch.zeros(classes, *hr.shape)
-    support = torch.zeros(*hr.shape)
-    for raster in labels:
-        at = lr_coordinates(hr, raster.geobox)
-        unknown = ~np.isfinite(at)
-        if unknown.all():
-            continue
-        at[unknown] = np.nan
-        low, high = (
-            np.floor(extreme.reduce(at, axis=(1, 2))).astype(int)
-            for extreme in (np.fmin, np.fmax)
-        )
-        rows, cols = (
-            slice(first - reach - 1, last + reach + 2)
-            for first, last in zip(low, high, strict=True)
-        )
-        index = crosswalk.index(raster.read(rows, cols))
-        if (index < 0).all():
-            continue
-        at -= np.array([rows.start, cols.start])[:, None, None]
-        found = _interpolate(_smooth(index, classes, sigma), torch.from_numpy(at))
-        # The support fades out over the edge of a raster, and the next one fades in.
-        free = 1 - support
-        shares.addcmul_(free, found[:-1])
-        support.addcmul_(free, found[-1])
-    return shares, support
-
-
-def evidence(shares: Tensor, support: Tensor, frequency: Tensor) -> Tensor:
-    r"""What the labels add to the log-probability of each class, at weight one.
-
-    .. math:: t\,\left[\log(p_c / t + 0.001) - \tfrac12 \log \pi_c\right]
-
-    with the shares p, the support t and the classes' frequencies π, of which none counts
-    as less than RAREST. It is 0 without a label, whatever the class.
-
-    Args:
-        shares: (C, …), which sum to the support.
-        support: (…).
-        frequency: Frequency of each class among the labels, (C,).
-
-    Returns:
-        (C, …).
-    """
-    pi = frequency.clamp(min=RAREST).view(-1, *(1,) * support.dim())
-    share = shares / support.clamp(min=1e-6)
-    return support * ((share + LEAST).log() - LIFT * pi.log())
-
-
-def neighbour_shares(
-    cells: CellSamples, classes: int, sigma: float = SIGMAS[0]
-) -> tuple[Tensor, Tensor]:
-    """Shares of the classes among the labels around each cell, without its own.
-
-    Args:
-        cells: The cells; labelled ones are each other's neighbours.
-        classes: Number of classes, C.
-        sigma: Standard deviation of the Gaussian, in LR cells.
-
-    Returns:
-        Shares (C, n), which sum to the support (n,): the part of the smoothing's weight
-        that falls on labelled neighbours.
-    """
-    known = (cells.label >= 0) & (cells.share >= NEIGHBOUR_SHARE)
-    place, reach = cells.place.numpy(), reach_of(sigma)
+    places = place.numpy()
     offset = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
     weight = np.exp(-(offset**2).sum(1) / (2 * sigma**2))
     centre = (offset == 0).all(1)
     offset, weight = offset[~centre], weight[~centre] / weight[~centre].sum()
 
     # Cells are found by a number that orders them by raster, row and column.
-    low = place[:, 1:].min(0) - reach
-    span = place[:, 1:].max(0) + reach + 1 - low
-
-    def number(at: NDArray[np.int64]) -> NDArray[np.int64]:
-        row, col = at[:, 1] - low[0], at[:, 2] - low[1]
-        return (at[:, 0] * span[0] + row) * span[1] + col
-
-    order = np.argsort(number(place))
-    numbers, label = number(place)[order], cells.label.numpy()
-    shares = np.zeros((classes, len(cells)))
-    for step, part in zip(offset, weight, strict=True):
-        wanted = number(place + np.array([0, *step]))
-        where = np.searchsorted(numbers, wanted).clip(max=len(numbers) - 1)
-        found = order[where]
-        hit = (numbers[where] == wanted) & known.numpy()[found]
-        shares[label[found[hit]], np.flatnonzero(hit)] += part
-    result = torch.from_numpy(shares).float()
-    return result, result.sum(0)
+    low = places[:, 1:].min(0) - reach
+    span = places[:, 1:].max(0) + reach + 1 - low
+    number = (places[:, 0] * span[0] + places[:, 1] - low[0]) * span[1]
+    number = number + places[:, 2] - low[1]
+    order = np.argsort(number)
+    ordered = number[order]
+    rows, cols, values = [], [], []
+    for (down, right), part in zip(offset.tolist(), weight.tolist(), strict=True):
+        wanted = number + down * span[1] + right
+        index = np.searchsorted(ordered, wanted).clip(max=len(order) - 1)
+        hit = np.flatnonzero(ordered[index] == wanted)
+        rows.append(hit)
+        cols.append(order[index[hit]])
+        values.append(np.full(len(hit), part))
+    shape = len(places), len(places)
+    entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))
+    return sparse.csr_array(entries, shape=shape)
 
 
 def choose_prior(
     log_probability: Tensor,
-    cells: CellSamples,
-    own: Tensor,
+    label: Tensor,
+    place: Tensor,
+    held: Tensor,
     frequency: Tensor,
-    balance: float,
+    weight: Tensor,
 ) -> tuple[float, float]:
     """Choose how the labels are smoothed, and what they weigh, from held-out cells.
 
     The smoothing is the one with which neighbours and imagery predict the cells' own
-    labels best: noisy labels over large areas of one class ask for a wider one.
+    labels best.
 
     Args:
-        log_probability: Of the classes of held-out cells, (n, C).
-        cells: All cells, which are each other's neighbours.
-        own: Which of them were held out, (n,).
+        log_probability: Of the classes of held-out cells, (m, C).
+        label: Class of each cell that is a neighbour, (n,).
+        place: Raster, row and column of each of these, (n, 3).
+        held: Which of them were held out, (m,).
         frequency: Frequency of each class, (C,).
-        balance: See :func:`class_weights`.
+        weight: Weight of each held-out cell in the choice, (m,).
 
     Returns:
         The weight, and the standard deviation in LR cells.
     """
-    found = []
+    hard = one_hot(label, len(frequency)).numpy()
+    best = []
     for sigma in SIGMAS:
-        shares, support = neighbour_shares(cells, len(frequency), sigma)
-        said = shares[:, own], support[own], cells.label[own]
-        weight, loss = choose_weight(log_probability, *said, frequency, balance)
-        found.append((loss, sigma, weight))
-    _, sigma, weight = min(found)
-    return weight, sigma
+        neighbours = neighbour_weights(place, sigma, int(np.ceil(3 * sigma)))
+        shares = torch.from_numpy((neighbours[held.numpy()] @ hard).T).float()
+        support = shares.sum(0)
+        weighed, loss = choose_weight(
+            log_probability, shares, support, label[held], frequency, weight
+        )
+        best.append((loss, sigma, weighed))
+    _, sigma, weighed = min(best)
+    return weighed, sigma
 
 
 def choose_weight(
@@ -205,35 +106,32 @@ def choose_weight(
     support: Tensor,
     label: Tensor,
     frequency: Tensor,
-    balance: float,
+    weight: Tensor,
 ) -> tuple[float, float]:
-    """Choose the weight of the labels at prediction from held-out cells.
+    """The weight of the labels at prediction by the rule of version 0.1.0.
 
     A held-out cell is predicted from the imagery and from the labels around it, and
-    the weight is found that makes its own label most likely (at the best common
-    temperature, which no decision depends on). Two things about pixels cannot be read
-    off cells, and no HR label may be asked, so they are rules of ours, which kept
-    all development scenes above their own LR labels. Neighbours say less of a pixel in
-    a cell than of the cell: the weight found is cut to TRUST, and pixels get two thirds
-    of it. And the better the neighbours predict cells than the imagery does, the more
-    the map needs them: it is multiplied by the squared ratio of their error rates,
-    within 1 and 4.
+    the weight is found that makes its own label most likely, at the best common
+    temperature. It is cut to TRUST, pixels get two thirds of it, and it is multiplied
+    by the squared ratio of the error rates of imagery and neighbours, within 1 and 4.
+
+    The errors of real maps are alike over neighbours, which then predict each other
+    well and prove nothing: this is why the rule is no longer the default.
 
     Args:
-        log_probability: Of the classes of held-out cells, (n, C).
-        shares: From :func:`neighbour_shares`, (C, n).
-        support: Likewise, (n,).
-        label: Own class of each, (n,).
+        log_probability: Of the classes of held-out cells, (m, C).
+        shares: Shares of the classes among their neighbours, (C, m).
+        support: What these sum to, (m,).
+        label: Class of each held-out cell, (m,).
         frequency: Frequency of each class, (C,).
-        balance: See :func:`class_weights`.
+        weight: Weight of each held-out cell in the choice, (m,), of sum 1.
 
     Returns:
-        The weight, 0 if labels help in no way; and the loss of what was found, the
+        The weight, 0 if labels help in no way; and the loss of what was chosen, the
         weighted negative log-likelihood of the cells' labels.
     """
-    log_p, seen = log_probability.double(), support > 0
+    log_p, supported = log_probability.double(), support > 0
     added = evidence(shares, support, frequency).T.double()
-    weight = class_weights(label, len(frequency), balance)
 
     def loss(strength: float) -> float:
         scores = log_p + strength * added
@@ -245,29 +143,10 @@ def choose_weight(
 
     losses = {strength: loss(strength) for strength in (0.0, *WEIGHTS)}
     best = min(losses, key=losses.__getitem__)
-    if not seen.any():
+    if not supported.any():
         return 0.0, losses[best]
-    by_imagery = (log_p[seen].argmax(1) != label[seen]).double().mean()
-    by_labels = (shares[:, seen].argmax(0) != label[seen]).double().mean()
+    by_imagery = (log_p[supported].argmax(1) != label[supported]).double().mean()
+    by_labels = (shares[:, supported].argmax(0) != label[supported]).double().mean()
     ratio = float(by_imagery / by_labels.clamp(min=1e-3))
-    found = min(best, TRUST) * min(max(ratio, 1.0), 2.0) ** 2 * PIXELS
-    return found, losses[best]
-
-
-def _smooth(index: NDArray[np.int64], classes: int, sigma: float) -> Tensor:
-    """Smoothed one-hot labels, and their sum as the last channel, (C + 1, h, w)."""
-    reach = reach_of(sigma)
-    hot = np.stack([*(index == c for c in range(classes)), index >= 0]).astype(float)
-    smooth = gaussian_filter(
-        hot, sigma=(0, sigma, sigma), radius=(0, reach, reach), mode='constant'
-    )
-    return torch.from_numpy(smooth).float()
-
-
-def _interpolate(grid: Tensor, at: Tensor) -> Tensor:
-    """Bilinear values of (K, h, w) at (row, col) in cells, (K, H, W)."""
-    yx = at.float()
-    yx *= 2 / yx.new_tensor(grid.shape[1:])[:, None, None]
-    # Outside of the labels' CRS nothing is known: far outside of the grid.
-    xy = yx.sub_(1).nan_to_num_(nan=-1e6).flip(0).permute(1, 2, 0)
-    return F.grid_sample(grid[None], xy[None], mode='bilinear', align_corners=False)[0]
+    chosen = min(best, TRUST) * min(max(ratio, 1.0), 2.0) ** 2 * PIXELS
+    return chosen, losses[best]

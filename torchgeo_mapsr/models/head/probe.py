@@ -5,21 +5,32 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import minimize
+import torch.nn.functional as F
 from torch import Tensor
 
-# Bias of a class that no cell has: it is never predicted.
+#: Bias of a class that no cell has: it is never predicted.
 ABSENT = -1e4
 
-# L2 strengths that are tried, for features of unit variance divided by sqrt(D).
+#: L2 strengths that are tried, for features of unit variance divided by sqrt(D).
 STRENGTHS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
-# Cells that choosing a strength looks at; more change the choice no more.
-MAX_HELD_OUT = 6000
+#: Cells that choosing a strength looks at, at most: three thousand and six thousand of
+#: 20 000 cells choose the same one.
+MAX_HELD_OUT = 3000
+
+#: Parts of the cells that are held out in turn.
+FOLDS = 5
+
+# Coefficients of a fit are this near to those of the converged solution. Held-out
+# losses need less: at HELD_OUT they differ by less than a hundredth, and the same
+# strength is chosen.
+CONVERGED, HELD_OUT = 2e-5, 1e-1
+
+# Pairs of steps and gradients that L-BFGS remembers.
+MEMORY = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +71,14 @@ class LinearProbe:
         weight = self.weight / scale
         return LinearProbe(weight, self.bias - weight @ mean)
 
+    def to(self, device: torch.device | str) -> 'LinearProbe':
+        """The same on another device.
+
+        Args:
+            device: Where the features are.
+        """
+        return LinearProbe(self.weight.to(device), self.bias.to(device))
+
 
 def class_weights(label: Tensor, classes: int, balance: float) -> Tensor:
     """Weight of each cell, (number of cells of its class) ** -balance, of sum 1.
@@ -77,18 +96,165 @@ def class_weights(label: Tensor, classes: int, balance: float) -> Tensor:
     return weight / weight.sum()
 
 
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What a probe says of cells that it was not fitted to.
+
+    Args:
+        log_probability: Of the classes of each cell, (n, C).
+        l2: The L2 strength that was best.
+        loss: Its weighted negative log-likelihood.
+        losses: That of each strength that was tried.
+    """
+
+    log_probability: Tensor
+    l2: float
+    loss: float
+    losses: dict[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class CellSpace:
+    r"""Cells along the principal axes of their features, for any number of fits.
+
+    The penalised solution is a combination of the cells' features: with fewer cells
+    than features it need not be looked for elsewhere (the dual view), and a fit to some
+    of the cells lies in the same space. So one decomposition serves all folds, all
+    strengths and all rounds of denoising. Along these axes the problem is nearly
+    diagonal, which is what makes L-BFGS take tens of steps and not hundreds.
+
+    Args:
+        x: Coordinates of the cells, (n, k) float64, k the lesser of n and D.
+        basis: Orthonormal axes, (k, D) float64.
+    """
+
+    x: Tensor
+    basis: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> 'CellSpace':
+        """Find the axes.
+
+        Args:
+            features: Standardised features of the cells, (n, D).
+        """
+        features = features.double()
+        if len(features) < features.shape[1]:
+            # Of the n x n Gram matrix: an SVD takes four times as long.
+            values, vectors = torch.linalg.eigh(features @ features.T)
+            # What is less is rounding, and the penalty keeps its weight at zero.
+            real = values > 1e-10 * values[-1].clamp(min=1e-300)
+            length = values[real].sqrt()
+            basis = (vectors[:, real] / length).T @ features
+            return cls(vectors[:, real] * length, basis)
+        _, vectors = torch.linalg.eigh(features.T @ features)
+        return cls(features @ vectors, vectors.T.contiguous())
+
+    def __len__(self) -> int:
+        """Number of cells."""
+        return len(self.x)
+
+    @property
+    def dimensions(self) -> int:
+        """Number of features, D."""
+        return self.basis.shape[1]
+
+    def fit(
+        self, label: Tensor, classes: int, l2: float, weight: Tensor | None = None
+    ) -> LinearProbe:
+        """Fit a probe; see :func:`fit_probe`, which has the arguments."""
+        target = one_hot(label, classes)
+        if weight is None:
+            weight = torch.full((len(self),), 1 / len(self))
+        penalty = l2 * self.dimensions
+        theta = minimise(self._padded, target, weight[None], penalty, CONVERGED)[0]
+        bias = torch.where(target.sum(0) > 0, theta[:, -1], ABSENT)
+        return LinearProbe((theta[:, :-1] @ self.basis).float(), bias.float())
+
+    def hold_out(
+        self,
+        label: Tensor,
+        classes: int,
+        fold: Tensor,
+        weight: Tensor,
+        strengths: Sequence[float],
+    ) -> 'HeldOut':
+        """Choose the L2 strength by cells that the probe was not fitted to.
+
+        All folds are solved in one batch, and from strong to weak: each solution is
+        where the next search begins. It ends where two strengths in a row were worse
+        than the best: weaker ones overfit more, and take longest.
+
+        Args:
+            label: Class of each cell, (n,), or shares of the classes, (n, C).
+            classes: Number of classes, C.
+            fold: Part that each cell is held out with, (n,) from 0.
+            weight: Weight of each cell, in the fits and in the loss, (n,).
+            strengths: L2 strengths to choose from.
+
+        Returns:
+            The best strength, and what its probes said.
+        """
+        target = one_hot(label, classes)
+        folds = int(fold.max()) + 1
+        weight = weight.double() / weight.double().sum()
+        share = weight * (fold != torch.arange(folds)[:, None])
+        share = share / share.sum(1, keepdim=True)
+        # A class that only the held-out cells have costs much, but not all.
+        present = (share > 0).double() @ target > 0
+        x = self._padded.float()
+        theta, losses, best = None, {}, None
+        for l2 in sorted(strengths, reverse=True):
+            penalty = l2 * self.dimensions
+            theta = minimise(x, target.float(), share.float(), penalty, HELD_OUT, theta)
+            every = (x @ theta.flatten(0, 1).T).view(len(x), folds, classes)
+            logits = every[torch.arange(len(x)), fold].double()
+            logits = logits.masked_fill(~present[fold], ABSENT).clamp(min=-30)
+            log_p = logits.log_softmax(1)
+            losses[l2] = float(-(log_p * target).sum(1) @ weight)
+            if best is None or losses[l2] < best.loss:
+                best = HeldOut(log_p.float(), l2, losses[l2], losses)
+            if all(loss > best.loss for loss in list(losses.values())[-2:]):
+                break
+        assert best is not None
+        return best
+
+    @cached_property
+    def _padded(self) -> Tensor:
+        """Coordinates, and a one for the bias."""
+        return F.pad(self.x, (0, 1), value=1.0)
+
+
+def folds_of(block: Tensor, seed: int, folds: int = FOLDS) -> Tensor:
+    """Parts that are held out in turn: whole blocks of cells.
+
+    Neighbouring cells resemble each other, so that single ones would be no test.
+
+    Args:
+        block: Block of each cell, (n,).
+        seed: Seed of the folds.
+        folds: Number of parts; fewer if there are fewer blocks.
+
+    Returns:
+        (n,) int64 from 0.
+    """
+    blocks, place = block.unique(return_inverse=True)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(blocks), generator=generator)
+    return (order % min(folds, len(blocks)))[place]
+
+
 def fit_probe(
     features: Tensor,
     label: Tensor,
     classes: int,
-    strength: float,
+    l2: float,
     weight: Tensor | None = None,
-    iterations: int = 500,
 ) -> LinearProbe:
-    r"""Solve the convex problem, by L-BFGS in double precision.
+    r"""Solve the convex problem, in double precision.
 
     .. math::
-        \min_{W, b} -\sum_i w_i \log \mathrm{softmax}(W x_i + b)_{y_i}
+        \min_{W, b} -\sum_i w_i \sum_c y_{ic} \log \mathrm{softmax}(W x_i + b)_c
         + \tfrac{\lambda D}{2} \|W\|^2
 
     The features of a cell are the mean of those of its pixels, and the probe is
@@ -98,189 +264,161 @@ def fit_probe(
 
     Args:
         features: Standardised features of cells, (n, D).
-        label: Class of each, (n,).
+        label: Class of each, (n,), or shares y of the classes, (n, C).
         classes: Number of classes, C. One without a cell is never predicted.
-        strength: λ.
+        l2: λ.
         weight: Weight of each cell, of sum 1; equal ones by default.
-        iterations: At most.
 
     Returns:
         The probe.
     """
-    count, dimensions = features.shape
-    x, basis = span(features)
-    if weight is None:
-        weight = torch.full((count,), 1 / count)
-    theta = _solve(x, label, classes, strength * dimensions, weight, iterations)
-    probe = _probe(theta, label)
-    return LinearProbe((probe.weight @ basis).to(features), probe.bias.to(features))
+    return CellSpace.of(features).fit(label, classes, l2, weight)
 
 
-def span(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Coordinates of cells along the principal axes of their features.
-
-    The penalised solution is a combination of the cells' features: it need not be
-    looked for elsewhere. And along these axes the problem is nearly diagonal.
+def one_hot(label: Tensor, classes: int) -> Tensor:
+    """Shares of the classes, (n, C) float64.
 
     Args:
-        features: (n, D).
-
-    Returns:
-        Coordinates (n, k) in double precision and an orthonormal basis (k, D), with k
-        the lesser of n and D.
+        label: Class of each cell, (n,) integers, or the shares themselves.
+        classes: Number of classes, C.
     """
-    x = features.double()
-    if x.shape[0] < x.shape[1]:
-        u, s, basis = torch.linalg.svd(x, full_matrices=False)
-        return u * s, basis
-    _, vectors = torch.linalg.eigh(x.T @ x)
-    return x @ vectors, vectors.T.contiguous()
+    if label.dim() == 2:
+        return label.double()
+    return F.one_hot(label, classes).double()
 
 
-def _solve(
+def minimise(
     x: Tensor,
-    label: Tensor,
-    classes: int,
-    penalty: float,
+    target: Tensor,
     weight: Tensor,
-    iterations: int = 500,
+    penalty: float,
+    tolerance: float,
     start: Tensor | None = None,
+    iterations: int = 1000,
 ) -> Tensor:
-    """Weights and, in the last column, biases of the least penalised loss.
+    r"""Solve some penalised logistic regressions on the same cells at once.
 
-    The unknowns are scaled by the root of (an upper bound of) the curvature along each
-    axis, which is what makes L-BFGS take tens of steps and not hundreds.
+    .. math::
+        \min_{W, b} -\sum_i w_i \sum_c y_{ic} \log \mathrm{softmax}(W x_i + b)_c
+        + \tfrac{\rho}{2} \|W\|^2
+
+    L-BFGS from the inverse of (an upper bound of) the curvature along each axis
+    (Böhning 1992). Logits change linearly along a step, Z + a dZ, so that its length
+    is found without another product with the cells: one product gives dZ and one the
+    gradient.
+
+    As the loss is convex and the penalty's curvature is ρ, |gradient| / ρ bounds the
+    distance of the weights to the solution: that is when it stops.
 
     Args:
-        x: Coordinates along principal axes, (n, k) float64.
-        label: Class of each, (n,).
-        classes: Number of classes.
-        penalty: Factor of half the squared length of the weights.
-        weight: Weight of each cell, of sum 1.
+        x: Cells, (n, k + 1), of which the last column is 1.
+        target: Shares of the classes, (n, C).
+        weight: Weight of each cell in each problem, (F, n), of sum 1.
+        penalty: ρ.
+        tolerance: Bound of the distance.
+        start: Where to begin, (F, C, k + 1).
         iterations: At most.
-        start: Where to begin, (C, k + 1).
 
     Returns:
-        (C, k + 1) float64.
+        Weights and, in the last column, biases, (F, C, k + 1).
     """
-    x = torch.nn.functional.pad(x, (0, 1), value=1.0)
-    w = weight.double()
-    target = torch.nn.functional.one_hot(label, classes).double()
-    ridge = torch.full((x.shape[1],), penalty).double()
+    (n, dims), classes, problems = x.shape, target.shape[1], len(weight)
+    w = weight.to(x).T.contiguous()[:, :, None]
+    target = target.to(x)[:, None]
+    ridge = torch.full((dims,), penalty).to(x)
     ridge[-1] = 0
-    scale = (ridge + (w @ x**2) / 4).clamp(min=1e-12).rsqrt()
+    # Of the softmax, diag(p) - p pᵀ is at most 1/2 and, of an axis, 1/4.
+    curvature = (ridge + weight.to(x) @ x.square() / 4).clamp(min=1e-12)[:, None]
+    theta = x.new_zeros(problems, classes, dims) if start is None else start.clone()
 
-    def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        theta = torch.from_numpy(flat).view(classes, -1) * scale
-        log_p = (x @ theta.T).log_softmax(1)
-        loss = -(w[:, None] * target * log_p).sum() + (ridge * theta**2).sum() / 2
-        residual = (log_p.exp() - target) * w[:, None]
-        gradient = (residual.T @ x + ridge * theta) * scale
-        return loss.item(), gradient.numpy().ravel()
+    def product(matrix: Tensor) -> Tensor:
+        return (x @ matrix.view(-1, dims).T).view(n, problems, classes)
 
-    first = torch.zeros(classes, x.shape[1]).double() if start is None else start
-    found = minimize(
-        objective,
-        (first / scale).numpy().ravel(),
-        jac=True,
-        method='L-BFGS-B',
-        options={'maxiter': iterations},
-    )
-    return torch.from_numpy(found.x).view(classes, -1) * scale
+    def gradient(logits: Tensor) -> Tensor:
+        residual = (logits.softmax(2) - target) * w
+        data = residual.view(n, -1).T @ x
+        return data.view(problems, classes, dims) + ridge * theta
 
-
-def _probe(theta: Tensor, label: Tensor) -> LinearProbe:
-    """A probe of solved weights; a class without a cell is never predicted."""
-    present = torch.bincount(label, minlength=len(theta)) > 0
-    return LinearProbe(theta[:, :-1], torch.where(present, theta[:, -1], ABSENT))
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """What a probe says of cells that it was not fitted to.
-
-    Args:
-        index: The cells, (m,), of all that were given.
-        log_probability: (m, C).
-        strength: The L2 strength that was best.
-        loss: Its weighted negative log-likelihood.
-        losses: That of each strength that was tried.
-    """
-
-    index: Tensor
-    log_probability: Tensor
-    strength: float
-    loss: float
-    losses: dict[float, float]
+    logits = product(theta)
+    slope = gradient(logits)
+    bound = tolerance * max(penalty, 1e-9)
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []
+    for _ in range(iterations):
+        going = slope.flatten(1).norm(dim=1) > bound
+        if not going.any():
+            break
+        direction = _direction(slope, curvature, steps)
+        direction = torch.where(going[:, None, None], direction, 0)
+        change = product(direction)
+        length = _step(logits, change, target, w, theta, direction, ridge)
+        step = length[:, None, None] * direction
+        theta = theta + step
+        logits = torch.addcmul(logits, length[:, None], change)
+        before, slope = slope, gradient(logits)
+        bend = slope - before
+        inner = (step * bend).sum((1, 2))
+        rho = torch.where(inner > 0, 1 / inner.clamp(min=1e-300), 0)
+        if x.dtype == torch.float32:
+            rho = torch.where(inner > 1e-30, 1 / inner.clamp(min=1e-30), 0)
+        steps = [*steps[-MEMORY + 1 :], (step, bend, rho)]
+    return theta
 
 
-def hold_out(
-    features: Tensor,
-    label: Tensor,
-    block: Tensor,
-    classes: int,
-    balance: float,
-    seed: int,
-    strengths: Sequence[float] = STRENGTHS,
-    folds: int = 5,
-    limit: int = MAX_HELD_OUT,
-) -> HeldOut:
-    """Choose the L2 strength by cross-validation over blocks of LR cells.
+def _direction(
+    slope: Tensor, curvature: Tensor, steps: list[tuple[Tensor, Tensor, Tensor]]
+) -> Tensor:
+    """Direction of descent: the two loops of L-BFGS, of each problem."""
+    q, factors = slope, []
+    for step, bend, rho in reversed(steps):
+        factor = rho * (step * q).sum((1, 2))
+        factors.append(factor)
+        q = q - factor[:, None, None] * bend
+    q = q / curvature
+    if steps:
+        step, bend, rho = steps[-1]
+        # How much less the curvature is than its bound.
+        scaled = (bend.square() / curvature).sum((1, 2))
+        scale = torch.where(
+            rho > 0, 1 / (rho * scaled).clamp(min=1e-30), torch.ones_like(rho)
+        )
+        q = q * scale[:, None, None]
+    for (step, bend, rho), factor in zip(steps, reversed(factors), strict=True):
+        back = rho * (bend * q).sum((1, 2))
+        q = q + (factor - back)[:, None, None] * step
+    return -q
 
-    Neighbouring cells resemble each other, so that whole blocks are held out. Classes
-    weigh in the choice as they do in the fit.
 
-    Args:
-        features: Standardised features of cells, (n, D).
-        label: Class of each, (n,).
-        block: Block of each, (n,).
-        classes: Number of classes.
-        balance: See :func:`class_weights`.
-        seed: Seed of the folds.
-        strengths: Strengths to choose from.
-        folds: Parts that are held out in turn; fewer if there are fewer blocks.
-        limit: Cells to look at, at most.
-
-    Returns:
-        The best strength, and what its probes said of the cells they did not see.
-
-    Raises:
-        ValueError: If all cells are of one block.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    index = torch.arange(len(label))
-    if len(index) > limit:
-        index = torch.randperm(len(index), generator=generator)[:limit]
-        index = index.sort().values
-    features, label, block = features[index], label[index], block[index]
-    blocks, place = block.unique(return_inverse=True)
-    folds = min(folds, len(blocks))
-    if folds < 2:
-        raise ValueError('Cross-validation needs cells of two blocks')
-    fold = (torch.randperm(len(blocks), generator=generator) % folds)[place]
-    weight = class_weights(label, classes, balance)
-    said = torch.zeros(len(strengths), len(label), classes)
-    for k in range(folds):
-        seen = fold != k
-        x, basis = span(features[seen])
-        unseen = features[~seen].double() @ basis.T
-        share = class_weights(label[seen], classes, balance)
-        theta = None
-        # From strong to weak: each solution is where the next search begins.
-        for i in sorted(range(len(strengths)), key=lambda i: -strengths[i]):
-            penalty = strengths[i] * features.shape[1]
-            theta = _solve(x, label[seen], classes, penalty, share, start=theta)
-            probe = _probe(theta, label[seen])
-            # A class that only the held-out cells have costs much, but not all.
-            logits = probe(unseen).clamp(min=-30)
-            said[i, ~seen] = logits.log_softmax(1).float()
-    truth = said.gather(2, label.expand(len(strengths), -1)[..., None])[..., 0]
-    losses = -(truth.double() * weight).sum(1)
-    best = int(losses.argmin())
-    return HeldOut(
-        index,
-        said[best],
-        strengths[best],
-        losses[best].item(),
-        {s: round(v, 6) for s, v in zip(strengths, losses.tolist(), strict=True)},
-    )
+def _step(
+    logits: Tensor,
+    change: Tensor,
+    target: Tensor,
+    w: Tensor,
+    theta: Tensor,
+    direction: Tensor,
+    ridge: Tensor,
+) -> Tensor:
+    """Length of the step of each problem, by Newton's method on a convex line."""
+    # Loss along the line: a (fixed) + a² (ridge) / 2 + Σ w logsumexp(Z + a dZ).
+    fixed = (ridge * theta * direction).sum((1, 2))
+    fixed = fixed - (w * target * change).sum((0, 2))
+    bend = (ridge * direction.square()).sum((1, 2))
+    length, low = torch.ones_like(bend), torch.zeros_like(bend)
+    high = torch.full_like(bend, torch.inf)
+    begin = None
+    for _ in range(20):
+        p = torch.addcmul(logits, length[:, None], change).softmax(2)
+        moved = p * change
+        first = moved.sum(2)
+        second = torch.addcmul((moved * change).sum(2), first, first, value=-1)
+        d1 = fixed + length * bend + (w[..., 0] * first).sum(0)
+        d2 = bend + (w[..., 0] * second).sum(0)
+        if begin is None:
+            begin = d1.abs() + d2.abs()
+        low, high = torch.where(d1 < 0, length, low), torch.where(d1 < 0, high, length)
+        if bool((d1.abs() <= 0.1 * begin).all()):
+            break
+        newton = length - d1 / d2.clamp(min=1e-30)
+        middle = torch.where(high.isinf(), 4 * length, (low + high) / 2)
+        inside = (newton > low) & (newton < high) & (newton < 10 * length)
+        length = torch.where(inside, newton, middle)
+    return torch.where(bend > 0, length, 0)

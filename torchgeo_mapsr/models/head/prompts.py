@@ -37,18 +37,43 @@ def select(
         Indices (m,) of the pixels, and the class of each, (m,).
     """
     confidence, predicted = logits.softmax(1).max(1)
-    keep = predicted == label
-    if quantile > 0:
-        for c in label[keep].unique():
-            of_class = keep & (label == c)
-            # numpy: torch.quantile refuses more than 16 million values.
-            least = float(np.quantile(confidence[of_class].numpy(), quantile))
-            keep &= ~of_class | (confidence >= least)
+    keep = confident(confidence, label, predicted == label, quantile)
     index = keep.nonzero()[:, 0]
     return index, label[index]
 
 
-def cluster(features: Tensor, label: Tensor, classes: int, k: int, seed: int) -> Tensor:
+def confident(
+    confidence: Tensor, label: Tensor, keep: Tensor, quantile: float
+) -> Tensor:
+    """Of the pixels that are kept, the most confident of each class.
+
+    Args:
+        confidence: Of the class of each pixel, (N,).
+        label: Class of each, (N,).
+        keep: Pixels to choose from, (N,) bool.
+        quantile: Only those at or above this quantile of their class.
+
+    Returns:
+        (N,) bool.
+    """
+    if quantile <= 0:
+        return keep
+    for c in label[keep].unique():
+        members = keep & (label == c)
+        # numpy: torch.quantile refuses more than 16 million values.
+        least = float(np.quantile(confidence[members].numpy(), quantile))
+        keep = keep & (~members | (confidence >= least))
+    return keep
+
+
+def cluster(
+    features: Tensor,
+    label: Tensor,
+    classes: int,
+    k: int,
+    seed: int,
+    weight: Tensor | None = None,
+) -> Tensor:
     """Means of each class, or of k clusters of it.
 
     Args:
@@ -57,28 +82,38 @@ def cluster(features: Tensor, label: Tensor, classes: int, k: int, seed: int) ->
         classes: Number of classes, C.
         k: Prompts a class (k-means; MapSR has one).
         seed: Seed of k-means.
+        weight: How far each pixel counts in its class's mean, (m,); all alike by
+            default. Clusters are of all alike.
 
     Returns:
-        (C, k, D); NaN for a class with fewer than FEWEST pixels.
+        (C, k, D); NaN for a class whose pixels weigh less than FEWEST.
     """
     prompts = torch.full((classes, k, features.shape[1]), torch.nan)
+    weight = torch.ones(len(label)) if weight is None else weight.float()
     for c in range(classes):
-        own = features[label == c]
-        if len(own) < max(FEWEST, k):
+        members = label == c
+        w = weight[members]
+        if w.sum() < max(FEWEST, k):
             continue
-        prompts[c] = own.mean(0)
+        of_class = features[members]
+        prompts[c] = (w @ of_class) / w.sum()
         if k > 1:
             rng = np.random.default_rng(seed)
             with warnings.catch_warnings():
                 # Of fewer than k different pixels: prompts that are equal do no harm.
                 warnings.simplefilter('ignore')
-                centres, _ = kmeans2(own.double().numpy(), k, minit='++', seed=rng)
+                data = of_class.double().numpy()
+                centres, _ = kmeans2(data, k, minit='++', seed=rng)
             prompts[c] = torch.from_numpy(centres).to(prompts)
     return prompts
 
 
 def within_class_discriminant(
-    features: Tensor, label: Tensor, prompts: Tensor, shrinkage: float = SHRINKAGE
+    features: Tensor,
+    label: Tensor,
+    prompts: Tensor,
+    weight: Tensor | None = None,
+    shrinkage: float = SHRINKAGE,
 ) -> LinearProbe:
     r"""Prompts under a shared within-class covariance (linear discriminant analysis).
 
@@ -92,29 +127,34 @@ def within_class_discriminant(
         features: Standardised features of the pixels, (m, D).
         label: Class of each, (m,).
         prompts: From :func:`cluster` of the same features, (C, k, D).
+        weight: How far each pixel counts, (m,); all alike by default.
         shrinkage: Part of Σ that is replaced by its mean variance times the identity.
 
     Returns:
         Scores of the C * k prompts, class by class.
     """
     classes, k, dimensions = prompts.shape
-    known = ~prompts.isnan().any(2)
+    present = ~prompts.isnan().any(2)
+    weight = torch.ones(len(label)) if weight is None else weight.float()
     covariance = torch.zeros(dimensions, dimensions, dtype=torch.float64)
-    count = 0
-    for c in known[:, 0].nonzero()[:, 0].tolist():
-        own, centres = features[label == c].double(), prompts[c].double()
-        residual = own - centres[torch.cdist(own, centres).argmin(1)]
-        covariance += residual.T @ residual
-        count += len(own)
-    covariance /= max(count, 1)
+    total = 0.0
+    for c in present[:, 0].nonzero()[:, 0].tolist():
+        members = label == c
+        of_class, centres = features[members], prompts[c]
+        nearest = torch.cdist(of_class, centres).argmin(1) if k > 1 else 0
+        residual = of_class - centres[nearest]
+        # Deviations have zero mean: single precision is enough, at half the time.
+        covariance += (residual.T * weight[members]) @ residual
+        total += float(weight[members].sum())
+    covariance /= max(total, 1e-12)
     spread = covariance.diagonal().mean().clamp(min=1e-12)
     covariance *= 1 - shrinkage
     covariance.diagonal().add_(shrinkage * spread)
     m = prompts.nan_to_num().view(classes * k, dimensions).double()
-    weight = torch.linalg.solve(covariance, m.T).T
-    bias = -(weight * m).sum(1) / 2
-    bias = torch.where(known.view(-1), bias, ABSENT)
-    return LinearProbe(weight.to(features), bias.to(features))
+    coefficients = torch.linalg.solve(covariance, m.T).T
+    bias = -(coefficients * m).sum(1) / 2
+    bias = torch.where(present.view(-1), bias, ABSENT)
+    return LinearProbe(coefficients.to(features), bias.to(features))
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,21 +35,21 @@ class Ensemble(nn.Module):
         super().__init__()
         if not networks:
             raise InputError('an ensemble has at least one network')
-        given = torch.tensor(
+        shares = torch.tensor(
             [1.0] * len(networks) if weights is None else list(weights),
             dtype=torch.float32,
         )
-        if len(given) != len(networks):
+        if len(shares) != len(networks):
             raise InputError(
-                f'{len(given)} weights for {len(networks)} networks; give one for each'
+                f'{len(shares)} weights for {len(networks)} networks; give one for each'
             )
-        if not (given.isfinite().all() and (given >= 0).all() and given.sum() > 0):
+        if not (shares.isfinite().all() and (shares >= 0).all() and shares.sum() > 0):
             raise InputError(
-                f'weights of an ensemble are 0 or more, and not all 0: {given.tolist()}'
+                f'weights of an ensemble are 0 or more, and not all 0: {shares.tolist()}'
             )
         self.networks = nn.ModuleList(networks)
         # who weighs nothing is known when the networks are, not from a checkpoint
-        self.register_buffer('share', given / given.sum(), persistent=False)
+        self.register_buffer('share', shares / shares.sum(), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Predict.

@@ -136,15 +136,15 @@ class MaskedAutoencoder(nn.Module):
             (B, M, C · 16²), as :meth:`target` has them.
         """
         if self.hidden == 'pixels':
-            image = image * self._seen(kept, image)
+            image = image * self._visible(kept, image)
         encoded = self.bridge(self.transformer.encode(image, idx_keep=kept))
         tokens = utils.repeat_token(
             self.decoder.mask_token, (len(image), self.side**2)
         ).to(encoded.dtype)
         tokens = utils.set_at_index(tokens, kept, encoded)
         decoded: Tensor = self.decoder(tokens)
-        found: Tensor = self.head(utils.get_at_index(decoded, masked))
-        return found
+        patches: Tensor = self.head(utils.get_at_index(decoded, masked))
+        return patches
 
     def loss(self, image: Tensor) -> Tensor:
         """Mean squared error of the masked patches, each in its own units.
@@ -178,11 +178,11 @@ class MaskedAutoencoder(nn.Module):
         patches = utils.get_at_index(utils.patchify(image.float(), PATCH), masked)
         return utils.normalize_mean_var(patches)
 
-    def _seen(self, kept: Tensor, image: Tensor) -> Tensor:
+    def _visible(self, kept: Tensor, image: Tensor) -> Tensor:
         """1 at pixels of patches that are seen, (B, 1, S, S)."""
-        seen = image.new_zeros(len(image), self.side**2).scatter(1, kept, 1.0)
-        seen = seen.view(-1, 1, self.side, self.side)
-        return F.interpolate(seen, scale_factor=PATCH, mode='nearest')
+        visible = image.new_zeros(len(image), self.side**2).scatter(1, kept, 1.0)
+        visible = visible.view(-1, 1, self.side, self.side)
+        return F.interpolate(visible, scale_factor=PATCH, mode='nearest')
 
 
 class _Embedding(nn.Module):

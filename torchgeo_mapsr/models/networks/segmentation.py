@@ -4,12 +4,15 @@
 """Trainable segmentation networks between imagery as it is read and class scores."""
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
+from torchvision.models._api import WeightsEnum
 
 from ...errors import InputError
 from ..backbones.frozen import mirror
@@ -38,6 +41,55 @@ _ARCHITECTURES = [
 _RANGE = {'uint8': 127.5}
 
 
+@dataclass(frozen=True)
+class Network:
+    """What a segmentation network is made from, by torchgeo's names.
+
+    Args:
+        model: Architecture: unet, deeplabv3+, upernet, segformer… (those of smp).
+        backbone: Encoder: a name of smp (resnet18, mit_b0…), or ``tu-NAME`` of timm.
+        weights: Where the encoder starts: a local file (.safetensors, .pth or a
+            checkpoint), one of torchgeo's weights or its name, True for smp's ImageNet
+            weights, or None or False for a random start. All but a file are downloaded.
+        in_channels: Bands of the imagery, C.
+        image_dtype: Data type of the imagery's files, see
+            :class:`SegmentationNetwork`.
+        mean: Mean of each band, or one for all, in units of the files.
+        std: Standard deviation likewise.
+        freeze_backbone: Train the decoder and the head only. The encoder stays in
+            evaluation mode, so that its running statistics stay as well.
+        freeze_decoder: Train the encoder and the head only, likewise.
+    """
+
+    model: str = 'unet'
+    backbone: str = 'resnet18'
+    # bool before str, so that a command line's `true` is not taken for a file
+    weights: bool | WeightsEnum | str | None = None
+    in_channels: int = 4
+    image_dtype: str | None = 'uint8'
+    mean: Sequence[float] | float | None = None
+    std: Sequence[float] | float | None = None
+    freeze_backbone: bool = False
+    freeze_decoder: bool = False
+
+    @classmethod
+    def of(cls, value: 'Network | Mapping[str, Any]') -> 'Network':
+        """Take a network's arguments, also those that a checkpoint has.
+
+        Args:
+            value: Arguments, as an object or as a mapping.
+        """
+        return value if isinstance(value, Network) else cls(**value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without the weights: a checkpoint has its own."""
+        plain = {k: v for k, v in vars(self).items() if k != 'weights'}
+        for name in ('mean', 'std'):
+            if isinstance(plain[name], Sequence):
+                plain[name] = [float(number) for number in plain[name]]
+        return plain
+
+
 class SegmentationNetwork(nn.Module):
     """A network of segmentation-models-pytorch that takes raw values of any size.
 
@@ -47,43 +99,51 @@ class SegmentationNetwork(nn.Module):
     and digital numbers have no common range. Images are continued at the right and
     bottom by mirroring, to a multiple of the network's stride, and scores are cropped.
 
-    Nothing is downloaded: the encoder starts at random, or from a local file.
-
     Args:
-        model: Architecture: unet, deeplabv3+, upernet, segformer… (those of smp).
-        backbone: Encoder: a name of smp (resnet18, mit_b0…), or ``tu-NAME`` of timm.
-        bands: Bands of the imagery, C.
-        classes: Number of classes, K.
-        weights: Local file of the encoder's weights, .safetensors or .pth; they must
-            be for as many bands.
-        image_dtype: Data type of the imagery's files.
-        mean: Mean of each band, or one for all, in units of the files.
-        std: Standard deviation likewise.
+        arguments: What it is made from.
+        num_classes: Number of classes, K.
 
     Raises:
         InputError: If an argument does not fit.
+
+    >>> network = SegmentationNetwork(Network('unet', 'resnet18', in_channels=3), 5)
+    >>> network(torch.zeros(1, 3, 50, 70)).shape
+    torch.Size([1, 5, 50, 70])
     """
 
-    def __init__(
-        self,
-        model: str,
-        backbone: str,
-        bands: int,
-        classes: int,
-        weights: str | None = None,
-        image_dtype: str | None = 'uint8',
-        mean: Sequence[float] | float | None = None,
-        std: Sequence[float] | float | None = None,
-    ) -> None:
+    def __init__(self, arguments: Network, num_classes: int) -> None:
         super().__init__()
-        self.bands = bands
-        self.normalise = normalisation(bands, image_dtype, mean, std)
-        self.network = _create(model, backbone, bands, classes)
-        if weights is not None:
-            encoder, names = _named(self.network.encoder, backbone)
-            state = strip_prefix(read_weights(weights), names.values())
-            state = {own: state[name] for own, name in names.items() if name in state}
-            load_weights(encoder, state, weights, f'the encoder {backbone}')
+        self.arguments = arguments
+        self.normalise = normalisation(
+            arguments.in_channels, arguments.image_dtype, arguments.mean, arguments.std
+        )
+        self.network = _create(arguments, num_classes)
+        _load_encoder(self.network.encoder, arguments)
+        for part in self._frozen:
+            part.requires_grad_(False)
+
+    @property
+    def in_channels(self) -> int:
+        """Bands of the imagery, C."""
+        return self.arguments.in_channels
+
+    @property
+    def _frozen(self) -> list[nn.Module]:
+        """Parts that are not trained."""
+        frozen = self.arguments.freeze_backbone, self.arguments.freeze_decoder
+        parts = self.network.encoder, self.network.decoder
+        return [part for part, stays in zip(parts, frozen, strict=True) if stays]
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all parts but those that are frozen.
+
+        Args:
+            mode: Training, or evaluation.
+        """
+        super().train(mode)
+        for part in self._frozen:
+            part.train(False)
+        return self
 
     @property
     def encoder(self) -> nn.Module:
@@ -133,11 +193,11 @@ class SegmentationNetwork(nn.Module):
         Raises:
             InputError: If the image has another number of bands.
         """
-        if image.shape[1] != self.bands:
+        if image.shape[1] != self.in_channels:
             raise InputError(
                 f'The imagery has {image.shape[1]} bands and the network was made for '
-                f'{self.bands}: give bands={image.shape[1]}, or choose bands of the '
-                'imagery'
+                f'{self.in_channels}: give in_channels={image.shape[1]}, or choose bands '
+                'of the imagery'
             )
         image = self.normalise(image.nan_to_num(nan=0, posinf=0, neginf=0))
         height, width = (-(-n // self.stride) * self.stride for n in image.shape[-2:])
@@ -211,8 +271,8 @@ def normalisation(
             return nn.BatchNorm2d(bands, affine=False, momentum=None)
         mean = std = half
     values = []
-    for name, given in (('mean', mean), ('std', std)):
-        value = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
+    for name, numbers in (('mean', mean), ('std', std)):
+        value = torch.as_tensor(numbers, dtype=torch.float32).reshape(-1)
         if len(value) not in (1, bands):
             raise InputError(f'{name} has {len(value)} values for {bands} bands')
         values.append(value.expand(bands).clone())
@@ -221,7 +281,8 @@ def normalisation(
     return _Affine(*values)
 
 
-def _create(model: str, backbone: str, bands: int, classes: int) -> Any:
+def _create(arguments: Network, num_classes: int) -> Any:
+    model, backbone = arguments.model, arguments.backbone
     arch = _ALIASES.get(model, model)
     if arch not in _ARCHITECTURES:
         raise InputError(
@@ -234,16 +295,52 @@ def _create(model: str, backbone: str, bands: int, classes: int) -> Any:
         return smp.create_model(
             arch,
             backbone,
-            encoder_weights=None,
-            in_channels=bands,
-            classes=classes,
+            encoder_weights='imagenet' if arguments.weights is True else None,
+            in_channels=arguments.in_channels,
+            classes=num_classes,
             **options,
         )
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        known = smp.encoders.get_encoder_names()
+    except (KeyError, ValueError, RuntimeError, TypeError, OSError) as error:
+        names = smp.encoders.get_encoder_names()
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f'{model} cannot be made with the encoder {backbone!r}'
-            f'{suggest(backbone, known)} ({reason[:200]}); encoders of timm are called '
+            f'{suggest(backbone, names)} ({reason[:200]}); encoders of timm are called '
             'tu-NAME'
         ) from error
+
+
+def _load_encoder(encoder: Any, arguments: Network) -> None:
+    """Load weights of a file, or of torchgeo, into an encoder."""
+    weights = arguments.weights
+    if weights is None or isinstance(weights, bool):
+        return
+    if isinstance(weights, WeightsEnum):
+        state, source = _download(weights), str(weights)
+    elif Path(weights).is_file():
+        state, source = read_weights(weights), weights
+    else:
+        # takes seconds to import
+        from torchgeo.models import get_weight
+
+        try:
+            enum = get_weight(weights)
+        except ValueError as error:
+            raise InputError(
+                f'weights: {weights} is no file, and no weights of torchgeo'
+            ) from error
+        state, source = _download(enum), weights
+    module, names = _named(encoder, arguments.backbone)
+    state = strip_prefix(state, names.values())
+    state = {key: state[name] for key, name in names.items() if name in state}
+    load_weights(module, state, source, f'the encoder {arguments.backbone}')
+
+
+def _download(weights: WeightsEnum) -> dict[str, Tensor]:
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(progress=True)
+    except OSError as error:
+        raise InputError(
+            f'weights: {weights} cannot be downloaded ({error}): give a local file'
+        ) from error
+    return state

@@ -4,6 +4,7 @@
 """Networks that were trained before, from their checkpoints."""
 
 import hashlib
+import json
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...datasets.legends.legend import Legend
 from ...errors import InputError
 from .ensemble import Ensemble
-from .segmentation import SegmentationNetwork
+from .segmentation import Network, SegmentationNetwork
 
 #: Key of a checkpoint for what is to be known of its task without its class.
 ABOUT = 'torchgeo-mapsr'
 
-_NETWORK = 'network.'
-_ARGUMENTS = ('model', 'backbone', 'bands', 'image_dtype', 'mean', 'std')
+# Where a task keeps the network. Earlier checkpoints have another prefix and no digest.
+_PREFIX, _OLD_PREFIX = 'model.', 'network.'
+_OLD_NAMES = ('model', 'backbone', 'image_dtype', 'mean', 'std')
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,52 +64,117 @@ class Trained:
             weights: Weight of each; all alike by default.
 
         Raises:
-            InputError: If a file is none of that kind, or if they do not fit together.
+            InputError: If a file is none of that kind or is damaged, or if they do not
+                fit together.
         """
-        contents = [_read(Path(path)) for path in paths]
         networks, targets, members = [], [], []
-        for path, content in zip(paths, contents, strict=True):
-            hparams, about = content['hyper_parameters'], content[ABOUT]
-            target = Legend.load(about['target'])
-            arguments = {name: hparams[name] for name in _ARGUMENTS}
-            network = SegmentationNetwork(classes=len(target), **arguments)
-            state = {
-                name.removeprefix(_NETWORK): value
-                for name, value in content['state_dict'].items()
-                if name.startswith(_NETWORK)
-            }
+        for path in map(Path, paths):
+            content = _read(path)
             try:
-                network.load_state_dict(state)
-            except RuntimeError as error:
+                network, target, task = _network(content)
+            except InputError as error:
+                raise InputError(f'{path}: {error}') from error
+            except Exception as error:
                 raise InputError(
-                    f'{path} does not fit its own hyperparameters: '
-                    f'{str(error).splitlines()[-1].strip()}'
+                    f'{path} does not fit its own hyperparameters: {_first_line(error)}'
                 ) from error
             networks.append(network.eval().requires_grad_(False))
             targets.append(target)
             members.append(
                 {
-                    'task': about['task'],
-                    'sha256': _digest(Path(path)),
+                    'task': task,
+                    'sha256': _digest(path),
                     'steps': content.get('global_step'),
-                    **arguments,
+                    **network.arguments.to_dict(),
                 }
             )
-        for path, target, network in zip(paths, targets, networks, strict=True):
-            if target != targets[0] or network.bands != networks[0].bands:
+        for name, target, network in zip(paths, targets, networks, strict=True):
+            if target != targets[0] or network.in_channels != networks[0].in_channels:
                 raise InputError(
-                    f'{path} and {paths[0]} have different classes or bands and cannot '
+                    f'{name} and {paths[0]} have different classes or bands and cannot '
                     'be averaged'
                 )
         ensemble = Ensemble(networks, weights)
         return cls(
             ensemble.eval(),
-            networks[0].bands,
+            networks[0].in_channels,
             targets[0],
             max(network.halo for network in networks),
             max(network.stride for network in networks),
             {'checkpoints': members, 'shares': ensemble.share.tolist()},
         )
+
+
+def describe(
+    checkpoint: dict[str, Any], task: str, target: dict[str, Any], network: Network
+) -> None:
+    """Add to a checkpoint what :meth:`Trained.load` needs, and a digest.
+
+    Args:
+        checkpoint: What will be saved.
+        task: Name of the task.
+        target: Legend of the map, as plain values.
+        network: What the network is made from.
+    """
+    about = {'task': task, 'target': target, 'network': network.to_dict()}
+    checkpoint[ABOUT] = about
+    if 'state_dict' in checkpoint:  # sharded strategies save it elsewhere
+        about['digest'] = _state_digest(about, checkpoint['state_dict'])
+
+
+def verify(checkpoint: Mapping[str, Any]) -> None:
+    """Make sure that a checkpoint is what was saved.
+
+    Args:
+        checkpoint: What was loaded. An earlier one, without a digest, passes.
+
+    Raises:
+        InputError: If it is not.
+    """
+    about = checkpoint.get(ABOUT, {})
+    if 'digest' not in about:
+        return
+    if about['digest'] != _state_digest(about, checkpoint['state_dict']):
+        raise InputError(
+            'the checkpoint is damaged: its digest is that of other weights'
+        )
+
+
+def _state_digest(about: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    """SHA-256 of all tensors of a state, and of what is said about the network."""
+    digest = hashlib.sha256()
+    described = {k: v for k, v in about.items() if k != 'digest'}
+    digest.update(json.dumps(described, sort_keys=True).encode())
+    for name in sorted(state):
+        digest.update(name.encode())
+        value = state[name]
+        if isinstance(value, Tensor):
+            digest.update(f'{value.dtype} {tuple(value.shape)}'.encode())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _network(content: Mapping[str, Any]) -> tuple[SegmentationNetwork, Legend, str]:
+    """The network of a checkpoint, its classes, and the name of its task."""
+    verify(content)
+    about, prefix = content[ABOUT], _PREFIX
+    if 'network' in about:
+        arguments = Network(**about['network'])
+    else:
+        prefix, hparams = _OLD_PREFIX, content['hyper_parameters']
+        named = {name: hparams[name] for name in _OLD_NAMES}
+        arguments = Network(in_channels=hparams['bands'], **named)
+    target = Legend.load(about['target'])
+    network = SegmentationNetwork(arguments, len(target))
+    network.load_state_dict(
+        {
+            name.removeprefix(prefix): value
+            for name, value in content['state_dict'].items()
+            if name.startswith(prefix)
+        }
+    )
+    return network, target, about['task']
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -115,13 +183,15 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise InputError(f'Checkpoint {path} does not exist')
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f'Checkpoint {path} cannot be read: {reason}') from error
     except pickle.UnpicklingError as error:
         raise InputError(
-            f'Checkpoint {path} holds more than tensors and plain values, and is not '
-            'read: that may be harmful'
+            f'Checkpoint {path} holds more than tensors and plain values, which may be '
+            'harmful, or is damaged; it is not read'
+        ) from error
+    except Exception as error:
+        # what a damaged archive raises depends on where it is damaged
+        raise InputError(
+            f'Checkpoint {path} cannot be read: {_first_line(error)}'
         ) from error
     if not isinstance(content, Mapping) or ABOUT not in content:
         raise InputError(
@@ -129,6 +199,12 @@ def _read(path: Path) -> Mapping[str, Any]:
             'MapSRTask are given with --model)'
         )
     return content
+
+
+def _first_line(error: Exception) -> str:
+    """One line of an error's message; torch has the reason in the last."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()[:200]
 
 
 def _digest(path: Path) -> str:

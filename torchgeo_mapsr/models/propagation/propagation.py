@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...datasets.geo.grid import Window
 from ...errors import InputError
+from ..backbones.spec import Member
 from ..tokens.tokens import Tokens
-from ..tokens.upsample import Bilinear, Window, whole
+from ..tokens.upsample import Bilinear, whole
 from .graph import SimilarityGraph
 from .superpixels import superpixels
 
@@ -268,3 +270,24 @@ def _interpolated(
     # Squares without a pixel have no weight; a valid pixel's own has some.
     values, weight = pixels[:, :-1], pixels[:, -1:]
     return values.div_(weight.clamp_(min=torch.finfo(pixels.dtype).tiny))
+
+
+def parse_propagation(spec: str) -> Propagation:
+    """Make a propagation from a spec: its nodes, and constants as options.
+
+    Args:
+        spec: ``superpixels`` or ``tokens``, as in ``superpixels?neighbours=100&alpha=0.5``.
+
+    Returns:
+        The propagation.
+
+    Raises:
+        InputError: If there are no such nodes, or an option is unknown or out of range.
+    """
+    member = Member.parse(spec)
+    if member.kind not in NODES or member.name:
+        raise InputError(
+            f'Propagation must be none or one of {", ".join(NODES)} with options, '
+            f'not {spec!r}.'
+        )
+    return member.with_option('nodes', member.kind).build(Propagation)

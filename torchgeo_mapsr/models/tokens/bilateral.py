@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .upsample import Taps, Upsampler, Window, neighbour_products
+from ...datasets.geo.grid import Window
+from .upsample import Taps, Upsampler, neighbour_products
 
 
 class JointBilateral(Upsampler):

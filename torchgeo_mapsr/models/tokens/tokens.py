@@ -3,15 +3,17 @@
 
 """A pyramid of token grids, and what is linear in its high-resolution features."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Self
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .upsample import Bilinear, Upsampler, Window, whole
+from ...datasets.geo.grid import Window
+from .upsample import Bilinear, Upsampler, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,24 +60,30 @@ class Tokens:
         """All members' levels in order: concatenated feature vectors.
 
         Args:
-            members: Tokens of the same images; the first one's upsampler is kept.
+            members: Tokens of the same images under bilinear upsampling.
 
         Returns:
-            The concatenation.
+            The concatenation; lazy where a member is.
         """
-        first = members[0]
-        return replace(
-            first,
-            levels=tuple(level for member in members for level in member.levels),
-            strides=tuple(stride for member in members for stride in member.strides),
+        if any(isinstance(member, LazyTokens) for member in members):
+            return _ConcatTokens(members)
+        return Tokens(
+            tuple(level for member in members for level in member.levels),
+            tuple(stride for member in members for stride in member.strides),
+            members[0].size,
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the grids are."""
+        return self.levels[0].device
 
     @property
     def channels(self) -> tuple[int, ...]:
         """Features of each level, D_l; their sum is D."""
         return tuple(level.shape[1] for level in self.levels)
 
-    def with_upsampler(self, upsampler: Upsampler) -> Self:
+    def with_upsampler(self, upsampler: Upsampler) -> 'Tokens':
         """The same grids under another operator U.
 
         Args:
@@ -84,9 +92,9 @@ class Tokens:
         Returns:
             New tokens that share the grids.
         """
-        return replace(self, upsampler=upsampler)
+        return Tokens(self.levels, self.strides, self.size, upsampler)
 
-    def to(self, target: torch.device | torch.dtype | str) -> Self:
+    def to(self, target: torch.device | torch.dtype | str) -> 'Tokens':
         """Move or convert the grids, as :meth:`torch.Tensor.to`.
 
         Args:
@@ -95,9 +103,10 @@ class Tokens:
         Returns:
             New tokens.
         """
-        return replace(self, levels=tuple(level.to(target) for level in self.levels))
+        levels = tuple(level.to(target) for level in self.levels)
+        return Tokens(levels, self.strides, self.size, self.upsampler)
 
-    def affine(self, scale: Tensor, shift: Tensor | None = None) -> Self:
+    def affine(self, scale: Tensor, shift: Tensor | None = None) -> 'Tokens':
         """Scale and shift the features: (U F) a + b = U (F a + b), as U 1 = 1.
 
         Args:
@@ -118,7 +127,7 @@ class Tokens:
                 level + part.to(level)[:, None, None]
                 for level, part in zip(levels, shifts, strict=True)
             ]
-        return replace(self, levels=tuple(levels))
+        return Tokens(tuple(levels), self.strides, self.size, self.upsampler)
 
     def project(
         self, weight: Tensor, bias: Tensor | None = None, window: Window | None = None
@@ -295,6 +304,98 @@ class Tokens:
     def _operator(self, stride: int) -> Upsampler:
         """U of a level."""
         return Bilinear() if stride == 1 else self.upsampler
+
+
+class LazyTokens(Tokens):
+    """Tokens whose grids are made when they are asked for, on the CPU or a GPU.
+
+    A backbone that has a shorter way from images to linear scores than through its
+    features overrides :meth:`project`. Everything else makes the grids.
+
+    Args:
+        channels: Features of each level, D_l.
+        strides: Pixels a token, for each level.
+        size: Height and width (H, W) of the image in pixels.
+        device: Where the grids will be.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        size: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        # The parent is frozen, and checks grids that are not there yet.
+        fields = {
+            '_channels': tuple(channels),
+            '_device': device,
+            'strides': tuple(strides),
+            'size': size,
+            'upsampler': Bilinear(),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    @abstractmethod
+    def make_levels(self) -> tuple[Tensor, ...]:
+        """Make the grids, (B, D_l, h_l, w_l) float32."""
+
+    @cached_property
+    def levels(self) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """The grids; made once."""
+        return self.make_levels()
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Features of each level, D_l."""
+        channels: tuple[int, ...] = self._channels  # type: ignore[attr-defined]
+        return channels
+
+    @property
+    def device(self) -> torch.device:
+        """Where the grids are, or will be."""
+        device: torch.device = self._device  # type: ignore[attr-defined]
+        return device
+
+    def with_upsampler(self, upsampler: Upsampler) -> Tokens:
+        """The same under another operator; see :meth:`Tokens.with_upsampler`."""
+        return (
+            self if type(upsampler) is Bilinear else super().with_upsampler(upsampler)
+        )
+
+    def to(self, target: torch.device | torch.dtype | str) -> Tokens:
+        """The same, where nothing changes; see :meth:`Tokens.to`."""
+        return self if target in (torch.float32, self.device) else super().to(target)
+
+
+class _ConcatTokens(LazyTokens):
+    """Tokens of several backbones, of which one at least is lazy."""
+
+    def __init__(self, members: Sequence[Tokens]) -> None:
+        super().__init__(
+            [channel for member in members for channel in member.channels],
+            [stride for member in members for stride in member.strides],
+            members[0].size,
+            members[0].device,
+        )
+        object.__setattr__(self, '_members', tuple(members))
+
+    def make_levels(self) -> tuple[Tensor, ...]:
+        """All members' grids in order."""
+        members: tuple[Tokens, ...] = self._members  # type: ignore[attr-defined]
+        return tuple(level for member in members for level in member.levels)
+
+    def project(
+        self, weight: Tensor, bias: Tensor | None = None, window: Window | None = None
+    ) -> Tensor:
+        """The sum of the members' scores; see :meth:`Tokens.project`."""
+        members: tuple[Tokens, ...] = self._members  # type: ignore[attr-defined]
+        widths = [sum(member.channels) for member in members]
+        parts = zip(members, weight.split(widths, dim=1), strict=True)
+        scores = [member.project(part, None, window) for member, part in parts]
+        total = torch.stack(scores).sum(0)
+        return total if bias is None else total + bias.to(total)[:, None, None]
 
 
 def _rows(level: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Rows and columns of an image.
-Window = tuple[slice, slice]
+from ...datasets.geo.grid import Window
 
 # Pixels a token from which on products with small dense matrices take a CPU less time
 # than torch's interpolation: 448 x 448 pixels of 8 channels 1.2 and 2.1 ms at 14.

@@ -1,0 +1,135 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""How often the intervals of ``torchgeo-mapsr area`` cover the truth: a simulation.
+
+A map of known truth: both are rasters, the map is wrong at patches that depend on the class.
+Each sample is drawn by ``torchgeo-mapsr sample``, labelled from the truth without an
+error, and given to ``torchgeo-mapsr area``; the areas of the truth are counted.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import rasterio
+from scipy.ndimage import gaussian_filter
+
+from .package import TARGET, mapsr, read_areas, run_command
+from .scores import Matrix
+from .store import Record, Release, Row
+from .table import Table, Trial, grid
+
+# Asked for: the share of 95 % intervals that cover the truth.
+LEAST, MOST = 0.93, 0.97
+SAMPLES, SIDE = 1000, 600
+PIXEL = 10.0
+
+
+def map_with_errors(folder: Path, side: int) -> tuple[Path, Matrix]:
+    """A map with errors, and the codes of its truth."""
+    rng = np.random.default_rng(0)
+
+    def smooth(sigma: float) -> np.ndarray:
+        return gaussian_filter(rng.standard_normal((side, side)), sigma)
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        return values.ravel().argsort().argsort().reshape(values.shape) / values.size
+
+    # shares of the four classes: one rare, two common
+    truth = 1 + np.searchsorted([0.05, 0.45, 0.85], ranks(smooth(side / 40)))
+    wrong = ranks(smooth(2)) < np.array([0.0, 0.25, 0.08, 0.15, 0.2])[truth]
+    classes = np.where(wrong, 1 + (truth + rng.integers(0, 3, truth.shape)) % 4, truth)
+    path = folder / 'map.tif'
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        width=side,
+        height=side,
+        count=1,
+        dtype='uint8',
+        nodata=0,
+        crs='EPSG:5070',
+        transform=rasterio.Affine(PIXEL, 0, 1.5e6, 0, -PIXEL, 1.9e6),
+    ) as file:
+        file.write(classes.astype('uint8'), 1)
+    return path, truth
+
+
+def sample_covers(path: Path, truth: Matrix, seed: int) -> Row:
+    """Draw and label a sample; which intervals of the areas cover the truth's."""
+    points = path.with_name(f'points-{seed}.gpkg')
+    code, _, error = run_command('sample', path, '--output', points, '--seed', seed)
+    if code:
+        raise mapsr.InputError(f'torchgeo-mapsr sample failed: {error}')
+    frame = geopandas.read_file(points)
+    with rasterio.open(path) as file:
+        places = frame.geometry.to_crs(file.crs)
+        rows, columns = rasterio.transform.rowcol(file.transform, places.x, places.y)
+    frame['reference'] = truth[np.asarray(rows), np.asarray(columns)]
+    frame.to_file(points, driver='GPKG')
+    code, out, error = run_command('area', path, '--points', points, '--json')
+    if code:
+        raise mapsr.InputError(f'torchgeo-mapsr area failed: {error}')
+    points.unlink()
+    hectares = PIXEL**2 / 1e4
+    covers = {}
+    for row in read_areas(out):
+        area = float((truth == row['code']).sum()) * hectares
+        covers[str(row['code'])] = bool(row['low'] <= area <= row['high'])
+    return {'covers': covers, 'points': len(frame)}
+
+
+def trials(options: argparse.Namespace) -> Iterator[Trial]:
+    """A sample each."""
+    folder = options.work / 'coverage'
+    folder.mkdir(parents=True, exist_ok=True)
+    path, truth = map_with_errors(folder, 100 if options.tiny else SIDE)
+    for seed in range(2 if options.tiny else SAMPLES):
+        yield {'seed': seed}, partial(sample_covers, path, truth, seed)
+
+
+def release_rows(records: Iterable[Record]) -> Iterator[tuple[Row, Row]]:
+    """A line for each class: the samples whose interval covers its area."""
+    covered: Counter[str] = Counter()
+    total = 0
+    for record in records:
+        covered.update(code for code, yes in record.figures['covers'].items() if yes)
+        total, points, last = total + 1, record.figures['points'], record
+    for code in sorted(last.figures['covers']) if total else ():
+        row = {
+            'code': code,
+            'samples': total,
+            'points': points,
+            'covered': covered[code],
+        }
+        yield row, last.origin
+
+
+def markdown(release: Release) -> str:
+    """Coverage of each class's interval, and whether it is as asked for."""
+    legend = mapsr.Legend.load(TARGET)
+    names = {str(c.code): c.name for c in legend.classes}
+    body = []
+    for row in release.rows:
+        share = row['covered'] / row['samples']
+        verdict = 'yes' if LEAST <= share <= MOST else '**no**'
+        body.append([names[row['code']], f'{share:.1%}', f'93 to 97 % {verdict}'])
+    head = ['class', 'intervals that cover its area', 'asked for']
+    first = release.rows[0]
+    note = f'{first["samples"]} samples of {first["points"]} points.'
+    return f'{grid(head, body)}\n\n{note} Measured: {release.source()}.'
+
+
+TABLE = Table(
+    'coverage',
+    'how often 95 % intervals of areas cover the truth',
+    trials,
+    release_rows,
+    markdown,
+)

@@ -1,0 +1,175 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The lower 48 states on paper: what the measured figures come to.
+
+Every number of ``docs/scaling.md`` between its marks is computed here, from the released
+table of :mod:`benchmarks.speed`.
+"""
+
+from .package import Axis, default_overlap
+from .store import ROOT, Release, Row
+from .table import grid
+
+PAGE = ROOT / 'docs' / 'scaling.md'
+
+# What is asked for: area in km² at a metre a pixel, bands of one byte, cells of NLCD.
+AREA, BANDS, CELL = 8_000_000, 4, 30.0
+
+# The job's defaults: sides of chips and tiles, cells that a fit looks at.
+CHIP, TILE, CELLS = 448, 2048, 40_000
+
+# Halo and largest stride of ViT-S/14, and its features.
+HALO, STRIDE, FEATURES = 28, 14, 384
+
+# Area that is fitted together: about a county.
+REGION = 2_500
+
+# To finish in: days.
+DAYS = 30
+
+
+# Chips of ViT-S/14 in a pixel: those of a large raster, by area.
+_LENGTH = 100_000
+_AXIS = Axis(_LENGTH, CHIP, default_overlap(CHIP, HALO), HALO, STRIDE)
+CHIPS = (len(_AXIS.starts) / _LENGTH) ** 2
+
+
+def markdown(release: Release, area: float = AREA) -> str:
+    """What stands in the page.
+
+    Args:
+        release: The released table of :mod:`benchmarks.speed`.
+        area: km² to map.
+    """
+    paper = {row['part']: row for row in release.rows if 'paper' in row}
+    missing = [name for name in ('overhead', 'fit', 'flat') if name not in paper]
+    if missing:
+        text = f'{", ".join(missing)} of `python -m benchmarks speed` not measured yet'
+        return f'Not known: {text}.'
+    overhead, fit, flat = (paper[name]['paper'] for name in ('overhead', 'fit', 'flat'))
+    where = release.origins[paper['overhead']['origin']]
+    # CPU time is that of all threads already.
+    cpu, threads = where['clock'] == 'cpu', overhead['threads']
+    cores = 1 if cpu else threads
+    pixels, forward = area * 1e6, overhead['forward_seconds']
+    chips, regions, cells = pixels * CHIPS, area / REGION, pixels / CELL**2
+    used = min(cells, regions * CELLS)
+    side = (CHIP - default_overlap(CHIP, HALO)) / CELL
+    chips_of_a_fit = min(round(CELLS / side**2), 64)
+    chip_size = f'{CHIP} pixels, overlap {default_overlap(CHIP, HALO)}'
+    sizes = [
+        ('pixels', f'{area:,} km² × 10⁶', _count(pixels)),
+        ('imagery, not compressed', f'{BANDS} bands of a byte', _bytes(pixels * BANDS)),
+        ('chips of ViT-S/14', f'{chips / area:.2f} a km² ({chip_size})', _count(chips)),
+        ('tiles', f'{TILE}² pixels', _count(pixels / TILE**2)),
+        ('decoding', 'every chip reads its pixels', _bytes(chips * CHIP**2 * BANDS)),
+        ('LR cells', f'{CELL:.0f} m', _count(cells)),
+        (
+            'cells that fits look at',
+            f'{regions:,.0f} fits of {REGION:,} km², at most {CELLS:,} each',
+            f'{_count(used)} ({used / cells:.1%})',
+        ),
+    ]
+    storage = [
+        (name, f'{n / 1e3:,.0f} kB a km² (made scene)', _bytes(n * area))
+        for name, n in flat['bytes'].items()
+    ]
+    tokens = pixels / STRIDE**2 * FEATURES
+    storage += [
+        (
+            'tokens, if kept',
+            f'{FEATURES} × 2 bytes a {STRIDE}² pixels',
+            _bytes(2 * tokens),
+        ),
+        (
+            'features of pixels, which are never made',
+            f'{FEATURES} × 4 bytes a pixel',
+            _bytes(pixels * FEATURES * 4),
+        ),
+    ]
+    solving, rcf = fit['solve_seconds'], overhead['rcf_seconds']
+    more, most = overhead['overhead'], overhead['overhead_tokens']
+    seconds = [
+        (
+            'backbone, ViT-S/14',
+            f'{forward:.2f} s a chip × {_count(chips)}',
+            forward * chips,
+        ),
+        (
+            'reading, matching, blending, writing',
+            f'{more:.1%} of that',
+            forward * chips * more,
+        ),
+        ('… with propagation on tokens', f'{most:.1%} of it', forward * chips * most),
+        (
+            'fits: looking',
+            f'{regions:,.0f} × {chips_of_a_fit} chips × {forward:.2f} s',
+            regions * chips_of_a_fit * forward,
+        ),
+        (
+            'fits: solving',
+            f'{regions:,.0f} × {solving:.1f} s ({fit["size"]})',
+            regions * solving,
+        ),
+        ('instead: everything with `rcf`', f'{rcf:.2f} s a km²', rcf * area),
+    ]
+    hours = [(a, b, f'{value * cores / 3600:,.0f}') for a, b, value in seconds]
+    month = DAYS * 86400
+    need = forward * (1 + more) * chips * cores / month
+    serial = flat['report_seconds']
+    head = ['', 'arithmetic', 'comes to']
+    blocks = [
+        grid(head, sizes, left=2),
+        '**Storage**',
+        grid(head, storage, left=2),
+        (
+            f'**Core hours**, at {"CPU" if cpu else "wall"} time with {threads} thread(s) on '
+            f'{where["machine"]}'
+        ),
+        grid(head, hours, left=2),
+        (
+            f'In {DAYS} days: {need:,.0f} cores, or GPUs that together map '
+            f'{area / month:.1f} km² a second.'
+        ),
+        _gpu(paper.get('gpu'), area),
+    ]
+    if 'read' in paper:
+        blocks.append(
+            f'Reading: {paper["read"]["paper"]["km2_a_second"]:.3g} km² a second and '
+            'process, imagery and labels on a local disk. A GPU that computes faster '
+            'waits for it.'
+        )
+    blocks.append(
+        f'Reports (areas, agreement with labels): {serial:.2f} s a km² on the wall of the '
+        f'machine above, in one process: {serial * area / 86400:,.0f} days for one mosaic.'
+    )
+    return '\n\n'.join(blocks)
+
+
+def _gpu(part: Row | None, area: float) -> str:
+    """GPU hours, where one was measured."""
+    if part is None:
+        return (
+            'GPU hours: not known. `python -m benchmarks speed --rows gpu` measures km² a '
+            'second for ViT-S and ViT-L, and this page divides by it.'
+        )
+    rates = [(row['what'], row['km2_a_second']) for row in part['paper']]
+    return '\n'.join(
+        f'- {what}: {rate:.3g} km² a second, {area / rate / 3600:,.0f} GPU hours'
+        for what, rate in rates
+    )
+
+
+def _count(number: float) -> str:
+    for unit, name in ((1e12, 'trillion'), (1e9, 'billion'), (1e6, 'million')):
+        if number >= unit:
+            return f'{number / unit:.1f} {name}'
+    return f'{number:,.0f}'
+
+
+def _bytes(number: float) -> str:
+    for unit, name in ((1e15, 'PB'), (1e12, 'TB'), (1e9, 'GB')):
+        if number >= unit:
+            return f'{number / unit:.1f} {name}'
+    return f'{number / 1e6:.1f} MB'

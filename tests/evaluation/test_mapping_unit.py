@@ -1,0 +1,123 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from torchgeo_mapsr.evaluation.mapping_unit import MappingUnit
+
+
+def sieve(
+    index: np.ndarray, areas: np.ndarray, minimum: float, size: int
+) -> np.ndarray:
+    def read(rows: slice, cols: slice) -> np.ndarray:
+        return index[rows, cols]
+
+    unit = MappingUnit.scan(read, index.shape, areas, minimum, size)
+    result = np.full(index.shape, -9)
+    # any order
+    for number in np.random.default_rng(0).permutation(len(unit.windows)):
+        rows, cols = unit.slices(number)
+        result[rows, cols] = unit.apply(number, index[rows, cols])
+    return result
+
+
+def reference(index: np.ndarray, areas: np.ndarray, minimum: float) -> np.ndarray:
+    """The same rule pixel by pixel, on the whole raster, in plain Python."""
+    patch, count = np.zeros(index.shape, int), 0
+    for c in np.unique(index[index >= 0]):
+        labels, n = ndimage.label(index == c)
+        patch[labels > 0] = labels[labels > 0] + count
+        count += n
+    size = np.bincount(patch.ravel(), np.repeat(areas, index.shape[1]))
+    kind = {int(p): int(c) for p, c in zip(patch.ravel(), index.ravel(), strict=True)}
+    border: dict[int, Counter[int]] = {p: Counter() for p in range(1, count + 1)}
+    height, width = index.shape
+    for i in range(height):
+        for j in range(width):
+            for k, m in ((i + 1, j), (i, j + 1)):
+                if k < height and m < width:
+                    a, b = int(patch[i, j]), int(patch[k, m])
+                    if a != b and a and b:
+                        border[a][b] += 1
+                        border[b][a] += 1
+    settled = {p for p in range(1, count + 1) if size[p] >= minimum - 1e-6}
+    while True:
+        new = {}
+        for p in set(range(1, count + 1)) - settled:
+            votes: Counter[int] = Counter()
+            for q, length in border[p].items():
+                if q in settled:
+                    votes[kind[q]] += length
+            if votes:
+                new[p] = min(votes, key=lambda c: (-votes[c], c))
+        if not new:
+            break
+        kind |= new
+        settled |= set(new)
+    table = np.array([-1, *(kind[p] for p in range(1, count + 1))])
+    return table[patch]
+
+
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_tiles_give_what_the_whole_raster_does(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    smooth = ndimage.gaussian_filter(rng.normal(size=(61, 83)), 1.2 + seed / 2)
+    index = np.digitize(smooth, np.quantile(smooth, [0.3, 0.5, 0.8]))
+    index = np.where(
+        rng.random(index.shape) < 0.06, rng.integers(0, 4, index.shape), index
+    )
+    index[rng.random(index.shape) < 0.04] = -1
+    index[:, 40:43] = -1
+    areas = 1 + np.linspace(0, 0.5, 61)  # as in degrees
+    expected = reference(index, areas, 14)
+    for size in (7, 16, 30, 200):
+        result = sieve(index, areas, 14, size)
+        np.testing.assert_array_equal(result, expected)
+    assert (expected != index).mean() > 0.03
+    np.testing.assert_array_equal(expected < 0, index < 0)
+
+
+def test_no_patch_is_smaller_than_the_unit() -> None:
+    rng = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(rng.normal(size=(120, 90)), 1.5)
+    index = np.digitize(smooth, [-0.1, 0, 0.1])
+    result = sieve(index, np.ones(120), 20, 33)
+    for c in range(4):
+        labels, n = ndimage.label(result == c)
+        assert n == 0 or np.bincount(labels.ravel())[1:].min() >= 20
+
+
+def test_a_snake_through_many_tiles_is_one_patch() -> None:
+    """90 pixels, no more than 8 in any tile: it stays at 90, and goes at 91."""
+    index = np.zeros((90, 30), int)
+    index[:, 12] = 1
+    ones = np.ones(90)
+    assert (sieve(index, ones, 90, 8) == index).all()
+    assert (sieve(index, ones, 91, 8) == 0).all()
+
+
+def test_islands_in_no_data_stay() -> None:
+    index = np.full((9, 9), -1)
+    index[4, 4] = 2
+    assert (sieve(index, np.ones(9), 5, 4) == index).all()
+
+
+def test_interrupted_work_goes_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    index = rng.integers(0, 3, (40, 40))
+    unit = MappingUnit.scan(lambda r, c: index[r, c], (40, 40), np.ones(40), 9, 16)
+    unit.save(tmp_path / 'unit.npz')
+    again = MappingUnit.load(tmp_path / 'unit.npz')
+    for number in range(len(unit.windows)):
+        rows, cols = again.slices(number)
+        np.testing.assert_array_equal(
+            again.apply(number, index[rows, cols]),
+            unit.apply(number, index[rows, cols]),
+        )
+    with pytest.raises(ValueError, match='not what was scanned'):
+        again.apply(0, np.zeros((16, 16), int))

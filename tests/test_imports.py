@@ -1,0 +1,123 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Imports run downward only, so that a file can be read without those above it."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import torchgeo_mapsr
+
+PACKAGE = Path(str(torchgeo_mapsr.__file__)).parent
+
+#: From the top to the bottom; names of one line may import each other.
+LAYERS = [
+    {'__main__'},
+    {'main'},
+    {'verbs'},
+    {'mapping', 'evaluation'},
+    {'tasks'},
+    {'datamodules'},
+    {'samplers'},
+    {'losses', 'transforms', 'models'},
+    {'datasets'},
+    {'_compat', 'errors', 'versions', 'memory', 'threads'},
+]
+
+#: Within datasets: what is in none of these lines is above them all.
+DATASETS = [{'chip'}, {'imagery', 'labels'}, {'legends'}, {'geo'}]
+
+#: What is upward still: the importing module, and what it imports.
+ALLOWED = {
+    # The writer of predictions is a run of ``mapping`` that a Trainer drives.
+    ('tasks.map_writer', 'mapping'),
+    # Both read label rasters.
+    ('datasets.legends.measured', 'datasets'),
+    ('datasets.legends.recovered', 'datasets'),
+}
+
+
+def modules() -> Iterator[tuple[str, ...]]:
+    """Every module but the package's own ``__init__``, which hands all names on."""
+    for path in sorted(PACKAGE.rglob('*.py')):
+        parts = path.relative_to(PACKAGE).with_suffix('').parts
+        if parts != ('__init__',):
+            yield parts
+
+
+def imports(module: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Modules of the package that a module imports, also within functions."""
+    path = PACKAGE.joinpath(*module).with_suffix('.py')
+    tree = ast.parse(path.read_text())
+    folder = module[:-1]
+    for node in ast.walk(tree):
+        names: list[tuple[str, ...]] = []
+        if isinstance(node, ast.ImportFrom):
+            names = [tuple(node.module.split('.')) if node.module else ()]
+            if node.level:
+                base = folder[: len(folder) - node.level + 1]
+                names = [(*base, *names[0])]
+            elif names[0][:1] != ('torchgeo_mapsr',):
+                continue
+            else:
+                names = [names[0][1:]]
+            # ``from . import x`` names modules.
+            if not PACKAGE.joinpath(*names[0]).with_suffix('.py').exists():
+                inner = [(*names[0], alias.name) for alias in node.names]
+                names = [
+                    name
+                    if PACKAGE.joinpath(*name).with_suffix('.py').exists()
+                    else names[0]
+                    for name in inner
+                ]
+        elif isinstance(node, ast.Import):
+            names = [
+                tuple(alias.name.split('.'))[1:]
+                for alias in node.names
+                if alias.name.startswith('torchgeo_mapsr.')
+            ]
+        yield from (name for name in names if name)
+
+
+def rank(layers: list[set[str]], name: str) -> int:
+    return next((i for i, layer in enumerate(layers) if name in layer), -1)
+
+
+def upward(module: tuple[str, ...], imported: tuple[str, ...]) -> bool:
+    """Whether an import is of something above."""
+    if module[0] != imported[0]:
+        return rank(LAYERS, imported[0]) < rank(LAYERS, module[0])
+    if module[0] != 'datasets' or module[-1] == '__init__' or len(imported) < 2:
+        return False
+    return rank(DATASETS, imported[1]) < rank(DATASETS, module[1])
+
+
+def test_every_folder_has_its_layer() -> None:
+    for module in modules():
+        assert rank(LAYERS, module[0]) >= 0, module
+
+
+def test_imports_run_downward() -> None:
+    above = {
+        ('.'.join(module), name[0])
+        for module in modules()
+        for name in imports(module)
+        if upward(module, name)
+    }
+    assert above <= ALLOWED
+
+
+@pytest.mark.parametrize('folder', ['mapping', 'datasets', 'models', 'samplers'])
+def test_no_cycles(folder: str) -> None:
+    graph = {}
+    for module in modules():
+        if module[0] == folder and module[-1] != '__init__':
+            graph[module] = {name for name in imports(module) if name[0] == folder}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(' > '.join('.'.join(name) for name in error.args[1]))

@@ -1,0 +1,127 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.evaluation.consistency import WARNING
+from torchgeo_mapsr.main import main
+
+
+@pytest.fixture
+def maps(made_scene: Scene, tmp_path: Path) -> list[Path]:
+    """Two maps with their layers, as `map … --output maps/` leaves them."""
+    rng = np.random.default_rng(0)
+    with rasterio.open(made_scene.truth) as dataset:
+        codes, profile = dataset.read(1), dataset.profile
+    paths = []
+    for name in ('a', 'b'):
+        right = rng.random(codes.shape) < 0.8
+        other = (codes + rng.integers(1, 4, codes.shape) - 1) % 4 + 1
+        path = tmp_path / f'{name}.tif'
+        with rasterio.open(path, 'w', **profile) as dataset:
+            dataset.write(np.where(right, codes, other).astype(np.uint8), 1)
+        percent = np.full((1, *codes.shape), 97, np.uint8)
+        for layer, bands in (('confidence', 1), ('scores', 4)):
+            settings = {**profile, 'nodata': 255, 'count': bands}
+            with rasterio.open(
+                tmp_path / f'{name}_{layer}.tif', 'w', **settings
+            ) as out:
+                out.write(percent.repeat(bands, 0))
+        paths.append(path)
+    return paths
+
+
+def test_a_glob_of_a_folder_of_maps(
+    maps: list[Path],
+    made_scene: Scene,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = sorted(str(path) for path in tmp_path.glob('*.tif'))
+    assert len(files) == 6
+    truth, labels = str(made_scene.truth), str(made_scene.labels)
+    out = tmp_path / 'accuracy.json'
+    pictures = [str(tmp_path / name) for name in ('m.png', 'm.csv', 'r.png')]
+    arguments = ['evaluate', *files, '--truth', truth, truth, '--json', str(out)]
+    arguments += ['--labels', labels, '--labels-legend', made_scene.legend]
+    arguments += ['--lr-group', 'developed=21,22,23,24', '--matrix', *pictures[:2]]
+    arguments += ['--reliability', pictures[2]]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert 'kappa' in shown
+    assert 'boundary IoU' in shown
+    result = json.loads(out.read_text())
+    assert result['maps'] == [str(path) for path in maps]
+    assert result['accuracy'] == pytest.approx(0.8, abs=0.01)
+    assert set(result['groups']) == {'lr', 'lr: developed', 'tile'}
+    tiles = result['groups']['tile']
+    assert sum(t['pixels'] for t in tiles.values()) == result['pixels']
+    developed = result['groups']['lr: developed']['developed']['pixels']
+    parts = [p for n, p in result['groups']['lr'].items() if n.startswith('Developed')]
+    assert developed == sum(part['pixels'] for part in parts) > 0
+    assert result['reliability']['ece'] == pytest.approx(0.17, abs=0.01)
+    for path in pictures:
+        assert Path(path).stat().st_size > 100
+    # nothing is written over
+    before = out.read_bytes()
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert 'exists; name another file, or give --overwrite' in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert main([*arguments, '--overwrite']) == 0
+
+
+def test_inputs_are_never_written_over(
+    maps: list[Path],
+    made_scene: Scene,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ['evaluate', str(maps[0]), '--truth', str(made_scene.truth)]
+    before = maps[0].read_bytes()
+    json_path = ['--json', str(maps[0]), '--overwrite']
+    for extra, message in (
+        (json_path, 'is an input'),
+        (['--matrix', 'm.pdf'], 'neither a .csv nor a .png'),
+        (['--boundary', '0.1'], 'less than a pixel'),
+        (['--lr-group', 'x=1'], 'needs --labels'),
+        (['--labels', 'l.tif'], 'needs its legend'),
+    ):
+        assert main([*arguments, *extra]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count('\n') == 1
+    assert maps[0].read_bytes() == before
+    assert main(['evaluate', str(maps[0])]) == 2
+    assert 'Give --truth, or --labels' in capsys.readouterr().err
+
+
+def test_without_truth(
+    maps: list[Path],
+    made_scene: Scene,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / 'lr.json'
+    arguments = [
+        '--labels',
+        str(made_scene.labels),
+        '--labels-legend',
+        made_scene.legend,
+    ]
+    assert main(['evaluate', str(maps[0]), *arguments, '--json', str(out)]) == 0
+    assert WARNING in capsys.readouterr().out
+    result = json.loads(out.read_text())['lr']
+    assert result['warning'] == WARNING
+    assert result['statistics'] == 'malkin2019'
+    for row in result['lr_classes']:
+        assert sum(row['shares']) == pytest.approx(1, abs=1e-3)
+        assert all(
+            r >= abs(m) - 1e-3 for m, r in zip(row['mean_z'], row['rms_z'], strict=True)
+        )

@@ -1,0 +1,138 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from scipy import ndimage
+
+from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.main import main
+from torchgeo_mapsr.verbs import postprocess
+
+
+@pytest.fixture
+def scored(made_scene: Scene, tmp_path: Path) -> tuple[Path, np.ndarray]:
+    """A map with scores in percent beside it."""
+    rng = np.random.default_rng(0)
+    with rasterio.open(made_scene.truth) as dataset:
+        codes, profile = dataset.read(1), dataset.profile
+    scores = np.stack([(codes == c) + rng.random(codes.shape) for c in range(1, 5)])
+    scores = ndimage.gaussian_filter(scores, (0, 1, 1))
+    scores = (100 * scores / scores.sum(0)).round().astype(np.uint8)
+    path = tmp_path / 'map.tif'
+    with rasterio.open(path, 'w', **profile) as dataset:
+        dataset.write((scores.argmax(0) + 1).astype(np.uint8), 1)
+    settings = {**profile, 'nodata': 255, 'count': 4}
+    with rasterio.open(tmp_path / 'map_scores.tif', 'w', **settings) as dataset:
+        dataset.write(scores)
+    return path, scores
+
+
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        return dataset.read(1).astype(int)
+
+
+def test_reweight(scored: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    path, scores = scored
+    output, figures = tmp_path / 'out.tif', tmp_path / 'out.json'
+    arguments = ['postprocess', str(path), '--output', str(output)]
+    weights = ['--reweight', 'Impervious=1.5', '2=0.7']
+    assert main([*arguments, *weights, '--json', str(figures)]) == 0
+    weighted = scores * np.array([1, 0.7, 1, 1.5])[:, None, None]
+    top = weighted.max(0)
+    result = read(output)
+    taken = np.take_along_axis(weighted, result[None] - 1, 0)[0]
+    np.testing.assert_array_equal(taken, top)
+    assert (result != read(path)).mean() > 0.02
+    content = json.loads(figures.read_text())
+    assert content['weights']['Forest'] == 0.7
+    with rasterio.open(output) as dataset:
+        assert dataset.tags()['LEGEND'] == 'land-cover-4'
+        pixel = abs(dataset.transform.determinant) / 1e4
+    np.testing.assert_allclose(
+        [c['hectares'] for c in content['classes']],
+        [(result == c).sum() * pixel for c in range(1, 5)],
+        atol=1e-4,
+    )
+    assert content['changed_hectares'] == pytest.approx(
+        (result != read(path)).sum() * pixel, abs=1e-4
+    )
+
+
+def test_minimum_area_does_not_depend_on_tiles(
+    scored: tuple[Path, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = scored
+    results = []
+    for tile in (2048, 512, 96):
+        monkeypatch.setattr(postprocess, '_TILE', tile)
+        output = tmp_path / f'{tile}.tif'
+        arguments = ['postprocess', str(path), '--output', str(output)]
+        assert main([*arguments, '--min-area', '30']) == 0
+        results.append(read(output))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+    with rasterio.open(path) as dataset:
+        pixels = 30 / abs(dataset.transform.determinant)
+    for code in range(1, 5):
+        labels, _ = ndimage.label(results[0] == code)
+        assert np.bincount(labels.ravel())[1:].min() >= pixels
+    left = sorted(p.name for p in tmp_path.iterdir() if p.name.startswith('.'))
+    assert not left
+
+
+def test_interrupted_it_goes_on(
+    scored: tuple[Path, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from torchgeo_mapsr.mapping import cog
+
+    path, _ = scored
+    arguments = ['postprocess', str(path), '--min-area', '30', '--output']
+    whole, output = tmp_path / 'whole.tif', tmp_path / 'out.tif'
+    assert main([*arguments, str(whole)]) == 0
+    write = cog.write_cog
+
+    def full(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cog, 'write_cog', full)
+    assert main([*arguments, str(output)]) == 130
+    assert not output.exists()
+    monkeypatch.setattr(cog, 'write_cog', write)
+    capsys.readouterr()
+    assert main([*arguments, str(output)]) == 0
+    assert 'Going on' in capsys.readouterr().out
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_one_line_errors(
+    scored: tuple[Path, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = scored
+    base = ['postprocess', str(path), '--output']
+    output = str(tmp_path / 'o.tif')
+    (tmp_path / 'map_scores.tif').rename(tmp_path / 'other.tif')
+    for arguments, message in (
+        ([*base, output], 'Nothing to do'),
+        ([*base, str(path), '--min-area', '9'], 'is an input'),
+        ([*base, output, '--min-area', '-1'], 'above 0'),
+        ([*base, output, '--reweight', 'swamp=2'], "no class 'swamp'"),
+        ([*base, output, '--reweight', 'water=-2'], '0 or more'),
+        ([*base, output, '--reweight', 'water=2'], 'make the map with --scores'),
+        (
+            [*base, output, '--reweight', 'water=2', '--scores', str(path)],
+            'not of this',
+        ),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count('\n') == 1

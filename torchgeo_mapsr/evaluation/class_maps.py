@@ -1,0 +1,286 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Class maps that are read block by block, each piece of ground once."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from ..datasets.geo.grid import box_in, clip, crop
+from ..datasets.geo.raster import PathLike, open_rasters
+from ..datasets.labels import LabelRaster
+from ..datasets.legends.legend import Legend
+from ..errors import InputError
+from .area import row_areas
+
+#: Files that ``map`` writes beside NAME.tif, by what their names end with.
+LAYERS = ('_confidence', '_scores')
+
+
+def layer_path(map_path: PathLike, layer: str) -> Path:
+    """The file that ``map`` writes beside a map.
+
+    Args:
+        map_path: The map, NAME.tif.
+        layer: 'confidence' or 'scores'.
+
+    Returns:
+        NAME_confidence.tif or NAME_scores.tif, whether it exists or not.
+
+    >>> layer_path('maps/a.tif', 'scores').name
+    'a_scores.tif'
+    """
+    path = Path(map_path)
+    return path.with_name(f'{path.stem}_{layer}.tif')
+
+
+def without_layers(paths: Iterable[PathLike]) -> list[str]:
+    """Leave out the confidence and scores of maps that are in the list.
+
+    ``maps/*.tif`` holds NAME.tif, NAME_confidence.tif and NAME_scores.tif; only the
+    first is a class map. A file is left out only if the map that it belongs to is in
+    the list or on the disk beside it.
+
+    Args:
+        paths: Files, as a shell expands ``maps/*.tif``.
+
+    Returns:
+        The class maps, in their order.
+
+    >>> without_layers(['maps/a.tif', 'maps/a_confidence.tif', 'maps/a_scores.tif'])
+    ['maps/a.tif']
+    """
+    names = [os.fspath(path) for path in paths]
+    listed = set(names)
+
+    def belongs(name: str) -> bool:
+        path = Path(name)
+        for layer in LAYERS:
+            owner = path.with_name(path.stem.removesuffix(layer) + path.suffix)
+            if path.stem.endswith(layer) and (str(owner) in listed or owner.exists()):
+                return True
+        return False
+
+    return [name for name in names if not belongs(name)]
+
+
+def map_legend(path: PathLike, legend: str | Path | None = None) -> Legend:
+    """The legend of a map.
+
+    Args:
+        path: The map.
+        legend: What the user names; it goes before what the file says.
+
+    Returns:
+        That legend, or the shipped one that the file's tag LEGEND names, or one of the
+        names in its tag CLASSES and the colours of its table, or ``land-cover-4``.
+
+    Raises:
+        InputError: If there is no such legend, or the map cannot be read.
+    """
+    if legend is not None:
+        return Legend.load(legend)
+    open_rasters([path])
+    with rasterio.open(path) as dataset:
+        tags = dataset.tags()
+        name, classes = tags.get('LEGEND'), tags.get('CLASSES')
+        if name in Legend.names():
+            return Legend.load(name)
+        if name and classes:
+            colors = dataset.colormap(1)
+            rows = [
+                {'code': code, 'name': text, 'color': list(colors[int(code)][:3])}
+                for code, text in json.loads(classes).items()
+            ]
+            return Legend.load({'name': name, 'classes': rows})
+    return Legend.load('land-cover-4')
+
+
+def blocks_of(grid: GeoBox, size: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the square blocks that a grid is read in.
+
+    Args:
+        grid: The grid.
+        size: Height and width of a block, in pixels.
+    """
+    height, width = grid.shape
+    for row in range(0, height, size):
+        for col in range(0, width, size):
+            yield (
+                slice(row, min(row + size, height)),
+                slice(col, min(col + size, width)),
+            )
+
+
+@dataclass(frozen=True)
+class MapBlock:
+    """One block of a map.
+
+    Args:
+        number: Number of the map in the list, from 0.
+        geobox: Grid of the block.
+        origin: Row and column of its first pixel in the map.
+        index: Class index of each pixel, (H, W); -1 = no data, or ground that an earlier
+            map of the list has shown already.
+        areas: Square metres of a pixel of each row, (H,).
+    """
+
+    number: int
+    geobox: GeoBox
+    origin: tuple[int, int]
+    index: NDArray[np.int64]
+    areas: NDArray[np.float64]
+
+    def codes(self, raster: LabelRaster) -> NDArray[np.int64]:
+        """Codes of another raster at the centres of the pixels, (H, W); -1 = none."""
+        return raster.at(self.geobox)
+
+
+class ClassMaps:
+    """Class maps of one legend; where they overlap, the first counts.
+
+    Args:
+        paths: Class maps, in any grids and CRSs; confidence and scores that lie beside
+            them are left out.
+        legend: Their legend.
+
+    Raises:
+        InputError: If a file cannot be read, or there is none.
+    """
+
+    def __init__(self, paths: Sequence[PathLike], legend: Legend) -> None:
+        self.paths = tuple(without_layers(paths))
+        self.legend = legend
+        self.rasters = tuple(LabelRaster(open_rasters([path])) for path in self.paths)
+        if not self.rasters:
+            raise InputError('There is no class map among the files; name one.')
+
+    def blocks(self, size: int = 1024) -> Iterator[MapBlock]:
+        """Go through all maps.
+
+        Args:
+            size: Height and width of a block, in pixels.
+
+        Raises:
+            InputError: If a map has codes that are not in the legend.
+        """
+        for number, raster in enumerate(self.rasters):
+            areas = row_areas(raster.geobox)
+            for rows, cols in blocks_of(raster.geobox, size):
+                codes = raster.read(rows, cols)
+                index = self.legend.index(codes)
+                self._check(number, codes, index)
+                block = crop(
+                    raster.geobox, (rows.start, cols.start, rows.stop, cols.stop)
+                )
+                for earlier in self.rasters[:number]:
+                    top, left, bottom, right = clip(
+                        box_in(block, earlier.geobox), *earlier.geobox.shape
+                    )
+                    if top < bottom and left < right and (index >= 0).any():
+                        index[self.legend.index(earlier.at(block)) >= 0] = -1
+                yield MapBlock(
+                    number, block, (rows.start, cols.start), index, areas[rows]
+                )
+
+    def _check(
+        self, number: int, codes: NDArray[np.int64], index: NDArray[np.int64]
+    ) -> None:
+        """Refuse codes that the legend does not have."""
+        odd = codes[(index < 0) & (codes >= 0)]
+        unknown = sorted(set(np.unique(odd).tolist()) - {self.legend.nodata})
+        if unknown:
+            raise InputError(
+                f'{self.paths[number]} has codes {unknown[:5]} that are not in the '
+                f'legend {self.legend.name!r}; give the legend of the map with --legend.'
+            )
+
+    def areas(self) -> NDArray[np.float64]:
+        """Square metres of each class, (C,)."""
+        total = np.zeros(len(self.legend))
+        for block in self.blocks():
+            valid = block.index >= 0
+            weight = np.broadcast_to(block.areas[:, None], valid.shape)
+            total += np.bincount(
+                block.index[valid], weight[valid], minlength=len(self.legend)
+            )
+        return total
+
+    def at_points(
+        self, x: NDArray[np.float64], y: NDArray[np.float64], crs: Any
+    ) -> NDArray[np.int64]:
+        """Class indices at points.
+
+        Args:
+            x: Eastings or longitudes, (n,).
+            y: Northings or latitudes, (n,).
+            crs: Their CRS, as pyproj knows it.
+
+        Returns:
+            Class index of the first map that has one there, (n,); -1 = none.
+        """
+        from pyproj import Transformer
+
+        result = np.full(len(x), -1, np.int64)
+        for raster in self.rasters:
+            grid = raster.geobox
+            assert grid.crs is not None
+            transformer = Transformer.from_crs(crs, grid.crs.proj, always_xy=True)
+            east, north = transformer.transform(x, y)
+            with np.errstate(invalid='ignore'):
+                col, row = grid.wld2pix(np.asarray(east), np.asarray(north))
+                col, row = np.floor(col), np.floor(row)
+                inside = (col >= 0) & (row >= 0)
+                inside &= (col < grid.width) & (row < grid.height)
+            for i in np.flatnonzero(inside & (result < 0)):
+                r, c = int(row[i]), int(col[i])
+                code = raster.read(slice(r, r + 1), slice(c, c + 1))
+                result[i] = self.legend.index(code)[0, 0]
+        return result
+
+
+def parse_named(
+    values: Iterable[str], legend: Legend, option: str
+) -> Mapping[int, float]:
+    """Read numbers for classes: ``impervious=2``, ``4=2`` or ``'open water=0.5'``.
+
+    Args:
+        values: What was given on the command line.
+        legend: The classes; names are compared without regard to case.
+        option: Name of the option, for the error.
+
+    Returns:
+        Numbers by class index.
+
+    Raises:
+        InputError: If one is not NAME=NUMBER, or no class of the legend.
+    """
+    by_name = {item.name.casefold(): i for i, item in enumerate(legend.classes)}
+    by_name |= {str(item.code): i for i, item in enumerate(legend.classes)}
+    result: dict[int, float] = {}
+    for value in values:
+        name, separator, number = value.rpartition('=')
+        key = name.strip().casefold()
+        try:
+            amount = float(number)
+        except ValueError:
+            separator = ''
+        if not separator:
+            raise InputError(f'{option} {value} is not CLASS=NUMBER, like forest=2.')
+        if key not in by_name:
+            names = ', '.join(legend.class_names)
+            raise InputError(
+                f'{option} {value}: the legend {legend.name!r} has no class {name!r}; '
+                f'it has {names}.'
+            )
+        result[by_name[key]] = amount
+    return result

@@ -1,0 +1,321 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Accuracy and area from a stratified random sample of reference points.
+
+Sources: Olofsson et al. 2014, *Good practices for estimating area and assessing accuracy
+of land change*, Remote Sensing of Environment 148, 42-57; Stehman 2014, *Estimating area
+and map accuracy for stratified random sampling when the strata are different from the
+map classes*, International Journal of Remote Sensing 35, 4923-4939; Cochran 1977,
+*Sampling Techniques*, 3rd edition.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate with its standard error.
+
+    Args:
+        value: The estimate; NaN where it is not defined.
+        standard_error: Its standard error, in the same unit.
+        confidence: Coverage of the interval, 0 to 1.
+
+    >>> Estimate(0.5, 0.1).interval
+    (0.304, 0.696)
+    """
+
+    value: float
+    standard_error: float
+    confidence: float = 0.95
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the confidence interval."""
+        # 1.96 for 95 %, as in the papers' examples: their last digits depend on it.
+        return (
+            float(round(norm.ppf(0.5 + self.confidence / 2), 2)) * self.standard_error
+        )
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end of the confidence interval; not cut at 0 or 1."""
+        return self.value - self.half_width, self.value + self.half_width
+
+    def __mul__(self, factor: float) -> 'Estimate':
+        return Estimate(
+            self.value * factor, self.standard_error * factor, self.confidence
+        )
+
+    def to_dict(self, digits: int = 6) -> dict[str, Any]:
+        """As JSON types; what is undefined is null."""
+
+        def number(value: float) -> float | None:
+            return None if np.isnan(value) else round(float(value), digits)
+
+        low, high = self.interval
+        return {
+            'value': number(self.value),
+            'standard_error': number(self.standard_error),
+            'interval': [number(low), number(high)],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class StratifiedSample:
+    """Reference points drawn at random within strata, with map and reference class.
+
+    All figures are (ratios of) stratified means of indicators: Stehman 2014, eq. 1 to 3
+    and 25 to 27. Where the strata are the map classes they are the same numbers as
+    Olofsson et al. 2014, eq. 2, 3 and 5 to 11 (the tests compare both).
+
+    Args:
+        stratum: Stratum of each point, 0 to H - 1, (n,).
+        mapped: Map class index of each point, 0 to C - 1, (n,).
+        reference: Reference class index of each point, (n,).
+        strata_areas: Area of each stratum in hectares, (H,).
+        classes: Number of classes, C.
+        strata_pixels: Pixels of each stratum, (H,), for the correction for finite
+            populations; none by default, as in Olofsson et al.
+        confidence: Coverage of the intervals, 0 to 1.
+
+    Raises:
+        InputError: If a stratum has fewer than two points: it has no variance then.
+
+    >>> sample = StratifiedSample([0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1], [6, 4], 2)
+    >>> sample.overall_accuracy.value
+    0.7
+    >>> [area.value for area in sample.areas]
+    [3.0, 7.0]
+    """
+
+    stratum: NDArray[np.int64]
+    mapped: NDArray[np.int64]
+    reference: NDArray[np.int64]
+    strata_areas: NDArray[np.float64]
+    classes: int
+    strata_pixels: NDArray[np.int64] | None = None
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name in ('stratum', 'mapped', 'reference'):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), np.int64))
+        areas = np.asarray(self.strata_areas, np.float64)
+        object.__setattr__(self, 'strata_areas', areas)
+        few = np.flatnonzero((self._count < 2) & (areas > 0))
+        if few.size:
+            raise InputError(
+                f'Stratum number {few[0] + 1} has {self._count[few[0]]} labelled points '
+                'and needs at least 2; label more of its points.'
+            )
+
+    @cached_property
+    def _count(self) -> NDArray[np.int64]:
+        """Points of each stratum, (H,)."""
+        return np.bincount(self.stratum, minlength=len(self.strata_areas))
+
+    @cached_property
+    def _weight(self) -> NDArray[np.float64]:
+        """Area of each stratum as a share of the whole, W_h, (H,)."""
+        return self.strata_areas / self.strata_areas.sum()
+
+    @cached_property
+    def area(self) -> float:
+        """Area of all strata in hectares."""
+        return float(self.strata_areas.sum())
+
+    def _means(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Mean of a value of the points in each stratum, (H,)."""
+        total = np.bincount(self.stratum, values, minlength=len(self._weight))
+        return np.divide(
+            total, self._count, out=np.zeros(len(self._weight)), where=self._count > 0
+        )
+
+    def _mean(self, values: NDArray[Any]) -> float:
+        """Stratified mean Σ W_h ȳ_h (Stehman 2014, eq. 1)."""
+        return float(self._weight @ self._means(values))
+
+    def _variance(self, values: NDArray[Any]) -> float:
+        """Σ W_h² (1 − n_h/N_h) s_h² / n_h (Stehman 2014, eq. 25; Cochran 1977, 5.7)."""
+        mean = self._means(values)
+        offset = values - mean[self.stratum]
+        used = self._count > 1
+        squares = np.bincount(self.stratum, offset**2, minlength=len(self._weight))[
+            used
+        ]
+        count = self._count[used]
+        spread = squares / (count - 1) / count
+        if self.strata_pixels is not None:
+            spread *= 1 - count / np.asarray(self.strata_pixels, np.float64)[used]
+        return float(self._weight[used] ** 2 @ spread)
+
+    def proportion(self, values: ArrayLike) -> Estimate:
+        """Share of the area where an indicator of the points is true.
+
+        Args:
+            values: 0 or 1 of each point, (n,).
+
+        Returns:
+            Olofsson et al. 2014, eq. 9 and 10; Stehman 2014, eq. 1 and 25.
+        """
+        y = np.asarray(values, np.float64)
+        return Estimate(self._mean(y), self._variance(y) ** 0.5, self.confidence)
+
+    def ratio(self, part: ArrayLike, whole: ArrayLike) -> Estimate:
+        """Share of one indicator's area that another takes.
+
+        Args:
+            part: Numerator y of each point, (n,).
+            whole: Denominator x of each point, (n,).
+
+        Returns:
+            R = ȳ / x̄ and the standard error of its residuals y − R x
+            (Stehman 2014, eq. 27 to 29); NaN where no point has the denominator.
+        """
+        y, x = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+        denominator = self._mean(x)
+        if denominator == 0:
+            return Estimate(np.nan, np.nan, self.confidence)
+        value = self._mean(y) / denominator
+        error = self._variance(y - value * x) ** 0.5 / denominator
+        return Estimate(value, error, self.confidence)
+
+    @cached_property
+    def matrix(self) -> NDArray[np.float64]:
+        """Share of the area by map class (row) and reference class, (C, C).
+
+        Olofsson et al. 2014, eq. 4; Stehman 2014, eq. 24.
+        """
+        pair = self.mapped * self.classes + self.reference
+        weight = np.divide(
+            self._weight, self._count, out=np.zeros(len(self._weight)),
+            where=self._count > 0,
+        )  # fmt: skip
+        flat = np.bincount(pair, weight[self.stratum], minlength=self.classes**2)
+        return flat.astype(float).reshape(self.classes, self.classes)
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Points by map class (row) and reference class, (C, C)."""
+        pair = self.mapped * self.classes + self.reference
+        flat = np.bincount(pair, minlength=self.classes**2)
+        return flat.reshape(self.classes, self.classes)
+
+    @cached_property
+    def overall_accuracy(self) -> Estimate:
+        """Share of the area that is mapped right (Olofsson et al. 2014, eq. 1 and 5)."""
+        return self.proportion(self.mapped == self.reference)
+
+    @cached_property
+    def users_accuracy(self) -> tuple[Estimate, ...]:
+        """Share of each mapped class that is right (Olofsson et al. 2014, eq. 2, 6)."""
+        right = self.mapped == self.reference
+        return tuple(
+            self.ratio(right & (self.mapped == k), self.mapped == k)
+            for k in range(self.classes)
+        )
+
+    @cached_property
+    def producers_accuracy(self) -> tuple[Estimate, ...]:
+        """Share of each true class that is mapped so (Olofsson et al. 2014, eq. 3, 7)."""
+        right = self.mapped == self.reference
+        return tuple(
+            self.ratio(right & (self.reference == k), self.reference == k)
+            for k in range(self.classes)
+        )
+
+    @cached_property
+    def areas(self) -> tuple[Estimate, ...]:
+        """Hectares of each true class (Olofsson et al. 2014, eq. 9 to 11)."""
+        return tuple(
+            self.proportion(self.reference == k) * self.area
+            for k in range(self.classes)
+        )
+
+
+def sample_size(
+    weights: ArrayLike,
+    accuracies: ArrayLike,
+    standard_error: float,
+    population: float = np.inf,
+) -> int:
+    """Points for a standard error of the overall accuracy.
+
+    n = (Σ W_i S_i)² / (S(Ô)² + Σ W_i S_i² / N), S_i = √(U_i (1 − U_i)): Cochran 1977,
+    eq. 5.25, as in Olofsson et al. 2014, eq. 13.
+
+    Args:
+        weights: Area of each stratum as a share of the whole, (H,).
+        accuracies: User's accuracy that is expected in each, 0 to 1, (H,).
+        standard_error: Standard error that is wanted, 0 to 1.
+        population: Pixels of all strata, N.
+
+    Returns:
+        The number of points, rounded up.
+
+    >>> sample_size([0.02, 0.015, 0.32, 0.645], [0.7, 0.6, 0.9, 0.95], 0.01)
+    641
+    """
+    share, expected = np.asarray(weights, float), np.asarray(accuracies, float)
+    variance = expected * (1 - expected)
+    size = (share @ np.sqrt(variance)) ** 2
+    size /= standard_error**2 + share @ variance / population
+    # What is whole but for rounding is not rounded up.
+    return max(int(np.ceil(size - 1e-9)), 1)
+
+
+def allocate(
+    size: int,
+    weights: ArrayLike,
+    minimum: int = 50,
+    population: Sequence[int] | None = None,
+) -> NDArray[np.int64]:
+    """Share points among strata.
+
+    In proportion to area, but no stratum below the minimum: rare strata get it, and
+    the rest goes to the others in proportion (Olofsson et al. 2014, section 5.1.2).
+
+    Args:
+        size: Points in all; more, if the minimum asks for them.
+        weights: Area of each stratum as a share of the whole, (H,).
+        minimum: Least points of a stratum.
+        population: Pixels of each stratum; none gets more than it has.
+
+    Returns:
+        Points of each stratum, (H,).
+
+    >>> allocate(640, [0.02, 0.015, 0.32, 0.645], 75).tolist()
+    [75, 75, 162, 328]
+    """
+    share = np.asarray(weights, float)
+    most = np.full(len(share), np.inf) if population is None else np.asarray(population)
+    least = np.minimum(minimum, most)
+    result, free = least.copy().astype(float), np.ones(len(share), bool)
+    while free.any():
+        room = max(size - result[~free].sum(), 0)
+        wanted = room * share[free] / max(share[free].sum(), 1e-300)
+        result[free] = np.clip(wanted, least[free], most[free])
+        fixed = np.zeros(len(share), bool)
+        fixed[free] = wanted < least[free]
+        if not fixed.any():
+            fixed[free] = wanted > most[free]
+        if not fixed.any():
+            break
+        free &= ~fixed
+    whole = np.floor(result + 1e-9).astype(np.int64)
+    # Largest remainders get what rounding down has left.
+    left = round(result.sum()) - int(whole.sum())
+    order = np.argsort(whole - result, kind='stable')
+    for i in order[: max(left, 0)]:
+        whole[i] += 1
+    return np.minimum(whole, most).astype(np.int64)

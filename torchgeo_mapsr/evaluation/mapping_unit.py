@@ -1,0 +1,243 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""A minimum mapping unit: patches below it go to what surrounds them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from skimage.measure import label
+
+#: Gives the class indices of a window, (h, w); -1 = no data.
+ReadWindow = Callable[[slice, slice], NDArray[np.int64]]
+
+# Areas are whole square centimetres: their sums do not depend on the order of tiles.
+_UNITS = 1e4
+
+
+@dataclass(frozen=True, eq=False)
+class MappingUnit:
+    """What becomes of every patch of a map, whichever tiles it is read by.
+
+    A patch is a set of pixels of one class that touch by their edges. Patches smaller
+    than the unit are dissolved in rounds: each that touches a patch that stays, or one
+    that was dissolved in an earlier round, gets the class that it shares the longest
+    edge with among those (the lower index on a tie). So every patch of the result is as
+    large as the unit, but for islands without data around that are small altogether,
+    which stay as they are.
+
+    :meth:`scan` reads the map once, window by window, and joins patches across
+    windows; :meth:`apply` then gives the result of any of these windows, in any order.
+    The result is that of the whole raster, whatever the windows. Both are deterministic,
+    and what the scan has found can be saved: work that was interrupted goes on from it.
+
+    Args:
+        windows: Rows and columns of each window: first row, first column, height, width,
+            (n, 4).
+        offsets: Patches in the windows before each one, (n + 1,).
+        classes: New class index of each patch of each window, (offsets[-1],).
+    """
+
+    windows: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    classes: NDArray[np.int16]
+
+    @classmethod
+    def scan(
+        cls,
+        read: ReadWindow,
+        shape: tuple[int, int],
+        areas: NDArray[np.float64],
+        minimum: float,
+        size: int = 2048,
+        tick: Callable[[], None] = lambda: None,
+    ) -> 'MappingUnit':
+        """Find the patches of a map, and what becomes of the small ones.
+
+        Args:
+            read: Reads a window of class indices.
+            shape: Height and width of the map.
+            areas: Square metres of a pixel of each row, (height,).
+            minimum: Least area of a patch in square metres.
+            size: Height and width of a window.
+            tick: Called after each window.
+        """
+        height, width = shape
+        exact = np.round(areas * _UNITS)
+        least = round(minimum * _UNITS)
+        windows, offsets = [], [0]
+        classes: list[NDArray[np.int64]] = []
+        sizes: list[NDArray[np.float64]] = []
+        joins: list[NDArray[np.int64]] = []
+        borders: list[NDArray[np.int64]] = []
+        above = np.zeros(width, np.int64), np.full(width, -1)
+        for row in range(0, height, size):
+            rows = slice(row, min(row + size, height))
+            left = None
+            below = np.zeros(width, np.int64), np.full(width, -1)
+            for col in range(0, width, size):
+                cols = slice(col, min(col + size, width))
+                index = read(rows, cols)
+                patch, kinds = _patches(index)
+                count = len(kinds)
+                weight = np.broadcast_to(exact[rows, None], patch.shape)
+                area = np.bincount(
+                    patch.ravel(), weight.ravel(), minlength=count + 1
+                ).astype(float)[1:]  # fmt: skip
+                # Numbers over all windows, from 1; 0 is no data.
+                number = np.where(patch > 0, patch + offsets[-1], 0)
+                # What is large already and not of interest to a small neighbour stays.
+                open_ended = np.zeros(count + 1, bool)
+                for edge in (patch[0], patch[-1], patch[:, 0], patch[:, -1]):
+                    open_ended[edge] = True
+                maybe_small = np.concatenate([[False], area < least]) | open_ended
+                for one, other in (
+                    (number[:, :-1], number[:, 1:]),
+                    (number[:-1], number[1:]),
+                ):
+                    differ = (one != other) & (one > 0) & (other > 0)
+                    pairs = np.stack([one[differ], other[differ]], 1)
+                    local = np.where(pairs > 0, pairs - offsets[-1], 0)
+                    borders.append(_counted(pairs[maybe_small[local].any(1)]))
+                seams = [((above[0][cols], above[1][cols]), (number[0], index[0]))]
+                if left is not None:
+                    seams.append((left, (number[:, 0], index[:, 0])))
+                for (one, kind), (other, its) in seams:
+                    both = (one > 0) & (other > 0)
+                    pairs = np.stack([one, other], 1)
+                    joins.append(np.unique(pairs[both & (kind == its)], axis=0))
+                    borders.append(_counted(pairs[both & (kind != its)]))
+                below[0][cols], below[1][cols] = number[-1], index[-1]
+                left = number[:, -1], index[:, -1]
+                windows.append(
+                    (row, col, rows.stop - rows.start, cols.stop - cols.start)
+                )
+                offsets.append(offsets[-1] + count)
+                classes.append(kinds)
+                sizes.append(area)
+                tick()
+            above = below
+        result = _dissolve(
+            np.concatenate(classes),
+            np.concatenate(sizes),
+            np.concatenate(joins),
+            np.concatenate(borders),
+            least,
+        )
+        return cls(np.array(windows), np.array(offsets), result.astype(np.int16))
+
+    def apply(self, number: int, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The result of a window.
+
+        Args:
+            number: Number of the window.
+            index: Its class indices, as the scan has read them, (h, w).
+
+        Returns:
+            Class indices, (h, w); -1 = no data, where it was before.
+        """
+        patch, kinds = _patches(index)
+        first, last = self.offsets[number : number + 2]
+        if len(kinds) != last - first:
+            raise ValueError(f'window {number} is not what was scanned')
+        table = np.concatenate([[-1], self.classes[first:last]]).astype(np.int64)
+        return table[patch]
+
+    def slices(self, number: int) -> tuple[slice, slice]:
+        """Rows and columns of a window.
+
+        Args:
+            number: Its number.
+        """
+        row, col, height, width = self.windows[number].tolist()
+        return slice(row, row + height), slice(col, col + width)
+
+    def save(self, path: str | Path) -> None:
+        """Write what the scan has found; nothing half written bears the name.
+
+        Args:
+            path: .npz file to write.
+        """
+        target = Path(path)
+        scratch = target.with_name(f'.{target.stem}.{os.getpid()}.npz')
+        np.savez(
+            scratch, windows=self.windows, offsets=self.offsets, classes=self.classes
+        )
+        scratch.replace(target)
+
+    @classmethod
+    def load(cls, path: str | Path) -> 'MappingUnit':
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: The file.
+        """
+        with np.load(path) as content:
+            return cls(content['windows'], content['offsets'], content['classes'])
+
+
+def _patches(index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number of each pixel's patch in a window, 0 = no data, and each patch's class."""
+    patch, count = label(index, background=-1, return_num=True, connectivity=1)
+    kinds = np.zeros(count + 1, np.int64)
+    kinds[patch] = index
+    return patch.astype(np.int64), kinds[1:]
+
+
+def _counted(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Distinct pairs and how often each occurs, (n, 3)."""
+    if not len(pairs):
+        return np.zeros((0, 3), np.int64)
+    distinct, counts = np.unique(pairs, axis=0, return_counts=True)
+    return np.column_stack([distinct, counts])
+
+
+def _dissolve(
+    classes: NDArray[np.int64],
+    sizes: NDArray[np.float64],
+    joins: NDArray[np.int64],
+    borders: NDArray[np.int64],
+    least: float,
+) -> NDArray[np.int64]:
+    """New class of each piece of a patch.
+
+    Args:
+        classes: Class of each piece, (n,).
+        sizes: Its size, (n,).
+        joins: Numbers, from 1, of pieces that are one patch, (m, 2).
+        borders: Numbers of pieces that touch, and the length of their border, (k, 3).
+        least: Least size of a patch.
+    """
+    n = len(classes)
+    ones = np.ones(len(joins), bool)
+    graph = coo_array((ones, (joins[:, 0] - 1, joins[:, 1] - 1)), shape=(n, n))
+    patches, of = connected_components(graph, directed=False)
+    size = np.bincount(of, sizes, minlength=patches)
+    kind = np.zeros(patches, np.int64)
+    kind[of] = classes
+    settled = size >= least
+    one, other = of[borders[:, 0] - 1], of[borders[:, 1] - 1]
+    start = np.concatenate([one, other])
+    end = np.concatenate([other, one])
+    length = np.tile(borders[:, 2], 2)
+    small = ~settled[start]
+    start, end, length = start[small], end[small], length[small]
+    span = int(kind.max(initial=0)) + 1
+    while True:
+        use = ~settled[start] & settled[end]
+        if not use.any():
+            return kind[of]
+        key, place = np.unique(start[use] * span + kind[end[use]], return_inverse=True)
+        total = np.bincount(place, length[use])
+        patch, new = np.divmod(key, span)
+        # By patch, then by length, then by class: the first of each patch is its best.
+        order = np.lexsort((new, -total, patch))
+        best = order[np.unique(patch[order], return_index=True)[1]]
+        kind[patch[best]] = new[best]
+        settled[patch[best]] = True

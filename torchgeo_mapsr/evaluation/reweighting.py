@@ -1,0 +1,44 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Class weights at prediction: scores times a weight a class, and the best class anew."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+#: No data in score files, whose values are percentages.
+NO_PERCENT = 255
+
+
+def reweighted(
+    scores: NDArray[np.uint8], index: NDArray[np.int64], weights: ArrayLike
+) -> NDArray[np.int64]:
+    """Choose classes by weighted scores.
+
+    The sliders of Malkin et al. 2019, appendix E: argmax_c w_c s_c. Scores are whole
+    percentages, so that two may be equal: then the class that is mapped stays if it is
+    among the best, otherwise the first of them is taken. With weights of 1 a map is
+    therefore left as it is, and the page of `report` (the same rule in JavaScript, in
+    the same double precision) gives the same pixels.
+
+    Args:
+        scores: Percentages as NAME_scores.tif holds them, (C, H, W); 255 = no data.
+        index: Class index that is mapped, (H, W); -1 = no data.
+        weights: Weight of each class, 0 or more, (C,).
+
+    Returns:
+        Class index, (H, W); -1 where the map or the scores have no data.
+
+    >>> scores = np.array([[[60]], [[40]]], np.uint8)
+    >>> reweighted(scores, np.array([[0]]), [1, 2]).item()
+    1
+    """
+    weight = np.asarray(weights, np.float64)[:, None, None]
+    values = scores * weight
+    best = values.argmax(0)
+    top = np.take_along_axis(values, best[None], 0)[0]
+    mapped = np.clip(index, 0, len(scores) - 1)
+    kept = np.take_along_axis(values, mapped[None], 0)[0] == top
+    result = np.where(kept, mapped, best)
+    missing = (index < 0) | (scores == NO_PERCENT).any(0)
+    return np.where(missing, -1, result)

@@ -1,0 +1,243 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The fit pass: some chips are looked at, and a model is fitted to their LR cells."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from torch import Tensor
+
+from ..datasets.chip import Chip, read_chip
+from ..datasets.geo.plan import ChipIndex, Plan
+from ..datasets.imagery import Imagery
+from ..datasets.labels import LabelRaster
+from ..errors import InputError
+from ..models.backbones.backbone import Backbone
+from ..models.head.cells import MAX_CELLS, Cells
+from ..models.model import (
+    FrozenBackbone,
+    LandCoverModel,
+    band_spread,
+    device_of,
+    device_of_module,
+    extract,
+    fit_model,
+)
+from ..samplers.lattice import labelled_chips
+from ..threads import prefetch
+from .config import MapJob
+from .executor import Executor, Here, Tick
+from .inputs import Inputs
+from .timing import Stopwatch
+
+# Chips that a worker looks at in a row: it reads one while it computes another.
+_ROW = 4
+
+
+@dataclass(frozen=True)
+class FitItem:
+    """A chip to look at, with all that is needed to read it.
+
+    Args:
+        image: Number of its raster.
+        imagery: The raster.
+        plan: The raster's plan.
+        chip: The chip.
+    """
+
+    image: int
+    imagery: Imagery
+    plan: Plan
+    chip: ChipIndex
+
+
+@dataclass(frozen=True)
+class FitPass:
+    """Looks at chips: features of the LR cells under each.
+
+    Args:
+        origin: What the backbone is made from.
+        labels: LR labels.
+        pixels: Pixels to draw from a chip, at most.
+        seed: Seed of the draws.
+        watch: Counts the time.
+        device: Name of the device, looked for where chips are looked at.
+        precision: Arithmetic of the backbone.
+        spread: Standard deviation of each band, if upsampling is to be guided.
+        backbone: The backbone, where this stays in the process that made it.
+    """
+
+    origin: FrozenBackbone
+    labels: tuple[LabelRaster, ...]
+    pixels: int
+    seed: int
+    watch: Stopwatch
+    device: str = 'cpu'
+    precision: str = 'fp32'
+    spread: tuple[float, ...] | None = None
+    backbone: Backbone | None = None
+
+    def __call__(
+        self, items: Iterable[FitItem], tick: Callable[[], None]
+    ) -> Iterator[Cells]:
+        """Yield what each chip shows."""
+        backbone = self.backbone or _opened(self.origin, self.device)
+        device = device_of_module(backbone)
+        for chip in prefetch(self._read, items):
+            with self.watch('backbone'):
+                image = chip.image.to(device)
+                tokens = extract(backbone, image, self.precision, self.spread)
+            with self.watch('probe'):
+                cells = Cells.of(tokens, chip, self.pixels, self.seed)
+            if len(cells):
+                tick()
+            yield cells
+
+    def _read(self, item: FitItem) -> Chip:
+        with self.watch('read'):
+            plan, chip = item.plan, item.chip
+            own = plan.own(chip)
+            return read_chip(
+                item.imagery, plan.crop(chip), self.labels, own=own, number=item.image
+            )
+
+
+_backbones: dict[tuple[str, int, str, str], Backbone] = {}
+
+
+def _opened(origin: FrozenBackbone, device: str) -> Backbone:
+    """A backbone, made once in a worker for all that it looks at."""
+    key = origin.spec, origin.bands, origin.digest, device
+    if key not in _backbones:
+        _backbones.clear()
+        _backbones[key] = origin.make().to(device_of(device))
+    return _backbones[key]
+
+
+def fit(
+    job: MapJob,
+    inputs: Inputs,
+    plans: Sequence[Plan],
+    backbone: Backbone,
+    watch: Stopwatch,
+    start: Callable[[int], Tick],
+    executor: Executor | None = None,
+) -> LandCoverModel:
+    """Look at some chips and fit a model.
+
+    Args:
+        job: The job.
+        inputs: What it reads; with labels.
+        plans: Plan of each raster.
+        backbone: The backbone, on its device. It is calibrated here.
+        watch: Counts the time.
+        start: Starts a progress bar of so many steps; gives a function that steps it.
+        executor: Looks at the chips; this process by default.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If there are no usable labels.
+    """
+    crosswalk = inputs.crosswalk
+    assert crosswalk is not None
+    options = replace(job.fit, seed=job.seed)
+    scoring = job.scoring
+    if scoring.score is not None:
+        options = replace(options, score=scoring.score)
+    if scoring.prior is not None:
+        options = replace(options, prior=scoring.prior)
+    labels = [inputs.labels] * len(plans)
+    items = [
+        FitItem(image, inputs.images[image], plans[image], chip)
+        for image, chip in labelled_chips(plans, labels, job.seed)
+    ]
+    guided = scoring.upsampler == 'bilateral'
+    spread: tuple[float, ...] = ()
+    if backbone.needs_calibration or guided:
+        with watch('backbone'):
+            some = list(_images(items, options.calibration_chips))
+            if backbone.needs_calibration:
+                backbone.calibrate(some)
+            spread = band_spread(some) if guided else ()
+    origin = FrozenBackbone.of(backbone, inputs.bands, inputs.integers)
+    executor = executor or Here()
+    expected = min(len(items), options.max_chips)
+    work = FitPass(
+        origin,
+        inputs.labels,
+        -(-options.max_pixels // expected),
+        job.seed,
+        watch,
+        job.compute.device,
+        job.compute.precision,
+        spread if guided else None,
+        None if executor.elsewhere else backbone,
+    )
+    parts = look(executor, work, items, options.max_chips, start(expected))
+    if not parts:
+        raise InputError(
+            'The labels have no data where the imagery has; check their no-data value '
+            'and their place.'
+        )
+    with watch('probe'):
+        return fit_model(
+            Cells.concat(parts),
+            crosswalk,
+            backbone,
+            origin,
+            options,
+            scoring.upsampler or 'bilinear',
+            spread,
+            scoring.propagate or 'none',
+            job.compute.precision,
+        )
+
+
+def look(
+    executor: Executor, work: FitPass, items: Sequence[FitItem], chips: int, tick: Tick
+) -> list[Cells]:
+    """Look at chips until enough have shown labels.
+
+    Which they are depends on the order of *items* alone, and not on who is faster.
+
+    Args:
+        executor: Where it is done.
+        work: What is done with a chip.
+        items: The chips, in order.
+        chips: Chips with labels to find, at most.
+        tick: Called once for each chip that is finished.
+
+    Returns:
+        What the chips with labels show.
+    """
+    parts: list[Cells] = []
+    cells = 0
+    while items and len(parts) < chips and cells < MAX_CELLS:
+        # Some may show none: then as many again are looked at as are missing.
+        missing = chips - len(parts)
+        some, items = items[:missing], items[missing:]
+        with closing(executor.run(work, executor.split(some, _ROW), tick)) as results:
+            for part in results:
+                if not len(part):
+                    continue
+                parts.append(part)
+                cells += len(part)
+                if cells >= MAX_CELLS:
+                    break
+    return parts
+
+
+def _images(items: Sequence[FitItem], count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some images and their validity, as a backbone's calibration takes them."""
+
+    def read(item: FitItem) -> Chip:
+        return read_chip(item.imagery, item.plan.crop(item.chip), number=item.image)
+
+    chips = (chip for chip in prefetch(read, items) if chip.valid.any())
+    for chip in islice(chips, count):
+        yield chip.image, chip.valid

@@ -1,0 +1,402 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The map pass: chips are scored, blended and kept as tiles."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby, zip_longest
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..datasets.chip import Chip, read_chip
+from ..datasets.geo.plan import ChipIndex, Plan, Tile
+from ..datasets.imagery import Imagery
+from ..datasets.labels import LabelRaster
+from ..datasets.legends.legend import Legend
+from ..errors import InputError
+from ..memory import give_back
+from ..models.model import ChipModel, ModelFile, chips_at_once
+from ..models.networks.model import NetworkFiles
+from ..threads import prefetch, torch_threads
+from .cog import NO_PERCENT, map_nodata
+from .tile_files import TileFiles
+from .timing import Stopwatch
+
+T = TypeVar('T')
+
+# Rows of a tile that are finished at a time.
+STRIP = 128
+
+#: No data among class indices: of the 256 codes that a map can have, one is no class.
+NO_CLASS = 255
+
+
+@dataclass(frozen=True)
+class ScoredChip:
+    """What the model says of a chip's core (:meth:`Plan.core`).
+
+    Args:
+        probabilities: Of each class, (C, h, w); None if no pixel of the chip is valid.
+        valid: Pixels with data, (h, w).
+    """
+
+    probabilities: Tensor | None
+    valid: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class BlendedTile:
+    """A finished tile.
+
+    Args:
+        classes: Class index, NO_CLASS = no data, (h, w).
+        confidence: Probability of that class in percent, (h, w).
+        scores: Probability of each class in percent, (C, h, w), if it is asked for.
+    """
+
+    classes: NDArray[np.uint8]
+    confidence: NDArray[np.uint8]
+    scores: NDArray[np.uint8] | None
+
+
+def schedule(plan: Plan, tiles: Sequence[Tile]) -> Iterator[ChipIndex]:
+    """Chips in the order in which :func:`sweep` scores them."""
+    before: set[ChipIndex] = set()
+    for tile in tiles:
+        chips = plan.chips(tile)
+        yield from (chip for chip in chips if chip not in before)
+        before = set(chips)
+
+
+def sweep(
+    plan: Plan,
+    tiles: Sequence[Tile],
+    classes: int,
+    read: Callable[[ChipIndex], T],
+    score: Callable[[T], ScoredChip],
+    threads: int = 1,
+    every: bool = False,
+    watch: Stopwatch | None = None,
+) -> Iterator[tuple[Tile, BlendedTile]]:
+    """Score the chips of tiles and blend them.
+
+    Chips that the next tile needs too are handed on; others are scored again when
+    another tile needs them. Memory is that of a row of a tile's chips, and of the
+    tile's percentages, whatever the raster's size.
+
+    Args:
+        plan: Where chips and tiles are, and the weights of chips.
+        tiles: Tiles to make; :meth:`Plan.tiles` orders them so that neighbours follow
+            one another.
+        classes: Number of classes.
+        read: Gets what *score* needs; runs ahead, in another thread.
+        score: Scores a chip.
+        threads: Chips that are scored at once, each in a thread of its own; one is
+            scored in this thread.
+        every: Whether tiles get the probability of every class.
+        watch: Counts the time of blending.
+
+    Yields:
+        Each tile when it is finished.
+    """
+    chips = schedule(plan, tiles)
+    blend = partial(_blend, plan, tiles, classes, every, watch or Stopwatch())
+    if threads == 1:
+        with closing(prefetch(read, chips)) as reads:
+            yield from blend(map(score, reads))
+        return
+    each = max(torch.get_num_threads() // threads, 1)
+    with (
+        torch_threads(1),
+        closing(prefetch(read, chips, each=1)) as reads,
+        closing(prefetch(score, reads, threads, threads, each)) as scores,
+    ):
+        yield from blend(scores)
+
+
+def _blend(
+    plan: Plan,
+    tiles: Sequence[Tile],
+    classes: int,
+    every: bool,
+    watch: Stopwatch,
+    scores: Iterator[ScoredChip],
+) -> Iterator[tuple[Tile, BlendedTile]]:
+    """Put scored chips together, which come as :func:`schedule` says."""
+    handed: dict[ChipIndex, ScoredChip] = {}
+    for tile, following in zip_longest(tiles, tiles[1:]):
+        needed = set(plan.chips(following)) if following else set()
+        kept: dict[ChipIndex, ScoredChip] = {}
+        canvas = _Canvas(plan, tile, classes, every)
+        for chip in plan.chips(tile):
+            scored = handed.pop(chip) if chip in handed else next(scores)
+            with watch('blend'):
+                canvas.add(chip, scored)
+            if chip in needed:
+                kept[chip] = scored
+        with watch('blend'):
+            handed, made = kept, canvas.finish()
+        del canvas  # or it would be there beside the next
+        yield tile, made
+        del made
+
+
+class _Canvas:
+    """Weighted sum of the chips of one tile, from top to bottom.
+
+    Rows above a chip are finished, since chips come in the order of the lattice: only
+    those that its row of chips has a weight in are held as sums.
+    """
+
+    def __init__(self, plan: Plan, tile: Tile, classes: int, every: bool) -> None:
+        self.plan, self.tile, self.classes = plan, tile, classes
+        height, width = tile.shape
+        self.found = BlendedTile(
+            np.full(tile.shape, NO_CLASS, np.uint8),
+            np.full(tile.shape, NO_PERCENT, np.uint8),
+            np.full((classes, *tile.shape), NO_PERCENT, np.uint8) if every else None,
+        )
+        # Rows that are finished, and what follows them.
+        self.top = 0
+        self.depth = min(height, plan.chip)
+        self.valid = np.zeros((self.depth, width), bool)
+        self.total: Tensor | None = None
+
+    def add(self, chip: ChipIndex, scored: ScoredChip) -> None:
+        """Add the part of a chip's core that lies in the tile."""
+        core, start = self.plan.core(chip), self.plan.window(chip)
+        (rows, from_rows), (cols, from_cols) = (
+            _common(here, slice(whole.start + part.start, whole.start + part.stop))
+            for here, whole, part in zip(
+                (self.tile.rows, self.tile.cols), start, core, strict=True
+            )
+        )
+        if rows.start > self.top:
+            self._finish(rows.start)
+        rows = slice(rows.start - self.top, rows.stop - self.top)
+        self.valid[rows, cols] |= scored.valid[from_rows, from_cols]
+        if scored.probabilities is None:
+            return
+        part = scored.probabilities[:, from_rows, from_cols]
+        if self.total is None:
+            shape = self.depth, self.tile.shape[1]
+            self.total = part.new_zeros(self.classes, *shape)
+        wy, wx = (
+            torch.from_numpy(weight[inside]).to(part)
+            for weight, inside in zip(self.plan.weights(chip), core, strict=True)
+        )
+        weight = wy[from_rows, None] * wx[from_cols]
+        self.total[:, rows, cols].addcmul_(part, weight)
+
+    def finish(self) -> BlendedTile:
+        """The tile, of which every chip was added."""
+        self._finish(self.tile.shape[0])
+        return self.found
+
+    def _finish(self, bottom: int) -> None:
+        """Choose the most probable class of the pixels above a row."""
+        done = bottom - self.top
+        if self.total is not None:
+            # Some rows at a time: what lies between would be several times as much.
+            for first in range(0, done, STRIP):
+                self._choose(slice(first, min(first + STRIP, done)), self.total)
+            left = self.total[:, done:].clone()
+            self.total[:, : left.shape[1]] = left
+            self.total[:, left.shape[1] :] = 0
+        self.valid = np.roll(self.valid, -done, 0)
+        self.valid[self.depth - done :] = False
+        self.top = bottom
+        give_back()
+
+    def _choose(self, rows: slice, total: Tensor) -> None:
+        """Finish rows, counted from the first that is not."""
+        part, valid = total[:, rows], self.valid[rows]
+        best = part.amax(0)
+        # The first of the best. (An argmax takes a CPU three times as long.)
+        rank = torch.arange(len(part), 0, -1, dtype=torch.uint8, device=part.device)
+        index = len(part) - ((part == best).byte() * rank[:, None, None]).amax(0)
+        to = slice(self.top + rows.start, self.top + rows.stop)
+        self.found.classes[to] = np.where(valid, index.cpu().numpy(), NO_CLASS)
+        self.found.confidence[to] = np.where(valid, _percent(best), NO_PERCENT)
+        if self.found.scores is not None:
+            self.found.scores[:, to] = np.where(valid, _percent(part), NO_PERCENT)
+
+
+def _common(here: slice, there: slice) -> tuple[slice, slice]:
+    """The common part of two spans, counted from the start of each."""
+    start, stop = max(here.start, there.start), min(here.stop, there.stop)
+    return (
+        slice(start - here.start, stop - here.start),
+        slice(start - there.start, stop - there.start),
+    )
+
+
+def _percent(probability: Tensor) -> NDArray[np.uint8]:
+    return (probability * 100).round().clamp(0, 100).byte().cpu().numpy()
+
+
+class ChipScores(Protocol):
+    """Where the probabilities of chips come from. It may be sent to other processes."""
+
+    @property
+    def threads(self) -> int:
+        """Chips that are best scored at once."""
+
+    def read(self, item: 'TileItem', chip: ChipIndex, watch: Stopwatch) -> Any:
+        """Read what :meth:`score` needs, in another thread."""
+
+    def score(self, content: Any, watch: Stopwatch) -> ScoredChip:
+        """Class probabilities of the pixels of a chip's core."""
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """Chips that a model scores.
+
+    Args:
+        source: The model, or its file: what is sent to other processes.
+        labels: LR labels, which act as a prior.
+    """
+
+    source: ChipModel | ModelFile | NetworkFiles
+    labels: tuple[LabelRaster, ...] = ()
+
+    @property
+    def model(self) -> ChipModel:
+        """The model, opened once in this process."""
+        if isinstance(self.source, ModelFile | NetworkFiles):
+            return self.source.open()
+        return self.source
+
+    @property
+    def threads(self) -> int:
+        """Chips that are best scored at once."""
+        return chips_at_once(self.model.device)
+
+    def read(self, item: 'TileItem', chip: ChipIndex, watch: Stopwatch) -> Chip:
+        """Read a chip; see :class:`ChipScores`."""
+        labels = self.labels if self.model.uses_labels else ()
+        with watch('read'):
+            crop, core = item.plan.crop(chip), item.plan.core(chip)
+            return read_chip(item.imagery, crop, labels, core=core, number=item.image)
+
+    def score(self, content: Chip, watch: Stopwatch) -> ScoredChip:
+        """Score a chip; see :class:`ChipScores`."""
+        assert content.core is not None
+        valid = content.valid[content.core].numpy()
+        if not content.valid.any():
+            return ScoredChip(None, valid)
+        return ScoredChip(self.model.probabilities(content, watch), valid)
+
+
+@dataclass(frozen=True)
+class TileItem:
+    """A tile to be made, with all that is needed to make it.
+
+    Args:
+        image: Number of the map.
+        imagery: Its raster.
+        plan: The raster's plan.
+        tile: The tile.
+    """
+
+    image: int
+    imagery: Imagery
+    plan: Plan
+    tile: Tile
+
+
+def chips_of(items: Iterable[TileItem]) -> int:
+    """How many chips are scored for tiles that are made in a row.
+
+    Args:
+        items: The tiles.
+    """
+    count = 0
+    for _, group in groupby(items, lambda item: item.image):
+        some = list(group)
+        count += sum(1 for _ in schedule(some[0].plan, [item.tile for item in some]))
+    return count
+
+
+@dataclass(frozen=True)
+class MapPass:
+    """Makes tiles and keeps them as files; a tile that is there already is left.
+
+    Args:
+        scores: Where the probabilities of chips come from.
+        target: Legend of the map.
+        files: Where tiles are kept.
+        confidence: Whether the probability of the mapped class is kept.
+        every: Whether the probability of every class is.
+        watch: Counts the time.
+    """
+
+    scores: ChipScores
+    target: Legend
+    files: TileFiles
+    confidence: bool
+    every: bool
+    watch: Stopwatch
+
+    def __call__(
+        self, items: Iterable[TileItem], tick: Callable[[], None]
+    ) -> Iterator[None]:
+        """Yield when a tile is kept."""
+        if not self.files.folder.is_dir():
+            raise InputError(
+                f'A worker does not see the folder {self.files.folder}; workers need '
+                'the file system of the process that started the run.'
+            )
+
+        def score(content: Any) -> ScoredChip:
+            scored = self.scores.score(content, self.watch)
+            tick()
+            return scored
+
+        for image, group in groupby(items, lambda item: item.image):
+            some = list(group)
+            first = some[0]
+            tiles = [i.tile for i in some if not self.files.has(image, i.tile)]
+
+            def read(chip: ChipIndex, first: TileItem = first) -> Any:
+                return self.scores.read(first, chip, self.watch)
+
+            made = sweep(
+                first.plan,
+                tiles,
+                len(self.target),
+                read,
+                score,
+                self.scores.threads,
+                self.every,
+                self.watch,
+            )
+            for tile, blended in made:
+                with self.watch('write'):
+                    self.files.save(image, tile, **self._arrays(blended))
+                yield
+            for _ in range(len(some) - len(tiles)):
+                yield
+
+    def _arrays(self, tile: BlendedTile) -> Mapping[str, NDArray[np.uint8]]:
+        """What is kept of a tile."""
+        codes = np.full(256, map_nodata(self.target), np.uint8)
+        codes[: len(self.target)] = self.target.codes
+        classes = np.empty_like(tile.classes)
+        # Line by line: numpy turns all indices that it is given into 64 bits.
+        for line, index in zip(classes, tile.classes, strict=True):
+            codes.take(index, out=line, mode='clip')
+        arrays = {'classes': classes}
+        if self.confidence:
+            arrays['confidence'] = tile.confidence
+        if tile.scores is not None:
+            arrays['scores'] = tile.scores
+        return arrays

@@ -1,0 +1,774 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""From a chip to class probabilities: the one way, whoever drives it."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as deserialise
+from safetensors.torch import save as serialise
+from torch import Tensor
+
+from ..datasets.chip import Chip
+from ..datasets.legends.crosswalk import Crosswalk
+from ..datasets.legends.legend import Legend
+from ..errors import InputError
+from ..threads import torch_threads
+from ..versions import versions
+from .backbones.backbone import Backbone
+from .backbones.create import create_backbone
+from .head.cells import Cells, CellTable
+from .head.fit import fit_head
+from .head.head import Head
+from .head.options import FitOptions
+from .head.probe import LinearProbe
+from .tokens.bilateral import JointBilateral
+from .tokens.tokens import Tokens
+
+if TYPE_CHECKING:
+    from .propagation.propagation import Propagation
+
+#: Key of a file's one metadata entry, since several would be written in random order,
+#: and the same model is to be the same bytes.
+FORMAT = 'torchgeo-mapsr model 2'
+
+UPSAMPLERS = ('bilinear', 'bilateral')
+
+# Standard deviation of a guide's bands: that of a photograph with values of 0 to 1.
+_CONTRAST = 0.2
+
+# Cells below which a head is fitted in one thread.
+_FEW = 2000
+
+# Chips that are scored at once, at most; each takes some tens of megabytes.
+_MAX_THREADS = 8
+
+#: Types of lower precision by their names.
+HALF = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+#: Counts the time of a block to a stage.
+Timer = Callable[[str], AbstractContextManager[None]]
+
+
+def no_timer(stage: str) -> AbstractContextManager[None]:
+    """Count nothing.
+
+    Args:
+        stage: Not used.
+    """
+    return nullcontext()
+
+
+class ChipModel(Protocol):
+    """What makes class probabilities of chips: a fit, or trained networks."""
+
+    @property
+    def target(self) -> Legend:
+        """Legend of the classes, C."""
+
+    @property
+    def bands(self) -> int | None:
+        """Bands of the imagery; None for any number."""
+
+    @property
+    def halo(self) -> int:
+        """Pixels at a chip's border that lack context."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels that chips start at multiples of."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the LR labels of a chip change its probabilities."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where it comes from, as JSON types."""
+
+    def probabilities(self, chip: Chip, timer: Timer = no_timer) -> Tensor:
+        """Probabilities of the classes of the pixels of a chip's core.
+
+        Args:
+            chip: The chip.
+            timer: Counts the time of each stage.
+
+        Returns:
+            (C, h, w) float32, of the core's size.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenBackbone:
+    """What any process makes a frozen backbone from: names and statistics, no weights.
+
+    Args:
+        spec: Spec of the backbone, with its weight file.
+        bands: Bands of the imagery.
+        dtype: Data type of its files, if they hold integers.
+        digest: Fingerprint of all weights, so that another machine's file under the
+            same name, or a file that has changed, is noticed.
+        calibration: What it has learned from the imagery.
+    """
+
+    spec: str
+    bands: int
+    dtype: str | None
+    digest: str
+    calibration: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, backbone: Backbone, bands: int, dtype: str | None) -> Self:
+        """Describe a backbone.
+
+        Args:
+            backbone: The backbone, calibrated.
+            bands: Bands of the imagery.
+            dtype: Data type of its files, if they hold integers.
+        """
+        calibration = {name: t.cpu() for name, t in backbone.calibration().items()}
+        digest = backbone.weights_digest()
+        return cls(backbone.spec, bands, dtype, digest, calibration)
+
+    def make(self, weights: str | None = None) -> Backbone:
+        """Make the backbone.
+
+        Args:
+            weights: Weight file, where it is not where the spec says.
+
+        Raises:
+            InputError: If its weights are not there, or are others.
+        """
+        backbone = create_backbone(self.spec, self.bands, weights, self.dtype)
+        self.check(backbone)
+        return backbone
+
+    def check(self, backbone: Backbone) -> None:
+        """Give a backbone the calibration, and make sure that it is the one.
+
+        Args:
+            backbone: A backbone.
+
+        Raises:
+            InputError: If it is another one.
+        """
+        shapes = {name: t.shape for name, t in self.calibration.items()}
+        alike = shapes == {n: t.shape for n, t in backbone.calibration().items()}
+        if alike or not backbone.calibration():
+            backbone.load_calibration(dict(self.calibration))
+        if backbone.weights_digest() != self.digest:
+            raise InputError(
+                f'The weights of the backbone {self.spec!r} for {self.bands} bands are '
+                'not those that the fit was made with; name their file with --weights '
+                '(weights).'
+            )
+
+    def fields(self) -> dict[str, Any]:
+        """Everything but tensors, as JSON types."""
+        return {
+            'spec': self.spec,
+            'bands': self.bands,
+            'dtype': self.dtype,
+            'weights': self.digest,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class LandCoverModel:
+    """A frozen backbone and what was fitted on it.
+
+    Everything that decides a map is part of it and of its file, but for the sizes of
+    chips and the precision of the arithmetic.
+
+    Args:
+        backbone: The frozen backbone.
+        head: What was fitted.
+        origin: What the backbone is made from.
+        upsampler: How values get from tokens to pixels: bilinear or bilateral.
+        spread: Standard deviation of each band over the region, (bands,), by which the
+            guide of the bilateral upsampler is scaled: one for all chips, so that there
+            are no seams.
+        propagate: Spec of the spatial refinement, see
+            :func:`~torchgeo_mapsr.models.propagation.propagation.parse_propagation`.
+        precision: Arithmetic of the backbone: fp32, bf16 or fp16.
+        report: What else is to be known of the fit, as JSON types.
+
+    Raises:
+        InputError: If there is no such upsampler or propagation.
+    """
+
+    backbone: Backbone
+    head: Head
+    origin: FrozenBackbone
+    upsampler: str = 'bilinear'
+    spread: tuple[float, ...] = ()
+    propagate: str = 'none'
+    precision: str = 'fp32'
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.upsampler not in UPSAMPLERS:
+            raise InputError(
+                f'The upsampler must be one of {", ".join(UPSAMPLERS)}, '
+                f'not {self.upsampler!r}.'
+            )
+        object.__setattr__(self, '_propagation', _propagation(self.propagate))
+
+    @property
+    def target(self) -> Legend:
+        """Legend of the classes, C."""
+        return self.head.target
+
+    @property
+    def bands(self) -> int:
+        """Bands of the imagery."""
+        return self.origin.bands
+
+    @property
+    def halo(self) -> int:
+        """Pixels at a chip's border that lack context."""
+        return self.backbone.halo
+
+    @property
+    def stride(self) -> int:
+        """Pixels that chips start at multiples of."""
+        return max(self.backbone.strides)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.head.device
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the LR labels of a chip change its probabilities."""
+        return self.head.prior.weight > 0
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that were fitted, and that a map is made with."""
+        return self.head.parameters
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How it was made, and how it maps, as JSON types."""
+        return {
+            **self.report,
+            'backbone': {
+                **self.origin.fields(),
+                'channels': sum(self.backbone.channels),
+            },
+            **self.head.provenance,
+            'score': self.head.score,
+            'prior_weight': self.head.prior.weight,
+            'upsampler': self.upsampler,
+            'propagate': self.propagate,
+            'parameters': self.parameters,
+        }
+
+    def tokens(self, image: Tensor) -> Tokens:
+        """Features of one image; see :func:`extract`.
+
+        Args:
+            image: (C, H, W) float32, the values as read from the file.
+        """
+        spread = self.spread if self.upsampler == 'bilateral' else None
+        return extract(self.backbone, image.to(self.device), self.precision, spread)
+
+    @torch.no_grad()
+    def probabilities(self, chip: Chip, timer: Timer = no_timer) -> Tensor:
+        """Probabilities of the classes; see :meth:`ChipModel.probabilities`.
+
+        A chip is scored by itself: the numbers do not depend on what else is in a batch.
+        """
+        rows, cols = chip.core or tuple(slice(0, n) for n in chip.valid.shape)
+        with timer('read'):
+            evidence = self.head.prior.evidence(chip)
+        with timer('backbone'):
+            tokens = self.tokens(chip.image)
+            if self._refines is not None:
+                # Features are needed anyway: scores come from them, too.
+                _ = tokens.levels
+        with timer('match'), torch.autocast(self.device.type, enabled=False):
+            scores = self.head.probabilities(
+                tokens,
+                None if evidence is None else evidence[None].to(self.device),
+                (rows, cols),
+            )
+        if self._refines is not None:
+            with timer('propagate'):
+                image = chip.image[None, :, rows, cols].to(self.device)
+                inside = chip.valid[None, rows, cols].to(self.device)
+                scores = self._refines(scores, tokens, image, inside, (rows, cols))
+        return scores[0]
+
+    @property
+    def _refines(self) -> 'Propagation | None':
+        propagation: Propagation | None = self._propagation  # type: ignore[attr-defined]
+        return propagation
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device.
+
+        Args:
+            device: Where chips are to be scored.
+        """
+        device = torch.device(device)
+        return replace(
+            self, backbone=self.backbone.to(device), head=self.head.to(device)
+        )
+
+    def with_options(
+        self,
+        score: str | None = None,
+        prior: float | None = None,
+        upsampler: str | None = None,
+        propagate: str | None = None,
+    ) -> Self:
+        """The same fit, used in another way.
+
+        Args:
+            score: What scores a pixel; as the fit says by default, as the others.
+            prior: Weight of the LR labels.
+            upsampler: How values get from tokens to pixels.
+            propagate: Spec of the spatial refinement.
+        """
+        head = self.head
+        if score is not None:
+            head = replace(head, score=score)
+        if prior is not None:
+            head = replace(head, prior=head.prior.with_weight(prior))
+        return replace(
+            self,
+            head=head,
+            upsampler=upsampler or self.upsampler,
+            propagate=propagate or self.propagate,
+        )
+
+    def to_bytes(self) -> bytes:
+        """The content of :meth:`save`'s file.
+
+        Of the same fit they are the same bytes, wherever it was made.
+        """
+        tensors, head = self.head.state()
+        content = {
+            **{f'head.{name}': tensor for name, tensor in tensors.items()},
+            **{f'backbone.{name}': t for name, t in self.origin.calibration.items()},
+        }
+        content = {n: t.detach().cpu().contiguous() for n, t in content.items()}
+        fields: dict[str, Any] = {
+            'backbone': self.origin.fields(),
+            'head': head,
+            'upsampler': self.upsampler,
+            'spread': list(self.spread),
+            'propagate': self.propagate,
+            'report': dict(self.report),
+        }
+        fields['digest'] = _digest(content, fields)
+        return serialise(content, {FORMAT: json.dumps(fields, sort_keys=True)})
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: some hundred kilobytes, without the backbone.
+
+        Args:
+            path: The file; its folder must exist.
+        """
+        Path(path).write_bytes(self.to_bytes())
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        device: torch.device | str = 'cpu',
+        weights: str | None = None,
+        backbone: Backbone | None = None,
+        precision: str = 'fp32',
+    ) -> 'LandCoverModel':
+        """Read what :meth:`save` wrote, and make the backbone again.
+
+        Args:
+            path: The file.
+            device: Where to compute.
+            weights: Weight file of the backbone, where it is not where it was.
+            backbone: The backbone, where it is there already; its calibration is set.
+            precision: Arithmetic of the backbone.
+
+        Raises:
+            InputError: If the file is not one of ours, is damaged, or belongs to another
+                backbone.
+        """
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError(
+                f'Cannot read the fit {path}: {error.strerror}.'
+            ) from error
+        return cls.from_bytes(
+            content, device, weights, backbone, precision, name=str(path)
+        )
+
+    @classmethod
+    def from_bytes(
+        cls,
+        content: bytes,
+        device: torch.device | str | None = None,
+        weights: str | None = None,
+        backbone: Backbone | None = None,
+        precision: str = 'fp32',
+        name: str = 'of this checkpoint',
+    ) -> 'LandCoverModel':
+        """The way back from :meth:`to_bytes`; see :meth:`load`.
+
+        Args:
+            content: The bytes.
+            device: Where to compute; where the backbone is, if there is one.
+            weights: Weight file of the backbone.
+            backbone: The backbone, where it is there already.
+            precision: Arithmetic of the backbone.
+            name: What the file is called in error messages.
+        """
+        tensors, fields = _parse(content, name)
+        try:
+            made = fields['backbone']
+            origin = FrozenBackbone(
+                made['spec'],
+                made['bands'],
+                made['dtype'],
+                made['weights'],
+                _part(tensors, 'backbone.'),
+            )
+            head = Head.from_state(_part(tensors, 'head.'), fields['head'])
+            model_fields = {
+                'upsampler': fields['upsampler'],
+                'spread': tuple(fields['spread']),
+                'propagate': fields['propagate'],
+                'report': fields['report'],
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f'Cannot read the fit {name}: {error!r}.') from error
+        if backbone is None:
+            backbone = origin.make(weights)
+        else:
+            origin.check(backbone)
+        model = cls(backbone, head, origin, precision=precision, **model_fields)
+        return model.to(device or device_of_module(backbone))
+
+    @staticmethod
+    def is_model(content: bytes) -> bool:
+        """Whether bytes are those of a model, unchanged.
+
+        Args:
+            content: The bytes.
+        """
+        try:
+            _parse(content, '')
+        except InputError:
+            return False
+        return True
+
+
+def fit_model(
+    cells: Cells,
+    crosswalk: Crosswalk,
+    backbone: Backbone,
+    origin: FrozenBackbone,
+    options: FitOptions | None = None,
+    upsampler: str = 'bilinear',
+    spread: tuple[float, ...] = (),
+    propagate: str = 'none',
+    precision: str = 'fp32',
+    probe: LinearProbe | None = None,
+) -> LandCoverModel:
+    """Fit a model to what chips have shown of LR cells.
+
+    The same cells and options give the same model, bit by bit, whoever looked at the
+    chips and in whatever order.
+
+    Args:
+        cells: What chips have shown.
+        crosswalk: From the codes of the labels to the classes.
+        backbone: The frozen backbone that looked at them.
+        origin: What it is made from.
+        options: How the head is fitted.
+        upsampler: See :class:`LandCoverModel`, as the next three.
+        spread: Standard deviation of each band.
+        propagate: Spec of the spatial refinement.
+        precision: Arithmetic of the backbone.
+        probe: A linear probe that was trained elsewhere, on features as the backbone
+            gives them.
+
+    Returns:
+        The model, on the backbone's device.
+
+    Raises:
+        InputError: If the labels cannot be fitted to.
+    """
+    options = options or FitOptions()
+    table = cells.table()
+    # Steps of a small problem take a millisecond, and threads that wait for one another
+    # at each took seven times the CPU's time.
+    with torch_threads(1 if len(table) < _FEW else torch.get_num_threads()):
+        pixel_features = backbone.channels[0] if backbone.strides[0] == 1 else 0
+        head = fit_head(table, crosswalk, options, probe, pixel_features)
+    report = {
+        'chips': len(torch.unique(cells.chips, dim=0)),
+        'labels': _label_counts(table, crosswalk),
+        'options': options.to_dict(),
+        'seed': options.seed,
+        'versions': versions(),
+    }
+    model = LandCoverModel(
+        backbone, head, origin, upsampler, spread, propagate, precision, report
+    )
+    return model.to(device_of_module(backbone))
+
+
+def device_of_module(module: torch.nn.Module) -> torch.device:
+    """Where a module's parameters are; the CPU if it has none.
+
+    Args:
+        module: The module.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    return tensors[0].device if tensors else torch.device('cpu')
+
+
+def _label_counts(table: CellTable, crosswalk: Crosswalk) -> dict[str, Any]:
+    """How many LR cells were used, and which were not, as JSON types."""
+    codes = table.code.numpy()
+    unknown = crosswalk.unknown(codes)
+    index = crosswalk.index(codes)
+    nothing = {*unknown, crosswalk.source.nodata}
+    return {
+        'legend': crosswalk.source.name,
+        'target': crosswalk.target.name,
+        'crosswalk': crosswalk.name,
+        'reference': crosswalk.reference,
+        'cells': len(table),
+        'cells_used': int((table.whole.numpy() & (index >= 0)).sum()),
+        'cells_ignored_by_code': {
+            str(code): count
+            for code, count in table.count().items()
+            if code not in nothing and int(crosswalk.index(np.array(code))) < 0
+        },
+        'unknown_codes': {str(code): count for code, count in unknown.items()},
+    }
+
+
+def extract(
+    backbone: Backbone,
+    image: Tensor,
+    precision: str = 'fp32',
+    spread: tuple[float, ...] | None = None,
+) -> Tokens:
+    """Features of one image.
+
+    Args:
+        backbone: The backbone, on the image's device.
+        image: (C, H, W) float32, the values as read from the file.
+        precision: Arithmetic of the backbone.
+        spread: Standard deviation of each band, if upsampling is to be guided by the
+            image; bilinear if None.
+
+    Returns:
+        Tokens of a batch of one, float32.
+    """
+    batch = image[None]
+    half = HALF.get(precision)
+    with (
+        torch.no_grad(),
+        torch.autocast(image.device.type, half, enabled=half is not None),
+    ):
+        tokens = backbone(batch).to(torch.float32)
+    if spread is not None:
+        scale = batch.new_tensor(spread)[:, None, None]
+        tokens = tokens.with_upsampler(JointBilateral(batch / scale * _CONTRAST))
+    if image.device.type == 'cuda':
+        # Or the GPU's time is counted to what comes next.
+        torch.cuda.synchronize(image.device)
+    return tokens
+
+
+def band_spread(images: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, ...]:
+    """Standard deviation of each band over some images.
+
+    Args:
+        images: Images (C, H, W) with their validity (H, W), as a backbone's calibration
+            takes them.
+
+    Returns:
+        One number a band.
+    """
+    pixels = torch.cat([image[:, valid] for image, valid in images], 1).float()
+    spread = pixels.std(1) if pixels.shape[1] > 1 else torch.ones(len(pixels))
+    return tuple(spread.clamp(min=1e-6).tolist())
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name; ``auto`` is a GPU where there is one.
+
+    Args:
+        name: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        InputError: If there is no such device here.
+    """
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f'There is no device {name!r} here: {reason}') from None
+
+
+def chips_at_once(device: torch.device) -> int:
+    """Chips that are best scored at once on a device.
+
+    On a CPU the many small steps round a chip's large products use one core each: with
+    a core to each chip, none is idle. Results are the same, whatever the number.
+
+    Args:
+        device: The device.
+    """
+    return min(torch.get_num_threads(), _MAX_THREADS) if device.type == 'cpu' else 1
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A saved model by its file: what is sent to other processes.
+
+    Args:
+        path: The file, on a file system that all of them see.
+        digest: SHA-256 of the file.
+        device: Name of the device, looked for where it is opened.
+        precision: Arithmetic of the backbone.
+        weights: Weight file of the backbone, where it is not where it was.
+        compiled: Whether networks are compiled.
+        options: How the fit is used, see :meth:`LandCoverModel.with_options`.
+    """
+
+    path: Path
+    digest: str
+    device: str = 'auto'
+    precision: str = 'fp32'
+    weights: str | None = None
+    compiled: bool = False
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def open(self, backbone: Backbone | None = None) -> LandCoverModel:
+        """Load the model, once in this process.
+
+        Args:
+            backbone: The backbone, where it is there already.
+
+        Raises:
+            InputError: If it cannot be loaded here.
+            OSError: If the file is not the one that is meant, or not there.
+        """
+        return self._load(backbone) if backbone is not None else _opened(self)
+
+    def _load(self, backbone: Backbone | None) -> LandCoverModel:
+        if file_digest(self.path) != self.digest:
+            raise OSError(None, 'The fit is another one', str(self.path))
+        model = LandCoverModel.load(
+            self.path, device_of(self.device), self.weights, backbone, self.precision
+        )
+        if self.compiled and backbone is None:
+            model.backbone.compile()
+        return model.with_options(**dict(self.options))
+
+
+@lru_cache(maxsize=1)
+def _opened(file: ModelFile) -> LandCoverModel:
+    return file._load(None)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Args:
+        path: The file.
+    """
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _propagation(spec: str) -> 'Propagation | None':
+    """The spatial refinement of a spec."""
+    if spec == 'none':
+        return None
+    # scikit-image takes a while to import
+    from .propagation.propagation import parse_propagation
+
+    return parse_propagation(spec)
+
+
+def _digest(tensors: Mapping[str, Tensor], fields: Mapping[str, Any]) -> str:
+    """SHA-256 of everything that a file holds."""
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _parse(content: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and fields of a file, compared with its digest."""
+    try:
+        length = int.from_bytes(content[:8], 'little')
+        header = json.loads(content[8 : 8 + length])
+        text = header.get('__metadata__', {}).get(FORMAT)
+        if text is None:
+            raise InputError(
+                f'{name} is not a fit of this torchgeo-mapsr: --save-model writes one.'
+            )
+        tensors = deserialise(content)
+        fields = json.loads(text)
+        digest = fields.pop('digest')
+    except (
+        SafetensorError,
+        KeyError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        RuntimeError,
+        RecursionError,
+    ) as error:
+        reason = ' '.join(str(error).split())
+        raise InputError(f'Cannot read the fit {name}: {reason}.') from error
+    if _digest(tensors, fields) != digest:
+        raise InputError(f'The fit {name} is damaged; fit again, or copy it again.')
+    return tensors, fields
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a file is a model as it was written.
+
+    Args:
+        path: The file.
+    """
+    return LandCoverModel.is_model(path.read_bytes())
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors under a prefix, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

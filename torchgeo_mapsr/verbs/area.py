@@ -1,0 +1,221 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Areas and accuracies from labelled points."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .console import Verbs, check_json, json_option, terminal, working, write_json
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+    from ..evaluation.class_maps import ClassMaps
+
+_EXAMPLES = """examples:
+  torchgeo-mapsr area landcover.tif --points points.gpkg
+  torchgeo-mapsr area maps/*.tif --points points.gpkg --json areas.json
+  torchgeo-mapsr area nlcd.tif --legend nlcd --points survey.shp --reference observed
+
+Pixels that are counted inherit the map's mistakes: a class that is mapped too often looks
+too large, and no number of pixels puts that right. A random sample of reference points
+does, and says how sure it is.
+"""
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb and its options.
+
+    Args:
+        verbs: Where it is added.
+    """
+    parser = verbs.add_parser(
+        'area',
+        help='areas and accuracies with confidence intervals, from labelled points',
+        description='User’s, producer’s and overall accuracy and the area of each class, '
+        'with standard errors and confidence intervals, from a stratified random sample '
+        'that has been labelled (`sample` draws one). Olofsson et al. 2014, eq. 1 to 11; '
+        'Stehman 2014 where the strata are not the map’s classes. Strata come from the '
+        'column `stratum` of the points, with their areas from `stratum_hectares`; '
+        'without, they are the map’s classes. Areas are measured on the ground.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'maps', nargs='+', metavar='MAP', help='the class maps that were sampled'
+    )
+    parser.add_argument(
+        '--points', type=Path, required=True, metavar='FILE', help='labelled points'
+    )
+    parser.add_argument(
+        '--reference',
+        default='reference',
+        metavar='COLUMN',
+        help='column with the true class, a code or a name (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--legend',
+        metavar='NAME|FILE',
+        help='legend of the maps (default: what the map says, or land-cover-4)',
+    )
+    parser.add_argument(
+        '--confidence',
+        type=float,
+        default=0.95,
+        metavar='SHARE',
+        help='coverage of the intervals (default: %(default)s)',
+    )
+    json_option(parser)
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace a file that exists'
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code.
+
+    Args:
+        options: What was parsed.
+    """
+    import numpy as np
+
+    from ..errors import InputError
+    from ..evaluation.class_maps import ClassMaps, map_legend
+    from ..evaluation.estimation import StratifiedSample
+    from ..evaluation.sampling import class_of, read_sample
+
+    if not 0 < options.confidence < 1:
+        raise InputError('--confidence is a share between 0 and 1, like 0.95.')
+    check_json(options, [*options.maps, options.points])
+    maps = ClassMaps(options.maps, map_legend(options.maps[0], options.legend))
+    legend = maps.legend
+    points = read_sample(options.points, options.reference)
+    where = f'{options.points}: column {options.reference!r}'
+    reference = class_of(list(points[options.reference]), legend, where)
+    x, y = points.geometry.x.to_numpy(), points.geometry.y.to_numpy()
+    mapped = maps.at_points(x, y, points.crs)
+    used = (reference >= 0) & (mapped >= 0)
+    if not used.any():
+        raise InputError(
+            f'{options.points}: no point has a reference class and lies on the maps; '
+            f'fill the column {options.reference!r}.'
+        )
+    console = terminal()
+    with working(console, 'Measuring strata'):
+        stratum, names, hectares = _strata(maps, points, mapped)
+    _check(options.points, stratum[used], names, hectares)
+    sample = StratifiedSample(
+        stratum[used],
+        mapped[used],
+        reference[used],
+        hectares,
+        len(legend),
+        confidence=options.confidence,
+    )
+    unlabelled = int((reference < 0).sum())
+    outside = int(((reference >= 0) & (mapped < 0)).sum())
+    with working(console, 'Measuring the map'):
+        counted = maps.areas() / 1e4
+    _show(console, sample, legend.class_names, counted)
+    if unlabelled:
+        console.print(f'{unlabelled} points have no reference class and are left out.')
+    if outside:
+        console.print(f'{outside} points lie where the maps have no data; left out.')
+    classes = [
+        {
+            'code': item.code,
+            'name': item.name,
+            'mapped_hectares': round(float(counted[k]), 4),
+            'area_hectares': sample.areas[k].to_dict(4),
+            'users_accuracy': sample.users_accuracy[k].to_dict(),
+            'producers_accuracy': sample.producers_accuracy[k].to_dict(),
+        }
+        for k, item in enumerate(legend.classes)
+    ]
+    per_stratum = np.bincount(stratum[used], minlength=len(names)).tolist()
+    content: dict[str, Any] = {
+        'legend': legend.name,
+        'points': int(used.sum()),
+        'points_without_reference': unlabelled,
+        'points_without_map': outside,
+        'confidence': options.confidence,
+        'hectares': round(sample.area, 4),
+        'overall_accuracy': sample.overall_accuracy.to_dict(),
+        'classes': classes,
+        'strata': [
+            {'name': name, 'hectares': round(float(area), 4), 'points': count}
+            for name, area, count in zip(names, hectares, per_stratum, strict=True)
+        ],
+        'error_matrix_points': sample.counts.tolist(),
+        'error_matrix_shares': sample.matrix.round(8).tolist(),
+    }
+    write_json(options, content, [*options.maps, options.points])
+    return 0
+
+
+def _strata(maps: 'ClassMaps', points: 'GeoDataFrame', mapped: Any) -> Any:
+    """Number of each point's stratum, and the strata's names and hectares."""
+    import numpy as np
+
+    from ..errors import InputError
+    from ..evaluation.sampling import class_of
+
+    if 'stratum' not in points:
+        return mapped, maps.legend.class_names, maps.areas() / 1e4
+    column = points['stratum'].astype(str)
+    if 'stratum_hectares' in points:
+        table = points.groupby(column, sort=True)['stratum_hectares']
+        if (table.nunique() != 1).any():
+            raise InputError('A stratum has two areas in the column stratum_hectares.')
+        area = table.first()
+        numbers = np.searchsorted(area.index.to_numpy(str), column.to_numpy(str))
+        return numbers, tuple(area.index), area.to_numpy(float)
+    where = 'Column stratum (there is no column stratum_hectares)'
+    numbers = class_of(list(points['stratum']), maps.legend, where)
+    return numbers, maps.legend.class_names, maps.areas() / 1e4
+
+
+def _check(path: Path, stratum: Any, names: Any, hectares: Any) -> None:
+    """Each stratum has points enough for a variance."""
+    import numpy as np
+
+    from ..errors import InputError
+
+    if (stratum < 0).any():
+        raise InputError(f'{path}: a point has no stratum; fill the column stratum.')
+    count = np.bincount(stratum, minlength=len(names))
+    few = np.flatnonzero((count < 2) & (hectares > 0))
+    if few.size:
+        raise InputError(
+            f'{path}: stratum {names[few[0]]!r} has {count[few[0]]} labelled points and '
+            'needs at least 2; label more of them.'
+        )
+
+
+def _show(console: Any, sample: Any, names: Any, counted: Any) -> None:
+    from rich.table import Table
+
+    level = f'{100 * sample.confidence:g} %'
+    table = Table(title=f'Area and accuracy ± half the {level} interval')
+    for title in ('class', 'pixels counted, ha', 'area, ha', 'user’s', 'producer’s'):
+        table.add_column(title, justify='left' if title == 'class' else 'right')
+
+    def percent(item: Any) -> str:
+        if item.value != item.value:
+            return '–'
+        return f'{100 * item.value:.1f} ± {100 * item.half_width:.1f} %'
+
+    for k, name in enumerate(names):
+        area = sample.areas[k]
+        table.add_row(
+            name,
+            f'{counted[k]:,.2f}',
+            f'{area.value:,.2f} ± {area.half_width:,.2f}',
+            percent(sample.users_accuracy[k]),
+            percent(sample.producers_accuracy[k]),
+        )
+    console.print(table)
+    console.print(f'Overall accuracy: {percent(sample.overall_accuracy)}')

@@ -1,0 +1,257 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Weigh the classes of a map anew, and dissolve patches below a mapping unit."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .console import Verbs, check_json, check_output, json_option, terminal, write_json
+
+_EXAMPLES = """examples:
+  torchgeo-mapsr postprocess map.tif --reweight impervious=2 --output more.tif
+  torchgeo-mapsr postprocess map.tif --min-area 500 --output generalised.tif
+  torchgeo-mapsr postprocess map.tif --reweight water=0.5 forest=1.2 \\
+      --min-area 500 --output both.tif
+
+--reweight needs the scores that `map --scores` leaves beside a map (NAME_scores.tif). The
+page that `report` makes has a slider for each class: try weights there, and give them here.
+"""
+
+_TILE = 2048
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb and its options.
+
+    Args:
+        verbs: Where it is added.
+    """
+    parser = verbs.add_parser(
+        'postprocess',
+        help='weigh the classes of a map anew, dissolve patches below a mapping unit',
+        description='Make a map of a map: multiply the scores of classes by weights and '
+        'take the best class anew (Malkin et al. 2019, appendix E), then give patches '
+        'below a minimum mapping unit to the class that they share the longest edge '
+        'with. The result does not depend on tiles. Interrupted, the same command goes '
+        'on where it stopped.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('map', metavar='MAP', help='class map')
+    parser.add_argument(
+        '--output', type=Path, required=True, metavar='FILE', help='map to write'
+    )
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace files that exist'
+    )
+    parser.add_argument(
+        '--reweight',
+        nargs='+',
+        default=[],
+        metavar='CLASS=WEIGHT',
+        help='weight of a class’s scores, by its name or code; 1 where not given',
+    )
+    parser.add_argument(
+        '--scores',
+        type=Path,
+        metavar='FILE',
+        help='scores of the map in percent (default: NAME_scores.tif beside it)',
+    )
+    parser.add_argument(
+        '--min-area',
+        type=float,
+        metavar='M2',
+        help='smallest patch that stays, in square metres on the ground',
+    )
+    parser.add_argument(
+        '--legend',
+        metavar='NAME|FILE',
+        help='legend of the map (default: what the map says, or land-cover-4)',
+    )
+    json_option(parser)
+    parser.set_defaults(run=run, resumes=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code.
+
+    Args:
+        options: What was parsed.
+    """
+    import hashlib
+    import json
+
+    import numpy as np
+
+    from ..datasets.geo.plan import Tile
+    from ..datasets.geo.raster import open_rasters
+    from ..datasets.labels import LabelRaster
+    from ..evaluation.area import row_areas
+    from ..evaluation.class_maps import blocks_of, layer_path, map_legend, parse_named
+    from ..evaluation.mapping_unit import MappingUnit
+    from ..evaluation.reweighting import reweighted
+    from ..mapping.cog import Layer, map_nodata, write_cog
+
+    if not options.reweight and options.min_area is None:
+        raise InputError('Nothing to do; give --reweight, --min-area or both.')
+    if options.min_area is not None and not options.min_area > 0:
+        raise InputError('--min-area is an area above 0, in square metres.')
+    if options.output.suffix.lower() not in {'.tif', '.tiff'}:
+        raise InputError(f'--output {options.output} is not a .tif file.')
+    scores_path = options.scores or layer_path(options.map, 'scores')
+    inputs = [options.map, scores_path, options.output]
+    check_output(options.output, inputs[:2], options.overwrite)
+    check_json(options, inputs)
+    legend = map_legend(options.map, options.legend)
+    weights = np.ones(len(legend))
+    for index, weight in parse_named(options.reweight, legend, '--reweight').items():
+        if not 0 <= weight < np.inf:
+            raise InputError(f'--reweight {weight:g}: weights are 0 or more.')
+        weights[index] = weight
+    raster = LabelRaster(open_rasters([options.map]))
+    grid = raster.geobox
+    scores = None
+    if options.reweight:
+        if not Path(scores_path).exists():
+            raise InputError(
+                f'{scores_path} is not there; make the map with --scores, or name them '
+                'with --scores.'
+            )
+        (scores,) = open_rasters([scores_path])
+        if scores.geobox != grid or scores.count != len(legend):
+            raise InputError(
+                f'{scores_path} is not of this map: it needs its grid and a band for '
+                f'each of the {len(legend)} classes.'
+            )
+
+    def read(rows: slice, cols: slice) -> Any:
+        index = legend.index(raster.read(rows, cols))
+        if scores is not None:
+            bands = list(range(1, len(legend) + 1))
+            values = scores.read(bands, rows, cols)
+            index = reweighted(values.astype(np.uint8), index, weights)
+        return index
+
+    areas = row_areas(grid)
+    console = terminal()
+    tiles = [
+        Tile(r.start // _TILE, c.start // _TILE, r, c)
+        for r, c in blocks_of(grid, _TILE)
+    ]
+    unit = None
+    saved = options.output
+    with _progress(console, len(tiles) * (2 + (options.min_area is not None))) as tick:
+        if options.min_area is not None:
+            digest = raster.fingerprint(), scores and scores.fingerprint()
+            settings = [
+                digest,
+                weights.tolist(),
+                options.min_area,
+                legend.codes.tolist(),
+            ]
+            key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+            saved = options.output.with_name(f'.{options.output.stem}.{key}.npz')
+            if saved.exists():
+                unit = MappingUnit.load(saved)
+                console.print('Going on with patches that were found before.')
+            else:
+                unit = MappingUnit.scan(
+                    read,
+                    (grid.height, grid.width),
+                    areas,
+                    options.min_area,
+                    _TILE,
+                    tick,
+                )
+                unit.save(saved)
+        nodata = map_nodata(legend)
+        codes = np.append(legend.codes, nodata).astype(np.uint8)
+        numbers = {(tile.row, tile.col): i for i, tile in enumerate(tiles)}
+
+        def load(tile: Tile) -> Any:
+            index = read(tile.rows, tile.cols)
+            if unit is not None:
+                index = unit.apply(numbers[tile.row, tile.col], index)
+            tick()
+            return codes[index]
+
+        scratch = options.output.with_name(f'.{options.output.stem}.part.tif')
+        side = Path(f'{scratch}.aux.xml')
+        try:
+            write_cog(scratch, grid, Layer.classes(legend, nodata), tiles, load)
+            side.replace(f'{options.output}.aux.xml')
+            scratch.replace(options.output)
+        finally:
+            scratch.unlink(missing_ok=True)
+            side.unlink(missing_ok=True)
+    if options.min_area is not None:
+        saved.unlink(missing_ok=True)
+    before, after, changed = _compare(
+        legend, raster, LabelRaster(open_rasters([options.output])), areas
+    )
+    _show(console, legend.class_names, before, after, changed)
+    console.print(f'Map: {options.output}')
+    content = {
+        'map': str(options.output),
+        'weights': dict(zip(legend.class_names, weights.tolist(), strict=True)),
+        'min_area_square_metres': options.min_area,
+        'changed_hectares': round(changed, 4),
+        'classes': [
+            {
+                'code': item.code,
+                'name': item.name,
+                'hectares_before': round(float(before[i]), 4),
+                'hectares': round(float(after[i]), 4),
+            }
+            for i, item in enumerate(legend.classes)
+        ],
+    }
+    write_json(options, content, inputs)
+    return 0
+
+
+def _compare(legend: Any, old: Any, new: Any, areas: Any) -> tuple[Any, Any, float]:
+    """Hectares of each class before and after, and of pixels that have changed."""
+    import numpy as np
+
+    from ..evaluation.class_maps import blocks_of
+
+    hectares, changed = np.zeros((2, len(legend))), 0.0
+    for rows, cols in blocks_of(old.geobox, _TILE):
+        pair = [legend.index(raster.read(rows, cols)) for raster in (old, new)]
+        weight = np.broadcast_to(areas[rows, None], pair[0].shape) / 1e4
+        for total, index in zip(hectares, pair, strict=True):
+            valid = index >= 0
+            total += np.bincount(index[valid], weight[valid], len(legend))
+        changed += float(weight[pair[0] != pair[1]].sum())
+    return hectares[0], hectares[1], changed
+
+
+def _show(console: Any, names: Any, before: Any, after: Any, changed: float) -> None:
+    from rich.table import Table
+
+    table = Table(title='Land cover, hectares')
+    for title in ('class', 'before', 'after'):
+        table.add_column(title, justify='left' if title == 'class' else 'right')
+    for row in zip(names, before, after, strict=True):
+        table.add_row(row[0], f'{row[1]:,.2f}', f'{row[2]:,.2f}')
+    console.print(table)
+    console.print(f'{changed:,.2f} ha have another class.')
+
+
+def _progress(console: Any, total: int) -> Any:
+    """A bar on a terminal; gives a function that steps it."""
+    from contextlib import contextmanager
+
+    from rich.progress import Progress
+
+    @contextmanager
+    def bar() -> Any:
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            task = progress.add_task('Post-processing', total=total)
+            yield lambda: progress.advance(task)
+
+    return bar()

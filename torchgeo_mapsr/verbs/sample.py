@@ -1,0 +1,195 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Draw reference points for a map."""
+
+import argparse
+from pathlib import Path
+
+from .console import (
+    Verbs,
+    check_json,
+    json_option,
+    output_path,
+    terminal,
+    working,
+    write_json,
+)
+
+_EXAMPLES = """examples:
+  torchgeo-mapsr sample landcover.tif --output points.gpkg
+  torchgeo-mapsr sample maps/*.tif --output points.gpkg --standard-error 0.01
+  torchgeo-mapsr sample map.tif --output points.gpkg --size 300 --minimum 30
+  torchgeo-mapsr sample map.tif --output points.gpkg --strata class confidence
+  torchgeo-mapsr sample map.tif --output points.gpkg --strata lr \\
+      --labels nlcd.tif --labels-legend nlcd
+  torchgeo-mapsr sample map.tif --output points.gpkg --expected 0.9 impervious=0.7
+
+next: open points.gpkg in QGIS, choose a class for `reference` at each point while you
+look at the imagery, not at the map, and run `torchgeo-mapsr area`.
+"""
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb and its options.
+
+    Args:
+        verbs: Where it is added.
+    """
+    parser = verbs.add_parser(
+        'sample',
+        help='draw reference points from a map, to be labelled in a GIS',
+        description='Draw a stratified random sample of a map: a GeoPackage of points '
+        'with an empty column `reference` whose choices are the map’s classes. Labelled, '
+        'it gives accuracy and areas with confidence intervals (`area`). How many points '
+        'follows from the standard error of the overall accuracy that is wanted '
+        '(Cochran 1977, eq. 5.25; Olofsson et al. 2014, eq. 13), shared in proportion to '
+        'area with a minimum for rare strata.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'maps',
+        nargs='+',
+        metavar='MAP',
+        help='class maps; the first counts in overlaps',
+    )
+    parser.add_argument(
+        '--output', type=Path, required=True, metavar='FILE', help='GeoPackage to write'
+    )
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace files that exist'
+    )
+    parser.add_argument(
+        '--legend',
+        metavar='NAME|FILE',
+        help='legend of the maps (default: what the map says, or land-cover-4)',
+    )
+    parser.add_argument(
+        '--strata',
+        nargs='+',
+        default=['class'],
+        choices=['class', 'confidence', 'lr', 'tile'],
+        help='what strata are made of; several are crossed (default: class)',
+    )
+    parser.add_argument(
+        '--labels', nargs='+', default=[], metavar='FILE', help='coarse labels, for lr'
+    )
+    parser.add_argument(
+        '--labels-legend', metavar='NAME|FILE', help='legend of the coarse labels'
+    )
+    parser.add_argument(
+        '--size', type=int, metavar='N', help='points in all, instead of an error'
+    )
+    parser.add_argument(
+        '--standard-error',
+        type=float,
+        default=0.02,
+        metavar='SHARE',
+        help='standard error of the overall accuracy that is wanted '
+        '(default: %(default)s)',
+    )
+    parser.add_argument(
+        '--expected',
+        nargs='+',
+        default=['0.8'],
+        metavar='SHARE|CLASS=SHARE',
+        help='user’s accuracy that is expected, of all classes or of one (default: 0.8)',
+    )
+    parser.add_argument(
+        '--minimum',
+        type=int,
+        default=50,
+        metavar='N',
+        help='least points of a stratum (default: %(default)s)',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    json_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code.
+
+    Args:
+        options: What was parsed.
+    """
+    import numpy as np
+    from rich.table import Table
+
+    from ..datasets.labels import LabelRaster
+    from ..datasets.legends.legend import Legend
+    from ..errors import InputError
+    from ..evaluation.class_maps import ClassMaps, map_legend, parse_named
+    from ..evaluation.estimation import allocate, sample_size
+    from ..evaluation.sampling import Strata, draw_sample, write_sample
+
+    if options.output.suffix != '.gpkg':
+        raise InputError(f'{options.output} is no GeoPackage; name it NAME.gpkg.')
+    if not 0 < options.standard_error < 1:
+        raise InputError('--standard-error is a share between 0 and 1, like 0.02.')
+    if options.minimum < 2 or (options.size is not None and options.size < 2):
+        raise InputError('--minimum and --size are at least 2: fewer have no variance.')
+    inputs = [*options.maps, *options.labels]
+    check_json(options, [*inputs, options.output])
+    with output_path(options.output, inputs, options.overwrite) as scratch:
+        maps = ClassMaps(options.maps, map_legend(options.maps[0], options.legend))
+        legend = maps.legend
+        lr_legend = (
+            Legend.load(options.labels_legend) if options.labels_legend else None
+        )
+        labels = LabelRaster.open(options.labels) if options.labels else ()
+        strata = Strata(maps, options.strata, labels, lr_legend)
+        console = terminal()
+        with working(console, 'Measuring strata'):
+            sizes = strata.measure()
+        common = [v for v in options.expected if '=' not in v]
+        named = [v for v in options.expected if '=' in v]
+        accuracy = np.full(len(sizes.names), _share(common[-1] if common else '0.8'))
+        if named and 'class' not in options.strata:
+            raise InputError('--expected CLASS=SHARE needs class among --strata.')
+        for index, value in parse_named(named, legend, '--expected').items():
+            name = legend.class_names[index]
+            at = [name in stratum.split(' | ') for stratum in sizes.names]
+            accuracy[at] = _share(str(value))
+        size = options.size or sample_size(
+            sizes.weights, accuracy, options.standard_error, float(sizes.pixels.sum())
+        )
+        pixels = sizes.pixels.tolist()
+        points = allocate(size, sizes.weights, options.minimum, pixels)
+        with working(console, 'Drawing points'):
+            sample = draw_sample(strata, sizes, points, options.seed)
+            write_sample(sample, scratch, legend)
+    table = Table(title='Reference points to be labelled')
+    for name in ('stratum', 'hectares', 'points'):
+        table.add_column(name, justify='left' if name == 'stratum' else 'right')
+    rows = list(zip(sizes.names, sizes.hectares, sizes.pixels, points, strict=True))
+    for name, hectares, _, count in rows:
+        table.add_row(name, f'{hectares:.2f}', str(count))
+    table.add_section()
+    table.add_row('all', f'{sizes.hectares.sum():.2f}', str(len(sample)))
+    console.print(table)
+    console.print(f'Points: {options.output}')
+    content = {
+        'points': len(sample),
+        'legend': legend.name,
+        'strata': [
+            {'name': n, 'hectares': round(a, 4), 'pixels': int(p), 'points': int(k)}
+            for n, a, p, k in rows
+        ],
+        'seed': options.seed,
+    }
+    write_json(options, content, [*inputs, options.output])
+    return 0
+
+
+def _share(text: str) -> float:
+    from ..errors import InputError
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise InputError(f'--expected {text} is not a share between 0 and 1.')
+    return value
