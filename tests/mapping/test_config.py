@@ -134,7 +134,7 @@ def test_key_of_the_work_is_what_decides_the_map() -> None:
         ({'score': 'best'}, '--score must be one of auto, fusion'),
         ({'chip_size': 0}, '--chip-size'),
         ({'confidence_quantile': 1.0}, '--confidence-quantile must be below 1'),
-        ({'class_balance': 2.0}, '--class-balance must be between 0 and 1'),
+        ({'class_balance': 3.0}, '--class-balance must be between 0 and 2'),
     ],
 )
 def test_contradictions(settings: dict[str, Any], message: str) -> None:

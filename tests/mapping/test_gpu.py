@@ -59,7 +59,7 @@ def test_tensors_here_and_there(gpu: Counter[str] | None) -> None:
     'changes',
     [
         {'model': None, 'scores': True},
-        {'score': 'cosine'},
+        {'model': None, 'score': 'cosine'},
         {'propagate': 'tokens'},
         {'propagate': 'superpixels'},
         {'upsampler': 'bilateral'},

@@ -3,6 +3,7 @@
 
 """Runs that are killed, stopped or out of disk, as a person would meet them."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -203,3 +204,47 @@ def test_changed_input_is_other_work(
     assert 'it differs in inputs' in ' '.join(capsys.readouterr().out.split())
     fresh = map_region(changed(job, output=tmp_path / 'fresh.tif')).maps[0]
     assert Path(job.output).read_bytes() == fresh.read_bytes()
+
+
+def test_every_crash_state_is_resumed(
+    job: MapJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copy the folder before each file operation of a run, and resume each copy."""
+    home, states = tmp_path / 'home', tmp_path / 'states'
+    home.mkdir()
+    states.mkdir()
+    job = changed(
+        job,
+        output=home / 'cover.tif',
+        backbone='identity',
+        chip_size=256,
+        tile_size=256,
+    )
+    copies: list[Path] = []
+
+    def copying(name: str) -> None:
+        operation = getattr(os, name)
+
+        def copy_first(*args: object, **kwargs: object) -> object:
+            if home.exists() and str(home) in str(args[0]):
+                copies.append(states / str(len(copies)))
+                shutil.copytree(home, copies[-1])
+            return operation(*args, **kwargs)
+
+        monkeypatch.setattr(os, name, copy_first)
+
+    for name in ('unlink', 'remove', 'rmdir', 'replace', 'rename', 'link', 'mkdir'):
+        copying(name)
+    assert main(arguments(job)) == 0
+    monkeypatch.undo()
+    names = sorted(path.name for path in home.iterdir())
+    with rasterio.open(job.output) as dataset:
+        expected = dataset.read()
+    assert len(copies) > 20
+    for copy in copies:
+        shutil.rmtree(home)
+        copy.rename(home)
+        assert main(arguments(job)) == 0, copy.name
+        with rasterio.open(job.output) as dataset:
+            np.testing.assert_array_equal(dataset.read(), expected)
+        assert sorted(path.name for path in home.iterdir()) == names

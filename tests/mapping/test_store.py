@@ -462,3 +462,13 @@ def test_publish_to_another_file_system(tmp_path: Path) -> None:
         assert target.read_bytes() == b'fit'
     finally:
         target.unlink()
+
+
+def test_outputs_are_known_before_the_folder_is_touched(tmp_path: Path) -> None:
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        store.scratch('a.tif').write_text('a')
+        store.publish(store.scratch('a.tif'), tmp_path / 'a.tif')
+    before = sorted(os.listdir(tmp_path))
+    assert WorkStore(tmp_path / 'w', WORK).published == [str(tmp_path / 'a.tif')]
+    assert WorkStore(tmp_path / 'w', {'other': 'work'}).published == []
+    assert sorted(os.listdir(tmp_path)) == before

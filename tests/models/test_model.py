@@ -166,7 +166,7 @@ def test_used_in_another_way(model: LandCoverModel, chip: Chip) -> None:
     first = model.probabilities(chip)
     scored = {first.numpy().tobytes()}
     for changes in (
-        {'score': 'cosine'},
+        {'score': 'lda'},
         {'score': 'probe'},
         {'prior': 0.0},
         {'prior': 2.0},
@@ -179,6 +179,8 @@ def test_used_in_another_way(model: LandCoverModel, chip: Chip) -> None:
     assert torch.equal(model.with_options().probabilities(chip), first)
     with pytest.raises(InputError, match='score'):
         model.with_options(score='best')
+    with pytest.raises(InputError, match='not fitted with'):
+        model.with_options(score='cosine')
     with pytest.raises(InputError, match='upsampler'):
         model.with_options(upsampler='nearest')
     assert model.uses_labels
@@ -199,8 +201,9 @@ def test_guide_is_the_image_in_units_of_its_spread(
     guide = (chip.image / scale * 0.2)[None]
     dense = backbone(chip.image[None]).with_upsampler(JointBilateral(guide))
     tokens = guided.tokens(chip.image)
+    every = torch.eye(sum(dense.channels))
     torch.testing.assert_close(
-        tokens.upsample(), dense.upsample(), atol=1e-4, rtol=1e-4
+        tokens.project(every), dense.project(every), atol=1e-4, rtol=1e-4
     )
     plain = model.probabilities(chip)
     assert not torch.allclose(guided.probabilities(chip), plain)

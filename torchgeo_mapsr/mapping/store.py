@@ -28,7 +28,10 @@ _NAMES = re.compile(
     re.DOTALL,
 )
 
-# A file that is being overwritten, or one without hard links or on another disk.
+_SIDECAR = '.aux.xml'
+
+# What os.link raises where there are no hard links, and both it and os.replace for
+# another disk.
 _NO_LINKS = {
     errno.EXDEV,
     errno.EPERM,
@@ -53,6 +56,9 @@ class WorkStore:
     version): opened with the same description it is resumed. Work of other descriptions
     may lie beside it in the folder and is left as it is: the description's digest is part
     of every name. One process at a time may hold the folder.
+
+    :attr:`published` is known before the folder is entered, and nothing is touched until
+    then.
 
     What was finished stands in a manifest beside the folder (``FOLDER.DIGEST.json``). It
     is the last file that goes: whatever a crash leaves, the same work goes on from there.
@@ -90,6 +96,8 @@ class WorkStore:
         self._fit = ''
         self._manifest = folder.with_name(f'{folder.name}.{self.tiles.work}.json')
         self._lock = FileLock(folder / 'lock', timeout=0)
+        # Known before the folder is touched: a run that is refused changes nothing.
+        self._load_outputs(self._read())
 
     def __enter__(self) -> Self:
         self._acquire()
@@ -164,9 +172,7 @@ class WorkStore:
         elif not found:
             self.notice = self._others()
         self.resumed = found
-        if content is not None:
-            self._fit = content['fit']
-            self._load_outputs(content)
+        self._load_outputs(content)
         for entry in list(self.folder.iterdir()):
             scratch = self._owns(entry) and not self.tiles.owns(entry)
             if entry.suffix == '.part' or (scratch and entry != self.fit):
@@ -177,8 +183,13 @@ class WorkStore:
                 entry.unlink(missing_ok=True)
         self._write()
 
-    def _load_outputs(self, content: Mapping[str, Any]) -> None:
+    def _load_outputs(self, content: Mapping[str, Any] | None) -> None:
         """Take over final names that still hold what this work has put there."""
+        self.published, self.finished = [], []
+        self._marks, self._of_image, self._fit = {}, {}, ''
+        if content is None:
+            return
+        self._fit = content['fit']
         for name, mark in content['marks'].items():
             path = self._absolute(name)
             # One that is empty was reserved when the run was cut off.
@@ -264,9 +275,14 @@ class WorkStore:
         return False
 
     def scratch(self, name: str) -> Path:
-        """A name for a file that is being put together; it keeps the suffix."""
-        short = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
-        return self.folder / f'out_{self.tiles.work}_{short}{Path(name).suffix}'
+        """A name for a file that is being put together; it keeps the suffix.
+
+        GDAL puts a side-car file beside a raster: its name goes with the raster's.
+        """
+        raster = name.removesuffix(_SIDECAR)
+        short = hashlib.sha256(os.fsencode(raster)).hexdigest()[:12]
+        suffix = Path(raster).suffix + name[len(raster) :]
+        return self.folder / f'out_{self.tiles.work}_{short}{suffix}'
 
     def publish(self, scratch: Path, path: Path) -> None:
         """Give a complete file its final name, in one step.

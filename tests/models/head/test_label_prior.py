@@ -21,7 +21,8 @@ from torchgeo_mapsr.datasets.chip import Chip, read_chip
 from torchgeo_mapsr.datasets.geo.plan import Plan
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster
-from torchgeo_mapsr.models.head.label_prior import MAX_SIGMA, LabelPrior, evidence
+from torchgeo_mapsr.models.head.label_prior import LabelPrior, evidence
+from torchgeo_mapsr.models.head.options import MAX_SIGMA
 
 # UTM near the Chesapeake, where Albers is turned by 12.7°.
 HR, LR = 'EPSG:26918', 'EPSG:5070'
