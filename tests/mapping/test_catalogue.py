@@ -12,6 +12,7 @@ from rasterio.warp import transform_bounds
 
 from torchgeo_mapsr.datasets import stac
 from torchgeo_mapsr.datasets.geo.aoi import AreaOfInterest
+from torchgeo_mapsr.datasets.geo.plan import Tile
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.datasets.stac import resolve
 from torchgeo_mapsr.mapping.config import MapJob
@@ -47,11 +48,11 @@ def test_resumed_with_another_token(
         made = []
         save = TileFiles.save
 
-        def count(self: TileFiles, image: int, tile: object, **arrays: object) -> None:
+        def count(self: TileFiles, image: int, tile: Tile, **arrays: object) -> None:
             if len(made) == 3:
                 raise KeyboardInterrupt
             save(self, image, tile, **arrays)  # type: ignore[arg-type]
-            made.append(tile)
+            made.append((tile.row, tile.col))
 
         with monkeypatch.context() as patch:
             patch.setattr(TileFiles, 'save', count)
@@ -64,9 +65,9 @@ def test_resumed_with_another_token(
 
         resumed = []
 
-        def more(self: TileFiles, image: int, tile: object, **arrays: object) -> None:
+        def more(self: TileFiles, image: int, tile: Tile, **arrays: object) -> None:
             save(self, image, tile, **arrays)  # type: ignore[arg-type]
-            resumed.append(tile)
+            resumed.append((tile.row, tile.col))
 
         with monkeypatch.context() as patch:
             patch.setattr(TileFiles, 'save', more)
