@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .mapping.run import map_region
     from .models.backbones.backbone import Backbone
     from .models.backbones.create import create_backbone
+    from .models.export import ExportableModel
     from .models.head.cells import Cells
     from .models.head.head import Head
     from .models.head.options import FitOptions
@@ -103,6 +104,7 @@ __all__ = (
     'ExemplarLabels',
     'ExpectationMaximizationTask',
     'ExpectedShares',
+    'ExportableModel',
     'FineLabelDataModule',
     'FineLabelPair',
     'FitOptions',
@@ -205,6 +207,7 @@ _HOMES = {
     'tasks.map_writer': ('MapWriter',),
     'models.backbones.create': ('create_backbone',),
     'models.head.options': ('FitOptions',),
+    'models.export': ('ExportableModel',),
     'models.model': ('LandCoverModel',),
     'samplers': (
         'BalancedChipSampler',

@@ -340,7 +340,8 @@ class _FilterTokens(LazyTokens):
         self, weight: Tensor, bias: Tensor | None = None, window: Window | None = None
     ) -> Tensor:
         """Scores while features are in the cache; see :meth:`Tokens.project`."""
-        if 'levels' in vars(self):
+        # A compiler makes its own order of what would be done in parts here.
+        if 'levels' in vars(self) or torch.compiler.is_compiling():
             return super().project(weight, bias, window)
         scores: Tensor = self._backbone.project(self._image, weight, bias, window)  # type: ignore[attr-defined]
         return scores

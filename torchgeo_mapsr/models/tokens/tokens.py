@@ -5,7 +5,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from ...datasets.geo.grid import Window
 from .upsample import Bilinear, Upsampler, whole
+
+# One for all: torch.compile cannot follow the making of objects.
+BILINEAR = Bilinear()
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +46,7 @@ class Tokens:
     levels: tuple[Tensor, ...]
     strides: tuple[int, ...]
     size: tuple[int, int]
-    upsampler: Upsampler = field(default_factory=Bilinear)
+    upsampler: Upsampler = BILINEAR
 
     def __post_init__(self) -> None:
         """Check that every level covers the image."""
@@ -303,7 +306,7 @@ class Tokens:
 
     def _operator(self, stride: int) -> Upsampler:
         """U of a level."""
-        return Bilinear() if stride == 1 else self.upsampler
+        return BILINEAR if stride == 1 else self.upsampler
 
 
 class LazyTokens(Tokens):
@@ -332,7 +335,7 @@ class LazyTokens(Tokens):
             '_device': device,
             'strides': tuple(strides),
             'size': size,
-            'upsampler': Bilinear(),
+            'upsampler': BILINEAR,
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)

@@ -1,0 +1,50 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchgeo_mapsr import ExportableModel, InputError, fit
+from torchgeo_mapsr.datasets.scene.scene import Scene
+
+SPECS = ('rcf?filters=6&colours=24&strides=1,4', 'timm:test_vit?weights=random')
+
+
+@pytest.mark.parametrize('spec', SPECS)
+def test_export_agrees_with_eager(made_scene: Scene, tmp_path: Path, spec: str) -> None:
+    model = fit(
+        made_scene.imagery, made_scene.labels, 'nlcd', backbone=spec, chip_size=160,
+        device='cpu',
+    )  # fmt: skip
+    module = ExportableModel(model)
+    generator = torch.Generator().manual_seed(0)
+    image = 255 * torch.rand(1, 4, 160, 160, generator=generator)
+    with torch.no_grad():
+        eager = module(image)
+    torch.testing.assert_close(eager.sum(1), torch.ones(1, 160, 160))
+    program = torch.export.export(module, (image,))
+    other = 255 * torch.rand(1, 4, 160, 160, generator=generator)
+    with torch.no_grad():
+        expected = module(other)
+    torch.testing.assert_close(program.module()(other), expected, atol=1e-5, rtol=0)
+
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    path = tmp_path / 'model.onnx'
+    torch.onnx.export(module, (image,), path, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    name = session.get_inputs()[0].name
+    (found,) = session.run(None, {name: other.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-5, rtol=0)
+
+
+def test_what_cannot_be_exported(made_scene: Scene) -> None:
+    model = fit(
+        made_scene.imagery, made_scene.labels, 'nlcd', backbone='identity',
+        propagate='tokens?spacing=16', device='cpu',
+    )  # fmt: skip
+    with pytest.raises(InputError, match='with_options'):
+        ExportableModel(model)
+    ExportableModel(model.with_options(propagate='none'))
