@@ -213,7 +213,7 @@ def test_every_crash_state_is_resumed(
     home, states = tmp_path / 'home', tmp_path / 'states'
     home.mkdir()
     states.mkdir()
-    job = replace(
+    job = changed(
         job,
         output=home / 'cover.tif',
         backbone='identity',
