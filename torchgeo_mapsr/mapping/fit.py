@@ -183,6 +183,8 @@ def fit_region(
     )
     parts = look(executor, work, items, options.max_chips, start(expected))
     if not parts:
+        for image in inputs.images:
+            image.check_data()
         raise InputError(
             'The labels have no data where the imagery has; check their no-data value '
             'and their place.'
