@@ -82,10 +82,6 @@ class Tile:
 def find_tiles(root: Path, work: Path) -> list[Tile]:
     """All tiles under a folder.
 
-    Args:
-        root: Folder of one of the layouts.
-        work: Where NLCD of the CVPR tiles goes, put back into its cells.
-
     Raises:
         mapsr.InputError: If there is none.
     """
@@ -117,12 +113,7 @@ def find_tiles(root: Path, work: Path) -> list[Tile]:
 
 
 def write_native(warped: Path, native: Path) -> None:
-    """Put NLCD that was warped to fine pixels back into its cells of 30 m.
-
-    Args:
-        warped: NLCD in the grid of the imagery.
-        native: File to write, in NLCD's grid; 0 = no data.
-    """
+    """Put NLCD that was warped to fine pixels back into its cells of 30 m."""
     labels = RecoveredLabels(warped)
     height, width = labels.geobox.shape
     codes = labels.read(slice(0, height), slice(0, width))
@@ -148,10 +139,6 @@ def write_native(warped: Path, native: Path) -> None:
 def choose(tiles: Iterable[Tile], listed: Path | None) -> list[Tile]:
     """The tiles of a list, and a word about those that are not there.
 
-    Args:
-        tiles: What there is.
-        listed: CSV with columns state and tile; None for all tiles.
-
     Raises:
         mapsr.InputError: If none of the list is there.
     """
@@ -176,33 +163,19 @@ def choose(tiles: Iterable[Tile], listed: Path | None) -> list[Tile]:
 def measure_state(
     tiles: Sequence[Tile], crosswalk: str, options: argparse.Namespace
 ) -> Row:
-    """Fit and map the tiles of a state, and count over all of them.
-
-    Args:
-        tiles: The tiles.
-        crosswalk: From NLCD to the four classes.
-        options: Those of the command line.
-    """
+    """Fit and map the tiles of a state, and count over all of them."""
     folder = options.work / 'chesapeake' / crosswalk / tiles[0].state
     labels = sorted(
         path
         for source in {tile.labels for tile in tiles}
         for path in (source.glob('*.tif') if source.is_dir() else [source])
     )
-    run_job(
-        [tile.imagery for tile in tiles],
-        labels,
-        'nlcd',
-        f'{folder}/',
-        crosswalk=crosswalk,
-        bands=tuple(options.bands) if any(options.bands) else None,
-        backbone=options.backbone,
-        weights=options.backbone_weights or None,
-        score=options.score,
-        propagate=options.propagate,
-        chip_size=options.chip_size,
-        device=options.device,
-    )
+    settings = {name: getattr(options, name) for name in (*_SETTINGS, 'device')}
+    settings |= {'bands': tuple(options.bands) if any(options.bands) else None}
+    settings |= {'score': None if options.score == 'auto' else options.score}
+    settings |= {'weights': options.backbone_weights or None, 'crosswalk': crosswalk}
+    imagery = [tile.imagery for tile in tiles]
+    run_job(imagery, labels, 'nlcd', f'{folder}/', **settings)
     same = mapsr.Crosswalk.load(TARGET, TARGET)
     truth = mapsr.Crosswalk.load('chesapeake-7', TARGET)
     counts: list[Confusion] = [
@@ -225,20 +198,12 @@ def trials(options: argparse.Namespace) -> Iterator[Trial]:
         mapsr.InputError: If there are no tiles.
     """
     if options.tiny:
-        options.root, options.tiles, options.backbone = (
-            options.work / 'root',
-            'all',
-            TINY,
-        )
+        options.root, options.tiles, options.backbone = options.work, 'all', TINY
         place = options.root / 'made'
-        scene = mapsr.make_scene(place, seed=0, size=(160, 160))
-        for path, name in (
-            (scene.imagery, 'naip'),
-            (scene.labels, 'nlcd'),
-            (scene.truth, 'lc'),
-        ):
+        mapsr.make_scene(place, seed=0, size=(160, 160))
+        for file, name in (('imagery', 'naip'), ('lr', 'nlcd'), ('hr', 'lc')):
             (place / name).mkdir()
-            path.rename(place / name / 'tile.tif')
+            (place / f'{file}.tif').rename(place / name / 'tile.tif')
     if not options.root:
         raise mapsr.InputError('Give the folder of the tiles with --root.')
     listed = None if options.tiles == 'all' else Path(options.tiles)

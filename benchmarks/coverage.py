@@ -73,15 +73,17 @@ def sample_covers(path: Path, truth: Matrix, seed: int) -> Row:
         rows, columns = rasterio.transform.rowcol(file.transform, places.x, places.y)
     frame['reference'] = truth[np.asarray(rows), np.asarray(columns)]
     frame.to_file(points, driver='GPKG')
-    code, out, error = run_command('area', path, '--points', points, '--json')
+    figures = path.with_name(f'areas-{seed}.json')
+    code, _, error = run_command('area', path, '--points', points, '--json', figures)
     if code:
         raise mapsr.InputError(f'torchgeo-mapsr area failed: {error}')
-    points.unlink()
     hectares = PIXEL**2 / 1e4
     covers = {}
-    for row in read_areas(out):
-        area = float((truth == row['code']).sum()) * hectares
-        covers[str(row['code'])] = bool(row['low'] <= area <= row['high'])
+    for number, (low, high) in read_areas(figures).items():
+        area = float((truth == number).sum()) * hectares
+        covers[str(number)] = bool(low <= area <= high)
+    points.unlink()
+    figures.unlink()
     return {'covers': covers, 'points': len(frame)}
 
 

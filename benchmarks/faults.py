@@ -12,6 +12,7 @@ line why not.
 import argparse
 import contextlib
 import errno
+import itertools
 import os
 import random
 import shutil
@@ -48,21 +49,19 @@ MAP = (
     '--backbone', BACKBONE, '--tile-size', '96', '--chip-size', '96', '--quiet',
 )  # fmt: skip
 OUTPUTS = 'map.tif', 'map_confidence.tif'
+WRITTEN = '.tif', '.gpkg', '.yaml', '.json'
 
 # Values that no number of an option has, and numbers that few have.
 VALUES = 'nan', 'inf', '-inf', '-1', '1e400', '', '0x10', '1,5', '\0', 'ä', '9' * 400
-NUMBERS: dict[str, tuple[str, ...]] = {
-    'map': (
-        'prior', 'prompts', 'confidence-quantile', 'class-balance', 'chip-size', 'overlap',
-        'tile-size', 'max-chips', 'bands', 'nodata', 'seed',
-    ),
-}  # fmt: skip
-WORDS: dict[str, tuple[str, ...]] = {
-    'map': (
-        'legend', 'target', 'crosswalk', 'backbone', 'weights', 'model', 'checkpoint',
-        'score', 'upsampler', 'propagate', 'device', 'precision', 'executor', 'output',
-    ),
-}  # fmt: skip
+NUMBERS = (
+    'prior', 'prompts', 'confidence-quantile', 'class-balance', 'chip-size', 'overlap',
+    'tile-size', 'max-chips', 'bands', 'nodata', 'seed',
+)  # fmt: skip
+WORDS = (
+    'legend', 'target', 'crosswalk', 'backbone', 'weights', 'model', 'checkpoint', 'score',
+    'upsampler', 'propagate', 'device', 'precision', 'executor', 'output', 'recipe',
+    'noise', 'class-weight',
+)  # fmt: skip
 WORD_VALUES = '', '\0', 'no such thing', '../..', '[', '/dev/null', 'x' * 5000
 
 # Seconds after which a run counts as hanging.
@@ -106,21 +105,19 @@ def is_clean(code: int, error: str) -> bool:
     return code == 2 and 'Traceback' not in error and last.startswith('torchgeo-mapsr')
 
 
+def same_outputs(folder: Path, reference: Path) -> bool:
+    """Whether the map and its confidence have the bytes of the reference."""
+    pairs = ((folder / name, reference / name) for name in OUTPUTS)
+    return all(a.exists() and a.read_bytes() == b.read_bytes() for a, b in pairs)
+
+
 def recovers(folder: Path, reference: Path) -> str:
     """Run the command again; what is wrong then, or nothing."""
     code, _, error = run_in(folder)
-    if code == 0:
-        same = [
-            (folder / n).read_bytes() == (reference / n).read_bytes() for n in OUTPUTS
-        ]
-        return '' if all(same) else 'other bytes'
     # A folder that was complete before is a refusal to overwrite it.
-    complete = all((folder / n).exists() for n in OUTPUTS)
-    if complete and is_clean(code, error):
-        same = [
-            (folder / n).read_bytes() == (reference / n).read_bytes() for n in OUTPUTS
-        ]
-        return '' if all(same) else 'other bytes'
+    complete = all((folder / name).exists() for name in OUTPUTS)
+    if code == 0 or (complete and is_clean(code, error)):
+        return '' if same_outputs(folder, reference) else 'other bytes'
     return error.strip()[-200:] or f'exit code {code}'
 
 
@@ -161,14 +158,12 @@ def bad_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def bad_inputs(folder: Path) -> Iterator[tuple[str, list[object]]]:
     """Names and arguments of commands that cannot be done."""
-    for verb, options in NUMBERS.items():
-        for option in options:
-            for value in VALUES:
-                yield f'{verb} --{option} {value[:9]!r}', [*MAP, f'--{option}={value}']
-    for verb, options in WORDS.items():
-        for option in options:
-            for value in WORD_VALUES:
-                yield f'{verb} --{option} {value[:9]!r}', [*MAP, f'--{option}={value}']
+    numbers, words = (
+        itertools.product(NUMBERS, VALUES),
+        itertools.product(WORDS, WORD_VALUES),
+    )
+    for option, value in (*numbers, *words):
+        yield f'map --{option} {value[:9]!r}', [*MAP, f'--{option}={value}']
     reference = folder / 'reference'
     truth, made = reference / 'hr.tif', reference / 'map.tif'
     for name, path in bad_files(folder / 'bad'):
@@ -183,6 +178,8 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[object]]]:
                 'statistics', path, '--truth', truth, '--legend', 'nlcd', '--output', 's.yaml',
             ],
             'select MAP': ['select', path, '--minority', 4, '--output', 'p.gpkg'],
+            'sample MAP': ['sample', path, '--output', 'p.gpkg'],
+            'area --points': ['area', made, '--points', path, '--json', 'a.json'],
         }  # fmt: skip
         for verb, args in commands.items():
             yield f'{verb} {name}', args
@@ -196,8 +193,8 @@ def try_inputs(folder: Path, part: int, parts: int) -> Row:
         run = _fresh(folder, 'input')
         before = set(run.iterdir())
         code, _, error = run_in(run, *args)
-        left = {path for path in set(run.iterdir()) - before if path.suffix == '.tif'}
-        if code != 0 and not (is_clean(code, error) and not left):
+        left = any(p.suffix in WRITTEN for p in set(run.iterdir()) - before)
+        if code != 0 and (left or not is_clean(code, error)):
             failures.append(f'{name}: {error.strip()[-120:]}')
     return _result('bad input', len(commands), failures)
 
@@ -221,11 +218,9 @@ def try_kills(folder: Path, part: int, count: int) -> Row:
 
 def _start(run: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, '-m', 'torchgeo_mapsr', *MAP]
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(
-        command, cwd=run, env=environment, stdout=quiet, stderr=quiet
-    )
+    options: dict[str, Any] = dict.fromkeys(('stdout', 'stderr'), subprocess.DEVNULL)
+    options['env'] = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    return subprocess.Popen(command, cwd=run, **options)
 
 
 _WRITES = {'os.rename', 'os.remove', 'os.mkdir', 'os.rmdir', 'os.link', 'os.truncate'}
@@ -297,20 +292,17 @@ def try_full_disk(folder: Path, moments: int) -> Row:
     """No space left from a file operation on, at moments over a run; then again with."""
     operations = len(crash_states(folder))
     failures = []
-    for moment in np.linspace(0, operations - 1, moments).astype(int):
-        run, count = _fresh(folder, 'full'), 0
+    for moment in np.linspace(0, operations - 1, moments).astype(int).tolist():
+        run, count = _fresh(folder, 'full'), itertools.count()
 
-        def fail(moment: int = int(moment)) -> None:
-            nonlocal count
-            count += 1
-            if count > moment:
+        def fail(moment: int = moment, count: Iterator[int] = count) -> None:
+            if next(count) >= moment:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with before_writes(fail):
             code, _, error = run_in(run)
         wrong = '' if code == 0 or is_clean(code, error) else error.strip()[-200:]
-        wrong = wrong or recovers(run, folder / 'reference')
-        if wrong:
+        if wrong := wrong or recovers(run, folder / 'reference'):
             failures.append(f'operation {moment} of {operations}: {wrong}')
     return _result('disk full', moments, failures)
 
@@ -326,9 +318,7 @@ def try_bits(folder: Path, sections: int) -> Row:
     inputs = {p.name for p in (folder / 'scene').iterdir()}
     for name in (n for n in kept if n.name not in inputs):
         for section in range(sections):
-            run = folder / 'flipped'
-            shutil.rmtree(run, ignore_errors=True)
-            shutil.copytree(state, run, symlinks=True)
+            run = _fresh(folder, 'flipped', state)
             data = bytearray((run / name).read_bytes())
             if not data:
                 continue
@@ -337,20 +327,16 @@ def try_bits(folder: Path, sections: int) -> Row:
             (run / name).write_bytes(data)
             tried += 1
             code, _, error = run_in(run)
-            same = all(
-                (run / n).exists()
-                and (run / n).read_bytes() == (folder / 'reference' / n).read_bytes()
-                for n in OUTPUTS
-            )
+            same = same_outputs(run, folder / 'reference')
             if not (same if code == 0 else is_clean(code, error)):
                 failures.append(f'{name}, byte {place}: {error.strip()[-120:]}')
     return _result('flipped bit', tried, failures)
 
 
-def _fresh(folder: Path, name: str) -> Path:
+def _fresh(folder: Path, name: str, source: Path | None = None) -> Path:
     run = folder / name
     shutil.rmtree(run, ignore_errors=True)
-    return Path(shutil.copytree(folder / 'scene', run))
+    return Path(shutil.copytree(source or folder / 'scene', run, symlinks=True))
 
 
 def _result(kind: str, tried: int, failures: list[str]) -> Row:

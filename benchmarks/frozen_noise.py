@@ -10,6 +10,7 @@ option and seed (of folds and of the drawn pixels that prompts are made from).
 import argparse
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,26 @@ FIGURES = {
     'minority_iou': 'minority IoU',
 }
 
-#: Options of the fit, by the row's name.
-ROWS: dict[str, dict[str, Any]] = {
-    'default': {},
-    'sce': {'noise': 'sce'},
-    'small-loss': {'noise': 'small-loss'},
-    'log': {'class_weight': 'log'},
-    'log+sce': {'class_weight': 'log', 'noise': 'sce'},
-}
-TITLES = {
-    'default': 'the default',
-    'sce': 'pseudo-label weights from symmetric cross entropy (`--noise sce`)',
-    'small-loss': 'cells of small loss (`--noise small-loss`)',
-    'log': 'classes weighed by W of Dong et al. (`--class-weight log`)',
-    'log+sce': 'both W and symmetric cross entropy',
+#: Title of each row, and its options of the fit.
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    'default': ('the default', {}),
+    'none': ('labels as they are (`--noise none`)', {'noise': 'none'}),
+    'sce': (
+        'pseudo-label weights from symmetric cross entropy (`--noise sce`)',
+        {'noise': 'sce'},
+    ),
+    'small-loss': (
+        'cells of small loss (`--noise small-loss`)',
+        {'noise': 'small-loss'},
+    ),
+    'log': (
+        'classes weighed by W of Dong et al. (`--class-weight log`)',
+        {'class_weight': 'log'},
+    ),
+    'log+sce': (
+        'both W and symmetric cross entropy',
+        {'class_weight': 'log', 'noise': 'sce'},
+    ),
 }
 
 
@@ -48,17 +55,10 @@ def trials(options: argparse.Namespace) -> Iterator[Trial]:
     data = tiny_data(options.work / 'tiny') if options.tiny else options.data
     regions = [r for r in find_regions(data, options.sets) if r.labels == 'noisy']
     backbone = TINY if options.tiny else 'rcf'
-    for seed in options.seeds:
-        for region in regions:
-            for row in options.rows:
-                key = {
-                    'set': region.set,
-                    'scene': region.name,
-                    'row': row,
-                    'seed': seed,
-                }
-                settings = {'seed': seed, 'backbone': backbone, **ROWS[row]}
-                yield key, partial(_measure, region, options.work / 'noise', settings)
+    for seed, region, row in product(options.seeds, regions, options.rows):
+        key = {'set': region.set, 'scene': region.name, 'row': row, 'seed': seed}
+        settings = {'seed': seed, 'backbone': backbone, **ROWS[row][1]}
+        yield key, partial(_measure, region, options.work / 'noise', settings)
 
 
 def _measure(region: Region, work: Path, settings: Row) -> Row:
@@ -69,7 +69,7 @@ def _measure(region: Region, work: Path, settings: Row) -> Row:
 
 def markdown(release: Release) -> str:
     """The table, and where it was measured."""
-    return f'{seed_grid(release, TITLES, FIGURES)}\n\n{source_of_seeds(release)}'
+    return f'{seed_grid(release, ROWS, FIGURES)}\n\n{source_of_seeds(release)}'
 
 
 TABLE = Table(

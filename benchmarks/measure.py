@@ -124,12 +124,7 @@ def clock() -> str:
 
 
 def alone(function: str, *args: Any) -> dict[str, Any]:
-    """Call a function of a module of this folder in a process of its own.
-
-    Args:
-        function: ``module.function``; it takes and returns JSON types.
-        *args: Its arguments.
-    """
+    """Call a function of a module of this folder in a process of its own."""
     command = [sys.executable, '-m', 'benchmarks.measure', function, json.dumps(args)]
     done = subprocess.run(
         command,

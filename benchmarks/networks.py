@@ -70,13 +70,7 @@ class Crops(Dataset[Batch]):
 
 
 def train(task: Any, batches: Any, **options: Any) -> None:
-    """Train a task on batches, without anything that is written or printed.
-
-    Args:
-        task: The task.
-        batches: A loader or data module of Lightning.
-        **options: Of the trainer.
-    """
+    """Train a task on batches, without anything that is written or printed."""
     logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')

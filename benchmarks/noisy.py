@@ -9,9 +9,10 @@ classes, so that it finds the minority at all, and so do all rows.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +55,36 @@ Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Domain:
-    """Images of one kind.
+class Piece:
+    """An image, or a part of one.
 
     Args:
-        images: Values as they are stored, (C, H, W) float32 each.
-        truth: Class index of each image's pixels, -1 if none; for scoring.
+        image: Values as they are stored, (C, H, W) float32.
+        truth: Class index of each pixel, (H, W), -1 if none; for scoring.
         labels: What is known of them: coarse and noisy, -1 if none.
     """
 
-    images: tuple[Tensor, ...]
-    truth: tuple[Labels, ...]
-    labels: tuple[Labels, ...]
+    image: Tensor
+    truth: Labels
+    labels: Labels
 
-    def shares(self) -> NDArray[np.float64]:
-        """Share of each class in the truth."""
-        labelled = np.concatenate([t[t >= 0] for t in self.truth])
-        return np.bincount(labelled, minlength=4) / max(len(labelled), 1)
+    def cut(self, *box: slice) -> 'Piece':
+        """Its pixels in rows and columns."""
+        return Piece(self.image[:, *box], self.truth[box], self.labels[box])
+
+    def halves(self) -> tuple['Piece', 'Piece']:
+        """West and east."""
+        middle, rows = self.truth.shape[1] // 2, slice(None)
+        return self.cut(rows, slice(middle)), self.cut(rows, slice(middle, None))
+
+
+Domain = list[Piece]
+
+
+def shares(labels: Iterable[Labels]) -> NDArray[np.float64]:
+    """Share of each class in labels."""
+    labelled = np.concatenate([label[label >= 0] for label in labels])
+    return np.bincount(labelled, minlength=4) / max(len(labelled), 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,32 +104,26 @@ class Problem:
     @property
     def minority(self) -> int:
         """The class of the target that is rarest, in the source or in the target."""
-        target = self.target.shares()
-        rarest = np.minimum(self.source.shares(), target)
-        there = np.flatnonzero(target > 0)
-        return int(there[rarest[there].argmin()])
+        source, target = (
+            shares(p.truth for p in domain) for domain in (self.source, self.target)
+        )
+        present = np.flatnonzero(target > 0)
+        return int(present[np.minimum(source, target)[present].argmin()])
 
 
 def find_problem(
     name: str, seed: int, data: Path, work: Path, side: int = SIDE
 ) -> Problem:
-    """Make or read the problem of a set.
-
-    Args:
-        name: One of SETS.
-        seed: Which landscape; real scenes are the same for all seeds.
-        data: Folder of the real scenes.
-        work: Folder for made scenes.
-        side: Side of made scenes in metres.
-    """
+    """Make or read the problem of a set; real scenes are the same for all seeds."""
     if name == 'made':
         return made(seed, work, side)
-    halves = [
-        _halves(scene.parent, REAL[name])
-        for scene in sorted((data / name).glob('*/imagery.tif'))
-    ]
-    source, target = zip(*halves, strict=True)
-    return Problem(name, _join(source), _join(target))
+    source, target = [], []
+    for folder in sorted(path.parent for path in (data / name).glob('*/imagery.tif')):
+        files = (folder / f'{file}.tif' for file in ('imagery', 'lr_noisy', 'hr'))
+        west, east = _read(*files).halves()
+        source.append(west)
+        target.append(_shrunk(east, REAL[name]))
+    return Problem(name, source, target)
 
 
 def made(seed: int, work: Path, side: int) -> Problem:
@@ -123,13 +131,8 @@ def made(seed: int, work: Path, side: int) -> Problem:
 
     Source and target lie side by side in one landscape. Of the source's patches with
     water only so many are kept that it has one pixel in 100.
-
-    Args:
-        seed: Which of the landscapes, and of the labels' errors.
-        work: Folder for the files.
-        side: Side of the scenes in metres.
     """
-    parts = []
+    scenes = []
     landscape = LANDSCAPES[seed % len(LANDSCAPES)]
     for resolution in (FINE, COARSE):
         size = int(side / resolution)
@@ -141,21 +144,12 @@ def made(seed: int, work: Path, side: int) -> Problem:
             labels=TARGET,
             cell=CELL,
         )
-        parts.append(_read(scene.imagery, scene.labels, scene.truth))
-    west, _ = _split(parts[0])
-    _, east = _split(parts[1])
-    return Problem('made', _noisy(_with_rare_water(_patches(west)), seed), east)
-
-
-def _patches(scene: Domain) -> Domain:
-    (image,), (truth,), (labels,) = scene.images, scene.truth, scene.labels
-    rows, cols = (range(0, n - PATCH + 1, PATCH) for n in truth.shape)
-    boxes = [(slice(i, i + PATCH), slice(j, j + PATCH)) for i in rows for j in cols]
-    return Domain(
-        tuple(image[:, *box] for box in boxes),
-        tuple(truth[box] for box in boxes),
-        tuple(labels[box] for box in boxes),
-    )
+        scenes.append(_read(scene.imagery, scene.labels, scene.truth))
+    west, east = scenes[0].halves()[0], scenes[1].halves()[1]
+    rows, cols = (range(0, n - PATCH + 1, PATCH) for n in west.truth.shape)
+    boxes = product(*([slice(i, i + PATCH) for i in axis] for axis in (rows, cols)))
+    patches = [west.cut(*box) for box in boxes]
+    return Problem('made', _noisy(_with_rare_water(patches), seed), [east])
 
 
 def _with_rare_water(domain: Domain) -> Domain:
@@ -164,7 +158,7 @@ def _with_rare_water(domain: Domain) -> Domain:
     Few patches with much of it, and not many with a sliver: coarse labels, which tell
     of the class that covers most of a cell, would hardly have any.
     """
-    water = np.array([(truth == WATER).mean() for truth in domain.truth])
+    water = np.array([(piece.truth == WATER).mean() for piece in domain])
     chosen = np.flatnonzero(water < RARE / 10).tolist()
     wet = [i for i in range(len(water)) if i not in set(chosen)]
     while wet:
@@ -174,17 +168,13 @@ def _with_rare_water(domain: Domain) -> Domain:
             break
         wet.remove(best)
         chosen.append(best)
-    chosen.sort()
-    return _join(
-        Domain((domain.images[i],), (domain.truth[i],), (domain.labels[i],))
-        for i in chosen
-    )
+    return [domain[i] for i in sorted(chosen)]
 
 
 def _noisy(domain: Domain, seed: int) -> Domain:
     """Draw some labels anew, from all there are: in blocks of a cell's size."""
     rng = np.random.default_rng(seed)
-    labelled = np.concatenate([label[label >= 0] for label in domain.labels])
+    labelled = np.concatenate([piece.labels[piece.labels >= 0] for piece in domain])
     side = int(CELL / FINE)
     block = np.ones((side, side), dtype=np.int64)
 
@@ -195,50 +185,25 @@ def _noisy(domain: Domain, seed: int) -> Domain:
         inside = tuple(slice(n) for n in label.shape)
         return np.where(wrong[inside] & (label >= 0), drawn[inside], label)
 
-    labels = tuple(spoil(label) for label in domain.labels)
-    return Domain(domain.images, domain.truth, labels)
+    return [replace(piece, labels=spoil(piece.labels)) for piece in domain]
 
 
-def _halves(scene: Path, shrink: int) -> tuple[Domain, Domain]:
-    """West and east of a scene; the east in larger pixels."""
-    domain = _read(scene / 'imagery.tif', scene / 'lr_noisy.tif', scene / 'hr.tif')
-    source, target = _split(domain)
-    (image,), (truth,), (labels,) = target.images, target.truth, target.labels
-    small = torch.nn.functional.avg_pool2d(image, shrink)
-    inside = (slice(small.shape[1]), slice(small.shape[2]))
-    # the pixel beside the centre of each large one
+def _shrunk(piece: Piece, shrink: int) -> Piece:
+    """The same in larger pixels, whose labels are those beside the centre of each."""
+    small = torch.nn.functional.avg_pool2d(piece.image, shrink)
     every = slice(shrink // 2, None, shrink)
-    truth, labels = (v[every, every][inside] for v in (truth, labels))
-    return source, Domain((small,), (truth,), (labels,))
+    inside = (slice(small.shape[1]), slice(small.shape[2]))
+    truth, labels = (v[every, every][inside] for v in (piece.truth, piece.labels))
+    return Piece(small, truth, labels)
 
 
-def _split(scene: Domain) -> tuple[Domain, Domain]:
-    """West and east of a scene."""
-    (image,), (truth,), (labels,) = scene.images, scene.truth, scene.labels
-    middle = image.shape[2] // 2
-    west, east = (
-        Domain((image[half],), (truth[half],), (labels[half],))
-        for half in ((..., slice(middle)), (..., slice(middle, None)))
-    )
-    return west, east
-
-
-def _read(imagery: Path, labels: Path, truth: Path) -> Domain:
+def _read(imagery: Path, labels: Path, truth: Path) -> Piece:
     """Red, green and blue, HR labels and coarse labels under each pixel."""
     with rasterio.open(imagery) as file:
         values = file.read((1, 2, 3)).astype(np.float32)
-    crosswalk = mapsr.Crosswalk.load(TARGET, TARGET)
-    index = [read_labels(path, imagery, crosswalk) for path in (truth, labels)]
-    return Domain((torch.from_numpy(values),), (index[0],), (index[1],))
-
-
-def _join(domains: Iterator[Domain] | Sequence[Domain]) -> Domain:
-    parts = list(domains)
-    return Domain(
-        tuple(image for d in parts for image in d.images),
-        tuple(truth for d in parts for truth in d.truth),
-        tuple(labels for d in parts for labels in d.labels),
-    )
+    walk = mapsr.Crosswalk.load(TARGET, TARGET)
+    index = [read_labels(path, imagery, walk) for path in (truth, labels)]
+    return Piece(torch.from_numpy(values), *index)
 
 
 # For every training. The paper's are tens of thousands of steps on four GPUs. What is
@@ -257,22 +222,16 @@ class Setting:
         seed: Seed of weights, crops and everything else that is drawn.
         work: Folder where networks are kept, so that rows can build on others.
         steps: Steps of each training.
-        makers: What trains the network of a row, by the row's name.
     """
 
     problem: Problem
     seed: int
     work: Path
     steps: int
-    makers: dict[str, Callable[['Setting'], nn.Module]]
     _made: dict[str, nn.Module] = field(default_factory=dict)
 
     def network(self, row: str) -> nn.Module:
-        """The network of a row: trained now, or before.
-
-        Args:
-            row: Name of the row.
-        """
+        """The network of a row: trained now, or before."""
         if row not in self._made:
             name = f'{self.problem.set}-{self.seed}-{self.steps}-{row}.pt'
             path = self.work / 'networks' / name
@@ -280,7 +239,7 @@ class Setting:
                 network = torch.load(path, weights_only=False)
             else:
                 torch.manual_seed(self.seed)
-                network = self.makers[row](self).eval()
+                network = ROWS[row][1](self).eval()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 torch.save(network, path)
             self._made[row] = network
@@ -291,7 +250,7 @@ class Setting:
         """What all tasks are given."""
         return {
             'network': mapsr.Network(
-                MODEL, BACKBONE, in_channels=len(self.problem.source.images[0])
+                MODEL, BACKBONE, in_channels=len(self.problem.source[0].image)
             ),
             'classes': mapsr.Classes(TARGET, TARGET),
             'supervision': 'hr',  # the labels of the crops, which are coarse and noisy
@@ -301,7 +260,7 @@ class Setting:
     def source(self) -> Crops:
         """Labelled crops of the source."""
         domain = self.problem.source
-        return self.crops(domain, domain.labels, self.seed)
+        return self.crops(domain, [piece.labels for piece in domain], self.seed)
 
     def target(self, labels: Sequence[Labels] | None = None) -> Crops:
         """Crops of the target, without labels or with pseudo-labels."""
@@ -314,7 +273,8 @@ class Setting:
         codes = None
         if labels is not None:
             codes = [torch.from_numpy(np.where(v >= 0, v + 1, -1)) for v in labels]
-        return Crops(domain.images, codes, seed, self.steps, BATCH, CROP)
+        images = [piece.image for piece in domain]
+        return Crops(images, codes, seed, self.steps, BATCH, CROP)
 
     def train(self, task: Any, data: Any) -> nn.Module:
         """Train a task, one pass over batches: crops, or a loader; its network."""
@@ -325,16 +285,9 @@ class Setting:
 
     @torch.inference_mode()
     def maps(self, network: nn.Module) -> list[Labels]:
-        """Map the target.
-
-        Args:
-            network: From images to scores.
-
-        Returns:
-            Class index of each image's pixels.
-        """
+        """Class index of each pixel of the target's images, as a network says."""
         network.eval()
-        images = self.problem.target.images
+        images = [piece.image for piece in self.problem.target]
         return [network(image[None])[0].argmax(0).numpy() for image in images]
 
 
@@ -342,12 +295,17 @@ class Setting:
 EMA_DECAY = 0.97
 
 
+def pairs(source: Crops, target: Crops) -> CombinedLoader:
+    """Batches of source and target."""
+    parts = {'source': source, 'target': target}
+    loaders = {name: DataLoader(p, batch_size=None) for name, p in parts.items()}
+    return CombinedLoader(loaders, 'min_size')
+
+
 def first_stage(setting: Setting, **options: Any) -> nn.Module:
     """Train on source and target."""
     task = mapsr.SelfTrainingTask(**setting.arguments, ema_decay=EMA_DECAY, **options)
-    parts = {'source': setting.source(), 'target': setting.target()}
-    loaders = {k: DataLoader(part, batch_size=None) for k, part in parts.items()}
-    return setting.train(task, CombinedLoader(loaders, 'min_size'))
+    return setting.train(task, pairs(setting.source(), setting.target()))
 
 
 def second_stage(setting: Setting, **options: Any) -> nn.Module:
@@ -363,22 +321,15 @@ def ensemble(setting: Setting) -> nn.Module:
 
 
 def selected(setting: Setting, *, minority: bool = True) -> tuple[Domain, list[Labels]]:
-    """Patches of the target, and what the network of the row “supervised” says of them.
-
-    Args:
-        setting: Where.
-        minority: Select those with the minority class; as many at random otherwise.
-    """
+    """Patches of the target, and what the network of the row “supervised” says of them."""
     target = setting.problem.target
     maps = setting.maps(setting.network('supervised'))
     boxes, counts = [], []
     for number, classes in enumerate(maps):
-        for top in starts(classes.shape[0], CROP, CROP):
-            for left in starts(classes.shape[1], CROP, CROP):
-                box = (slice(top, top + CROP), slice(left, left + CROP))
-                boxes.append((number, box))
-                count = np.bincount(classes[box].ravel(), minlength=4)
-                counts.append(count / count.sum())
+        for corner in product(*(starts(n, CROP, CROP) for n in classes.shape)):
+            box = tuple(slice(first, first + CROP) for first in corner)
+            boxes.append((number, box))
+            counts.append(shares([classes[box]]))
     try:
         table = select_patches(
             pandas.DataFrame(counts), [setting.problem.minority], seed=setting.seed
@@ -390,11 +341,7 @@ def selected(setting: Setting, *, minority: bool = True) -> tuple[Domain, list[L
         rng = np.random.default_rng(setting.seed)
         chosen = rng.permutation(len(boxes))[: len(chosen)]
     taken = [boxes[i] for i in chosen]
-    patches = Domain(
-        tuple(target.images[n][:, *box] for n, box in taken),
-        tuple(target.truth[n][box] for n, box in taken),
-        tuple(target.labels[n][box] for n, box in taken),
-    )
+    patches = [target[n].cut(*box) for n, box in taken]
     return patches, [maps[n][box] for n, box in taken]
 
 
@@ -412,29 +359,22 @@ class Together(Dataset[dict[str, Tensor]]):
         return {key: torch.cat([first[key], second[key]]) for key in first}
 
 
-def shares(setting: Setting) -> list[float]:
-    """Share of each class in the labels of the source."""
-    labels = setting.problem.source.labels
-    labelled = np.concatenate([label[label >= 0] for label in labels])
-    return (np.bincount(labelled, minlength=4) / len(labelled)).tolist()
+def class_aware_task(setting: Setting, **options: Any) -> mapsr.ClassAwareTask:
+    """The task of Dong et al., with the shares of the source's labels."""
+    frequency = shares(piece.labels for piece in setting.problem.source).tolist()
+    return mapsr.ClassAwareTask(**setting.arguments, shares=frequency, **options)
 
 
 def supervised(setting: Setting) -> nn.Module:
     """Train on labels of the source."""
-    task = mapsr.ClassAwareTask(
-        **setting.arguments, shares=shares(setting), contrast=0.0
-    )
-    return setting.train(task, setting.source())
+    return setting.train(class_aware_task(setting, contrast=0.0), setting.source())
 
 
 def pseudo_labelled(setting: Setting) -> nn.Module:
     """Train on labels of the source and on pseudo-labels of selected patches."""
-    patches, labels = selected(setting)
-    crops = setting.crops(patches, labels, setting.seed + 1000)
-    task = mapsr.ClassAwareTask(
-        **setting.arguments, shares=shares(setting), contrast=0.0
-    )
-    return setting.train(task, Together(setting.source(), crops))
+    crops = setting.crops(*selected(setting), setting.seed + 1000)
+    both = Together(setting.source(), crops)
+    return setting.train(class_aware_task(setting, contrast=0.0), both)
 
 
 def class_aware(
@@ -443,44 +383,41 @@ def class_aware(
     """Train on the source and on patches without labels."""
     patches, _ = selected(setting, minority=minority)
     crops = setting.crops(patches, None, setting.seed + 1000)
-    task = mapsr.ClassAwareTask(**setting.arguments, shares=shares(setting), **options)
-    parts = {'source': setting.source(), 'target': crops}
-    loaders = {k: DataLoader(part, batch_size=None) for k, part in parts.items()}
-    return setting.train(task, CombinedLoader(loaders, 'min_size'))
+    task = class_aware_task(setting, **options)
+    return setting.train(task, pairs(setting.source(), crops))
 
 
-#: What makes the network of a row. It gives scores (B, C, H, W) of images.
-ROWS: dict[str, Callable[[Setting], nn.Module]] = {
-    'source': partial(first_stage, target_weight=0, alignment=None),
-    'raa': partial(first_stage, target_weight=0),
-    'self': first_stage,
-    'pseudo': partial(second_stage, sce_weight=0, lovasz_weight=0),
-    'sce': partial(second_stage, lovasz_weight=0),
-    'lovasz': second_stage,
-    'ensemble': ensemble,
-    'supervised': supervised,
-    'selection': pseudo_labelled,
-    'cbce': partial(class_aware, contrast=0.0),
-    'contrast': class_aware,
-    'random': partial(class_aware, minority=False),
-    'likelihood': partial(class_aware, sampling='likelihood'),
-    'detached': partial(class_aware, sampling='detached'),
-}
-TITLES = {
-    'source': 'source only',
-    'raa': '+ resolution alignment',
-    'self': '+ self-training',
-    'pseudo': 'second stage on its pseudo-labels: cross entropy',
-    'sce': '+ symmetric cross entropy',
-    'lovasz': '+ Lovász',
-    'ensemble': 'ensemble of the rows + self-training, + SCE, + Lovász',
-    'supervised': 'supervised, classes weighed by W (eq. 3)',
-    'selection': '+ pseudo-labels of selected patches',
-    'cbce': 'supervised, W from the prior of source and selected patches (eq. 4)',
-    'contrast': '+ class centre contrast (eq. 6): the default',
-    'random': 'the default, with random patches',
-    'likelihood': 'the default, with s(x, y) (eq. 2) as a likelihood',
-    'detached': 'the default, with s(x, y) as a number, cut at 0',
+#: Title of each row, and what makes its network: from images to scores (B, C, H, W).
+ROWS: dict[str, tuple[str, Callable[[Setting], nn.Module]]] = {
+    'source': ('source only', partial(first_stage, target_weight=0, alignment=None)),
+    'raa': ('+ resolution alignment', partial(first_stage, target_weight=0)),
+    'self': ('+ self-training', first_stage),
+    'pseudo': (
+        'second stage on its pseudo-labels: cross entropy',
+        partial(second_stage, sce_weight=0, lovasz_weight=0),
+    ),
+    'sce': ('+ symmetric cross entropy', partial(second_stage, lovasz_weight=0)),
+    'lovasz': ('+ Lovász', second_stage),
+    'ensemble': ('ensemble of the rows + self-training, + SCE, + Lovász', ensemble),
+    'supervised': ('supervised, classes weighed by W (eq. 3)', supervised),
+    'selection': ('+ pseudo-labels of selected patches', pseudo_labelled),
+    'cbce': (
+        'supervised, W from the prior of source and selected patches (eq. 4)',
+        partial(class_aware, contrast=0.0),
+    ),
+    'contrast': ('+ class centre contrast (eq. 6): the default', class_aware),
+    'random': (
+        'the default, with random patches',
+        partial(class_aware, minority=False),
+    ),
+    'likelihood': (
+        'the default, with s(x, y) (eq. 2) as a likelihood',
+        partial(class_aware, sampling='likelihood'),
+    ),
+    'detached': (
+        'the default, with s(x, y) as a number, cut at 0',
+        partial(class_aware, sampling='detached'),
+    ),
 }
 
 
@@ -489,52 +426,43 @@ def score(problem: Problem, maps: Sequence[Labels]) -> Row:
 
     The minority is that of the problem, which is rare in the source too.
     """
-    parts = zip(problem.target.truth, maps, strict=True)
-    total = np.sum([confusion_matrix(*part, 4) for part in parts], 0)
+    parts = zip(problem.target, maps, strict=True)
+    total = np.sum([confusion_matrix(p.truth, m, 4) for p, m in parts], 0)
     figures = figures_of(total)
-    minority = figures['iou'][problem.minority] or 0.0
-    return {
-        'miou': round(figures['miou'], 5),
-        'recall': round(figures['recall'], 5),
-        'minority_iou': round(minority, 5),
-        'confusion': total.tolist(),
-    }
+    figures['minority_iou'] = figures['iou'][problem.minority] or 0.0
+    rounded = {name: round(figures[name], 5) for name in FIGURES}
+    return rounded | {'confusion': total.tolist()}
 
 
 def trials(options: argparse.Namespace) -> Iterator[Trial]:
     """A row on a set with a seed each."""
     work, side = options.work / 'noisy', 240 if options.tiny else SIDE
-    for name in ['made'] if options.tiny else options.sets:
-        if name != 'made' and not (options.data / name).is_dir():
-            continue
+
+    @cache  # made when a row asks for it, and for all rows
+    def setting(name: str, seed: int, steps: int) -> Setting:
+        problem = find_problem(name, seed, options.data, work, side)
+        return Setting(problem, seed, work, steps)
+
+    def measure(row: str, *which: Any) -> Row:
+        of_set = setting(*which)
+        return score(of_set.problem, of_set.maps(of_set.network(row)))
+
+    names = ['made'] if options.tiny else options.sets
+    names = [n for n in names if n == 'made' or (options.data / n).is_dir()]
+    for name, seed, row in product(names, options.seeds, options.rows):
         steps = 1 if options.tiny else options.steps or STEPS[name]
-        for seed in options.seeds:
-
-            @cache
-            def setting(
-                name: str = name, seed: int = seed, steps: int = steps
-            ) -> Setting:
-                problem = find_problem(name, seed, options.data, work, side)
-                return Setting(problem, seed, work, steps, ROWS)
-
-            for row in options.rows:
-                key = {'set': name, 'seed': seed, 'row': row, 'steps': steps}
-                yield key, partial(_measure, setting, row)
-
-
-def _measure(setting: Callable[[], Setting], row: str) -> Row:
-    made = setting()
-    return score(made.problem, made.maps(made.network(row)))
+        key = {'set': name, 'seed': seed, 'row': row, 'steps': steps}
+        yield key, partial(measure, row, name, seed, steps)
 
 
 def markdown(release: Release) -> str:
     """The table, and where the figures come from."""
     steps = unique(f'{row["steps"]} for {row["set"]}' for row in release.rows)
-    trained = (
-        f'Every training: {MODEL} {BACKBONE}, random start, steps of {BATCH} crops of'
+    source = (
+        f'Every training: {MODEL} {BACKBONE}, random start, steps of {BATCH} crops of '
+        f'{CROP}² pixels: {", ".join(steps)}.'
     )
-    source = f'{trained} {CROP}² pixels: {", ".join(steps)}.'
-    table = seed_grid(release, TITLES, FIGURES)
+    table = seed_grid(release, ROWS, FIGURES)
     return f'{table}\n\n{source} {source_of_seeds(release)}'
 
 

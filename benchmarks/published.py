@@ -50,10 +50,6 @@ class Published:
     def propagate(self, features: Tensor, scores: Tensor) -> Tensor:
         """Spread scores among the pixels of each window.
 
-        Args:
-            features: (H, W, D).
-            scores: (H, W, C).
-
         Returns:
             (H, W, C).
         """
@@ -111,11 +107,6 @@ def published_map(
     tokens: Tokens, prompts: Tensor, how: Published | None
 ) -> NDArray[np.int64]:
     """Class of every pixel.
-
-    Args:
-        tokens: Of one image.
-        prompts: (C, D); NaN for a class that is never chosen.
-        how: Constants of the propagation; None for none.
 
     Returns:
         (H, W).

@@ -3,9 +3,9 @@
 
 """The real scenes: what is fitted together, and how maps of it are scored."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +80,8 @@ class Region:
     @cached_property
     def images(self) -> tuple[NDArray[np.float32], ...]:
         """Bands of each scene, (C, H, W)."""
-        images = []
-        for path in self.imagery:
-            with rasterio.open(path) as file:
-                images.append(file.read().astype(np.float32))
-        return tuple(images)
+        files = map(rasterio.open, self.imagery)
+        return tuple(file.read().astype(np.float32) for file in files)
 
     @cached_property
     def crosswalk(self) -> mapsr.Crosswalk:
@@ -110,48 +107,32 @@ class Region:
         return [read_labels(scene / 'hr.tif', like, walk) for scene, like in pairs]
 
     def score(self, maps: Sequence[Matrix]) -> dict[str, Matrix]:
-        """Confusion matrices of maps and HR labels, by the names of sound scenes.
-
-        Args:
-            maps: Class index of each scene's pixels.
-        """
+        """Confusion matrices of maps and HR labels, by the names of sound scenes."""
+        parts = zip(self.scenes, self.truth, maps, strict=True)
         return {
             scene.name: confusion_matrix(truth, predicted, self.classes)
-            for scene, truth, predicted in zip(
-                self.scenes, self.truth, maps, strict=True
-            )
+            for scene, truth, predicted in parts
             if self.set not in TOGETHER or not scene.name.endswith(UNSOUND)
         }
 
     def score_developed(self, maps: Sequence[Matrix]) -> Matrix | None:
         """The matrix of pixels that NLCD calls developed, as Malkin et al. compare.
 
-        Args:
-            maps: Class index of each scene's pixels.
-
         Returns:
             Of all scenes; None of labels that are not NLCD.
         """
         if self.legend != 'nlcd':
             return None
+        total = np.zeros((self.classes, self.classes), np.int64)
         parts = zip(self.label_files, self.imagery, self.truth, maps, strict=True)
-        matrices = [
-            confusion_matrix(
-                np.where(np.isin(read_codes(path, like), DEVELOPED), truth, -1),
-                predicted,
-                self.classes,
-            )
-            for path, like, truth, predicted in parts
-        ]
-        return np.asarray(np.sum(matrices, 0))
+        for path, like, truth, predicted in parts:
+            inside = np.isin(read_codes(path, like), DEVELOPED)
+            truth = np.where(inside, truth, -1)
+            total += confusion_matrix(truth, predicted, self.classes)
+        return total
 
     def map(self, work: Path, **settings: object) -> Maps:
-        """Map the scenes as the command does.
-
-        Args:
-            work: Folder for maps.
-            **settings: Of the job.
-        """
+        """Map the scenes as the command does."""
         links = []
         for scene in self.scenes:
             # maps of a folder have the names of the imagery
@@ -166,12 +147,7 @@ class Region:
 
 
 def find_regions(data: Path, sets: Sequence[str] | None = None) -> Iterator[Region]:
-    """All regions under a folder of sets of scenes.
-
-    Args:
-        data: The folder; sets that are not in it are left out.
-        sets: Sets to look for; all if None.
-    """
+    """All regions under a folder of sets of scenes."""
     for name in sets or SETS:
         folders = sorted(path.parent for path in (data / name).glob('*/imagery.tif'))
         groups = [tuple(folders)] if name in TOGETHER else [(f,) for f in folders]
@@ -187,39 +163,22 @@ def find_regions(data: Path, sets: Sequence[str] | None = None) -> Iterator[Regi
 def tiny_data(folder: Path, size: int = 160) -> Path:
     """Made scenes by the names of real ones, for a run of seconds.
 
-    Args:
-        folder: Where they are made.
-        size: Their side in pixels.
+    The four classes have the same codes in Chesapeake's legend; OpenEarthMap's are
+    others, and its truth is not made.
     """
-    # The four classes have the same codes in Chesapeake's legend; OpenEarthMap's are
-    # others, so that its truth is made of them.
-    places: tuple[tuple[str, Callable[[Path], object]], ...] = (
-        ('deepglobe/made-0', _with_all_labels(size)),
-        ('sentinel2_korea/made-1', _with_all_labels(size)),
-        (
-            'chesapeake_wv/made-2',
-            lambda f: mapsr.make_scene(f, seed=2, size=(size, size)),
-        ),
-        (
-            'chesapeake_wv/made-3',
-            lambda f: mapsr.make_scene(f, seed=3, size=(size, size)),
-        ),
-    )
-    for name, make in places:
-        if not (folder / name / 'hr.tif').exists():
-            make(folder / name)
+    make = partial(mapsr.make_scene, size=(size, size))
+    for name, seed in (('deepglobe', 1), ('sentinel2_korea', 1)):
+        place = folder / name / 'made'
+        if not (place / 'hr.tif').exists():
+            for file, options in (
+                ('lr_nlcd.tif', {}),
+                ('lr_noisy.tif', {'labels': TARGET, 'noise': 0.3}),
+                ('lr.tif', {'labels': TARGET, 'noise': 0.0}),
+            ):
+                make(place, seed=seed, **options)
+                (place / 'lr.tif').rename(place / file)
+    for seed in (2, 3):
+        place = folder / 'chesapeake_wv' / f'made-{seed}'
+        if not (place / 'hr.tif').exists():
+            make(place, seed=seed)
     return folder
-
-
-def _with_all_labels(size: int) -> Callable[[Path], object]:
-    def make(folder: Path) -> None:
-        mapsr.make_scene(folder, seed=1, size=(size, size))
-        (folder / 'lr.tif').rename(folder / 'lr_nlcd.tif')
-        for noise, name in ((0.3, 'lr_noisy.tif'), (0.0, 'lr.tif')):
-            mapsr.make_scene(
-                folder, seed=1, size=(size, size), labels=TARGET, noise=noise
-            )
-            if name != 'lr.tif':
-                (folder / 'lr.tif').rename(folder / name)
-
-    return make

@@ -28,13 +28,7 @@ NO_LABEL = 255
 
 
 def forest(region: Region, leaf: int = 1, seed: int = 0) -> Maps:
-    """Map scenes with scikit-learn's random forest on the bands of single pixels.
-
-    Args:
-        region: Scenes and coarse labels.
-        leaf: Pixels in a leaf, at least (1 is scikit-learn's default).
-        seed: Of the sampled pixels and of the trees.
-    """
+    """Map scenes with scikit-learn's random forest on the bands of single pixels."""
     rng = np.random.default_rng(seed)
     bands, labels = [], []
     for image, coarse in zip(region.images, region.coarse, strict=True):
@@ -73,13 +67,7 @@ class _Annealed(SemanticSegmentationTask):
 
 
 def unet(region: Region, steps: int, seed: int = 0) -> Maps:
-    """Map scenes with torchgeo's segmentation task: U-Net, ResNet-18, random start.
-
-    Args:
-        region: Scenes and coarse labels.
-        steps: Steps of training.
-        seed: Of the initialisation and of the crops.
-    """
+    """Map scenes with torchgeo's segmentation task: U-Net, ResNet-18, random start."""
     torch.manual_seed(seed)
     images = [torch.from_numpy(image) for image in region.images]
     std, mean = torch.std_mean(torch.cat([i.flatten(1) for i in images], 1), 1)

@@ -36,12 +36,7 @@ CHIPS = (len(_AXIS.starts) / _LENGTH) ** 2
 
 
 def markdown(release: Release, area: float = AREA) -> str:
-    """What stands in the page.
-
-    Args:
-        release: The released table of :mod:`benchmarks.speed`.
-        area: km² to map.
-    """
+    """What stands in the page."""
     paper = {row['part']: row for row in release.rows if 'paper' in row}
     missing = [name for name in ('overhead', 'fit', 'flat') if name not in paper]
     if missing:
@@ -161,15 +156,17 @@ def _gpu(part: Row | None, area: float) -> str:
     )
 
 
+_UNITS = {1e12: ('trillion', 'TB'), 1e9: ('billion', 'GB'), 1e6: ('million', 'MB')}
+
+
 def _count(number: float) -> str:
-    for unit, name in ((1e12, 'trillion'), (1e9, 'billion'), (1e6, 'million')):
+    for unit, (name, _) in _UNITS.items():
         if number >= unit:
             return f'{number / unit:.1f} {name}'
     return f'{number:,.0f}'
 
 
 def _bytes(number: float) -> str:
-    for unit, name in ((1e15, 'PB'), (1e12, 'TB'), (1e9, 'GB')):
-        if number >= unit:
-            return f'{number / unit:.1f} {name}'
-    return f'{number / 1e6:.1f} MB'
+    units = {1e15: 'PB', **{unit: name for unit, (_, name) in _UNITS.items()}}
+    unit = next((unit for unit in units if number >= unit), 1e6)
+    return f'{number / unit:.1f} {units[unit]}'

@@ -11,13 +11,15 @@ import argparse
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 
 from . import rivals
-from .package import CANDIDATES, DEFAULT, VERSION_0_1_0
+from .package import CANDIDATES, COSINE, DEFAULT, VERSION_0_1_0
 from .regions import BOUND, REAL, SETS, Maps, Region, find_regions, tiny_data
 from .scores import figures_of, mean_and_spread, paired_test
 from .store import Record, Release, Row
@@ -86,26 +88,21 @@ class Fit:
     def __init__(self, region: Region, work: Path, seed: int, **settings: Any) -> None:
         self.region, self.seed, self.settings = region, seed, settings
         self.work = work / f'{region.set}-{region.name}-{region.labels}-{seed}'
-        self._model: Path | None = None
+        self.path = self.work / 'fit.safetensors'
+        self._fitted = False
 
     def default(self) -> Maps:
         """The map of the command with these settings."""
-        model = self.work / 'fit.safetensors'
-        maps = self.region.map(
-            self.work, seed=self.seed, save_model=model, **self.settings
-        )
-        self._model = model
+        settings = {'seed': self.seed, 'save_model': self.path, **self.settings}
+        maps = self.region.map(self.work, **settings)
+        self._fitted = True
         return maps
 
     def map(self, **settings: Any) -> Maps:
-        """Another map from the same fit.
-
-        Args:
-            **settings: Of scoring or propagation.
-        """
-        if self._model is None:
+        """Another map from the same fit."""
+        if not self._fitted:
             self.default()
-        return self.region.map(self.work, seed=self.seed, model=self._model, **settings)
+        return self.region.map(self.work, seed=self.seed, model=self.path, **settings)
 
 
 def rows_of(
@@ -113,19 +110,19 @@ def rows_of(
 ) -> Iterator[tuple[str, Callable[[], Maps]]]:
     """Names of what is measured on a region, and functions that make the maps."""
     backbone = TINY if options.tiny else 'rcf'
-    fit = Fit(region, options.work / 'scenes', seed, backbone=backbone, **DEFAULT)
+
+    def fit_of(row: str, backbone: str = backbone, **settings: Any) -> Fit:
+        work = options.work / 'fits' / row
+        return Fit(region, work, seed, backbone=backbone, **settings)
+
+    fit = fit_of('default', **DEFAULT)
     yield 'coarse', lambda: region.coarse
     # first, so that the other rows find its fit
     yield 'default', fit.default
-    for score in ('probe', 'cosine', 'lda', 'fusion'):
+    for score in ('probe', 'lda', 'fusion'):
         yield score, partial(fit.map, score=score, prior=0.0)
-    if VERSION_0_1_0 == DEFAULT:
-        yield 'version-0.1.0', fit.map
-    else:
-        old = Fit(
-            region, options.work / 'old', seed, backbone=backbone, **VERSION_0_1_0
-        )
-        yield 'version-0.1.0', old.default
+    for row, settings in (('cosine', COSINE), ('version-0.1.0', VERSION_0_1_0)):
+        yield row, fit_of(row, **settings).default
     for nodes in ('tokens', 'superpixels'):
         yield nodes, partial(fit.map, propagate=nodes)
     if seed == options.seeds[0]:
@@ -138,8 +135,7 @@ def rows_of(
     if options.weights.is_file() and not options.tiny:
         spec = f'{MOBILENET}&weights={options.weights}'
         for row, name in (('mobilenet', spec), ('mobilenet+rcf', f'{spec}+rcf')):
-            work = options.work / row
-            yield row, Fit(region, work, seed, backbone=name, **DEFAULT).default
+            yield row, fit_of(row, name, **DEFAULT).default
     steps = 2 if options.tiny else options.steps
     yield 'unet', lambda: rivals.unet(region, steps, seed)
 
@@ -163,95 +159,69 @@ def trials(options: argparse.Namespace) -> Iterator[Trial]:
     regions = list(find_regions(data, options.sets))
     if options.tiny:  # one of each set
         regions = [r for r in regions if r.labels in ('nlcd', REAL)]
-    for seed in options.seeds:
-        for region in regions:
-            for row, make in rows_of(region, seed, options):
-                if row in SEEDLESS and seed != options.seeds[0]:
-                    continue
-                chosen = 'left-out' if row.startswith(CANDIDATE) else row
-                if chosen not in options.rows:
-                    continue
-                key = {
-                    'set': region.set,
-                    'labels': region.labels,
-                    'scene': region.name,
-                    'row': row,
-                    'seed': seed,
-                }
-                if row == 'unet':
-                    key['steps'] = options.steps
+    for seed, region in product(options.seeds, regions):
+        for row, make in rows_of(region, seed, options):
+            name = 'left-out' if row.startswith(CANDIDATE) else row
+            if name in options.rows and (
+                row not in SEEDLESS or seed == options.seeds[0]
+            ):
+                key = {'set': region.set, 'labels': region.labels, 'scene': region.name}
+                key |= {'row': row, 'seed': seed}
+                key |= {'steps': options.steps} if row == 'unet' else {}
                 yield key, partial(_measure, region, make)
 
 
 def _measure(region: Region, make: Callable[[], Maps]) -> Row:
     matrices = region.score(make())
-    return {
-        'miou': round(figures_of(sum(matrices.values()))['miou'], 5),
-        'confusion': {name: m.tolist() for name, m in matrices.items()},
-    }
+    miou = round(figures_of(sum(matrices.values()))['miou'], 5)
+    return {'miou': miou, 'confusion': {k: m.tolist() for k, m in matrices.items()}}
 
 
 def release_rows(records: Iterable[Record]) -> Iterator[tuple[Row, Row]]:
     """A line for each row on a column: its mIoU of each seed, and those of the scenes."""
-    table: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
-    seconds: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    origins: dict[tuple[str, str, str], Row] = {}
-    steps: dict[tuple[str, str], int] = {}
+    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
-        place = record.key['set'], record.key['labels'], record.key['row']
-        seeds = table.setdefault(place, defaultdict(dict))
-        seeds[record.key['seed']].update(record.figures['confusion'])
-        seconds[place].append(record.figures['seconds'])
-        origins[place] = record.origin
-        steps[place[:2]] = record.key.get('steps', steps.get(place[:2], 0))
-    lines = {}
-    for (name, labels, row), seeds in table.items():
-        lines[name, labels, row] = {
-            'set': name,
-            'labels': labels,
-            'row': row,
-            **_figures(name, list(seeds.values())),
-            'seconds': round(sum(seconds[name, labels, row]), 1),
-        }
-        if row == 'unet':
-            lines[name, labels, row]['steps'] = steps[name, labels]
+        key = record.key
+        groups[key['set'], key['labels'], key['row']].append(record)
+    lines = {place: _line(*place, group) for place, group in groups.items()}
     for name, row in _left_out(lines).items():
         for place in [key for key in lines if key[0] == name and key[2] == row]:
-            title = row.removeprefix(CANDIDATE)
+            chosen = {'row': 'left-out', 'chosen': row.removeprefix(CANDIDATE)}
             left = (*place[:2], 'left-out')
-            lines[left] = {**lines[place], 'row': 'left-out', 'chosen': title}
-            origins[left] = origins[place]
+            lines[left], groups[left] = lines[place] | chosen, groups[place]
     for place, line in lines.items():
         if not place[2].startswith(CANDIDATE):
-            yield line, origins[place]
+            yield line, groups[place][-1].origin
 
 
-def _figures(name: str, seeds: list[dict[str, Any]]) -> Row:
-    """Figures of a column, of each seed."""
-    pooled, classes = [], []
-    for matrices in seeds:
-        each = [figures_of(matrix)['miou'] for matrix in matrices.values()]
-        total = figures_of(np.sum(list(matrices.values()), 0))
-        value = float(np.mean(each)) if name in MEAN_OF_SCENES else total['miou']
-        pooled.append(round(value, 5))
-        classes.append(total['iou'])
-    scenes = {
-        scene: [round(figures_of(matrices[scene])['miou'], 5) for matrices in seeds]
-        for scene in seeds[0]
-    }
-    line: Row = {'miou': pooled, 'scenes': scenes}
+def _line(name: str, labels: str, row: str, group: list[Record]) -> Row:
+    """Figures of a row on a column, of each seed."""
+    seeds: dict[int, dict[str, Any]] = defaultdict(dict)
+    for record in group:
+        seeds[record.key['seed']].update(record.figures['confusion'])
+    each = [{k: figures_of(m)['miou'] for k, m in s.items()} for s in seeds.values()]
+    totals = [figures_of(np.sum(list(s.values()), 0)) for s in seeds.values()]
+    miou = [total['miou'] for total in totals]
+    if name in MEAN_OF_SCENES:
+        miou = [float(np.mean(list(scenes.values()))) for scenes in each]
+    line: Row = {'set': name, 'labels': labels, 'row': row, 'miou': _rounded(miou)}
+    line['scenes'] = {scene: _rounded([s[scene] for s in each]) for scene in each[0]}
     for title, index in (('forest', FOREST), ('field', FIELD)):
-        values = [iou[index] for iou in classes]
-        if None not in values:
-            line[title] = [round(value, 5) for value in values]
-    return line
+        values = [total['iou'][index] for total in totals]
+        line |= {} if None in values else {title: _rounded(values)}
+    line['seconds'] = round(sum(record.figures['seconds'] for record in group), 1)
+    steps = [record.key['steps'] for record in group if 'steps' in record.key]
+    return line | ({'steps': steps[-1]} if steps else {})
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [round(value, 5) for value in values]
 
 
 def _left_out(lines: dict[tuple[str, str, str], Row]) -> dict[str, str]:
     """The candidate that is best in the mean of the columns of all other sets."""
     chosen = {}
-    names = unique(key[0] for key in lines)
-    for name in names:
+    for name in unique(key[0] for key in lines):
         others: dict[str, list[float]] = defaultdict(list)
         for (other, _, row), line in lines.items():
             if other != name and row.startswith(CANDIDATE):
@@ -277,51 +247,57 @@ def values_of(
     return []
 
 
-def scenes_of(
-    release: Release, row: str, labels: str | None = None
-) -> dict[tuple[str, str, str], float]:
-    """MIoU of a row on each scene and kind of labels, in the mean over seeds."""
-    return {
-        (line['set'], line['labels'], scene): float(np.mean(values))
-        for line in release.rows
-        if line['row'] == row and labels in (None, line['labels'])
-        for scene, values in line['scenes'].items()
-    }
+def scenes_of(release: Release, row: str) -> pandas.Series:
+    """MIoU of a row by set, labels and scene, in the mean over seeds."""
+    return pandas.Series(
+        {
+            (line['set'], line['labels'], scene): float(np.mean(values))
+            for line in release.rows
+            if line['row'] == row
+            for scene, values in line['scenes'].items()
+        },
+        dtype=float,
+    )
+
+
+def _beside(release: Release, row: str) -> pandas.DataFrame:
+    """MIoU of the default and of another row, on the scenes that both have."""
+    parts = {'ours': scenes_of(release, 'default'), 'other': scenes_of(release, row)}
+    if any(part.empty for part in parts.values()):
+        return pandas.DataFrame(columns=list(parts), dtype=float)
+    return pandas.DataFrame(parts).dropna()
 
 
 def checks(release: Release) -> list[tuple[str, bool]]:
     """What the default has to do, and whether it does: sentence and verdict."""
     verdicts = []
-    ours = scenes_of(release, 'default')
     for row, slack in (('coarse', 0.0), ('forest', SLACK), ('forest20', SLACK)):
-        other = scenes_of(release, row)
-        below = [
-            f'{" ".join(key)} ({ours[key]:.3f} < {other[key]:.3f})'
-            for key in ours
-            if key in other and ours[key] < other[key] - slack
-        ]
-        if other:
-            allowed = f' (but for {slack:g} of seeds)' if slack else ''
-            text = f'on no scene is the default below “{ROWS[row]}”{allowed}'
-            verdicts.append((f'{text}{_but(below)}', not below))
-    gains = [
-        float(np.mean(new) - np.mean(old))
-        for column in columns(release)
-        if (new := values_of(release, column, 'default'))
-        and (old := values_of(release, column, 'version-0.1.0'))
-    ]
-    if gains:
-        gain = float(np.mean(gains))
-        text = f'mean over columns above the default of 0.1.0: {gain:+.3f}'
-        verdicts.append(
-            (f'{text} (asked for: {ABOVE_0_1_0:+.2f})', gain >= ABOVE_0_1_0)
+        both = _beside(release, row)
+        if both.empty:
+            continue
+        lower = both[both.ours < both.other - slack]
+        below = ', '.join(
+            f'{" ".join(place)} ({ours:.3f} < {other:.3f})'
+            for place, ours, other in lower.itertuples()
         )
-    for name, labels, least in WANTED:
-        values = values_of(release, (name, labels), 'default')
-        if values:
-            mean = float(np.mean(values))
-            text = f'the default, {_title((name, labels))}: {mean:.3f}'
-            verdicts.append((f'{text} (asked for: {least:.2f})', mean >= least))
+        allowed = f' (but for {slack:g} of seeds)' if slack else ''
+        text = f'on no scene is the default below “{ROWS[row]}”{allowed}'
+        verdicts.append((f'{text}, but for {below}' if below else text, not below))
+    new, old = (
+        [values_of(release, column, row) for column in columns(release)]
+        for row in ('default', 'version-0.1.0')
+    )
+    gains = [np.mean(a) - np.mean(b) for a, b in zip(new, old, strict=True) if a and b]
+    wanted = [((name, labels), least) for name, labels, least in WANTED]
+    if gains:
+        text = f'mean over columns above the default of 0.1.0: {np.mean(gains):+.3f}'
+        good = float(np.mean(gains)) >= ABOVE_0_1_0
+        verdicts.append((f'{text} (asked for: {ABOVE_0_1_0:+.2f})', good))
+    for column, least in wanted:
+        if values := values_of(release, column, 'default'):
+            text = f'the default, {_title(column)}: {np.mean(values):.3f}'
+            good = float(np.mean(values)) >= least
+            verdicts.append((f'{text} (asked for: {least:.2f})', good))
     return verdicts
 
 
@@ -329,62 +305,42 @@ def tests(release: Release) -> list[list[str]]:
     """The default against each rival, by a paired test over scenes."""
     kinds = [None, *unique(row['labels'] for row in release.rows)]
     lines = []
-    for rival in RIVALS:
-        for kind in kinds:
-            ours, other = (scenes_of(release, r, kind) for r in ('default', rival))
-            # a scene counts once, whatever the number of its kinds of labels
-            places: dict[tuple[str, str], list[tuple[str, str, str]]] = defaultdict(
-                list
-            )
-            for key in ours:
-                if key in other:
-                    places[key[0], key[2]].append(key)
-            if len(places) < 2:
-                continue
-            first, second = (
-                [float(np.mean([row[key] for key in keys])) for keys in places.values()]
-                for row in (ours, other)
-            )
-            verdict, p = paired_test(first, second)
-            gain = f'{np.mean(first) - np.mean(second):+.3f}'
-            line = [
-                ROWS[rival],
-                kind or 'all',
-                f'{len(places)}',
-                gain,
-                f'{p:.3f}',
-                verdict,
-            ]
-            lines.append(line)
+    for rival, kind in product(RIVALS, kinds):
+        both = _beside(release, rival)
+        if kind and len(both):
+            both = both[both.index.get_level_values(1) == kind]
+        # a scene counts once, whatever the number of its kinds of labels
+        both = both.groupby(level=[0, 2]).mean() if len(both) else both
+        if len(both) > 1:
+            verdict, p = paired_test(both.ours, both.other)
+            gain = f'{both.ours.mean() - both.other.mean():+.3f}'
+            text = [ROWS[rival], kind or 'all', f'{len(both)}', gain, f'{p:.3f}']
+            lines.append([*text, verdict])
     return lines
 
 
 def markdown(release: Release) -> str:
     """Table, checks, tests, and where the figures come from."""
     heads = columns(release)
-    body = []
-    for row, title in ROWS.items():
-        cells = [mean_and_spread(values_of(release, c, row)) for c in heads]
-        if any(cell != '–' for cell in cells):
-            body.append([title, *cells])
-    parts = [grid(['mIoU', *map(_title, heads)], body)]
-    classes = [
-        [f'{ROWS[row]}', *(mean_and_spread(v) for v in both)]
-        for row in ROWS
-        for both in [
-            [
-                values_of(release, ('chesapeake_wv', REAL), row, f)
-                for f in ('forest', 'field')
-            ]
-        ]
-        if any(both)
-    ]
-    if classes:
-        parts.append(grid(['IoU on the six patches', 'forest', 'field'], classes))
+    rows = {
+        title: [mean_and_spread(values_of(release, c, row)) for c in heads]
+        for row, title in ROWS.items()
+    }
+    real, figures = ('chesapeake_wv', REAL), ('forest', 'field')
+    classes = {
+        title: [mean_and_spread(values_of(release, real, row, f)) for f in figures]
+        for row, title in ROWS.items()
+    }
+    parts = []
+    for head, body in (
+        (['mIoU', *map(_title, heads)], rows),
+        (['IoU on the six patches', *figures], classes),
+    ):
+        measured = [[k, *v] for k, v in body.items() if any(cell != '–' for cell in v)]
+        parts += [grid(head, measured)] if measured else []
+    verdicts = checks(release)
     parts.append(
-        '\n'.join(
-            f'- {"yes" if good else "**no**"}: {t}' for t, good in checks(release)
-        )
+        '\n'.join(f'- {"yes" if good else "**no**"}: {t}' for t, good in verdicts)
     )
     head = ['the default against', 'labels', 'scenes', 'gain', 'p', 'at 5 % it is']
     parts.append(grid(head, tests(release), left=2))
@@ -405,10 +361,6 @@ def markdown(release: Release) -> str:
 def _title(column: Column) -> str:
     name, labels = column
     return f'{name}{TITLES.get(labels, f" {labels}")}'
-
-
-def _but(exceptions: list[str]) -> str:
-    return f', but for {", ".join(exceptions)}' if exceptions else ''
 
 
 TABLE = Table(

@@ -21,11 +21,6 @@ LEVEL = 0.05
 def confusion_matrix(truth: Matrix, predicted: Matrix, classes: int) -> Matrix:
     """Count pixels by true and mapped class.
 
-    Args:
-        truth: Class index of each pixel; -1 if none.
-        predicted: That of the map; pixels without one (-1) are left out.
-        classes: Number of classes.
-
     Returns:
         (C, C), true classes in rows.
     """
@@ -37,9 +32,6 @@ def confusion_matrix(truth: Matrix, predicted: Matrix, classes: int) -> Matrix:
 
 def figures_of(matrix: Any) -> dict[str, Any]:
     """Figures of a confusion matrix over the classes present in its truth.
-
-    Args:
-        matrix: (C, C).
 
     Returns:
         ``iou`` of each class (None if it is absent), their mean ``miou``, ``accuracy``,
@@ -74,10 +66,6 @@ def mean_and_spread(values: Sequence[float], usual: int = 3) -> str:
 
 def paired_test(first: Sequence[float], second: Sequence[float]) -> tuple[str, float]:
     """Wilcoxon's signed-rank test of two methods on the same scenes, two-sided.
-
-    Args:
-        first: A figure of each scene.
-        second: That of the other method, in the same order.
 
     Returns:
         ``above``, ``below`` or ``level`` at 5 %, of the first; and p.

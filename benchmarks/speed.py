@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -75,14 +75,9 @@ TINY: dict[str, dict[str, Any]] = {
     'whole': {'size': 320, 'spec': LIGHTEST},
     'flat': {'sizes': (256, 512)},
     'read': {'size': 512, 'rounds': 1},
-    'gpu': {
-        'size': 256,
-        'specs': ('timm:test_vit?weights=random',),
-        'chip': 160,
-        'repeats': 2,
-    },
+    'gpu': {'size': 256, 'specs': ('timm:test_vit?weights=random',), 'chip': 160}
+    | {'repeats': 2},
 }
-
 
 _ASKED = {'≤': operator.le, '<': operator.lt, '≥': operator.ge, '=': operator.eq}
 
@@ -118,40 +113,34 @@ def _span(values: Sequence[float], form: str) -> str:
     return f'{min(values):{form}} to {max(values):{form}}'
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run of the command.
-
-    Args:
-        seconds: How long it took.
-        start: When it began.
-        report: Its report.
-    """
+class Run(NamedTuple):
+    """A run of the command: how long it took, when it began, and its report."""
 
     seconds: float
     start: float
     report: dict[str, Any]
 
+    def since_first(self, forwards: Forwards) -> float:
+        """Seconds from the first forward of a backbone to the end."""
+        assert forwards.first is not None
+        return self.start + self.seconds - forwards.first
+
 
 def made(folder: Path, size: int) -> package.Scene:
     """A made scene of size x size metres and pixels, made once."""
-    place = folder / str(size)
-    scene = package.Scene(
-        place / 'imagery.tif', place / 'lr.tif', place / 'hr.tif', 'nlcd'
-    )
+    place, part = folder / str(size), folder / f'{size}.part'
     if not place.exists():
-        part = folder / f'{size}.part'
         mapsr.make_scene(part, seed=3, size=(size, size))
         part.rename(place)
-    return scene
+    files = (place / f'{name}.tif' for name in ('imagery', 'lr', 'hr'))
+    return package.Scene(*files, 'nlcd')
 
 
 def run(scene: package.Scene, folder: Path, **settings: Any) -> Run:
     """Map a scene."""
+    files = [scene.imagery], [scene.labels], scene.legend, folder / 'map.tif'
     start = now()
-    report = package.run_job(
-        [scene.imagery], [scene.labels], scene.legend, folder / 'map.tif', **settings
-    )
+    report = package.run_job(*files, **settings)
     return Run(now() - start, start, report)
 
 
@@ -166,35 +155,33 @@ def fitted(scene: package.Scene, folder: Path, spec: str, **settings: Any) -> Pa
 def measure_overhead(
     folder: Path, size: int = 4096, spec: str = VIT, rcf: str = 'rcf', rounds: int = 3
 ) -> Row:
-    """What the map pass costs beside the backbone.
-
-    Args:
-        folder: Where scenes and maps are put.
-        size: Side of the scene in metres and pixels.
-        spec: A backbone whose features are tokens.
-        rcf: Spec of the embedded backbone.
-        rounds: How often everything is measured; the median of each figure counts.
-    """
+    """What the map pass costs beside the backbone."""
     tokens = overhead_of_tokens(folder, size, spec, rounds)
     embedded = overhead_of_rcf(folder, size, rcf, rounds)
-    lines = [row for nodes in NODES for row in overhead_lines(tokens[nodes], nodes)]
-    bare = 'whole command with a saved fit / bare convolutions'
-    span = f' ({_span(embedded["rounds"], ".2f")})'
-    lines += [
-        line(f'`rcf`: {bare}', embedded['times_bare'], '.2f', ('≤', 1.5), span),
-        line(
-            '… / the same convolutions in parts that stay in the cache',
-            embedded['times_in_parts'],
-        ),
-    ]
-    paper = {
-        'threads': torch.get_num_threads(),
-        'forward_seconds': tokens['none']['forward_seconds'] / tokens['none']['chips'],
-        'overhead': tokens['none']['overhead'],
-        'overhead_tokens': tokens['tokens']['overhead'],
-        'rcf_seconds': embedded['pass_seconds'] / (size / 1e3) ** 2,
+    bare = tokens['none']
+    return {
+        'lines': [
+            *(row for nodes in NODES for row in overhead_lines(tokens[nodes], nodes)),
+            line(
+                '`rcf`: whole command with a saved fit / bare convolutions',
+                embedded['times_bare'],
+                '.2f',
+                ('≤', 1.5),
+                f' ({_span(embedded["rounds"], ".2f")})',
+            ),
+            line(
+                '… / the same convolutions in parts that stay in the cache',
+                embedded['times_in_parts'],
+            ),
+        ],
+        'paper': {
+            'threads': torch.get_num_threads(),
+            'forward_seconds': bare['forward_seconds'] / bare['chips'],
+            'overhead': bare['overhead'],
+            'overhead_tokens': tokens['tokens']['overhead'],
+            'rcf_seconds': embedded['pass_seconds'] / (size / 1e3) ** 2,
+        },
     }
-    return {'lines': lines, 'paper': paper}
 
 
 def overhead_lines(row: Row, nodes: str) -> list[Row]:
@@ -235,35 +222,27 @@ def overhead_of_tokens(folder: Path, size: int, spec: str, rounds: int) -> Row:
     at_once = package.chips_at_once(package.device_of('auto'))
     bare_seconds = [_forward_seconds(spec, scene.imagery)]
     rows: dict[str, list[Row]] = {name: [] for name in NODES}
-    for _ in range(rounds):
-        for nodes, rounds_of_nodes in rows.items():
-            with Forwards() as forwards:
-                command = run(scene, folder, model=fit, propagate=nodes)
-            bare_seconds.append(_forward_seconds(spec, scene.imagery))
-            one, several = np.mean(bare_seconds[-2:], 0) * len(forwards.seconds)
-            assert forwards.first is not None
-            spent = command.start + command.seconds - forwards.first
-            bare = min(one, several)
-            steps = sum(package.stage_seconds(command.report, STEPS).values()) / at_once
-            rounds_of_nodes.append(
-                {
-                    'chips': len(forwards.seconds),
-                    'pass_seconds': round(spent, 3),
-                    'forward_seconds': round(bare, 3),
-                    'one_at_a_time_seconds': round(one, 3),
-                    'overhead': ratio(spent - bare, bare),
-                    'steps': ratio(steps, bare),
-                }
-            )
+    for _, nodes in product(range(rounds), NODES):
+        with Forwards() as forwards:
+            command = run(scene, folder, model=fit, propagate=nodes)
+        bare_seconds.append(_forward_seconds(spec, scene.imagery))
+        one, several = np.mean(bare_seconds[-2:], 0) * len(forwards.seconds)
+        spent, bare = command.since_first(forwards), min(one, several)
+        timings = command.report['timings']
+        row = {
+            'chips': len(forwards.seconds),
+            'pass_seconds': round(spent, 3),
+            'forward_seconds': round(bare, 3),
+            'one_at_a_time_seconds': round(one, 3),
+            'overhead': ratio(spent - bare, bare),
+            'steps': ratio(sum(timings.get(s, 0.0) for s in STEPS) / at_once, bare),
+        }
+        rows[nodes].append(row)
     medians = {}
     for nodes, several_rounds in rows.items():
-        middle = _median(several_rounds, 'overhead')
-        ordered = sorted(row['steps'] for row in several_rounds)
-        medians[nodes] = {
-            **middle,
-            'steps': ordered[len(ordered) // 2],
-            'steps_rounds': [row['steps'] for row in several_rounds],
-        }
+        steps = sorted(row['steps'] for row in several_rounds)
+        more = {'steps': steps[len(steps) // 2], 'steps_rounds': steps}
+        medians[nodes] = _median(several_rounds, 'overhead') | more
     return medians
 
 
@@ -276,33 +255,27 @@ def overhead_of_rcf(folder: Path, size: int, spec: str, rounds: int) -> Row:
     in the cache.
     """
     scene = made(folder, size)
-    fit = fitted(scene, folder, spec)
-    image = _chip(scene.imagery)
-    backbone = package.rcf_of_fit(fit, image.shape[1], spec)
+    fit, image = fitted(scene, folder, spec), _chip(scene.imagery)
+    backbone = mapsr.LandCoverModel.load(fit).backbone
+    assert isinstance(backbone, package.RCF)
     stride = max(backbone.strides)
-    chips = package.count_chips(scene.imagery, CHIP, backbone.halo, stride)
-    ways = {'bare': None, 'in_parts': 16}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    chips = package.plan_of(scene.imagery, CHIP, backbone.halo, stride).chip_count
 
-    def time_convolutions() -> None:
-        for name, step in ways.items():
-            call = partial(_convolutions, backbone, image, step)
-            seconds[name].append(_timed(call))
+    def time_convolutions() -> list[float]:
+        steps = None, 16
+        return [_timed(partial(_convolutions, backbone, image, s)) for s in steps]
 
-    time_convolutions()
-    rows = []
+    seconds, rows = [time_convolutions()], []
     for _ in range(rounds):
         command = run(scene, folder, model=fit)
-        time_convolutions()
-        bare, parts = (float(np.mean(times[-2:])) * chips for times in seconds.values())
-        rows.append(
-            {
-                'chips': chips,
-                'pass_seconds': round(command.seconds, 3),
-                'times_bare': ratio(command.seconds, bare),
-                'times_in_parts': ratio(command.seconds, parts),
-            }
-        )
+        seconds.append(time_convolutions())
+        bare, parts = np.mean(seconds[-2:], 0) * chips
+        row = {
+            'pass_seconds': round(command.seconds, 3),
+            'times_bare': ratio(command.seconds, bare),
+            'times_in_parts': ratio(command.seconds, parts),
+        }
+        rows.append(row)
     return _median(rows, 'times_bare')
 
 
@@ -336,9 +309,10 @@ def _forward_seconds(spec: str, imagery: Path) -> tuple[float, float]:
 
 
 @torch.inference_mode()
-def _timed(call: Callable[[], Any], times: int = 3) -> float:
-    """Mean seconds of a call, after a first one."""
-    call()
+def _timed(call: Callable[[], Any], times: int = 3, before: int = 1) -> float:
+    """Mean seconds of a call, after first ones."""
+    for _ in range(before):
+        call()
     start = now()
     for _ in range(times):
         call()
@@ -354,17 +328,16 @@ def _chip(imagery: Path, side: int = CHIP) -> Tensor:
 
 def _convolutions(backbone: package.RCF, image: Tensor, step: int | None) -> None:
     """The convolutions of a chip, all filters at once or some at a time."""
-    reach = backbone.kernel // 2
-    for i, stride in enumerate(backbone.strides[1:]):
+    step = step or backbone.filters
+    strides = backbone.strides[1:]
+    for stride, weight, bias in zip(
+        strides, backbone.weight, backbone.bias, strict=False
+    ):
         coarse = F.avg_pool2d(image, stride) if stride > 1 else image
-        for kernels, bias in zip(
-            backbone.weight[i].split(step or backbone.filters),
-            backbone.bias[i].split(step or backbone.filters),
-            strict=True,
-        ):
-            F.conv2d(coarse, kernels, bias, padding=reach)
+        for kernels, part in zip(weight.split(step), bias.split(step), strict=True):
+            F.conv2d(coarse, kernels, part, padding=backbone.kernel // 2)
     colours = backbone.frequency[:, :, None, None], backbone.phase
-    for strip in image.split(8, dim=2) if step else [image]:
+    for strip in [image] if step == backbone.filters else image.split(8, dim=2):
         F.conv2d(strip, *colours)
 
 
@@ -372,11 +345,6 @@ def measure_published(folder: Path, chip: int = CHIP, window: int = 112) -> Row:
     """Time and memory of what follows the backbone, the published way and ours.
 
     Both have the same tokens of one chip, each in a process of its own.
-
-    Args:
-        folder: Where scenes and tokens are put.
-        chip: Side of the chip.
-        window: Side of the published windows.
     """
     image = _chip(made(folder, 1024).imagery, chip)
     backbone = mapsr.create_backbone(VIT, image.shape[1], dtype='uint8')
@@ -391,41 +359,23 @@ def measure_published(folder: Path, chip: int = CHIP, window: int = 112) -> Row:
     ours = alone('speed.token_space', str(path))
     dense, short = (np.load(folder / f'{name}.npy') for name in ('published', 'ours'))
     total = published['all']
-    kinds = ('matched', *NODES[1:])
-
-    lines = [
-        line(
-            f'published way, all after the backbone, one chip of {chip}²',
-            total['seconds'],
-            '.0f s',
-            note=f', {total["added_mib"]:.0f} MiB',
-        )
-    ]
-    for name in kinds:
+    what = f'published way, all after the backbone, one chip of {chip}²'
+    memory = f', {total["added_mib"]:.0f} MiB'
+    lines = [line(what, total['seconds'], '.0f s', note=memory)]
+    for name in ('matched', *NODES[1:]):
         part = ours[name]
-        more = '' if name == 'matched' else f' and propagation, {name}'
-        what = f'published way / ours, matching{more or " alone"}'
+        more = ' alone' if name == 'matched' else f' and propagation, {name}'
+        what = f'published way / ours, matching{more}'
         faster = total['seconds'] / part['seconds']
         smaller = total['added_mib'] / max(part['added_mib'], 0.1)
-        lines += [
-            line(f'{what}: time', faster, '.0f', ('≥', 100)),
-            line(f'{what}: memory added', smaller, '.1f', ('≥', 20)),
-        ]
+        lines.append(line(f'{what}: time', faster, '.0f', ('≥', 100)))
+        lines.append(line(f'{what}: memory added', smaller, '.1f', ('≥', 20)))
     faster = published['matching']['seconds'] / ours['matched']['seconds']
     what = 'dense upsampling and cosines / ours in token space: time'
     difference = float(np.abs(dense - short).max())
-    return {
-        'lines': [
-            *lines,
-            line(what, faster, '.0f'),
-            line(
-                'largest difference of the two matchings',
-                difference,
-                '.1e',
-                ('≤', 1e-5),
-            ),
-        ]
-    }
+    same = 'largest difference of the two matchings'
+    lines.append(line(what, faster, '.0f'))
+    return {'lines': [*lines, line(same, difference, '.1e', ('≤', 1e-5))]}
 
 
 def published_way(path: str, window: int) -> Row:
@@ -473,54 +423,37 @@ def measure_accuracy(folder: Path, data: Path, spec: str) -> Row:
     """Mean IoU of both whole ways on real scenes, from the same features and prompts.
 
     The published way sees each scene as one chip.
-
-    Args:
-        folder: Where maps are put.
-        data: Folder of the sets.
-        spec: Backbone of both.
     """
-    values: dict[str, dict[str, list[float]]] = {}
+    values: dict[str, list[float]] = {}
     for region in find_regions(data, ('openearthmap', 'chesapeake_wv')):
         if region.labels not in ('clean', REAL):
             continue
-        fit = Fit(region, folder / 'accuracy', 0, backbone=spec)
-        default = fit.default()
-        cosine = {'score': 'cosine', 'prior': 0.0}
+        work = folder / 'accuracy'
+        fit = Fit(region, work / 'cosine', 0, backbone=spec, **package.COSINE)
         rows = {
-            'published, matching only': _published(region, fit, spec, None),
-            'published': _published(region, fit, spec, Published()),
-            'ours, the same matching': fit.map(**cosine),
-            'ours, the same matching + tokens': fit.map(**cosine, propagate='tokens'),
-            'ours, default': default,
+            'ours, the same matching': fit.default(),
+            'ours, the same matching + tokens': fit.map(propagate='tokens'),
+            'published, matching only': _published(region, fit, None),
+            'published': _published(region, fit, Published()),
+            'ours, default': Fit(region, work, 0, backbone=spec).default(),
         }
         for row, maps in rows.items():
             total = np.sum(list(region.score(maps).values()), 0)
-            of_set = values.setdefault(region.set, {})
-            of_set.setdefault(row, []).append(figures_of(total)['miou'])
+            several = values.setdefault(f'{region.set}: {row}', [])
+            several.append(figures_of(total)['miou'])
     return {
         'lines': [
-            line(f'mIoU, MobileNetV2, {name}: {row}', float(np.mean(several)), '.3f')
-            for name, rows in values.items()
-            for row, several in rows.items()
+            line(f'mIoU, MobileNetV2, {row}', float(np.mean(several)), '.3f')
+            for row, several in values.items()
         ]
     }
 
 
-def _published(
-    region: Region, fit: Fit, spec: str, constants: Published | None
-) -> list[Any]:
-    path = fit.work / 'fit.safetensors'
-    prompts = package.cosine_prompts(path)
-    maps = []
-    for image in region.images:
-        backbone = (
-            package.rcf_of_fit(path, len(image), spec)
-            if spec.startswith('rcf')
-            else mapsr.create_backbone(spec, len(image), dtype='uint8')
-        )
-        tokens = package.Extractor(backbone, torch.device('cpu'))(image)
-        maps.append(published_map(tokens, prompts, constants))
-    return maps
+def _published(region: Region, fit: Fit, constants: Published | None) -> list[Any]:
+    model = mapsr.LandCoverModel.load(fit.path)
+    prompts = package.cosine_prompts(model)
+    images = map(torch.from_numpy, region.images)
+    return [published_map(model.tokens(image), prompts, constants) for image in images]
 
 
 def measure_fit(
@@ -532,74 +465,50 @@ def measure_fit(
     ),
     dimensions: int = 384,
 ) -> Row:
-    """Solve fits of made samples, and count a run's calls of the backbone.
-
-    Args:
-        folder: Where the scene and the map are put.
-        sizes: LR cells, features and pixels of each fit.
-        dimensions: Features of the size that the probe alone is solved for.
-    """
+    """Solve fits of made cells, and count a run's calls of the backbone."""
     lines = []
     for cells, features, pixels in sizes:
-        samples = package.made_samples(cells, features, pixels)
+        table = package.made_cells(cells, features, pixels)
         size = f'{cells} cells × {features}'
         if features == dimensions:
             start = now()
-            package.solve_probe(*samples, 1e-3)
+            package.solve_probe(table)
             lines.append(line(f'probe of {size}', now() - start, '.2f s', ('<', 5)))
         start = now()
-        package.solve_fit(*samples)
+        package.solve_fit(table)
         seconds = now() - start
         what = f'everything after the chips: {size}, {pixels} pixels'
         lines.append(line(what, seconds, '.2f s', FIT_LIMITS.get(cells)))
-    scene = made(folder, 768)
-    fit = folder / 'calls.safetensors'
+    scene, fit = made(folder, 768), folder / 'calls.safetensors'
     fit.unlink(missing_ok=True)
     with Forwards() as both:
-        report = run(
-            scene, folder, backbone=VIT_TINY, max_chips=3, save_model=fit
-        ).report
+        command = run(scene, folder, backbone=VIT_TINY, max_chips=3, save_model=fit)
     with Forwards() as mapping:
         run(scene, folder, model=fit)
     calls = len(both.seconds) - len(mapping.seconds)
     what = 'calls of the backbone in a fit / chips that it looked at'
-    lines.append(line(what, calls / package.fit_chips(report), 'g', ('=', 1)))
+    lines.append(line(what, calls / command.report['fit']['chips'], 'g', ('=', 1)))
     return {'lines': lines, 'paper': {'solve_seconds': seconds, 'size': size}}
 
 
 def measure_whole(folder: Path, size: int = 4096, spec: str = 'rcf') -> Row:
-    """The whole command, with its fit, against a random forest on the same scene.
-
-    Args:
-        folder: Where scenes and maps are put.
-        size: Side of the scene in metres and pixels.
-        spec: Backbone.
-    """
+    """The whole command, with its fit, against a random forest on the same scene."""
     made(folder, size)
-    both = alone('speed.mapped', str(folder), size, '', spec)
-    mapping = alone(
-        'speed.mapped', str(folder), size, str(folder / 'whole.safetensors')
-    )
-    forest = alone('speed.map_by_forest', str(folder), size)
+    place = str(folder)
+    both = alone('speed.mapped', place, size, '', spec)
+    mapping = alone('speed.mapped', place, size, str(folder / 'whole.safetensors'))
+    forest = alone('speed.map_by_forest', place, size)
     times = f' ({forest["seconds"]:.0f} s, {both["seconds"]:.0f} s)'
     peaks = f' ({both["peak_mib"]:.0f} MiB, {mapping["peak_mib"]:.0f} MiB)'
     area = f'{size**2 / 1e6:.0f} km²'
+    what = f'random forest on the bands / whole command with its fit, {area}: time'
+    faster = forest['seconds'] / both['seconds']
+    memory = 'peak memory of fit and map, more than of the map pass alone'
+    more = both['peak_mib'] / mapping['peak_mib'] - 1
     return {
         'lines': [
-            line(
-                f'random forest on the bands / whole command with its fit, {area}: time',
-                forest['seconds'] / both['seconds'],
-                '.1f',
-                ('≥', 3),
-                times,
-            ),
-            line(
-                'peak memory of fit and map, more than of the map pass alone',
-                both['peak_mib'] / mapping['peak_mib'] - 1,
-                '.0%',
-                ('≤', 0.25),
-                peaks,
-            ),
+            line(what, faster, '.1f', ('≥', 3), times),
+            line(memory, more, '.0%', ('≤', 0.25), peaks),
         ]
     }
 
@@ -616,42 +525,29 @@ def map_by_forest(folder: str, size: int) -> Row:
 def measure_flat(
     folder: Path, sizes: tuple[int, ...] = (1024, 4096, 8192), spec: str = LIGHT
 ) -> Row:
-    """Memory and time against the size of the raster, with one fit.
-
-    Args:
-        folder: Where scenes and maps are put.
-        sizes: Sides of the scenes in metres and pixels.
-        spec: Spec of the backbone.
-    """
+    """Memory and time against the size of the raster, with one fit."""
     for size in sizes:
         made(folder, size)
     fit = str(fitted(made(folder, sizes[0]), folder, spec))
     runs = [alone('speed.mapped', str(folder), size, fit) for size in sizes]
-    peaks = [row['peak_mib'] for row in runs]
-    areas = [np.log(size**2) for size in sizes]
-    times = [np.log(row['seconds']) for row in runs]
+    peaks, seconds = ([row[k] for row in runs] for k in ('peak_mib', 'seconds'))
+    areas, times = 2 * np.log(sizes), np.log(seconds)
     last = float((times[-1] - times[-2]) / (areas[-1] - areas[-2]))
+    memory = ', '.join(
+        f'{(side / 1e3) ** 2:.0f} km² {peak:.0f} MiB'
+        for side, peak in zip(sizes, peaks, strict=True)
+    )
+    took = ', '.join(f'{value:.0f} s' for value in seconds)
     spread = (max(peaks) - min(peaks)) / min(peaks)
-    seconds = ', '.join(f'{row["seconds"]:.0f} s' for row in runs)
-    sides = zip(sizes, peaks, strict=True)
-    memory = ', '.join(f'{(s / 1e3) ** 2:.0f} km² {peak:.0f} MiB' for s, peak in sides)
     exponent, area = float(np.polyfit(areas, times, 1)[0]), sizes[-1] ** 2 / 1e6
+    what, note = (
+        'range of peak memory over sizes',
+        f' (largest two: {last:.2f}; {took})',
+    )
     return {
         'lines': [
-            line(
-                'range of peak memory over sizes',
-                spread,
-                '.1%',
-                ('<', 0.1),
-                f' ({memory})',
-            ),
-            line(
-                'exponent of time over area',
-                exponent,
-                '.2f',
-                ('≤', 1.05),
-                f' (largest two: {last:.2f}; {seconds})',
-            ),
+            line(what, spread, '.1%', ('<', 0.1), f' ({memory})'),
+            line('exponent of time over area', exponent, '.2f', ('≤', 1.05), note),
         ],
         'paper': {
             'report_seconds': runs[-1]['report_seconds'] / area,
@@ -661,27 +557,19 @@ def measure_flat(
 
 
 def mapped(folder: str, size: int, fit: str, spec: str = 'rcf') -> Row:
-    """One run, as the command does it; called alone.
-
-    Args:
-        folder: Where scenes and maps are put.
-        size: Side of the scene.
-        fit: A saved fit; if empty, one is made and kept as ``whole.safetensors``.
-        spec: Backbone of the fit that is made.
-    """
+    """One run, as the command does it; called alone."""
     package.frugal()  # as the command line does
     place = Path(folder)
-    target = place / 'whole.safetensors'
+    settings: Row = {'model': Path(fit)}
     if not fit:
-        target.unlink(missing_ok=True)
-    settings: Row = {'model': Path(fit)} if fit else {'backbone': spec}
-    settings |= {} if fit else {'save_model': target}
+        settings = {'backbone': spec, 'save_model': place / 'whole.safetensors'}
+        settings['save_model'].unlink(missing_ok=True)
     with Peak() as peak:
         report = run(made(place, size), place, **settings).report
     files = {'map': 'map.tif', 'confidence': 'map_confidence.tif'}
     return {
         **peak.to_dict(),
-        'report_seconds': package.stage_seconds(report, ['report'])['report'],
+        'report_seconds': report['timings']['report'],
         'bytes': {name: (place / file).stat().st_size for name, file in files.items()},
     }
 
@@ -693,27 +581,18 @@ def measure_read(
 
     Where a GPU does the rest, this is what its process needs a core for, and no chip is
     mapped faster. Ways take turns; the median counts.
-
-    Args:
-        folder: Where scenes are.
-        size: Side of the scene in metres and pixels.
-        chip: Side of a chip.
-        rounds: How often each way is measured.
     """
     scene = made(folder, size)
-    fit = fitted(made(folder, min(size, 1024)), folder, LIGHTEST)
-    kept = fit.with_name('read.safetensors')
-    fit.rename(kept)
+    kept = folder / 'read.safetensors'
+    fitted(made(folder, min(size, 1024)), folder, LIGHTEST).rename(kept)
     rates: dict[tuple[int, int], list[float]] = {way: [] for way in WAYS}
-    for _ in range(rounds):
-        for (processes, threads), several in rates.items():
-            args = str(scene.imagery), str(scene.labels), str(kept), chip, threads
-            with ThreadPoolExecutor(processes) as pool:
-                running = [
-                    pool.submit(alone, 'speed.read_chips', *args)
-                    for _ in range(processes)
-                ]
-                several.append(sum(done.result()['rate'] for done in running))
+    for _, (processes, threads) in product(range(rounds), WAYS):
+        args = str(scene.imagery), str(scene.labels), str(kept), chip, threads
+        with ThreadPoolExecutor(processes) as pool:
+            calls = [
+                pool.submit(alone, 'speed.read_chips', *args) for _ in range(processes)
+            ]
+        rates[processes, threads].append(sum(call.result()['rate'] for call in calls))
     # Each adds a square to the map, without what it shares with its neighbours.
     area = (chip - package.default_overlap(chip, HALO)) ** 2 / 1e6
     lines = []
@@ -721,10 +600,8 @@ def measure_read(
         what = f'reading alone: processes {processes}, threads in each {threads}'
         rate = sorted(several)[rounds // 2]
         lines.append(line(what, rate, '.0f chips/s', note=f', {rate * area:.3g} km²/s'))
-    return {
-        'lines': lines,
-        'paper': {'km2_a_second': sorted(rates[1, 1])[rounds // 2] * area},
-    }
+    paper = {'km2_a_second': sorted(rates[1, 1])[rounds // 2] * area}
+    return {'lines': lines, 'paper': paper}
 
 
 def read_chips(imagery: str, labels: str, fit: str, chip: int, threads: int) -> Row:
@@ -732,10 +609,8 @@ def read_chips(imagery: str, labels: str, fit: str, chip: int, threads: int) -> 
     function, chips = package.chip_reader(imagery, labels, fit, chip, HALO)
     function(chips[0])
     with package.torch_threads(1):
-        start = now()
-        for _ in package.prefetch(
-            function, chips * AGAIN, 2 * threads, threads, each=1
-        ):
+        start, depth = now(), 2 * threads
+        for _ in package.prefetch(function, chips * AGAIN, depth, threads, each=1):
             pass
         return {'rate': len(chips) * AGAIN / (now() - start)}
 
@@ -752,15 +627,6 @@ def measure_gpu(
     """The whole map pass over the bare backbone, for each way to run it.
 
     On a GPU, the overhead of the first backbone is measured too.
-
-    Args:
-        folder: Where scenes and maps are put.
-        size: Side of the scene in metres and pixels.
-        specs: Backbones.
-        precisions: Arithmetics.
-        compiled: Whether networks are compiled.
-        chip: Side of a chip.
-        repeats: Chips that the bare backbone is timed on.
     """
     scene, device = made(folder, size), package.device_of('auto')
     cuda = device.type == 'cuda'
@@ -768,31 +634,21 @@ def measure_gpu(
     lines, paper = [], []
     for spec in specs:
         fit = fitted(scene, folder, spec, chip_size=chip)
-        for precision in precisions:
-            for compiles in compiled:
-                bare = _bare(scene.imagery, spec, precision, compiles, chip, repeats)
-                with Forwards() as forwards, _utilisation() as busy:
-                    command = run(
-                        scene,
-                        folder,
-                        model=fit,
-                        precision=precision,
-                        compile=compiles,
-                        chip_size=chip,
-                    )
-                assert forwards.first is not None
-                # The first chip's forward has the time of compiling in it.
-                spent = command.start + command.seconds - forwards.first
-                spent -= forwards.seconds[0]
-                chips = len(forwards.seconds) - 1
-                kind = f'{precision}{", compiled" if compiles else ""}'
-                model = spec.removeprefix('timm:').partition('?')[0]
-                rate = size**2 / 1e6 / spent
-                note = f' of the bare backbone, {rate:.3g} km²/s'
-                note += f', GPU {np.mean(busy):.0f} % busy' if busy else ''
-                share = chips / spent * bare
-                lines.append(line(f'{name}: {model}, {kind}', share, '.0%', note=note))
-                paper.append({'what': f'{name}, {spec}, {kind}', 'km2_a_second': rate})
+        for precision, compiles in product(precisions, compiled):
+            bare = _bare(scene.imagery, spec, precision, compiles, chip, repeats)
+            how = {'precision': precision, 'compile': compiles, 'chip_size': chip}
+            with Forwards() as forwards, _utilisation() as busy:
+                command = run(scene, folder, model=fit, **how)
+            # The first chip's forward has the time of compiling in it.
+            spent = command.since_first(forwards) - forwards.seconds[0]
+            kind = f'{precision}{", compiled" if compiles else ""}'
+            model = spec.removeprefix('timm:').partition('?')[0]
+            rate = size**2 / 1e6 / spent
+            note = f' of the bare backbone, {rate:.3g} km²/s'
+            note += f', GPU {np.mean(busy):.0f} % busy' if busy else ''
+            share = (len(forwards.seconds) - 1) / spent * bare
+            lines.append(line(f'{name}: {model}, {kind}', share, '.0%', note=note))
+            paper.append({'what': f'{name}, {spec}, {kind}', 'km2_a_second': rate})
     if cuda:
         for nodes, row in overhead_of_tokens(folder, size, specs[0], 1).items():
             steps, _ = overhead_lines(row, nodes)
@@ -804,18 +660,12 @@ def _bare(
     imagery: Path, spec: str, precision: str, compiles: bool, chip: int, repeats: int
 ) -> float:
     """Seconds a chip of the backbone alone, on one chip that is on the device."""
-    image = _chip(imagery, chip)[0].numpy()
     device = package.device_of('auto')
+    image = _chip(imagery, chip)[0].to(device)
     backbone = mapsr.create_backbone(spec, len(image), dtype='uint8').to(device)
     if compiles:
         backbone.compile()
-    extractor = package.Extractor(backbone, device, precision)
-    for _ in range(3):
-        extractor(image)
-    start = now()
-    for _ in range(repeats):
-        extractor(image)
-    return (now() - start) / repeats
+    return _timed(partial(package.extract, backbone, image, precision), repeats, 3)
 
 
 @contextmanager
@@ -823,22 +673,16 @@ def _utilisation() -> Iterator[list[float]]:
     """Per cent of time that a GPU is busy, as nvidia-smi says; empty without one."""
     samples: list[float] = []
     program = shutil.which('nvidia-smi') if torch.cuda.is_available() else None
+    query = '--query-gpu=utilization.gpu', '--format=csv,noheader,nounits'
     stop = threading.Event()
 
-    def watch(program: str) -> None:
-        query = [
-            program,
-            '--query-gpu=utilization.gpu',
-            '--format=csv,noheader,nounits',
-        ]
-        while not stop.wait(0.2):
-            done = subprocess.run(query, capture_output=True, text=True, check=False)
+    def watch() -> None:
+        while program and not stop.wait(0.2):
+            call = [program, *query]
+            done = subprocess.run(call, capture_output=True, text=True, check=False)
             samples.extend(float(value) for value in done.stdout.split()[:1])
 
-    if program is None:
-        yield samples
-        return
-    thread = threading.Thread(target=watch, args=(program,))
+    thread = threading.Thread(target=watch)
     thread.start()
     try:
         yield samples

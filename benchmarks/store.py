@@ -58,11 +58,7 @@ def commit() -> str:
 
 
 def origin(clock: str = 'wall') -> Row:
-    """Date, machine, versions and commit.
-
-    Args:
-        clock: Which seconds count.
-    """
+    """Date, machine, versions and commit."""
     return {
         'date': datetime.now(UTC).date().isoformat(),
         'machine': f'{_processor()}, {torch.get_num_threads()} thread(s) of torch',
@@ -137,11 +133,7 @@ class Store:
             file.write('\n' * broken + line)
 
     def discard(self, keys: Iterable[Row]) -> None:
-        """Leave out records.
-
-        Args:
-            keys: Theirs.
-        """
+        """Leave out records."""
         texts = set(map(_text, keys))
         kept = [vars(r) for r in Store(self.path, True) if _text(r.key) not in texts]
         _write(self.path, kept)
@@ -199,11 +191,7 @@ class Release:
             )
 
     def source(self, number: int | None = None) -> str:
-        """Where rows were measured, in words.
-
-        Args:
-            number: Of the origin; all of the table if None.
-        """
+        """Where rows were measured, in words."""
         chosen = self.origins if number is None else (self.origins[number],)
         return '; '.join(
             f'{"CPU" if where["clock"] == "cpu" else "wall"} time, {where["machine"]}, '

@@ -114,16 +114,7 @@ def unique(values: Iterable[Any]) -> list[Any]:
 def seed_rows(
     records: Iterable[Record], figures: Iterable[str]
 ) -> Iterator[tuple[Row, Row]]:
-    """A line for each row on a set: the mean over its scenes, of each seed.
-
-    Args:
-        records: With set, row, seed, and scene where a set has several.
-        figures: Names of the figures.
-
-    Yields:
-        Lines with a list for each figure, only of seeds that all scenes have; and their
-        origins.
-    """
+    """A line for each row on a set: the mean over its scenes, of each seed."""
     groups: dict[tuple[str, str], dict[int, list[Record]]] = {}
     scenes: dict[str, set[str]] = defaultdict(set)
     for record in records:
@@ -132,9 +123,7 @@ def seed_rows(
         seeds = groups.setdefault((key['set'], key['row']), defaultdict(list))
         seeds[key['seed']].append(record)
     for (name, row), seeds in groups.items():
-        complete = [
-            group for group in seeds.values() if len(group) == len(scenes[name])
-        ]
+        complete = [g for g in seeds.values() if len(g) == len(scenes[name])]
         every = [record for group in seeds.values() for record in group]
         line: Row = {'set': name, 'row': row, 'steps': every[0].key.get('steps', 0)}
         for figure in figures:
@@ -145,29 +134,18 @@ def seed_rows(
 
 
 def seed_grid(
-    release: Release,
-    titles: Mapping[str, str],
-    figures: Mapping[str, str],
-    heads: Mapping[str, str] | None = None,
+    release: Release, rows: Mapping[str, tuple[str, Any]], figures: Mapping[str, str]
 ) -> str:
-    """The table of lines with seeds.
-
-    Args:
-        release: The lines.
-        titles: Titles of rows, in their order.
-        figures: Titles of figures.
-        heads: Titles of sets; their names by default.
-    """
+    """The table of lines with seeds: rows, which begin with a title, and figures."""
     sets = unique(row['set'] for row in release.rows)
     lines = {(row['set'], row['row']): row for row in release.rows}
     places = [(name, figure) for name in sets for figure in figures]
-    head = [f'{(heads or {}).get(s, s)} {figures[f]}'.strip() for s, f in places]
     body = []
-    for row, title in titles.items():
+    for row, (title, _) in rows.items():
         values = [lines.get((name, row), {}).get(figure, []) for name, figure in places]
         if any(values):
             body.append([title, *map(mean_and_spread, values)])
-    return grid(['', *head], body)
+    return grid(['', *(f'{name} {figures[f]}' for name, f in places)], body)
 
 
 def source_of_seeds(release: Release) -> str:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -66,45 +67,43 @@ class Place:
 def find_places(
     data: Path, work: Path, sets: Sequence[str] | None = None, side: int = MADE
 ) -> Iterator[Place]:
-    """Make or find all places.
+    """Make or find all places; sets that are not there are left out.
 
     * ``made``: a made scene with the label noise of NLCD; exemplars are those of a
       landscape of another seed
     * ``openearthmap``: three quarters of each scene; exemplars are the last quarter's
       HR labels
     * ``chesapeake_wv``: six patches with NLCD itself; exemplars are two more patches'
-
-    Args:
-        data: Folder of sets of scenes; sets that are not there are left out.
-        work: Folder for files that are made.
-        sets: Sets to look for; all if None.
-        side: Rows and columns of the made scene.
     """
     for name in sets or TRAINING_SETS:
+        folders = sorted(path.parent for path in (data / name).glob('*/imagery.tif'))
         if name == 'made':
             yield _made(work / f'made-{side}', side)
-        folders = sorted(path.parent for path in (data / name).glob('*/imagery.tif'))
-        if name == 'openearthmap':
+        elif name == 'openearthmap':
             for folder in folders:
                 yield _split(folder, work / name / folder.name)
-        if name == 'chesapeake_wv' and folders:
+        elif folders:
             fitted, shown = folders[:-EXEMPLAR_PATCHES], folders[-EXEMPLAR_PATCHES:]
             region = Region(name, REAL, tuple(fitted), *SETS[name])
-            exemplars = tuple(str(folder / 'hr.tif') for folder in shown)
-            yield Place(f'{name}/all', region, exemplars, tuple(shown))
+            yield _place(f'{name}/all', region, shown, shown)
+
+
+def _place(
+    name: str, region: Region, shown: Sequence[Path], labelled: Sequence[Path]
+) -> Place:
+    exemplars = tuple(str(folder / 'hr.tif') for folder in shown)
+    return Place(name, region, exemplars, tuple(labelled))
 
 
 def _made(folder: Path, side: int) -> Place:
-    if not (folder / 'exemplars' / 'hr.tif').exists():
+    shown, labelled, half = folder / 'exemplars', folder / 'labelled', side // 2
+    if not (labelled / 'hr.tif').exists():
         mapsr.make_scene(folder, seed=11, size=(side, side))
-        mapsr.make_scene(folder / 'exemplars', seed=12, size=(side // 2, side // 2))
-    if not (folder / 'labelled' / 'hr.tif').exists():
+        mapsr.make_scene(shown, seed=12, size=(half, half))
         # not where the scene is: labels are found by their coordinates
-        half = (side // 2, side // 2)
-        mapsr.make_scene(folder / 'labelled', seed=12, size=half, origin=ELSEWHERE)
+        mapsr.make_scene(labelled, seed=12, size=(half, half), origin=ELSEWHERE)
     region = Region('made', 'clean', (folder,), 'nlcd', TARGET)
-    exemplars = (str(folder / 'exemplars' / 'hr.tif'),)
-    return Place('made/scene', region, exemplars, (folder / 'labelled',))
+    return _place('made/scene', region, [shown], [labelled])
 
 
 def _split(source: Path, folder: Path) -> Place:
@@ -113,12 +112,11 @@ def _split(source: Path, folder: Path) -> Place:
     if not (shown / 'lr.tif').exists():
         for part, start, stop in ((folder, 0, 0.75), (shown, 0.75, 1)):
             part.mkdir(parents=True, exist_ok=True)
-            for name in ('imagery', 'hr'):
-                _cut(source / f'{name}.tif', part / f'{name}.tif', start, stop)
+            for name in ('imagery.tif', 'hr.tif'):
+                _cut(source / name, part / name, start, stop)
             shutil.copy(source / 'lr.tif', part / 'lr.tif')
     region = Region('openearthmap', 'clean', (folder,), *SETS['openearthmap'])
-    name = f'openearthmap/{folder.name}'
-    return Place(name, region, (str(shown / 'hr.tif'),), (shown,))
+    return _place(f'openearthmap/{folder.name}', region, [shown], [shown])
 
 
 def _cut(source: Path, path: Path, start: float, stop: float) -> None:
@@ -126,11 +124,8 @@ def _cut(source: Path, path: Path, start: float, stop: float) -> None:
     with rasterio.open(source) as file:
         left, right = (round(share * file.width) for share in (start, stop))
         window = Window(left, 0, right - left, file.height)
-        profile = file.profile | {
-            'width': right - left,
-            'transform': file.window_transform(window),
-        }
-        with rasterio.open(path, 'w', **profile) as part:
+        place = {'width': right - left, 'transform': file.window_transform(window)}
+        with rasterio.open(path, 'w', **file.profile | place) as part:
             part.write(np.asarray(file.read(window=window)))
 
 
@@ -141,43 +136,6 @@ PRECISION = 'bf16-mixed'
 
 # Side and margin of the windows that are predicted, in pixels.
 _WINDOW, _MARGIN = 512, 32
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the table.
-
-    Args:
-        title: What the table calls it.
-        make: Makes the maps.
-        trained: Whether the seed makes a difference.
-    """
-
-    title: str
-    make: Callable[['Training'], Maps]
-    trained: bool = True
-
-
-#: Rows by name, in the order of the table.
-ROWS: dict[str, Entry] = {}
-
-
-def row(
-    name: str, title: str, trained: bool = True
-) -> 'Callable[[Callable[[Training], Maps]], Callable[[Training], Maps]]':
-    """Enter a function as a row.
-
-    Args:
-        name: What the results call it.
-        title: What the table calls it.
-        trained: Whether the seed makes a difference; if not it is measured once.
-    """
-
-    def enter(make: Callable[['Training'], Maps]) -> Callable[['Training'], Maps]:
-        ROWS[name] = Entry(title, make, trained)
-        return make
-
-    return enter
 
 
 @dataclass(frozen=True)
@@ -228,20 +186,13 @@ class Training:
     ) -> None:
         """Train a task on random crops, flipped and turned.
 
-        Args:
-            task: The task, made after the seed was set.
-            batch: Crops in a batch.
-            epochs: Parts that the training is divided into.
-            labelled: Folders of scenes that are trained on too. If there are any, HR
-                labels of other scenes are kept from the task.
-            balance: Exponent of the inverse frequency of coarse classes.
+        Where there are other scenes with HR labels (*labelled*), those of the place
+        itself are kept from the task.
         """
         region = self.place.region
-        more = [str(folder / 'imagery.tif') for folder in labelled]
-        coarse = [str(folder / 'lr.tif') for folder in labelled]
         data = mapsr.PairDataModule(
-            [*map(str, region.imagery), *more],
-            [*map(str, region.label_files), *coarse],
+            [*map(str, region.imagery), *(str(f / 'imagery.tif') for f in labelled)],
+            [*map(str, region.label_files), *(str(f / 'lr.tif') for f in labelled)],
             [str(scene / 'hr.tif') for scene in labelled or region.scenes],
             batch_size=batch,
             patch_size=CROP,
@@ -254,10 +205,6 @@ class Training:
     def fit(self, make: Callable[[], Any], **options: Any) -> Maps:
         """Make a task, train it and map the scenes with its network.
 
-        Args:
-            make: Makes the task, after the seed was set.
-            options: Of :meth:`train`.
-
         Returns:
             Class index of each scene's pixels.
         """
@@ -267,11 +214,7 @@ class Training:
         return self.predict(task.model)
 
     def predict(self, network: Callable[[Tensor], Tensor]) -> Maps:
-        """Map the scenes, window by window with a margin.
-
-        Args:
-            network: From images (B, C, H, W) as read to scores (B, classes, H, W).
-        """
+        """Map the scenes, window by window with a margin."""
         if isinstance(network, torch.nn.Module):
             network.eval()
         maps = []
@@ -279,49 +222,43 @@ class Training:
             values = torch.from_numpy(image)
             height, width = values.shape[1:]
             classes = np.zeros((height, width), np.int64)
-            for top in range(0, height, _WINDOW):
-                for left in range(0, width, _WINDOW):
-                    a, b = max(top - _MARGIN, 0), max(left - _MARGIN, 0)
-                    end = top + _WINDOW + _MARGIN, left + _WINDOW + _MARGIN
-                    with torch.inference_mode(), torch.autocast('cpu'):
-                        part = network(values[None, :, a : end[0], b : end[1]])[0]
-                    part = part[:, top - a :, left - b :][:, :_WINDOW, :_WINDOW]
-                    index = part.float().argmax(0).numpy()
-                    h, w = index.shape
-                    classes[top : top + h, left : left + w] = index
+            corners = product(*(range(0, n, _WINDOW) for n in (height, width)))
+            for top, left in corners:
+                a, b = max(top - _MARGIN, 0), max(left - _MARGIN, 0)
+                end = top + _WINDOW + _MARGIN, left + _WINDOW + _MARGIN
+                with torch.inference_mode(), torch.autocast('cpu'):
+                    part = network(values[None, :, a : end[0], b : end[1]])[0]
+                part = part[:, top - a :, left - b :][:, :_WINDOW, :_WINDOW]
+                index = part.float().argmax(0).numpy()
+                h, w = index.shape
+                classes[top : top + h, left : left + w] = index
             maps.append(classes)
         return maps
 
 
-@row('copy', 'LR copy (the paper’s Oracle)', trained=False)
-def _copy(trial: Training) -> Maps:
-    return trial.place.region.coarse
-
-
-@row('oracle', 'Oracle: majority of the HR labels in each cell', trained=False)
 def _oracle(trial: Training) -> Maps:
     region = trial.place.region
     parts = zip(region.label_files, region.imagery, region.truth, strict=True)
     return [majority_of_cells(*part, region.classes) for part in parts]
 
 
-@row('low', 'Low (hard naive)')
-def _low(trial: Training) -> Maps:
-    return trial.fit(lambda: trial.segmentation('lr'))
+def _segmented(supervision: Any) -> Callable[[Training], Maps]:
+    """A segmentation network with some labels."""
+    return lambda trial: trial.fit(lambda: trial.segmentation(supervision))
 
 
-@row('agg', 'Agg')
-def _agg(trial: Training) -> Maps:
-    return trial.fit(lambda: trial.segmentation(mapsr.RegionLabels()))
+def _adversarial(trial: Training, **network: Any) -> Maps:
+    place, options = trial.place, trial.options
+    task = partial(
+        mapsr.AdversarialTask,
+        **options | {'network': replace(options['network'], **network)},
+        exemplars=place.exemplars,
+        exemplar_legend=place.region.truth_legend,
+    )
+    return trial.fit(task)
 
 
-@row('app', 'Agg + App')
-def _app(trial: Training) -> Maps:
-    return trial.fit(lambda: mapsr.AdversarialTask(**_adversarial(trial)))
-
-
-@row('pre', 'Agg + App + Pre')
-def _pre(trial: Training) -> Maps:
+def _pretrained(trial: Training) -> Maps:
     path = trial.work / 'encoders' / f'{trial.place.name}-{trial.seed}.safetensors'
     lightning.seed_everything(trial.seed, verbose=False)
     pretraining = mapsr.MaskedAutoencoderTask(
@@ -337,16 +274,7 @@ def _pre(trial: Training) -> Maps:
         output=str(path),
     )
     trial.train(pretraining, 2 * BATCH)
-    network = replace(trial.options['network'], weights=str(path))
-    options = _adversarial(trial) | {'network': network}
-    return trial.fit(lambda: mapsr.AdversarialTask(**options))
-
-
-def _adversarial(trial: Training) -> dict[str, Any]:
-    return trial.options | {
-        'exemplars': trial.place.exemplars,
-        'exemplar_legend': trial.place.region.truth_legend,
-    }
+    return _adversarial(trial, weights=str(path))
 
 
 # Of the HR labels' cross entropy beside the statistics loss.
@@ -355,54 +283,6 @@ HR_WEIGHT = 1.0
 # Chips of the paper's own method are drawn inversely to the frequency of their coarse
 # classes; by its square root here, since some classes have a handful of cells.
 BALANCE = 0.5
-
-
-@row('soft', 'Soft naive')
-def _soft(trial: Training) -> Maps:
-    return trial.fit(
-        lambda: trial.segmentation(mapsr.ExpectedShares(_statistics(trial)))
-    )
-
-
-@row('em', 'EM with superpixels')
-def _em(trial: Training) -> Maps:
-    options: dict[str, Any] = {'warmup_epochs': 6, 'round_epochs': 2}
-    return trial.fit(
-        lambda: mapsr.ExpectationMaximizationTask(
-            **trial.options,
-            supervision=mapsr.MatchedStatistics(_statistics(trial)),
-            **options,
-        ),
-        epochs=10,
-    )
-
-
-@row('sr_area', 'SR, with chips by area')
-def _sr_area(trial: Training) -> Maps:
-    return trial.fit(lambda: _matched(trial))
-
-
-@row('sr', 'SR')
-def _sr(trial: Training) -> Maps:
-    return trial.fit(lambda: _matched(trial), balance=BALANCE)
-
-
-@row('sr_l2', 'SR without the log-variance term')
-def _sr_l2(trial: Training) -> Maps:
-    return trial.fit(lambda: _matched(trial, variance_weight=0.0), balance=BALANCE)
-
-
-@row('hr_sr', 'HR + SR (HR labels of the other place)')
-def _hr_sr(trial: Training) -> Maps:
-    return trial.fit(
-        lambda: _matched(trial, hr_weight=HR_WEIGHT),
-        labelled=trial.place.labelled,
-        balance=BALANCE,
-    )
-
-
-def _matched(trial: Training, **options: Any) -> mapsr.SegmentationTask:
-    return trial.segmentation(mapsr.MatchedStatistics(_statistics(trial), **options))
 
 
 def _statistics(trial: Training) -> str:
@@ -418,10 +298,58 @@ def _statistics(trial: Training) -> str:
     return str(path)
 
 
-@row('high', 'High (bound: trained with HR labels of the same scenes)')
-def _high(trial: Training) -> Maps:
-    return trial.fit(lambda: trial.segmentation('hr'))
+def _soft(trial: Training) -> Maps:
+    supervision = mapsr.ExpectedShares(_statistics(trial))
+    return trial.fit(lambda: trial.segmentation(supervision))
 
+
+def _em(trial: Training) -> Maps:
+    task = partial(
+        mapsr.ExpectationMaximizationTask,
+        **trial.options,
+        supervision=mapsr.MatchedStatistics(_statistics(trial)),
+        warmup_epochs=6,
+        round_epochs=2,
+    )
+    return trial.fit(task, epochs=10)
+
+
+def _matched(
+    trial: Training, balance: float = BALANCE, labelled: bool = False, **options: Any
+) -> Maps:
+    supervision = mapsr.MatchedStatistics(_statistics(trial), **options)
+    return trial.fit(
+        lambda: trial.segmentation(supervision),
+        balance=balance,
+        labelled=trial.place.labelled if labelled else (),
+    )
+
+
+#: Rows by name, in the order of the table: their title, and what makes the maps.
+ROWS: dict[str, tuple[str, Callable[[Training], Maps]]] = {
+    'copy': ('LR copy (the paper’s Oracle)', lambda trial: trial.place.region.coarse),
+    'oracle': ('Oracle: majority of the HR labels in each cell', _oracle),
+    'low': ('Low (hard naive)', _segmented('lr')),
+    'agg': ('Agg', _segmented(mapsr.RegionLabels())),
+    'app': ('Agg + App', _adversarial),
+    'pre': ('Agg + App + Pre', _pretrained),
+    'soft': ('Soft naive', _soft),
+    'em': ('EM with superpixels', _em),
+    'sr_area': ('SR, with chips by area', partial(_matched, balance=0.0)),
+    'sr': ('SR', _matched),
+    'sr_l2': ('SR without the log-variance term', partial(_matched, variance_weight=0)),
+    'hr_sr': (
+        'HR + SR (HR labels of the other place)',
+        partial(_matched, labelled=True, hr_weight=HR_WEIGHT),
+    ),
+    'high': (
+        'High (bound: trained with HR labels of the same scenes)',
+        _segmented('hr'),
+    ),
+}
+
+# Rows that know no seed.
+SEEDLESS = 'copy', 'oracle'
 
 FIGURES = {'miou': 'mIoU', 'accuracy': 'accuracy', 'f1': 'F1'}
 
@@ -441,25 +369,18 @@ def trials(options: argparse.Namespace) -> Iterator[Trial]:
     sets = ['made'] if options.tiny else options.sets
     work = options.work / 'training'
     places = list(find_places(options.data, work, sets, side))
-    for seed in options.seeds:
-        for place in places:
-            for name in options.rows:
-                if not ROWS[name].trained and seed != options.seeds[0]:
-                    continue
-                kind, scene = place.name.split('/')
-                key = {'set': kind, 'scene': scene, 'row': name, 'seed': seed}
-                key['steps'] = steps if ROWS[name].trained else 0
-                yield key, partial(measure, Training(place, seed, steps, work), name)
+    for seed, place, name in product(options.seeds, places, options.rows):
+        if name in SEEDLESS and seed != options.seeds[0]:
+            continue
+        kind, scene = place.name.split('/')
+        key = {'set': kind, 'scene': scene, 'row': name, 'seed': seed}
+        key['steps'] = 0 if name in SEEDLESS else steps
+        yield key, partial(measure, Training(place, seed, steps, work), name)
 
 
 def measure(trial: Training, name: str) -> Row:
-    """Train, map and score.
-
-    Args:
-        trial: Where, and with what seed.
-        name: Which row.
-    """
-    maps = ROWS[name].make(trial)
+    """Train, map and score."""
+    maps = ROWS[name][1](trial)
     total = sum(trial.place.region.score(maps).values())
     figures = figures_of(total)
     developed = trial.place.region.score_developed(maps)
@@ -487,7 +408,7 @@ def checks(release: Release) -> list[str]:
             if min(len(a), len(b)) == 1:
                 verdict = 'a single seed'
             sentences.append(
-                f'- {verdict}: {ROWS[above].title} above {ROWS[below].title}, {name}: '
+                f'- {verdict}: {ROWS[above][0]} above {ROWS[below][0]}, {name}: '
                 f'{gain:+.3f} mIoU (± {noise:.3f})'
             )
     return sentences
@@ -495,12 +416,11 @@ def checks(release: Release) -> list[str]:
 
 def markdown(release: Release) -> str:
     """Table and checks, and where the figures come from."""
-    titles = {name: row.title for name, row in ROWS.items()}
     steps = ' or '.join(
         map(str, unique(r['steps'] for r in release.rows if r['steps']))
     )
     trained = f'Each network was trained for {steps} steps of {BATCH} crops of {CROP}².'
-    table = seed_grid(release, titles, FIGURES)
+    table = seed_grid(release, ROWS, FIGURES)
     source = f'{trained} {source_of_seeds(release)}'
     return '\n\n'.join([table, '\n'.join(checks(release)), source])
 

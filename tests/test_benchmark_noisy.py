@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,40 +10,32 @@ import pytest
 import torch
 from sklearn.metrics import jaccard_score, recall_score
 
-from benchmarks import frozen_noise, noisy
-from benchmarks.noisy import ROWS, TITLES
-
-
-def test_every_row_has_a_title() -> None:
-    assert list(ROWS) == list(TITLES)
-    assert list(frozen_noise.ROWS) == list(frozen_noise.TITLES)
+from benchmarks import noisy
 
 
 def test_made_problem(tmp_path: Path) -> None:
     problem = noisy.made(0, tmp_path, 480)
-    shares = problem.source.shares()
     assert problem.minority == noisy.WATER
-    assert 0 < shares[noisy.WATER] < 3 * noisy.RARE
-    assert problem.target.shares()[noisy.WATER] > 10 * noisy.RARE
-    wrong, known = 0, 0
-    for label, truth in zip(problem.source.labels, problem.source.truth, strict=True):
-        wrong += int((label != truth).sum())
-        known += label.size
+    water = noisy.shares(piece.truth for piece in problem.source)[noisy.WATER]
+    assert 0 < water < 3 * noisy.RARE
+    (target,) = problem.target
+    assert noisy.shares([target.truth])[noisy.WATER] > 10 * noisy.RARE
+    wrong = sum(int((p.labels != p.truth).sum()) for p in problem.source)
+    total = sum(piece.labels.size for piece in problem.source)
     # noise, and what is inside of a cell and not its most frequent class
-    assert noisy.NOISE / 2 < wrong / known < 2 * noisy.NOISE
-    (image,) = problem.target.images
-    assert image.shape[1] == int(480 / noisy.COARSE)
+    assert noisy.NOISE / 2 < wrong / total < 2 * noisy.NOISE
+    assert target.image.shape[1] == int(480 / noisy.COARSE)
 
 
 def test_crops_are_pixels_with_their_labels(tmp_path: Path) -> None:
     problem = noisy.made(0, tmp_path, 240)
     # an image that says what its label is
-    labels = problem.source.labels
-    images = tuple(
-        torch.from_numpy(label)[None].float().expand(3, -1, -1) for label in labels
-    )
-    domain = noisy.Domain(images, problem.source.truth, labels)
-    setting = noisy.Setting(problem, 0, tmp_path, 3, ROWS)
+    labels = [piece.labels for piece in problem.source]
+    domain = [
+        replace(p, image=torch.from_numpy(p.labels)[None].float().expand(3, -1, -1))
+        for p in problem.source
+    ]
+    setting = noisy.Setting(problem, 0, tmp_path, 3)
     crops = setting.crops(domain, labels, 0)
     assert len(crops) == 3
     for batch in crops:
@@ -64,7 +57,7 @@ def test_rows_build_on_others(tmp_path: Path) -> None:
 
 def test_figures(tmp_path: Path) -> None:
     problem = noisy.made(0, tmp_path, 240)
-    (truth,) = problem.target.truth
+    truth = problem.target[0].truth
     guess = np.random.default_rng(0).integers(0, 4, truth.shape)
     guess[::2] = truth[::2]
     found = noisy.score(problem, [guess])
@@ -84,16 +77,16 @@ def test_figures(tmp_path: Path) -> None:
 def test_class_aware_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Patches that the source's network gives water, and a step of each row on them."""
     problem = noisy.made(0, tmp_path, 480)
-    setting = noisy.Setting(problem, 0, tmp_path, 1, ROWS)
-    maps = [np.zeros_like(truth) + 1 for truth in problem.target.truth]
+    setting = noisy.Setting(problem, 0, tmp_path, 1)
+    maps = [np.ones_like(piece.truth) for piece in problem.target]
     maps[0][:20, 70:80] = noisy.WATER
     monkeypatch.setattr(noisy.Setting, 'maps', lambda self, network: maps)
     patches, labels = noisy.selected(setting)
-    assert len(patches.images) == len(labels) == 1
-    assert torch.equal(patches.images[0], problem.target.images[0][:, :64, 64:128])
+    assert len(patches) == len(labels) == 1
+    assert torch.equal(patches[0].image, problem.target[0].image[:, :64, 64:128])
     assert (labels[0] == maps[0][:64, 64:128]).all()
     others, _ = noisy.selected(setting, minority=False)
-    assert len(others.images) == 1
+    assert len(others) == 1
     for row in ('selection', 'contrast'):
         network = setting.network(row)
-        assert network(patches.images[0][None]).shape == (1, 4, 64, 64)
+        assert network(patches[0].image[None]).shape == (1, 4, 64, 64)

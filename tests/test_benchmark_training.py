@@ -42,7 +42,7 @@ def test_oracle_is_the_best_label_of_each_cell(place: Place, tmp_path: Path) -> 
     trial = Training(place, 0, 1, tmp_path)
     figures = [training.measure(trial, name)['accuracy'] for name in ('copy', 'oracle')]
     assert figures[0] < figures[1] < 1
-    (found,), (truth,) = ROWS['oracle'].make(trial), place.region.truth
+    (found,), (truth,) = ROWS['oracle'][1](trial), place.region.truth
     assert (found >= 0).all()
     # a cell that lies inside has one class, and none covers more of it
     block = found[60:62, 70:72]

@@ -143,9 +143,8 @@ def test_seeds_that_all_scenes_have() -> None:
     ]
     release = Release.of(seed_rows(records, ['miou']))
     assert [row['miou'] for row in release.rows] == [[0.55, 0.56, 0.57], [0.65, 0.66]]
-    text = seed_grid(
-        release, {'app': 'App', 'low': 'Low', 'no': 'No'}, {'miou': 'mIoU'}
-    )
+    rows = {'app': ('App', None), 'low': ('Low', None), 'no': ('No', None)}
+    text = seed_grid(release, rows, {'miou': 'mIoU'})
     assert text.splitlines()[0] == '|  | a mIoU |'
     assert text.splitlines()[2:] == [
         '| App | 0.655 ± 0.007 (2) |',
@@ -169,7 +168,7 @@ class TestScenes:
         region = Region(
             'openearthmap', 'clean', folder, made_scene.legend, made_scene.target
         )
-        job = MapJob(
+        job = MapJob.from_flags(
             imagery=(str(made_scene.imagery),),
             labels=(str(made_scene.labels),),
             legend=made_scene.legend,

@@ -24,6 +24,10 @@ _EXAMPLES = """examples:
   torchgeo-mapsr map c.tif --model fit.safetensors --output c_landcover.tif
   torchgeo-mapsr export landcover.tif --polygons landcover_polygons.gpkg
   torchgeo-mapsr evaluate maps/*.tif --truth truth/*.tif --truth-legend chesapeake-7
+  torchgeo-mapsr sample landcover.tif --output points.gpkg
+  torchgeo-mapsr area landcover.tif --points points.gpkg
+  torchgeo-mapsr change map_2013.tif map_2019.tif --output change.tif
+  torchgeo-mapsr report landcover.json
   torchgeo-mapsr statistics nlcd.tif --truth lc.tif --legend nlcd --output stats.yaml
   torchgeo-mapsr select maps/*.tif --minority 4 --output patches.gpkg
   torchgeo-mapsr fit --config mapsr.yaml
