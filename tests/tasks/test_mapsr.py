@@ -29,6 +29,7 @@ from torchgeo_mapsr.datasets import Crosswalk, LRHRPair, collate_pairs, make_sce
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.accuracy import compare
+from torchgeo_mapsr.models.head.cells import WHOLE
 from torchgeo_mapsr.models.head.probe import LinearProbe, class_weights
 from torchgeo_mapsr.tasks import MapSRTask
 
@@ -137,7 +138,7 @@ def whole(batch: dict[str, Any]) -> Tensor:
         [torch.bincount(r.flatten(), minlength=shape[1:].numel() + 1) for r in region]
     )
     count = count[:, 1:].view(shape)
-    return (count > 0) & ((count - batch['lr_pixels']).abs() < 0.5)
+    return (count > 0) & (count >= WHOLE * batch['lr_pixels'])
 
 
 def test_map_beats_the_coarse_labels(fitted: Fitted) -> None:
@@ -584,8 +585,13 @@ class TestMistakes:
         batch = chips.batches[0]
         water = batch | {'lr_label': torch.full_like(batch['lr_label'], 11)}
         loader = DataLoader([water], batch_size=None)
-        with pytest.raises(InputError, match="only 'Water'"):
-            trainer().fit(MapSRTask(SMALL, **QUICK), loader)
+        for recipe, message in (
+            ('codes', 'only the code 11'),
+            ('classes', "only 'Water'"),
+        ):
+            task = MapSRTask(SMALL, fit=FEW | {'recipe': recipe})
+            with pytest.raises(InputError, match=message):
+                trainer().fit(task, loader)
 
     def test_unknown_codes_are_reported(self, chips: Chips) -> None:
         codes = chips.batches[0]['lr_label'].clone()
