@@ -29,7 +29,6 @@ from torchgeo_mapsr.datasets import Crosswalk, LRHRPair, collate_pairs, make_sce
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.accuracy import compare
-from torchgeo_mapsr.models.head.cells import WHOLE
 from torchgeo_mapsr.models.head.probe import LinearProbe, class_weights
 from torchgeo_mapsr.tasks import MapSRTask
 
@@ -122,7 +121,8 @@ def test_fit_takes_one_epoch_and_sees_every_cell(fitted: Fitted) -> None:
     assert labels['cells_used'] == len(usable)
     assert 100 < len(usable) < shown
     assert labels['unknown_codes'] == {}
-    assert fitted.task.land_cover.provenance['backbone']['spec'] == SMALL
+    spec = fitted.task.land_cover.provenance['backbone']['spec']
+    assert spec == f'{SMALL}&seed=0'  # any process makes the same filters
 
 
 def crosswalk_index(codes: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def whole(batch: dict[str, Any]) -> Tensor:
         [torch.bincount(r.flatten(), minlength=shape[1:].numel() + 1) for r in region]
     )
     count = count[:, 1:].view(shape)
-    return (count > 0) & (count >= WHOLE * batch['lr_pixels'])
+    return (count > 0) & ((count - batch['lr_pixels']).abs() < 0.5)
 
 
 def test_map_beats_the_coarse_labels(fitted: Fitted) -> None:
