@@ -147,7 +147,7 @@ def test_another_file_is_noticed(checkpoints: list[Path], tmp_path: Path) -> Non
     ('changes', 'message'),
     [
         (['--target', 'worldcover'], 'give --target land-cover-4'),
-        (['--bands', '1', '2', '3'], 'trained on imagery of 4 bands'),
+        (['--bands', '1', '2', '3'], 'made for imagery of 4 bands, this has 3'),
         (['--model', 'fit.safetensors'], 'leave out --model'),
         (['--save-model', 'fit.safetensors'], 'leave out --model and --save-model'),
         (['--ensemble-weights', '1', '2'], '2 weights for 1 networks'),

@@ -132,10 +132,8 @@ class MapSRTask(LandCoverTask):
         # Plain values, which a checkpoint can be loaded with as nothing but data.
         self.hparams['fit'] = asdict(self.fit_options)
         options = self.fit_options
-        if solver == 'sgd' and (options.noise, options.class_weight) != (
-            'none',
-            'power',
-        ):
+        plain = options.noise in ('auto', 'none') and options.class_weight == 'power'
+        if solver == 'sgd' and not plain:
             raise InputError("noise and class_weight need solver='lbfgs'.")
         if model is not None:
             self._take_over(LandCoverModel.load(model, backbone=self.backbone))

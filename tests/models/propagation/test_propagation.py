@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.models.propagation.propagation import Propagation, principal
+from torchgeo_mapsr.models.propagation.propagation import (
+    Propagation,
+    parse_propagation,
+    principal,
+)
 from torchgeo_mapsr.models.propagation.superpixels import superpixels
 from torchgeo_mapsr.models.tokens.tokens import Tokens
 
@@ -305,3 +309,29 @@ def test_principal_keeps_cosines() -> None:
 def test_bad_options(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match='Propagation takes'):
         Propagation(**options)
+
+
+@pytest.mark.parametrize(
+    ('spec', 'expected'),
+    [
+        ('tokens', Propagation(nodes='tokens')),
+        ('superpixels', Propagation(nodes='superpixels')),
+        (
+            'superpixels?neighbours=100&alpha=0.5',
+            Propagation(nodes='superpixels', neighbours=100, alpha=0.5),
+        ),
+        ('tokens?spacing=16', Propagation(nodes='tokens', spacing=16)),
+    ],
+)
+def test_spec(spec: str, expected: Propagation) -> None:
+    assert parse_propagation(spec) == expected
+
+
+@pytest.mark.parametrize(
+    'spec',
+    ['pixels', '', 'tokens:x', 'tokens?alpha=2', 'tokens?beta=1', 'tokens?alpha=much'],
+)
+def test_mistakes_in_a_spec(spec: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_propagation(spec)
+    assert '\n' not in str(error.value)
