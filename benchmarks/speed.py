@@ -76,7 +76,7 @@ TINY: dict[str, dict[str, Any]] = {
     'flat': {'sizes': (256, 512)},
     'read': {'size': 512, 'rounds': 1},
     'gpu': {'size': 256, 'specs': ('timm:test_vit?weights=random',), 'chip': 160}
-    | {'repeats': 2},
+    | {'repeats': 2, 'compiled': (False,)},
 }
 
 _ASKED = {'≤': operator.le, '<': operator.lt, '≥': operator.ge, '=': operator.eq}
