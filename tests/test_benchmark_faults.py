@@ -78,6 +78,7 @@ class TestCoverage:
     def test_table(self, covered: int, verdict: str) -> None:
         where = {'commit': 'a', 'date': '', 'machine': '', 'clock': 'wall'}
         where |= {'versions': {'torch': '', 'torchgeo': ''}}  # type: ignore[dict-item]
-        row = {'code': '1', 'samples': 1000, 'points': 300, 'covered': covered}
+        row = {'strata': 'class', 'code': '1', 'samples': 1000, 'points': 300}
+        row |= {'covered': covered}
         text = coverage.markdown(Release.of([(row, where)]))
         assert f'{covered / 10:.1f}% | 93 to 97 % {verdict}' in text
