@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         collate_pairs,
         make_scene,
     )
+    from .datasets.chip import Chip
     from .errors import InputError
     from .losses import (
         ClassBalancedCrossEntropy,
@@ -44,11 +45,16 @@ if TYPE_CHECKING:
         RegionCrossEntropy,
         SymmetricCrossEntropy,
     )
+    from .mapping.arrays import fit, map_array
     from .mapping.config import MapJob
     from .mapping.run import map_region
+    from .models.backbones.backbone import Backbone
     from .models.backbones.create import create_backbone
+    from .models.head.cells import Cells
+    from .models.head.head import Head
     from .models.head.options import FitOptions
     from .models.model import LandCoverModel
+    from .models.tokens.tokens import Tokens
     from .samplers import (
         BalancedChipSampler,
         ChipSampler,
@@ -80,9 +86,12 @@ __version__ = '0.1.0'
 
 __all__ = (
     'AdversarialTask',
+    'Backbone',
     'BalancedChipSampler',
+    'Cells',
     'ChesapeakePairs',
     'ChesapeakePairsDataModule',
+    'Chip',
     'ChipSampler',
     'ClassAwareTask',
     'ClassBalancedCrossEntropy',
@@ -98,6 +107,7 @@ __all__ = (
     'FineLabelPair',
     'FitOptions',
     'FitSampler',
+    'Head',
     'Imagery',
     'InputError',
     'JointStatistics',
@@ -133,11 +143,14 @@ __all__ = (
     'SelfTrainingTask',
     'SourceTargetDataModule',
     'SymmetricCrossEntropy',
+    'Tokens',
     'UnlabelledDataModule',
     'UnlabelledImagery',
     'collate_pairs',
     'create_backbone',
+    'fit',
     'make_scene',
+    'map_array',
     'map_region',
 )
 
@@ -182,7 +195,13 @@ _HOMES = {
         'SymmetricCrossEntropy',
     ),
     'mapping.run': ('map_region',),
+    'datasets.chip': ('Chip',),
+    'mapping.arrays': ('fit', 'map_array'),
     'mapping.config': ('MapJob',),
+    'models.backbones.backbone': ('Backbone',),
+    'models.head.cells': ('Cells',),
+    'models.head.head': ('Head',),
+    'models.tokens.tokens': ('Tokens',),
     'tasks.map_writer': ('MapWriter',),
     'models.backbones.create': ('create_backbone',),
     'models.head.options': ('FitOptions',),

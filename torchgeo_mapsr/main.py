@@ -6,11 +6,12 @@
 import argparse
 import errno
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__
-from .errors import InputError
+from .errors import InputError, InputWarning
 from .memory import frugal
 from .verbs import VERBS
 
@@ -23,6 +24,10 @@ _EXAMPLES = """examples:
   torchgeo-mapsr map c.tif --model fit.safetensors --output c_landcover.tif
   torchgeo-mapsr export landcover.tif --polygons landcover_polygons.gpkg
   torchgeo-mapsr evaluate maps/*.tif --truth truth/*.tif --truth-legend chesapeake-7
+  torchgeo-mapsr sample landcover.tif --output points.gpkg
+  torchgeo-mapsr area landcover.tif --points points.gpkg
+  torchgeo-mapsr change map_2013.tif map_2019.tif --output change.tif
+  torchgeo-mapsr report landcover.json
   torchgeo-mapsr statistics nlcd.tif --truth lc.tif --legend nlcd --output stats.yaml
   torchgeo-mapsr select maps/*.tif --minority 4 --output patches.gpkg
   torchgeo-mapsr fit --config mapsr.yaml
@@ -43,6 +48,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for what the user can put right, 130 after Ctrl-C.
     """
     frugal()
+    warnings.showwarning = _show_warning
     given = sys.argv[1:] if args is None else list(args)
     if given and given[0] in LIGHTNING_VERBS:
         return _lightning(None if args is None else given)
@@ -62,6 +68,22 @@ def main(args: Sequence[str] | None = None) -> int:
         full = error.errno in _DISK_FULL
         what = 'The disk is full' if full else error.strerror or str(error)
         return _fail(f'{what}{where}. {kept}')
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """One line for what a person gave; others' warnings as Python shows them."""
+    if issubclass(category, InputWarning):
+        text = f'Note: {" ".join(str(message).split())}\n'
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+    (file or sys.stderr).write(text)
 
 
 def _fail(message: str) -> int:

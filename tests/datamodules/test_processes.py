@@ -6,6 +6,7 @@
 import copy
 import json
 import pickle
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,13 @@ def sums(loader: Any) -> list[float]:
 
 
 def read_share(rank: int, folder: Path) -> None:
-    """Read the chips of one of two processes, by a worker that is spawned."""
+    """Read the chips of one of two processes."""
     distributed.init_process_group(
-        'gloo', init_method=f'file://{folder / "group"}', rank=rank, world_size=2
+        'gloo',
+        init_method=f'file://{folder / "group"}',
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=100),
     )
     module = module_of(folder)
     module.setup('fit')
@@ -55,8 +60,6 @@ def read_share(rank: int, folder: Path) -> None:
         module.train_dataset,
         batch_size=2,
         sampler=sampler,
-        num_workers=1,
-        multiprocessing_context='spawn',
         collate_fn=module.collate_fn,
     )
     shares: list[Any] = [None, None]
@@ -75,6 +78,20 @@ def test_two_processes_share_the_chips(folder: Path) -> None:
     first, second = json.loads((folder / 'shares.json').read_text())
     assert sorted(first + second) == sorted(expected)
     assert not set(first) & set(second)
+
+
+def test_a_worker_that_is_spawned(folder: Path) -> None:
+    module = module_of(folder)
+    module.setup('fit')
+    loader = DataLoader(
+        module.train_dataset,
+        batch_size=2,
+        sampler=module.train_sampler,
+        num_workers=1,
+        multiprocessing_context='spawn',
+        collate_fn=module.collate_fn,
+    )
+    assert sums(loader) == sums(module.train_dataloader())
 
 
 NAMES = [name for name in datamodules.__all__ if name != 'ChipDataModule']

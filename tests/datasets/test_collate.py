@@ -64,6 +64,49 @@ def test_other_tensors_are_stacked_and_shares_are_optional() -> None:
     assert batch['image'].shape == (2, 3, 8, 8)
 
 
+windows = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 7))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(windows, min_size=1, max_size=4), st.integers(0, 999))
+def test_several_label_rasters(sizes: list[tuple[int, int, int]], seed: int) -> None:
+    """Also where samples have different numbers of them."""
+    samples = []
+    for i, (rasters, h, w) in enumerate(sizes):
+        sample = make((rasters * h, w), seed + i) | {
+            'lr_place': torch.arange(3 * rasters).view(rasters, 3),
+            'mask_coordinates': torch.rand(2 * rasters, 8, 8),
+        }
+        for key in ('lr_label', 'lr_pixels'):
+            sample[key] = sample[key].view(rasters, h, w)
+            sample[key] = sample[key][0] if rasters == 1 else sample[key]
+        if rasters == 1:
+            sample['lr_place'] = sample['lr_place'][0]
+        samples.append(sample)
+    batch = collate_pairs(samples)
+    most, height, width = (max(sizes) for sizes in zip(*sizes, strict=True))
+    shape = (height, width) if most == 1 else (most, height, width)
+    assert batch['lr_label'].shape == batch['lr_pixels'].shape == (len(sizes), *shape)
+    assert batch['mask_coordinates'].shape == (len(sizes), 2 * most, 8, 8)
+    for i, (sample, (rasters, _, _)) in enumerate(zip(samples, sizes, strict=True)):
+        region = batch['mask_region'][i]
+        for key in ('lr_label', 'lr_pixels'):
+            found, expected = (
+                look_up(values, cells)
+                for values, cells in (
+                    (batch[key][i], region),
+                    (sample[key], sample['mask_region']),
+                )
+            )
+            torch.testing.assert_close(found, expected)
+        assert torch.equal(region > 0, sample['mask_region'] > 0)
+        place = batch['lr_place'][i].reshape(-1, 3)
+        assert torch.equal(place[:rasters], sample['lr_place'].reshape(-1, 3))
+        at = batch['mask_coordinates'][i]
+        assert torch.equal(at[: 2 * rasters], sample['mask_coordinates'])
+        assert at[2 * rasters :].isnan().all()
+
+
 def test_widen() -> None:
     region = torch.tensor([0, 1, 3, 4, 6])
     torch.testing.assert_close(widen(region, 3, 5), torch.tensor([0, 1, 3, 6, 8]))

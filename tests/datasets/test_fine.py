@@ -16,6 +16,7 @@ from rasterio.transform import Affine
 from rasterio.warp import reproject
 
 from torchgeo_mapsr.datasets import Crosswalk, Legend, fine
+from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.fine import FineLabelPair
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.unlabelled import ManyImagery
@@ -73,7 +74,7 @@ def test_votes_are_those_of_the_centres(
     labels = write('fine.tif', LABELS, transform, crs, nodata=0)
     pair = FineLabelPair(imagery, labels, SAME, shares=True, least=least)
     grid = pair.imagery.geobox[2:20, 3:25]
-    sample = pair.sample(grid)
+    sample = pair.sample(ChipQuery(0, grid))
     # beyond the raster there are labels too, of no class
     around = np.pad(LABELS, 40), transform * Affine.translation(-40, -40)
     mask, share = literal(grid, *around, crs, least)
@@ -92,7 +93,7 @@ def test_aligned_grids_agree_with_gdal(write: Write, imagery: str) -> None:
     codes = codes.astype('uint8')
     labels = write('fine.tif', codes, transform)
     pair = FineLabelPair(imagery, labels, SAME, shares=True)
-    sample = pair.sample(pair.imagery.geobox)
+    sample = pair.sample(ChipQuery(0, pair.imagery.geobox))
 
     def warp(values: NDArray[Any], how: Resampling) -> NDArray[Any]:
         out = np.zeros((30, 26), values.dtype)
@@ -119,7 +120,7 @@ def test_ties_go_to_the_first_class_and_nodata_has_no_vote(write: Write) -> None
     labels = write('fine.tif', codes.astype('uint8'), HR * Affine.scale(5), nodata=0)
     for least, expected in ((0.5, [1, 4, -1, -1, -1]), (0, [1, 4, 3, -1, 2])):
         pair = FineLabelPair(image, labels, SAME, shares=True, least=least)
-        sample = pair.sample(pair.imagery.geobox)
+        sample = pair.sample(ChipQuery(0, pair.imagery.geobox))
         assert sample['mask'][0].tolist() == expected
         known = sample['mask'] > 0
         torch.testing.assert_close(sample['mask_share'].sum(0), known.float())
@@ -134,7 +135,7 @@ def test_votes_are_in_classes_of_the_target(write: Write) -> None:
     four = Crosswalk.load('five-billion-pixels', 'land-cover-4')
     for crosswalk, code in ((own, 1), (four, 3)):
         pair = FineLabelPair(image, labels, crosswalk)
-        assert pair.sample(pair.imagery.geobox)['mask'].item() == code
+        assert pair.sample(ChipQuery(0, pair.imagery.geobox))['mask'].item() == code
 
 
 def test_chunks_change_nothing(
@@ -167,7 +168,7 @@ def test_several_grids_and_beyond_the_imagery(write: Write, imagery: str) -> Non
     near = write('near.tif', half[:30], HR * Affine.scale(5), nodata=0)
     far = write('far.tif', half + 1, HR * Affine.scale(4.99), nodata=0)
     pair = FineLabelPair(imagery, [near, far], SAME)
-    sample = pair.sample(pair.imagery.geobox.pad(3))
+    sample = pair.sample(ChipQuery(0, pair.imagery.geobox.pad(3)))
     inside = sample['mask'][3:-3, 3:-3]
     assert (inside[:15] == 2).all()
     assert (inside[15:29] == 3)[:, :25].all()
@@ -178,7 +179,7 @@ def test_several_grids_and_beyond_the_imagery(write: Write, imagery: str) -> Non
 def test_augmentations_carry_labels_along(write: Write, imagery: str) -> None:
     labels = write('fine.tif', LABELS, HR * Affine.scale(2.5), nodata=0)
     pair = FineLabelPair(imagery, labels, SAME, shares=True)
-    sample = pair.sample(pair.imagery.geobox)
+    sample = pair.sample(ChipQuery(0, pair.imagery.geobox))
     keys = ('image', 'mask', 'mask_share', 'mask_valid')
     flip = K.AugmentationSequential(
         K.RandomHorizontalFlip(p=1), data_keys=None, keepdim=True

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
+from rasterio.shutil import copy as copy_raster
 from rasterio.transform import Affine
 
 from torchgeo_mapsr.datasets.geo.grid import bring_together
@@ -350,8 +351,8 @@ class TestNoData:
 
 def test_palette_is_read_as_its_colours(write: Write) -> None:
     index = noise(1, 20, 20) % 3
-    path = write('a.tif', index)
-    colors = {0: (9, 8, 7, 255), 1: (100, 0, 50, 255), 2: (0, 0, 0, 0)}
+    path = write('a.tif', index, nodata=2)
+    colors = {0: (9, 8, 7, 255), 1: (100, 0, 50, 255), 2: (0, 0, 0, 255)}
     with rasterio.open(path, 'r+') as target:
         target.write_colormap(1, colors)
         target.colorinterp = [ColorInterp.palette]
@@ -396,7 +397,7 @@ class TestMosaicUnits:
         if dtype == 'uint16':  # the same type, and levels that may be so
             assert Imagery(paths).bands == 2
             return
-        with pytest.raises(InputError, match=r'r\.tif: its values .* l\.tif'):
+        with pytest.raises(InputError, match=r'r\.tif: its values .*l\.tif'):
             Imagery(paths)
 
     def test_broken_tags(self, write: Write) -> None:
@@ -525,10 +526,9 @@ class TestLines:
         assert self.line(paths)
 
     def test_missing_source(self, write: Write, tmp_path: Path) -> None:
-        rasterio.shutil.copy(
-            write('a.tif', noise(1, 9, 9)), tmp_path / 'a.vrt', driver='VRT'
-        )
+        copy_raster(write('a.tif', noise(1, 9, 9)), tmp_path / 'a.vrt', driver='VRT')
         imagery = Imagery(tmp_path / 'a.vrt')
+        assert set(imagery.files) == {str(tmp_path / n) for n in ('a.tif', 'a.vrt')}
         (tmp_path / 'a.tif').rename(tmp_path / 'b.tif')
         assert imagery.changed() == (str(tmp_path / 'a.vrt'),)
         assert 'its source' in self.line(tmp_path / 'a.vrt')
@@ -577,4 +577,6 @@ def test_renamed_folder_is_the_same_work(write: Write, tmp_path: Path) -> None:
 
 def test_size_is_told(write: Write) -> None:
     imagery = Imagery(write('a.tif', noise(1, 20, 50)))
-    assert str(imagery) == '1 file, 20 x 50 pixels (1000 px), of which 1 in the files'
+    assert (
+        str(imagery) == '1 file, 20 x 50 pixels (1000 px), 100 % of them in the files'
+    )

@@ -13,10 +13,10 @@ from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
 from torchgeo_mapsr.datasets.imagery import Imagery
-from torchgeo_mapsr.datasets.labels import LabelRaster
+from torchgeo_mapsr.datasets.labels import LabelRaster, check_codes
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
-from torchgeo_mapsr.datasets.legends.legend import Legend
-from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.datasets.legends.legend import Legend, LegendClass
+from torchgeo_mapsr.errors import InputError, InputWarning
 
 from .conftest import HR, UTM, Write
 
@@ -194,3 +194,80 @@ class TestRealScenes:
         pooled = [self.confusion(f, 'lr.tif', CHESAPEAKE) for f in folders]
         assert len(pooled) == 8
         assert self.miou(np.sum(pooled, axis=0)) == pytest.approx(0.400, abs=0.001)
+
+
+class TestLegend:
+    def test_class_that_is_the_no_data_value(self, write: Write) -> None:
+        codes = np.full((20, 20), 1, 'uint8')
+        codes[:2] = 0
+        labels = LabelRaster.open(write('a.tif', codes, nodata=0))
+        legend = Legend.load('dynamic-world')
+        with pytest.warns(
+            InputWarning, match=r'a\.tif: 40 of 400 cells hold 0, .*Water'
+        ):
+            check_codes(labels, legend)
+        classes = (LegendClass(1, 'a', (0, 0, 0)), LegendClass(2, 'b', (9, 9, 9)))
+        check_codes(labels, Legend('two', classes))
+
+    def test_other_legend_is_named(self, write: Write) -> None:
+        codes = np.random.default_rng(0).choice([11, 21, 41, 82, 95], (20, 20))
+        labels = LabelRaster.open(write('a.tif', codes.astype('uint8')))
+        check_codes(labels, Legend.load('nlcd'))
+        expected = int((codes == 95).sum())
+        match = rf"a\.tif: only {expected} of 400 .*'worldcover'.*'nlcd.*' has them"
+        with pytest.raises(InputError, match=match):
+            check_codes(labels, Legend.load('worldcover'))
+
+    def test_codes_of_no_legend(self, write: Write) -> None:
+        labels = LabelRaster.open(write('a.tif', np.full((9, 9), 201, 'uint8')))
+        with pytest.raises(InputError, match='codes are 201: give the legend'):
+            check_codes(labels, Legend.load('nlcd'))
+
+    def test_only_where_the_imagery_is(self, write: Write) -> None:
+        codes = np.full((40, 40), 201, 'uint8')
+        codes[:10, :10] = 41
+        (labels,) = LabelRaster.open(write('a.tif', codes))
+        check_codes([labels], Legend.load('nlcd'), [labels.geobox[:10, :10]])
+
+    def test_many_cells_are_sampled(self, write: Write) -> None:
+        (labels,) = LabelRaster.open(write('a.tif', np.full((3000, 9000), 41, 'uint8')))
+        present, absent = labels.count_codes()
+        assert 0 < present[41] < 3000 * 9000
+        assert not absent
+
+
+def test_value_that_is_no_code(write: Write) -> None:
+    values = np.ones((9, 9), 'float32')
+    values[0] = -3.4e38
+    (labels,) = LabelRaster.open(write('a.tif', values))
+    with pytest.raises(InputError, match='declare it as no data'):
+        labels.read(slice(0, 9), slice(0, 9))
+
+
+def test_labels_on_both_sides_of_the_antimeridian(write: Write) -> None:
+    codes = np.random.default_rng(0).integers(1, 9, (32, 64)).astype('uint8')
+    step = 180 / 2**20
+    paths = [
+        write(
+            'e.tif',
+            codes[:, :32],
+            Affine(step, 0, 180 - 32 * step, 0, -step, -17),
+            'EPSG:4326',
+        ),
+        write(
+            'w.tif', codes[:, 32:], Affine(step, 0, -180, 0, -step, -17), 'EPSG:4326'
+        ),
+    ]
+    (labels,) = LabelRaster.open(paths)
+    assert labels.geobox.shape == (32, 64)
+    np.testing.assert_array_equal(labels.at(labels.geobox), codes)
+
+
+@pytest.mark.parametrize(('dtype', 'full'), [('uint16', 255), ('uint8', 1)])
+def test_alpha_of_any_opaque_value(write: Write, dtype: str, full: int) -> None:
+    values = np.full((2, 9, 9), full, dtype)
+    values[0], values[1, :3] = 41, 0
+    path = write('a.tif', values, colorinterp=[ColorInterp.gray, ColorInterp.alpha])
+    (labels,) = LabelRaster.open(path)
+    expected = np.where(values[1] > 0, 41, -1)
+    np.testing.assert_array_equal(labels.read(slice(0, 9), slice(0, 9)), expected)

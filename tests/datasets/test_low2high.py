@@ -15,6 +15,7 @@ import torch
 from tests.data.chesapeake_pairs.data import TILES, make_rasters, make_tiles
 from torchgeo_mapsr.datamodules import Low2HighDataModule
 from torchgeo_mapsr.datasets import ChesapeakePairs, Low2High, low2high_index
+from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.low2high_index import (
     SPLITS,
     Low2HighChip,
@@ -168,7 +169,7 @@ class TestDataset:
             part = whole[:, row : row + SIZE, col : col + SIZE]
             np.testing.assert_array_equal(sample['image'], part)
             window = data.tiles[which]
-            expected = tiles[str(path)].sample(window)
+            expected = tiles[str(path)].sample(ChipQuery(0, window))
             for key in ('lr_label', 'mask_region', 'lr_pixels'):
                 assert torch.equal(sample[key], expected[key])
             # cells of 30 m, and not of a pixel

@@ -12,6 +12,7 @@ import torch
 import torchgeo.samplers
 
 from tests.data.chesapeake_pairs.data import make_rasters
+from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.collate import collate_pairs
 from torchgeo_mapsr.datasets.geo.grid import crop
 from torchgeo_mapsr.datasets.mosaic import LRHRPairs
@@ -43,7 +44,10 @@ def test_index(pairs: LRHRPairs) -> None:
 
 def test_a_raster_has_one_number(root: Path, pairs: LRHRPairs) -> None:
     """Whoever opens it, by whatever path; another has another."""
-    places = [pair.sample(pair.tiles[0][:9, :9])['lr_place'] for pair in pairs.pairs]
+    places = [
+        pair.sample(ChipQuery(0, pair.tiles[0][:9, :9]))['lr_place']
+        for pair in pairs.pairs
+    ]
     again = LRHRPair(next((root / 'naip').iterdir()), os.path.relpath(root / 'nlcd'))
     other = LRHRPair(next((root / 'naip').iterdir()), next((root / 'nlcd').iterdir()))
     numbers = [int(place[0]) for place in places]
@@ -62,7 +66,7 @@ def test_a_query_comes_back_as_the_same_chip(pairs: LRHRPairs, tile: int) -> Non
         (0, 0, 192, 192),
     ]:
         chip = crop(grid, box)
-        found, expected = pairs[pairs.query(chip)], pair.sample(chip)
+        found, expected = pairs[pairs.query(chip)], pair.sample(ChipQuery(0, chip))
         for key in ('image', 'mask', 'mask_region', 'mask_valid', 'lr_label'):
             torch.testing.assert_close(found[key], expected[key])
 

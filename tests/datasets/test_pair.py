@@ -22,6 +22,7 @@ from rasterio.transform import Affine
 from torch.utils.data import DataLoader
 from torchgeo.datasets import RasterDataset, RGBBandsMissingError, stack_samples
 
+from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.collate import collate_pairs
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster
@@ -64,7 +65,7 @@ def parents(pair: LRHRPair, sample: dict[str, Any]) -> NDArray[np.int64]:
 
 class TestSample:
     def test_keys_and_types(self, pair: LRHRPair) -> None:
-        sample = pair.sample(pair.imagery.geobox[10:74, 20:100])
+        sample = pair.sample(ChipQuery(0, pair.imagery.geobox[10:74, 20:100]))
         kinds = {k: (v.dtype, tuple(v.shape)) for k, v in sample.items() if k in (
             'image', 'mask', 'mask_region', 'mask_valid', 'lr_label', 'lr_pixels',
             'lr_place', 'chip', 'mask_coordinates')}  # fmt: skip
@@ -84,7 +85,7 @@ class TestSample:
 
     def test_values(self, pair: LRHRPair) -> None:
         grid = pair.imagery.geobox[10:74, 20:100]
-        sample = pair.sample(grid)
+        sample = pair.sample(ChipQuery(0, grid))
         np.testing.assert_array_equal(sample['image'], IMAGE[:, 10:74, 20:100])
         truth = TRUTH[10:74, 20:100].astype(int)
         np.testing.assert_array_equal(sample['mask'], np.where(truth == 6, -1, truth))
@@ -92,7 +93,7 @@ class TestSample:
         assert sample['mask_valid'].all()
 
     def test_beyond_the_imagery(self, pair: LRHRPair) -> None:
-        sample = pair.sample(pair.imagery.geobox.pad(5))
+        sample = pair.sample(ChipQuery(0, pair.imagery.geobox.pad(5)))
         inside = np.zeros((310, 270), int)
         inside[5:-5, 5:-5] = 1
         np.testing.assert_array_equal(sample['mask_valid'], inside)
@@ -102,7 +103,7 @@ class TestSample:
         assert (sample['mask'][inside == 0] == -1).all()
 
     def test_lr_pixels_survive_a_crop(self, pair: LRHRPair) -> None:
-        sample = pair.sample(pair.imagery.geobox)
+        sample = pair.sample(ChipQuery(0, pair.imagery.geobox))
         cells = sample['lr_label'].numel()
         for part in (sample['mask_region'], sample['mask_region'][40:100, 30:200]):
             visible = torch.bincount(part.flatten(), minlength=cells + 1)[1:]
@@ -116,7 +117,9 @@ class TestSample:
 
     def test_partly_labelled(self, write: Write, files: dict[str, str]) -> None:
         part = write('part.tif', LABELS[:, :9], NLCD, 'EPSG:5070')
-        sample = (pair := LRHRPair(files['imagery'], part)).sample(pair.imagery.geobox)
+        sample = (pair := LRHRPair(files['imagery'], part)).sample(
+            ChipQuery(0, pair.imagery.geobox)
+        )
         labelled = parents(pair, sample) >= 0
         assert 0.1 < labelled.mean() < 0.9
         assert sample['mask_region'].min() > 0
@@ -124,7 +127,7 @@ class TestSample:
     def test_the_first_labels_count(self, write: Write, files: dict[str, str]) -> None:
         west = write('w.tif', LABELS[:, :9], NLCD, 'EPSG:5070')
         east = write(
-            'e.tif', np.full((60, 60), 7, 'uint8'), HR * Affine(10, 0, 130.5, 0, 10, 0)
+            'e.tif', np.full((60, 60), 7, 'uint8'), HR * Affine(10, 0, 50.5, 0, 10, 0)
         )
         pair = LRHRPair(files['imagery'], [west, east], truth=[files['truth'], west])
         assert len(pair.labels) == 2
@@ -144,7 +147,7 @@ class TestSample:
                 parents(pair, chip),
             )
         # truth is filled from the second raster where the first has none
-        mask = pair.sample(grid[:, :80])['mask'].numpy()
+        mask = pair.sample(ChipQuery(0, grid[:, :80]))['mask'].numpy()
         second = pair.truth[1].at(grid[:, :80])
         np.testing.assert_array_equal(
             mask[TRUTH[:, :80] == 6], second[TRUTH[:, :80] == 6]
@@ -169,9 +172,9 @@ class TestSources:
             LRHRPair(Imagery(files['imagery']), labels),
             LRHRPair(Naip(folder), Lr(folder)),
         ]
-        first = pairs[0].sample(pairs[0].imagery.geobox)
+        first = pairs[0].sample(ChipQuery(0, pairs[0].imagery.geobox))
         for pair in pairs[1:]:
-            sample = pair.sample(pair.imagery.geobox)
+            sample = pair.sample(ChipQuery(0, pair.imagery.geobox))
             for key in ('image', 'mask_region', 'lr_label', 'mask_valid', 'lr_pixels'):
                 torch.testing.assert_close(sample[key], first[key])
 
@@ -182,11 +185,11 @@ class TestSources:
 
         naip = Naip(str(Path(files['imagery']).parent), bands=['B', 'R'])
         pair = LRHRPair(naip, files['labels'])
-        image = pair.sample(pair.imagery.geobox)['image']
+        image = pair.sample(ChipQuery(0, pair.imagery.geobox))['image']
         np.testing.assert_array_equal(image, IMAGE[[2, 0]])
         pair = LRHRPair(files['imagery'], files['labels'], bands=[2])
         np.testing.assert_array_equal(
-            pair.sample(pair.imagery.geobox)['image'], IMAGE[1:2]
+            pair.sample(ChipQuery(0, pair.imagery.geobox))['image'], IMAGE[1:2]
         )
 
     def test_separate_files_are_refused(self, files: dict[str, str]) -> None:
@@ -390,7 +393,7 @@ def test_augmentations_are_exact(
     samples = []
     for shift in (0, 37):
         corner = grid.translate_pix(left + shift, top)
-        sample = pair.sample(GeoBox((64, 64), corner.affine, corner.crs))
+        sample = pair.sample(ChipQuery(0, GeoBox((64, 64), corner.affine, corner.crs)))
         # the oracle: the label of each pixel, augmented as a picture
         sample['mask_parent'] = torch.from_numpy(parents(pair, sample))
         samples.append(sample)
@@ -409,13 +412,18 @@ def test_augmentations_are_exact(
             per_pixel(after['lr_label'][i], after['mask_region'][i]),
             after['mask_parent'][i],
         )
+        # Places turn with the pixels: each still lies in its cell.
+        cell = after['mask_region'][i] - 1
+        width = after['lr_label'].shape[-1]
+        middle = torch.stack([cell // width, cell % width]) + 0.5
+        assert (after['mask_coordinates'][i] - middle).abs().max() < 0.5 + 1e-4
     torch.testing.assert_close(after['lr_label'], before[0])
     torch.testing.assert_close(after['lr_pixels'], before[1])
 
 
 class TestPlot:
     def test_panels(self, pair: LRHRPair, files: dict[str, str]) -> None:
-        sample = pair.sample(pair.imagery.geobox.pad(3))
+        sample = pair.sample(ChipQuery(0, pair.imagery.geobox.pad(3)))
         sample['prediction'] = sample['mask']
         figure = pair.plot(sample, suptitle='A place')
         titles = [axis.get_title() for axis in figure.axes]
@@ -464,7 +472,7 @@ class TestPlot:
 
     def test_nothing_known(self, pair: LRHRPair) -> None:
         corner = pair.imagery.geobox.translate_pix(-500, -500)
-        sample = pair.sample(GeoBox((32, 32), corner.affine, corner.crs))
+        sample = pair.sample(ChipQuery(0, GeoBox((32, 32), corner.affine, corner.crs)))
         figure = pair.plot(sample)
         for axis in figure.axes:
             assert (

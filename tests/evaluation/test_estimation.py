@@ -179,6 +179,14 @@ def test_one_point_has_no_variance() -> None:
         StratifiedSample([0, 0, 1], [0, 0, 1], [0, 0, 1], [1.0, 1.0], 2)
 
 
+def test_a_stratum_of_one_pixel_is_known() -> None:
+    sample = StratifiedSample(
+        [0, 0, 1], [0, 0, 1], [0, 1, 1], [9.0, 1.0], 2, strata_pixels=np.array([900, 1])
+    )
+    expected = 0.9**2 * 0.5 / 2 * (1 - 2 / 900)
+    np.testing.assert_allclose(sample.overall_accuracy.standard_error**2, expected)
+
+
 def test_all_pixels_leave_no_error() -> None:
     """The correction for finite populations."""
     sample = StratifiedSample(

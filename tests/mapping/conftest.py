@@ -1,14 +1,13 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
-from torchgeo_mapsr.mapping.config import MapJob
+from torchgeo_mapsr.mapping.config import FLAGS, MapJob, value_at
 
 #: Small, but of two strides, so that halo, alignment and blending matter.
 BACKBONE = 'rcf?filters=6&colours=24&strides=1,4'
@@ -34,13 +33,24 @@ def job(scene: Scene, tmp_path: Path) -> MapJob:
     )
 
 
-def arguments(job: MapJob, **changes: Any) -> list[str]:
+def flags_of(job: MapJob) -> dict[str, Any]:
+    """Value of every flag of a job."""
+    return {flag.name: value_at(job, flag.path) for flag in FLAGS}
+
+
+def changed(job: MapJob, **flags: Any) -> MapJob:
+    """The same job with other values of some flags."""
+    return MapJob.from_flags(**(flags_of(job) | flags))
+
+
+def arguments(job: MapJob, **flags: Any) -> list[str]:
     """The command line of a job."""
-    job = replace(job, **changes)
+    job = changed(job, **flags)
     args = ['map', *job.imagery, '--output', str(job.output)]
     if job.labels:
         args += ['--labels', *job.labels, '--legend', str(job.legend)]
-    for name in ('backbone', 'chip_size', 'tile_size', 'device', 'model'):
-        if getattr(job, name) is not None:
-            args += [f'--{name.replace("_", "-")}', str(getattr(job, name))]
+    for flag in FLAGS:
+        if flag.name in ('backbone', 'chip_size', 'tile_size', 'device', 'model'):
+            value = value_at(job, flag.path)
+            args += [] if value is None else [flag.option, str(value)]
     return args

@@ -3,19 +3,37 @@
 
 import argparse
 import json
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from torchgeo_mapsr.mapping.arguments import add_arguments, job_of
 
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.mapping.config import MapJob, flag
-
-JOB = MapJob.from_flags(
-    imagery=('a.tif',), labels=('lr.tif',), legend='nlcd', output='o.tif'
+from torchgeo_mapsr.mapping.config import (
+    FLAGS,
+    ChipOptions,
+    MapJob,
+    add_arguments,
+    job_of,
+    value_at,
 )
+from torchgeo_mapsr.models.head.options import FitOptions
+
+from .conftest import changed
+
+JOB = MapJob(imagery='a.tif', labels='lr.tif', legend='nlcd', output='o.tif')
+
+#: What is set where a fit is called from Python, and has no flag.
+WITHOUT_FLAG = {
+    'fit.score',
+    'fit.prior',
+    'fit.seed',
+    'fit.l2',
+    'fit.prior_sigma',
+    'fit.max_pixels',
+    'fit.calibration_chips',
+}
 
 
 def parse(*args: str) -> MapJob:
@@ -30,24 +48,28 @@ def test_defaults_of_the_command_line_are_those_of_the_job() -> None:
 
 
 @pytest.mark.parametrize(
-    ('args', 'name', 'value'),
+    ('args', 'path', 'value'),
     [
         (['--bands', '4', '3', '2'], 'bands', (4, 3, 2)),
         (['--nodata', '-9999'], 'nodata', -9999.0),
         (['--no-confidence'], 'confidence', False),
         (['--scores'], 'scores', True),
-        (['--prior', '0.5'], 'prior', 0.5),
-        (['--prior', 'auto'], 'prior', None),
+        (['--prior', '0.5'], 'scoring.prior', 0.5),
+        (['--prior', 'auto'], 'scoring.prior', None),
         (['--save-model', 'm.safetensors'], 'save_model', Path('m.safetensors')),
-        (['--chip-size', '224'], 'chip_size', 224),
-        (['--confidence-quantile', '.5'], 'confidence_quantile', 0.5),
-        (['--backbone', 'timm:x?layers=0+rcf'], 'backbone', 'timm:x?layers=0+rcf'),
+        (['--chip-size', '224'], 'chips.size', 224),
+        (['--confidence-quantile', '.5'], 'fit.confidence_quantile', 0.5),
+        (['--backbone', 'timm:x?layers=0+rcf'], 'backbone.spec', 'timm:x?layers=0+rcf'),
+        (['--class-balance', '1'], 'fit.balance', 1.0),
+        (['--max-chips', '9'], 'fit.max_chips', 9),
+        (['--score', 'auto'], 'scoring.score', None),
+        (['--workers', '2', '--executor', 'dask'], 'compute.workers', 2),
     ],
 )
-def test_options_reach_the_job(args: list[str], name: str, value: Any) -> None:
+def test_options_reach_the_job(args: list[str], path: str, value: Any) -> None:
     given = ['a.tif', 'b.tif', '--output', 'o.tif', '--model', 'fit', *args]
     job = parse(*given)
-    assert getattr(job, name) == value
+    assert value_at(job, path) == value
     assert job.imagery == ('a.tif', 'b.tif')
 
 
@@ -55,27 +77,50 @@ def test_every_field_is_in_the_help() -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     text = parser.format_help()
+    for flag in FLAGS:
+        assert flag.help
+        assert flag.name == 'imagery' or flag.option in text
+    paths = set()
     for item in fields(MapJob):
-        assert item.metadata['help']
-        assert item.name == 'imagery' or flag(item.name) in text
+        stage = getattr(JOB, item.name)
+        inner = fields(stage) if is_dataclass(stage) else ()
+        paths |= {f'{item.name}.{field.name}' for field in inner} or {item.name}
+    assert {flag.path for flag in FLAGS} == paths - WITHOUT_FLAG
+    assert paths > WITHOUT_FLAG
+
+
+def test_nested_and_flat_jobs_are_the_same() -> None:
+    nested = MapJob(
+        imagery='a.tif',
+        labels='lr.tif',
+        legend='nlcd',
+        output='o.tif',
+        backbone='identity',
+        fit=FitOptions(balance=1.0),
+        chips=ChipOptions(size=224),
+    )
+    flat = changed(JOB, backbone='identity', class_balance=1.0, chip_size=224)
+    assert nested == flat
+    with pytest.raises(TypeError, match='no such option: chip'):
+        changed(JOB, chip=224)
 
 
 def test_key_of_the_work_is_what_decides_the_map() -> None:
     key = JOB.to_dict(results_only=True)
     assert json.loads(json.dumps(key)) == key
     for same in (
-        replace(JOB, output='p.tif'),
-        replace(JOB, overwrite=True),
-        replace(JOB, device='cpu', quiet=True),
+        changed(JOB, output='p.tif'),
+        changed(JOB, overwrite=True),
+        changed(JOB, device='cpu', quiet=True),
     ):
         assert same.to_dict(results_only=True) == key
         assert same.to_dict() != JOB.to_dict()
     for other in (
-        replace(JOB, seed=1),
-        replace(JOB, backbone='identity'),
-        replace(JOB, bands=(1, 2)),
-        replace(JOB, scores=True),
-        replace(JOB, legend='worldcover'),
+        changed(JOB, seed=1),
+        changed(JOB, backbone='identity'),
+        changed(JOB, bands=(1, 2)),
+        changed(JOB, scores=True),
+        changed(JOB, legend='worldcover'),
     ):
         assert other.to_dict(results_only=True) != key
 
@@ -88,12 +133,13 @@ def test_key_of_the_work_is_what_decides_the_map() -> None:
         ({'legend': None}, '--legend'),
         ({'score': 'best'}, '--score must be one of auto, fusion'),
         ({'chip_size': 0}, '--chip-size'),
-        ({'confidence_quantile': 1.0}, '--confidence-quantile'),
+        ({'confidence_quantile': 1.0}, '--confidence-quantile must be below 1'),
+        ({'class_balance': 3.0}, '--class-balance must be between 0 and 2'),
     ],
 )
 def test_contradictions(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        replace(JOB, **settings)
+        changed(JOB, **settings)
 
 
 def test_paths_hold_in_any_working_directory(
@@ -103,6 +149,6 @@ def test_paths_hold_in_any_working_directory(
     for name in ('a.tif', 'w.pth'):
         (tmp_path / name).touch()
     spec = 'timm:a?weights=w.pth+timm:b?weights=random'
-    job = replace(JOB, imagery=('a.tif', '/vsicurl/b.tif'), backbone=spec).located()
+    job = changed(JOB, imagery=('a.tif', '/vsicurl/b.tif'), backbone=spec).located()
     assert job.imagery == (str(tmp_path / 'a.tif'), '/vsicurl/b.tif')
-    assert job.backbone == f'timm:a?weights={tmp_path}/w.pth+timm:b?weights=random'
+    assert job.backbone.spec == f'timm:a?weights={tmp_path}/w.pth+timm:b?weights=random'

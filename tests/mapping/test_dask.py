@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 
@@ -26,7 +26,7 @@ from torchgeo_mapsr.mapping.dask import DaskCluster, _take_gpu
 from torchgeo_mapsr.mapping.run import map_region
 from torchgeo_mapsr.mapping.timing import Stopwatch
 
-from .conftest import arguments
+from .conftest import arguments, changed
 
 
 def contents(job: MapJob) -> dict[str, bytes]:
@@ -84,7 +84,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
     fit = tmp_path / 'fit.safetensors'
     with threads(workers) as address:
         result = map_region(
-            replace(job, executor='dask', scheduler=address, save_model=fit)
+            changed(job, executor='dask', scheduler=address, save_model=fit)
         )
     assert contents(job) == expected[0]
     assert fit.read_bytes() == expected[1]
@@ -161,7 +161,7 @@ def test_killed_worker_loses_nothing(
 ) -> None:
     # Relative paths are this process's, not the workers'.
     monkeypatch.chdir(Path(job.imagery[0]).parent)
-    relative = replace(
+    relative = changed(
         job,
         imagery=(Path(job.imagery[0]).name,),
         labels=(Path(job.labels[0]).name,),
@@ -175,7 +175,7 @@ def test_killed_worker_loses_nothing(
             killed.append(len(list(Path(f'{job.output}.parts').glob('*.npz'))))
 
         thread = when_tiles(job, 3, kill)
-        map_region(replace(relative, scheduler=address))
+        map_region(changed(relative, scheduler=address))
         thread.join()
     assert killed
     assert 3 <= killed[0] < 12
@@ -235,7 +235,7 @@ def test_mistakes_on_a_worker_are_one_line(
 def test_no_scheduler(job: MapJob) -> None:
     import dask
 
-    far = replace(job, executor='dask', scheduler='tcp://127.0.0.1:9')
+    far = changed(job, executor='dask', scheduler='tcp://127.0.0.1:9')
     short = {'distributed.comm.timeouts.connect': '300ms'}
     with (
         dask.config.set(short),
@@ -249,7 +249,7 @@ def test_without_dask(job: MapJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, 'torchgeo_mapsr.mapping.dask', raising=False)
     monkeypatch.setitem(sys.modules, 'distributed', None)
     with pytest.raises(InputError, match='dask'):
-        map_region(replace(job, executor='dask'))
+        map_region(changed(job, executor='dask'))
 
 
 @dataclass(frozen=True)
@@ -310,4 +310,4 @@ def test_a_full_disk_stays_full(tmp_path: Path) -> None:
 )
 def test_contradictions(job: MapJob, changes: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        replace(job, **changes)
+        changed(job, **changes)

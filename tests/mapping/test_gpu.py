@@ -4,7 +4,6 @@
 """The same on a GPU, or on a pretended one where there is none."""
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.mapping.config import MapJob
 from torchgeo_mapsr.mapping.run import map_region
 
-from .conftest import BACKBONE
+from .conftest import BACKBONE, changed
 
 VIT = 'timm:vit_tiny_patch16_224?weights=random'
 
@@ -60,7 +59,7 @@ def test_tensors_here_and_there(gpu: Counter[str] | None) -> None:
     'changes',
     [
         {'model': None, 'scores': True},
-        {'score': 'cosine'},
+        {'model': None, 'score': 'cosine'},
         {'propagate': 'tokens'},
         {'propagate': 'superpixels'},
         {'upsampler': 'bilateral'},
@@ -75,7 +74,7 @@ def test_map(
     maps = []
     for device in 'cpu', 'cuda':
         output = job.output.with_name(f'{device}.tif')
-        done = map_region(replace(job, output=output, device=device, **changes))
+        done = map_region(changed(job, output=output, device=device, **changes))
         with rasterio.open(done.maps[0]) as dataset:
             maps.append(dataset.read(1))
     same = np.mean(maps[0] == maps[1])

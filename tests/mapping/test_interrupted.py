@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +20,13 @@ from torchgeo_mapsr.mapping.config import MapJob
 from torchgeo_mapsr.mapping.run import map_region
 from torchgeo_mapsr.mapping.tile_files import TileFiles
 
-from .conftest import arguments
+from .conftest import arguments, changed
 
 
 @pytest.fixture
 def expected(job: MapJob, tmp_path: Path) -> np.ndarray:
     """The map of a run that nothing happens to."""
-    undisturbed = replace(job, output=tmp_path / 'undisturbed' / 'cover.tif')
+    undisturbed = changed(job, output=tmp_path / 'undisturbed' / 'cover.tif')
     with rasterio.open(map_region(undisturbed).maps[0]) as dataset:
         return dataset.read()
 
@@ -61,7 +60,7 @@ def finish(
     """
     folder = Path(f'{job.output}.parts')
     there = len(list(folder.glob('*.npz')))
-    assert (folder / 'fit.safetensors').exists()
+    assert list(folder.glob('fit_*.safetensors'))
     assert not Path(job.output).exists()
     made = []
     save = TileFiles.save
@@ -117,12 +116,12 @@ def test_disk_full_is_one_line(
     """
     before = (
         'import resource\n'
-        'from torchgeo_mapsr.mapping import job\n'
-        'publish = job.publish\n'
+        'from torchgeo_mapsr.mapping import run\n'
+        'publish = run.publish\n'
         'def limited(*args):\n'
         '    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n'
         '    publish(*args)\n'
-        'job.publish = limited\n'
+        'run.publish = limited\n'
     )
     process = start(job, before)
     _, message = process.communicate(timeout=240)
@@ -137,18 +136,16 @@ def test_disk_full_is_one_line(
     assert (there, made) == (12, 0)
 
 
-def test_changed_settings_start_over(
-    job: MapJob, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_work_of_other_settings_is_left(job: MapJob) -> None:
     folder = Path(f'{job.output}.parts')
     folder.mkdir()
-    (folder / 'manifest.json').write_text('{"digest": "0", "description": {}}')
-    (folder / '0_0_0.npz').write_bytes(b'of other settings')
+    other = folder / '0_0_0_0123456789ab.npz'
+    other.write_bytes(b'of other settings')
     assert main(arguments(job)) == 0
-    assert 'Starting over' in capsys.readouterr().out
     assert Path(job.output).exists()
-    assert not folder.exists()
-    assert os.listdir(Path(job.output).parent)
+    assert [path.name for path in folder.iterdir() if path.name != 'lock'] == [
+        other.name
+    ]
 
 
 def stop_before_publishing(job: MapJob, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -180,17 +177,17 @@ def test_damaged_fit_is_made_again(
     job: MapJob, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = stop_before_publishing(job, monkeypatch)
-    fit = folder / 'fit.safetensors'
+    (fit,) = folder.glob('fit_*.safetensors')
     content = fit.read_bytes()
     fit.write_bytes(content[:-100])
-    again = replace(job, save_model=folder.parent / 'again.safetensors')
+    again = changed(job, save_model=folder.parent / 'again.safetensors')
     map_region(again)
     assert again.save_model.read_bytes() == content
     with rasterio.open(job.output) as dataset:
         np.testing.assert_array_equal(dataset.read(), expected)
 
 
-def test_changed_input_starts_over(
+def test_changed_input_is_other_work(
     job: MapJob,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -199,11 +196,55 @@ def test_changed_input_starts_over(
     """Nothing of the old imagery gets into the new map."""
     imagery = tmp_path / 'imagery.tif'
     shutil.copy(job.imagery[0], imagery)
-    job = replace(job, imagery=(str(imagery),))
+    job = changed(job, imagery=(str(imagery),))
     stop_before_publishing(job, monkeypatch)
     with rasterio.open(imagery, 'r+') as dataset:
         dataset.write(dataset.read()[:, ::-1])
     assert main(arguments(job)) == 0
-    assert 'Starting over: changed since: inputs' in capsys.readouterr().out
-    fresh = map_region(replace(job, output=tmp_path / 'fresh.tif')).maps[0]
+    assert 'it differs in inputs' in ' '.join(capsys.readouterr().out.split())
+    fresh = map_region(changed(job, output=tmp_path / 'fresh.tif')).maps[0]
     assert Path(job.output).read_bytes() == fresh.read_bytes()
+
+
+def test_every_crash_state_is_resumed(
+    job: MapJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copy the folder before each file operation of a run, and resume each copy."""
+    home, states = tmp_path / 'home', tmp_path / 'states'
+    home.mkdir()
+    states.mkdir()
+    job = changed(
+        job,
+        output=home / 'cover.tif',
+        backbone='identity',
+        chip_size=256,
+        tile_size=256,
+    )
+    copies: list[Path] = []
+
+    def copying(name: str) -> None:
+        operation = getattr(os, name)
+
+        def copy_first(*args: object, **kwargs: object) -> object:
+            if home.exists() and str(home) in str(args[0]):
+                copies.append(states / str(len(copies)))
+                shutil.copytree(home, copies[-1])
+            return operation(*args, **kwargs)
+
+        monkeypatch.setattr(os, name, copy_first)
+
+    for name in ('unlink', 'remove', 'rmdir', 'replace', 'rename', 'link', 'mkdir'):
+        copying(name)
+    assert main(arguments(job)) == 0
+    monkeypatch.undo()
+    names = sorted(path.name for path in home.iterdir())
+    with rasterio.open(job.output) as dataset:
+        expected = dataset.read()
+    assert len(copies) > 20
+    for copy in copies:
+        shutil.rmtree(home)
+        copy.rename(home)
+        assert main(arguments(job)) == 0, copy.name
+        with rasterio.open(job.output) as dataset:
+            np.testing.assert_array_equal(dataset.read(), expected)
+        assert sorted(path.name for path in home.iterdir()) == names

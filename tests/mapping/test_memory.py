@@ -3,7 +3,6 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,8 @@ from rasterio.windows import Window
 
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.mapping.config import MapJob
+
+from .conftest import changed, flags_of
 
 resource = pytest.importorskip('resource')
 
@@ -41,7 +42,7 @@ def test_memory_does_not_grow_with_the_raster(
 ) -> None:
     """Four times the pixels (3.4 million): values and scores would be 110 MB."""
     jobs = [
-        replace(
+        changed(
             job,
             imagery=(repeat(scene, tmp_path / f'{times}.tif', times),),
             output=str(tmp_path / f'map{times}.tif'),
@@ -57,10 +58,8 @@ from torchgeo_mapsr.memory import frugal
 frugal()
 from torchgeo_mapsr.mapping.run import map_region
 from torchgeo_mapsr.mapping.config import MapJob
-for settings in {[job.to_dict() for job in jobs]!r}:
-    settings['imagery'] = tuple(settings['imagery'])
-    settings['labels'] = tuple(settings['labels'])
-    map_region(MapJob.from_flags(**settings))
+for flags in {[flags_of(job) for job in jobs]!r}:
+    map_region(MapJob.from_flags(**flags))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     done = subprocess.run(

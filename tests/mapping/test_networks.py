@@ -1,10 +1,13 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Maps of trained networks. What maps have in common is tested in test_job.py."""
+"""Maps of trained networks. What maps have in common is tested in test_run.py."""
 
 import json
 import pickle
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +15,15 @@ import pytest
 import rasterio
 import torch
 from lightning.pytorch import Trainer
-from torchgeo_mapsr.mapping.network import Checkpoints
-from torchgeo_mapsr.mapping.sweep import ReadChip
 
 from torchgeo_mapsr import InputError, MapJob, SegmentationTask, map_region
+from torchgeo_mapsr.datasets.chip import Chip
+from torchgeo_mapsr.datasets.geo.grid import Window
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.main import main
+from torchgeo_mapsr.mapping.tiles import ModelScores
 from torchgeo_mapsr.mapping.timing import Stopwatch
+from torchgeo_mapsr.models.networks.model import NetworkFiles
 
 
 @pytest.fixture(scope='module')
@@ -101,32 +106,41 @@ def test_chips_are_blended(
     assert 'network' in report['timings']
 
 
+def open_and_score(sent: bytes, image: torch.Tensor, core: Window) -> torch.Tensor:
+    """What a worker does."""
+    scores: ModelScores = pickle.loads(sent)
+    valid = torch.ones(image.shape[1:], dtype=torch.bool)
+    chip = Chip(image, valid, torch.zeros_like(valid, dtype=torch.int64), core=core)
+    scored = scores.score(chip, Stopwatch())
+    assert scored.probabilities is not None
+    assert scored.probabilities.shape[1:] == scored.valid.shape
+    empty = replace(chip, valid=~valid)
+    assert scores.score(empty, Stopwatch()).probabilities is None
+    return scored.probabilities
+
+
 def test_sent_to_another_process(checkpoints: list[Path]) -> None:
-    """What arrives is made of the same files, or refuses."""
-    made = Checkpoints.of((checkpoints[0],), (), 'cpu', 'fp32').make(Stopwatch())
-    chip = np.random.default_rng(0).random((4, 40, 50), np.float32) * 255
-    valid = np.ones((40, 50), bool)
-    core = slice(5, 35), slice(0, 42)
-    sent = pickle.dumps(made)
+    """What arrives is made of the same files."""
+    files = NetworkFiles.of((checkpoints[0],), (), 'cpu', 'fp32')
+    sent = pickle.dumps(ModelScores(files))
     assert len(sent) < 2000
-    there = pickle.loads(sent)
-    first, second = (
-        model.score(ReadChip(chip, valid, core)) for model in (made, there)
-    )
-    assert first.probabilities is not None
-    assert second.probabilities is not None
-    assert torch.equal(first.probabilities, second.probabilities)
-    assert first.probabilities.shape[1:] == first.valid.shape == (30, 42)
-    assert made.score(ReadChip(chip, ~valid, core)).probabilities is None
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.random((4, 40, 50), np.float32) * 255)
+    core = slice(5, 35), slice(0, 42)
+    expected = open_and_score(sent, image, core)
+    assert expected.shape == (4, 30, 42)
+    with ProcessPoolExecutor(1, get_context('spawn')) as pool:
+        there = pool.submit(open_and_score, sent, image, core).result()
+    assert torch.equal(there, expected)
 
 
 def test_another_file_is_noticed(checkpoints: list[Path], tmp_path: Path) -> None:
     path = tmp_path / 'a.ckpt'
     path.write_bytes(checkpoints[0].read_bytes())
-    looked_at = Checkpoints.of((path,), (), 'cpu', 'fp32')
+    looked_up = NetworkFiles.of((path,), (), 'cpu', 'fp32')
     path.write_bytes(checkpoints[1].read_bytes())
     with pytest.raises(InputError, match='is another one'):
-        looked_at.make(Stopwatch())
+        looked_up.open()
 
 
 @pytest.mark.parametrize(

@@ -2,32 +2,19 @@
 # Licensed under the MIT License.
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.mapping.config import MapJob
-from torchgeo_mapsr.mapping.outputs import Outputs
-
-
-def job(output: str | Path, *imagery: str, **settings: Any) -> MapJob:
-    return MapJob.from_flags(
-        imagery=imagery or ('a.tif',),
-        labels=('lr.tif',),
-        legend='nlcd',
-        output=output,
-        **settings,
-    )
+from torchgeo_mapsr.mapping.outputs import Outputs, check_outputs
 
 
 def test_file_name_is_one_mosaic(tmp_path: Path) -> None:
-    this = job(tmp_path / 'cover.tif', 'a.tif', 'b.tif')
-    outputs = Outputs.of(this, this.imagery)
+    outputs = Outputs.of(tmp_path / 'cover.tif', ('a.tif', 'b.tif'))
     (output,) = outputs.maps
     assert output.imagery == ('a.tif', 'b.tif')
     assert output.map == tmp_path / 'cover.tif'
-    names = {path.name for path in outputs.files(this)}
+    names = {path.name for path in outputs.files(confidence=True, scores=False)}
     assert names == {
         'cover.tif',
         'cover.tif.aux.xml',
@@ -35,6 +22,8 @@ def test_file_name_is_one_mosaic(tmp_path: Path) -> None:
         'cover.png',
         'cover.json',
     }
+    more = {path.name for path in outputs.files(confidence=False, scores=True)}
+    assert more == names - {'cover_confidence.tif'} | {'cover_scores.tif'}
     assert outputs.work == tmp_path / 'cover.tif.parts'
 
 
@@ -42,7 +31,7 @@ def test_file_name_is_one_mosaic(tmp_path: Path) -> None:
 def test_folder_gets_a_map_for_each_file(tmp_path: Path, output: str) -> None:
     (tmp_path / 'here.d').mkdir()
     imagery = ('x/a.tif', 's3://bucket/b.tif?versionId=1', 'c.vrt')
-    outputs = Outputs.of(job(f'{tmp_path}/{output}', *imagery), imagery)
+    outputs = Outputs.of(f'{tmp_path}/{output}', imagery)
     folder = tmp_path / output
     assert [o.map for o in outputs.maps] == [folder / f'{n}.tif' for n in 'abc']
     assert outputs.report == folder / 'report.json'
@@ -51,17 +40,16 @@ def test_folder_gets_a_map_for_each_file(tmp_path: Path, output: str) -> None:
 
 def test_names_that_clash(tmp_path: Path) -> None:
     with pytest.raises(InputError, match='called a'):
-        Outputs.of(
-            job(f'{tmp_path}/maps/', 'x/a.tif', 'y/a.tif'), ('x/a.tif', 'y/a.tif')
-        )
-    this = job(f'{tmp_path}/maps/', 'a.tif', 'a_confidence.tif')
+        Outputs.of(f'{tmp_path}/maps/', ('x/a.tif', 'y/a.tif'))
+    imagery = 'a.tif', 'a_confidence.tif'
+    files = Outputs.of(f'{tmp_path}/maps/', imagery).files(True, False)
     with pytest.raises(InputError, match='Two outputs'):
-        Outputs.of(this, this.imagery).check(this)
+        check_outputs(files, imagery, overwrite=False)
 
 
 def test_other_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r'neither a \.tif file nor a folder'):
-        Outputs.of(job(tmp_path / 'cover.png'), ('a.tif',))
+        Outputs.of(tmp_path / 'cover.png', ('a.tif',))
 
 
 @pytest.mark.parametrize(
@@ -69,22 +57,21 @@ def test_other_suffix_is_refused(tmp_path: Path) -> None:
 )
 def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('mine')
-    settings = {'save_model': tmp_path / 'fit.st'}
-    this = job(tmp_path / 'cover.tif', **settings)
-    outputs = Outputs.of(this, this.imagery)
+    files = Outputs.of(tmp_path / 'cover.tif', ('a.tif',)).files(True, False)
+    files += [tmp_path / 'fit.st']
     with pytest.raises(InputError, match=f'{name} exists; .*--overwrite'):
-        outputs.check(this)
-    outputs.check(this, ours=[str(tmp_path / name)])  # this very work wrote it
-    outputs.check(job(tmp_path / 'cover.tif', overwrite=True, **settings))
+        check_outputs(files, ('a.tif',), overwrite=False)
+    # This very work wrote it.
+    check_outputs(files, ('a.tif',), False, ours=[str(tmp_path / name)])
+    check_outputs(files, ('a.tif',), overwrite=True)
 
 
 def test_scores_that_exist_matter_only_if_written(tmp_path: Path) -> None:
     (tmp_path / 'cover_scores.tif').write_text('mine')
-    this = job(tmp_path / 'cover.tif')
-    Outputs.of(this, this.imagery).check(this)
-    this = job(tmp_path / 'cover.tif', scores=True)
+    outputs = Outputs.of(tmp_path / 'cover.tif', ('a.tif',))
+    check_outputs(outputs.files(True, scores=False), ('a.tif',), overwrite=False)
     with pytest.raises(InputError, match='exists'):
-        Outputs.of(this, this.imagery).check(this)
+        check_outputs(outputs.files(True, scores=True), ('a.tif',), overwrite=False)
 
 
 def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
@@ -92,6 +79,6 @@ def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
     image.write_text('imagery')
     (tmp_path / 'link').symlink_to(tmp_path)
     for output in (image, f'{tmp_path}/', tmp_path / 'link' / 'a.tif'):
-        this = job(output, str(image), overwrite=True)
+        files = Outputs.of(output, (str(image),)).files(True, False)
         with pytest.raises(InputError, match='is an input'):
-            Outputs.of(this, this.imagery).check(this)
+            check_outputs(files, (str(image),), overwrite=True)

@@ -2,7 +2,6 @@
 # Licensed under the MIT License.
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,9 @@ from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.accuracy import compare
 from torchgeo_mapsr.mapping.config import MapJob
 from torchgeo_mapsr.mapping.run import MapResult, map_region
-from torchgeo_mapsr.models.head.head import Classifier
+from torchgeo_mapsr.models.model import LandCoverModel
+
+from .conftest import changed
 
 
 def codes(path: str | Path) -> np.ndarray:
@@ -44,7 +45,7 @@ def split(scene: Scene, folder: Path) -> list[str]:
 
 
 def test_map_of_a_scene(scene: Scene, job: MapJob, tmp_path: Path) -> None:
-    result = map_region(replace(job, scores=True))
+    result = map_region(changed(job, scores=True))
     assert {path.name for path in tmp_path.iterdir()} == {
         'cover.tif',
         'cover.tif.aux.xml',
@@ -93,8 +94,8 @@ def test_map_of_a_scene(scene: Scene, job: MapJob, tmp_path: Path) -> None:
 
 def test_tiles_leave_no_trace(job: MapJob, tmp_path: Path) -> None:
     """Any tile size gives the same bits, and the same run does twice."""
-    first = map_region(replace(job, scores=True)).maps[0]
-    again = replace(job, output=tmp_path / 'b.tif', tile_size=2048, scores=True)
+    first = map_region(changed(job, scores=True)).maps[0]
+    again = changed(job, output=tmp_path / 'b.tif', tile_size=2048, scores=True)
     second = map_region(again).maps[0]
     np.testing.assert_array_equal(codes(first), codes(second))
     for name in ('confidence', 'scores'):
@@ -111,13 +112,13 @@ def test_chips_leave_no_seams(job: MapJob, tmp_path: Path) -> None:
     from torchgeo_mapsr.datasets.imagery import Imagery
     from torchgeo_mapsr.models.backbones.create import create_backbone
 
-    map_region(replace(job, scores=True))
-    halo = create_backbone(job.backbone, 4).halo
+    map_region(changed(job, scores=True))
+    halo = create_backbone(job.backbone.spec, 4).halo
     plan = Plan(
         Imagery(job.imagery).geobox,
-        job.chip_size,
-        job.tile_size,
-        default_overlap(job.chip_size, halo),
+        job.chips.size,
+        job.chips.tile_size,
+        default_overlap(job.chips.size, halo),
         halo,
         4,
     )
@@ -136,7 +137,7 @@ def test_chips_leave_no_seams(job: MapJob, tmp_path: Path) -> None:
 
 def test_folder_and_mosaic(scene: Scene, job: MapJob, tmp_path: Path) -> None:
     paths = split(scene, tmp_path / 'in')
-    several = replace(job, imagery=tuple(paths), output=f'{tmp_path}/maps/')
+    several = changed(job, imagery=tuple(paths), output=f'{tmp_path}/maps/')
     result = map_region(several)
     assert [path.name for path in result.maps] == ['left.tif', 'right.tif']
     assert result.report_path == tmp_path / 'maps' / 'report.json'
@@ -144,7 +145,7 @@ def test_folder_and_mosaic(scene: Scene, job: MapJob, tmp_path: Path) -> None:
     for path, given in zip(result.maps, paths, strict=True):
         with rasterio.open(path) as one, rasterio.open(given) as two:
             assert (one.transform, one.shape) == (two.transform, two.shape)
-    mosaic = map_region(replace(several, output=tmp_path / 'mosaic.tif')).maps[0]
+    mosaic = map_region(changed(several, output=tmp_path / 'mosaic.tif')).maps[0]
     with rasterio.open(mosaic) as one, rasterio.open(scene.imagery) as two:
         assert (one.transform, one.shape) == (two.transform, two.shape)
     whole = codes(map_region(job).maps[0])
@@ -161,24 +162,24 @@ def test_saved_fit_maps_without_labels(
 ) -> None:
     paths = split(scene, tmp_path / 'in')
     fit = tmp_path / 'fit.safetensors'
-    map_region(replace(job, imagery=(paths[0],), save_model=fit, prior=0.0))
+    map_region(changed(job, imagery=(paths[0],), save_model=fit, prior=0.0))
     assert fit.stat().st_size < 500_000
-    assert Classifier.load(fit).provenance['backbone']['spec'].startswith('rcf')
-    reuse = replace(
+    assert LandCoverModel.load(fit).provenance['backbone']['spec'].startswith('rcf')
+    reuse = changed(
         job, imagery=(paths[0],), labels=(), legend=None, backbone='rcf', model=fit
     )
-    again = map_region(replace(reuse, output=tmp_path / 'again.tif'))
+    again = map_region(changed(reuse, output=tmp_path / 'again.tif'))
     np.testing.assert_array_equal(codes(again.maps[0]), codes(job.output))
     assert again.report['maps'][0]['lr_cells'] == 0
     other = map_region(
-        replace(reuse, imagery=(paths[1],), output=tmp_path / 'other.tif')
+        changed(reuse, imagery=(paths[1],), output=tmp_path / 'other.tif')
     ).maps[0]
     same = Crosswalk.load(scene.target, scene.target)
     assert compare(other, scene.truth, same, same).accuracy > 0.6
     with pytest.raises(InputError, match='4 bands, this has 3'):
-        map_region(replace(reuse, bands=(1, 2, 3), output=tmp_path / 'b.tif'))
+        map_region(changed(reuse, bands=(1, 2, 3), output=tmp_path / 'b.tif'))
     with pytest.raises(InputError, match='--target land-cover-4'):
-        map_region(replace(reuse, target='worldcover', output=tmp_path / 'b.tif'))
+        map_region(changed(reuse, target='worldcover', output=tmp_path / 'b.tif'))
 
 
 def test_labels_over_a_part(scene: Scene, job: MapJob, tmp_path: Path) -> None:
@@ -188,9 +189,9 @@ def test_labels_over_a_part(scene: Scene, job: MapJob, tmp_path: Path) -> None:
     half = tmp_path / 'half.tif'
     with rasterio.open(half, 'w', **profile) as dataset:
         dataset.write(values)
-    result = map_region(replace(job, labels=(str(half),)))
+    result = map_region(changed(job, labels=(str(half),)))
     assert (codes(result.maps[0]) > 0).all()
-    whole = map_region(replace(job, output=tmp_path / 'whole.tif'))
+    whole = map_region(changed(job, output=tmp_path / 'whole.tif'))
     used = [r.report['fit']['labels']['cells_used'] for r in (result, whole)]
     assert 0 < used[0] < used[1]
 
@@ -209,7 +210,7 @@ def test_no_data_and_unknown_codes(scene: Scene, job: MapJob, tmp_path: Path) ->
     odd = tmp_path / 'odd.tif'
     with rasterio.open(odd, 'w', **profile) as dataset:
         dataset.write(values)
-    result = map_region(replace(job, imagery=(str(holes),), labels=(str(odd),)))
+    result = map_region(changed(job, imagery=(str(holes),), labels=(str(odd),)))
     cover = codes(job.output)
     assert (cover[:150, :200] == 0).all()
     assert (cover[150:] > 0).all()
@@ -224,7 +225,7 @@ def test_no_data_and_unknown_codes(scene: Scene, job: MapJob, tmp_path: Path) ->
 
 def test_published_form_and_fixed_prior(job: MapJob) -> None:
     result: MapResult = map_region(
-        replace(job, score='cosine', prior=0.5, prompts=2, centre=True)
+        changed(job, score='cosine', prior=0.5, prompts=2, centre=True)
     )
     assert result.report['fit']['score'] == 'cosine'
     assert result.report['fit']['prior_weight'] == 0.5
@@ -232,7 +233,7 @@ def test_published_form_and_fixed_prior(job: MapJob) -> None:
 
 
 def test_noisy_and_rare_labels(job: MapJob) -> None:
-    result = map_region(replace(job, noise='sce', class_weight='log'))
+    result = map_region(changed(job, noise='sce', class_weight='log'))
     options = result.report['fit']['options']
     assert (options['noise'], options['class_weight']) == ('sce', 'log')
     assert len(np.unique(codes(job.output))) > 1
@@ -251,8 +252,8 @@ def test_refinements(
     scene: Scene, job: MapJob, tmp_path: Path, settings: dict[str, str]
 ) -> None:
     """They change the map, and do not spoil it."""
-    plain = map_region(replace(job, output=tmp_path / 'plain.tif')).maps[0]
-    refined = map_region(replace(job, **settings))
+    plain = map_region(changed(job, output=tmp_path / 'plain.tif')).maps[0]
+    refined = map_region(changed(job, **settings))
     same = Crosswalk.load(scene.target, scene.target)
     assert (codes(plain) != codes(refined.maps[0])).any()
     before, after = (

@@ -8,7 +8,10 @@ import pytest
 import torch
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from torchgeo_mapsr.mapping.sweep import (
+
+from torchgeo_mapsr.datasets.geo.plan import ChipIndex, Plan
+from torchgeo_mapsr.mapping.cog import NO_PERCENT
+from torchgeo_mapsr.mapping.tiles import (
     NO_CLASS,
     BlendedTile,
     ScoredChip,
@@ -16,31 +19,29 @@ from torchgeo_mapsr.mapping.sweep import (
     sweep,
 )
 
-from torchgeo_mapsr.datasets.geo.plan import Chip, Plan
-from torchgeo_mapsr.mapping.cog import NO_PERCENT
-
+#: No multiples of a stride: the last chips reach beyond them.
 SHAPE = (330, 290)
 
 
 def plan(tile: int) -> Plan:
     geobox = GeoBox(SHAPE, Affine(1, 0, 5e5, 0, -1, 4e6), 'EPSG:26917')
-    return Plan(geobox, 96, tile, overlap=24, halo=6)
+    return Plan(geobox, 96, tile, overlap=24, halo=6, align=4)
 
 
 def scorer(
-    plan: Plan, valid: np.ndarray, log: list[Chip] | None = None
-) -> tuple[Callable[[Chip], Chip], Callable[[Chip], ScoredChip]]:
+    plan: Plan, valid: np.ndarray, log: list[ChipIndex] | None = None
+) -> tuple[Callable[[ChipIndex], ChipIndex], Callable[[ChipIndex], ScoredChip]]:
     """A model whose answer depends on the chip, as a backbone's does."""
 
-    def score(chip: Chip) -> ScoredChip:
+    def score(chip: ChipIndex) -> ScoredChip:
         if log is not None:
             log.append(chip)
-        seen, core = valid[plan.window(chip)], plan.core(chip)
-        if not seen.any():
-            return ScoredChip(None, seen[core])
+        inside, core = valid[plan.window(chip)], plan.core(chip)
+        if not inside.any():
+            return ScoredChip(None, inside[core])
         rng = torch.Generator().manual_seed(chip.row * 100 + chip.col)
-        logits = torch.randn(3, *seen.shape, generator=rng)
-        return ScoredChip(logits.softmax(0)[:, *core], seen[core])
+        logits = torch.randn(3, *plan.crop(chip).shape, generator=rng)
+        return ScoredChip(logits.softmax(0)[:, *core], inside[core])
 
     return (lambda chip: chip), score
 
@@ -70,8 +71,10 @@ def valid() -> np.ndarray:
 
 def test_blend_is_the_weighted_mean_of_all_chips(valid: np.ndarray) -> None:
     part = plan(128)
-    total = np.zeros((3, *SHAPE))
-    weight = np.zeros(SHAPE)
+    beyond = [axis.starts[-1] + axis.size for axis in part.axes]
+    assert beyond == [332, 292]
+    total = np.zeros((3, *beyond))
+    weight = np.zeros(beyond)
     read, score = scorer(part, valid)
     for chip in part.lattice():
         scored = score(read(chip))
@@ -80,11 +83,13 @@ def test_blend_is_the_weighted_mean_of_all_chips(valid: np.ndarray) -> None:
         share = np.multiply.outer(*part.weights(chip))
         window, core = part.window(chip), part.core(chip)
         assert (share[core] > 0).all()
-        assert share[core].sum() == pytest.approx(share.sum())
+        inside = share[: SHAPE[0] - window[0].start, : SHAPE[1] - window[1].start]
+        assert share[core].sum() == pytest.approx(inside.sum())
         whole = np.zeros((3, *share.shape))
         whole[:, *core] = scored.probabilities.numpy()
         total[:, *window] += whole * share
         weight[window] += share
+    total, weight = total[:, : SHAPE[0], : SHAPE[1]], weight[: SHAPE[0], : SHAPE[1]]
     expected = total / np.where(valid, weight, 1)
     result = run(128, valid)
     np.testing.assert_array_equal(
@@ -117,7 +122,7 @@ def test_resumed_tiles_are_the_same(valid: np.ndarray) -> None:
 def test_schedule_is_what_is_scored(valid: np.ndarray) -> None:
     part = plan(100)
     tiles = list(part.tiles())
-    log: list[Chip] = []
+    log: list[ChipIndex] = []
     for _ in sweep(part, tiles, 3, *scorer(part, valid, log)):
         pass
     assert log == list(schedule(part, tiles))
@@ -129,7 +134,7 @@ def test_schedule_is_what_is_scored(valid: np.ndarray) -> None:
 def test_errors_of_the_reader_arrive() -> None:
     part = plan(100)
 
-    def read(chip: Chip) -> Chip:
+    def read(chip: ChipIndex) -> ChipIndex:
         raise OSError('truncated')
 
     with pytest.raises(OSError, match='truncated'):

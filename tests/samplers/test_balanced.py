@@ -11,6 +11,7 @@ from torchgeo.samplers import GeoSampler
 from tests.data.chesapeake_pairs.data import make_rasters
 from torchgeo_mapsr.datamodules import PairDataModule
 from torchgeo_mapsr.datasets import Legend, LRHRPair
+from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.mosaic import LRHRPairs
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
@@ -28,7 +29,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def test_cells_are_those_of_the_sample(dataset: LRHRPair) -> None:
     codes, places = dataset.lr_cells(0)
-    sample = dataset.sample(dataset.tiles[0])
+    sample = dataset.sample(ChipQuery(0, dataset.tiles[0]))
     region, labels = sample['mask_region'].numpy(), sample['lr_label'].numpy().ravel()
     row, col = places.astype(int)
     np.testing.assert_array_equal(labels[region[row, col] - 1], codes)
@@ -52,7 +53,7 @@ def test_classes_are_drawn_by_their_power(dataset: LRHRPair, balance: float) -> 
     expected = (count / count.sum()) ** (1 - balance)
     expected = n * expected / expected.sum()
     grid = dataset.imagery.geobox
-    whole = dataset.sample(grid)
+    whole = dataset.sample(ChipQuery(0, grid))
     region, labels = whole['mask_region'].numpy(), whole['lr_label'].numpy().ravel()
     drawn = []
     for x, y, _ in sampler:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.data.chesapeake_pairs.data import make_rasters
+from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.mosaic import LRHRPairs
 from torchgeo_mapsr.samplers import ChipSampler
 
@@ -32,7 +33,7 @@ def test_every_pixel_is_visited(
     assert len(queries) == 2 * count
     for tile, pair in enumerate(dataset.pairs):
         grid = pair.imagery.geobox
-        whole = pair.sample(grid)['image']
+        whole = pair.sample(ChipQuery(0, grid))['image']
         seen = torch.zeros(grid.height, grid.width)
         for query in queries[tile * count : (tile + 1) * count]:
             sample = dataset[query]

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from torchgeo.datasets import RasterDataset, stack_samples
 
 from tests.data.chesapeake_pairs.data import make_rasters
+from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.collate import collate_pairs
 from torchgeo_mapsr.datasets.mosaic import LRHRPairs
 from torchgeo_mapsr.datasets.patches import class_shares, write_footprints
@@ -51,7 +52,9 @@ def test_chips_are_the_patches(root: Path, dataset: LRHRPairs, tmp_path: Path) -
             if tile.contains(centre)
         ]
         row, col = patch['row'], patch['col']
-        expected = pair.sample(pair.imagery.geobox[row : row + 64, col : col + 64])
+        expected = pair.sample(
+            ChipQuery(0, pair.imagery.geobox[row : row + 64, col : col + 64])
+        )
         torch.testing.assert_close(sample['image'], expected['image'])
         torch.testing.assert_close(sample['mask'], expected['mask'])
 

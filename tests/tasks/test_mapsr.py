@@ -2,8 +2,11 @@
 # Licensed under the MIT License.
 
 import json
+import signal
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +23,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchgeo import samplers
 
-from torchgeo_mapsr import MapJob, map_region
+from torchgeo_mapsr import FitOptions, LandCoverModel, MapJob, map_region
 from torchgeo_mapsr.datamodules import PairDataModule
 from torchgeo_mapsr.datasets import Crosswalk, LRHRPair, collate_pairs, make_scene
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.accuracy import compare
-from torchgeo_mapsr.models.head.head import Classifier
 from torchgeo_mapsr.models.head.probe import LinearProbe, class_weights
 from torchgeo_mapsr.tasks import MapSRTask
 
 SMALL = 'rcf?filters=8&colours=32&strides=1,2,4'
 # cross-validation is tested where it lives
-QUICK: dict[str, Any] = {'strength': 1e-3, 'prior': 0.2, 'max_pixels': 4000}
+FEW: dict[str, Any] = {'l2': 1e-3, 'prior': 0.2, 'max_pixels': 4000}
+QUICK: dict[str, Any] = {'fit': FEW}
 
 
 class Chips(LightningDataModule):
@@ -106,7 +109,7 @@ def fitted(
 
 def test_fit_takes_one_epoch_and_sees_every_cell(fitted: Fitted) -> None:
     assert fitted.trainer.current_epoch == 1
-    labels = fitted.task.classifier.provenance['labels']
+    labels = fitted.task.land_cover.provenance['labels']
     usable, shown = set(), 0
     for batch in fitted.chips.batches:
         wanted = (crosswalk_index(batch['lr_label']) >= 0) & whole(batch)
@@ -118,7 +121,7 @@ def test_fit_takes_one_epoch_and_sees_every_cell(fitted: Fitted) -> None:
     assert labels['cells_used'] == len(usable)
     assert 100 < len(usable) < shown
     assert labels['unknown_codes'] == {}
-    assert fitted.task.classifier.provenance['backbone']['spec'] == SMALL
+    assert fitted.task.land_cover.provenance['backbone']['spec'] == SMALL
 
 
 def crosswalk_index(codes: Tensor) -> Tensor:
@@ -183,7 +186,7 @@ def test_labels_are_a_prior_where_there_are_any(fitted: Fitted) -> None:
     task, batch = fitted.task, fitted.chips.batches[0]
     bare = task.predict_step({'image': batch['image']}, 0)['probabilities']
     torch.testing.assert_close(bare, task(batch['image']).exp())
-    weight = task.classifier.prior_weight
+    weight = task.land_cover.head.prior.weight
     assert weight > 0
     given = fitted.probabilities[: len(bare)]
     assert not torch.allclose(bare, given)
@@ -204,17 +207,14 @@ def test_options_for_noisy_and_rare_labels(
     fitted: Fitted, chips: Chips, option: dict[str, str]
 ) -> None:
     """They reach the probe, and nothing before it."""
-    task = MapSRTask(SMALL, **option)
+    task = MapSRTask(SMALL, fit=option)
     trainer().fit(task, chips)
-    assert (
-        task.classifier.provenance['options'] | option
-        == (task.classifier.provenance['options'])
-    )
-    plain = fitted.task.classifier
-    assert not torch.allclose(task.classifier.probe.weight, plain.probe.weight)
-    for name, tensor in plain.calibration.items():
-        assert torch.equal(task.classifier.calibration[name], tensor)
-    assert torch.equal(task.classifier.frequency, plain.frequency)
+    made, plain = task.land_cover, fitted.task.land_cover
+    assert made.provenance['options'] | option == made.provenance['options']
+    assert not torch.allclose(made.head.probe.weight, plain.head.probe.weight)
+    for name, tensor in plain.origin.calibration.items():
+        assert torch.equal(made.origin.calibration[name], tensor)
+    assert torch.equal(made.head.prior.frequency, plain.head.prior.frequency)
 
 
 def test_backbone_is_frozen(fitted: Fitted) -> None:
@@ -230,8 +230,8 @@ class TestCheckpoint:
     def test_predicts_the_same(self, fitted: Fitted) -> None:
         again = MapSRTask.load_from_checkpoint(fitted.checkpoint)
         assert torch.equal(probabilities(again, fitted.chips), fitted.probabilities)
-        made = json.loads(json.dumps(fitted.task.classifier.provenance))
-        assert again.classifier.provenance == made
+        made = json.loads(json.dumps(fitted.task.land_cover.provenance))
+        assert again.land_cover.provenance == made
 
     def test_through_the_trainer(self, fitted: Fitted) -> None:
         predicted = trainer().predict(
@@ -274,7 +274,7 @@ class TestSavedFit:
     @pytest.fixture(scope='class')
     def path(self, fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = tmp_path_factory.mktemp('saved') / 'fit.safetensors'
-        fitted.task.classifier.save(path)
+        fitted.task.land_cover.save(path)
         return path
 
     def test_predicts_the_same(self, fitted: Fitted, path: Path) -> None:
@@ -319,8 +319,8 @@ class TestSavedFit:
     @pytest.mark.parametrize(
         ('options', 'message'),
         [
-            ({'backbone': 'rcf?filters=4'}, 'made with the backbone rcf'),
-            ({'backbone': 'identity'}, 'made with the backbone rcf'),
+            ({'backbone': 'rcf?filters=4'}, 'not those that the fit was made with'),
+            ({'backbone': 'identity'}, 'not those that the fit was made with'),
             ({'target': 'worldcover'}, 'give target=land-cover-4'),
         ],
     )
@@ -329,17 +329,18 @@ class TestSavedFit:
             MapSRTask(**{'backbone': SMALL, 'model': path, **options})
 
     def test_must_have_the_same_weights(self, path: Path, tmp_path: Path) -> None:
-        other = Classifier.load(path)
-        other.provenance['backbone']['weights'] = '0' * 16
+        fit = LandCoverModel.load(path)
+        other = replace(fit, origin=replace(fit.origin, digest='0' * 16))
         other.save(tmp_path / 'other.safetensors')
-        with pytest.raises(InputError, match='other weights'):
+        with pytest.raises(InputError, match='not those that the fit was made with'):
             MapSRTask(SMALL, model=tmp_path / 'other.safetensors')
 
 
 class TestSGD:
     @pytest.fixture(scope='class')
     def solved(self, chips: Chips) -> tuple[MapSRTask, MapSRTask, list[float]]:
-        options = QUICK | {'strength': 1e-2, 'backbone': 'identity'}
+        fit = FEW | {'l2': 1e-2, 'recipe': 'classes'}
+        options: dict[str, Any] = {'fit': fit, 'backbone': 'identity'}
         lbfgs = MapSRTask(**options)
         trainer(limit_val_batches=0).fit(lbfgs, chips)
         sgd = MapSRTask(**options, solver='sgd', lr=0.05)
@@ -375,7 +376,7 @@ class TestSGD:
             squares = ((probe.weight * sgd.scale) ** 2).sum()
             return float(each.double() @ weight + 1e-2 * 4 / 2 * squares)
 
-        best, found = (objective(task.classifier.probe) for task in (lbfgs, sgd))
+        best, found = (objective(task.land_cover.head.probe) for task in (lbfgs, sgd))
         nothing = objective(LinearProbe(torch.zeros(4, 4), torch.zeros(4)))
         assert best < 0.8 * nothing
         assert found == pytest.approx(best, rel=0.01)
@@ -385,7 +386,7 @@ class TestSGD:
         self, chips: Chips, solved: tuple[MapSRTask, MapSRTask, list[float]]
     ) -> None:
         lbfgs, sgd, _ = solved
-        assert sgd.classifier.provenance['solver'] == 'sgd'
+        assert sgd.land_cover.provenance['solver'] == 'sgd'
         a, b = (probabilities(task, chips).argmax(1) for task in (lbfgs, sgd))
         assert (a == b).float().mean() > 0.97
 
@@ -406,11 +407,11 @@ def test_calibration_waits_for_enough_chips(chips: Chips) -> None:
     """And no chip that waited is lost."""
     counts = []
     for number in (1, 2, 100):
-        task = MapSRTask(SMALL, calibration_chips=number, **QUICK)
+        task = MapSRTask(SMALL, fit=FEW | {'calibration_chips': number})
         trainer(limit_val_batches=0).fit(task, chips)
-        labels = task.classifier.provenance['labels']
+        labels = task.land_cover.provenance['labels']
         counts.append((labels['cells'], labels['cells_used']))
-        digest = task.classifier.provenance['backbone']['weights']
+        digest = task.land_cover.provenance['backbone']['weights']
         assert digest == task.backbone.weights_digest()
         assert not task.backbone.needs_calibration
     assert len(set(counts)) == 1
@@ -430,10 +431,12 @@ def test_bilateral_upsampling(chips: Chips, fitted: Fitted) -> None:
     small = Chips(fitted.scene, patch_size=128, batch_size=1)
     small.batches = small.batches[:4]
     trainer(limit_val_batches=1).fit(task, small)
-    plain = MapSRTask(SMALL, **QUICK)
-    plain.load_state_dict(task.state_dict())
+    again = MapSRTask(SMALL, **QUICK)
+    again.load_state_dict(task.state_dict())
     image = small.batches[0]['image']
-    assert not torch.allclose(task(image), plain(image))
+    assert torch.equal(task(image), again(image))  # the fit says how it maps
+    again.land_cover = task.land_cover.with_options(upsampler='bilinear')
+    assert not torch.allclose(task(image), again(image))
 
 
 @pytest.mark.parametrize('grid', ['GridGeoSampler', 'GriddedPatchSampler'])
@@ -463,11 +466,10 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from torchgeo_mapsr import MapSRTask, PairDataModule
-from torchgeo_mapsr.tasks.saved import to_bytes
 
 class Same(Callback):
     def on_train_end(self, trainer, task):
-        mine = task.backbone.weights_digest(), to_bytes(task.classifier).tolist()
+        mine = task.backbone.weights_digest(), task.land_cover.to_bytes()
         all_of_them = [None, None]
         torch.distributed.all_gather_object(all_of_them, mine)
         assert all_of_them[0] == all_of_them[1]
@@ -475,39 +477,97 @@ class Same(Callback):
 *paths, spec, folder = sys.argv[1:]
 for backbone, solver in (('identity', 'lbfgs'), (spec, 'sgd')):
     task = MapSRTask(
-        backbone, solver=solver, strength=0.01, prior=0.2, max_pixels=10**6
+        backbone, solver=solver, fit={'l2': 0.01, 'prior': 0.2, 'max_pixels': 10**6}
     )
     trainer = Trainer(
         accelerator='cpu', devices=2, strategy='ddp_fork', max_epochs=1, logger=False,
         enable_checkpointing=False, num_sanity_val_steps=0, callbacks=[Same()],
     )
     trainer.fit(task, PairDataModule(*paths, patch_size=224))
-    task.classifier.save(f'{folder}/{solver}.safetensors')
+    task.land_cover.save(f'{folder}/{solver}.safetensors')
 """
 
 
-def test_two_processes_share_the_chips(
-    made_scene: Scene, chips: Chips, tmp_path: Path
-) -> None:
+def test_two_processes_share_the_chips(made_scene: Scene, tmp_path: Path) -> None:
     """And find what one finds; all that they know is the same."""
-    paths = [made_scene.imagery, made_scene.labels, made_scene.truth]
+    paths = [str(made_scene.imagery), str(made_scene.labels), str(made_scene.truth)]
     done = subprocess.run(
-        [sys.executable, '-c', TWO_PROCESSES, *map(str, paths), SMALL, str(tmp_path)],
+        [sys.executable, '-c', TWO_PROCESSES, *paths, SMALL, str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    one = MapSRTask('identity', strength=0.01, prior=0.2, max_pixels=10**6)
-    trainer(limit_val_batches=0).fit(one, chips)
+    options = FitOptions(l2=0.01, prior=0.2, max_pixels=10**6)
+    one = MapSRTask('identity', fit=options)
+    trainer(limit_val_batches=0).fit(one, PairDataModule(*paths, patch_size=224))
     for solver in ('lbfgs', 'sgd'):
-        two = Classifier.load(tmp_path / f'{solver}.safetensors')
+        content = (tmp_path / f'{solver}.safetensors').read_bytes()
+        two = LandCoverModel.load(tmp_path / f'{solver}.safetensors')
         for key in ('cells', 'cells_used'):
             found = two.provenance['labels'][key]
-            assert found == one.classifier.provenance['labels'][key]
+            assert found == one.land_cover.provenance['labels'][key]
         if solver == 'lbfgs':
-            wanted = one.classifier.probe.weight
-            torch.testing.assert_close(two.probe.weight, wanted, rtol=0.01, atol=1e-4)
+            assert content == one.land_cover.to_bytes()
+
+
+class TestLimits:
+    """Whatever ends a fit early leaves one to what was seen."""
+
+    @pytest.fixture
+    def data(self, made_scene: Scene) -> PairDataModule:
+        paths = str(made_scene.imagery), str(made_scene.labels)
+        return PairDataModule(*paths, batch_size=1, patch_size=160)
+
+    @pytest.mark.parametrize('backbone', ['identity', SMALL])
+    @pytest.mark.parametrize(
+        ('limits', 'chips'),
+        [
+            ({'max_steps': 3}, 3),
+            ({'limit_train_batches': 2}, 2),
+            ({'fast_dev_run': 3}, 3),
+            ({'max_time': timedelta(microseconds=1)}, None),
+        ],
+        ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+    )
+    def test_of_a_trainer(
+        self, data: PairDataModule, backbone: str, limits: dict[str, Any], chips: int
+    ) -> None:
+        """Also before there are enough chips to calibrate a backbone."""
+        task = MapSRTask(backbone, **QUICK)
+        run = trainer(limit_val_batches=0, **limits)
+        run.fit(task, data)
+        assert task.land_cover is not None
+        total = len(run.train_dataloader)
+        assert chips is None or chips < total
+        seen = task.land_cover.provenance['chips']
+        assert seen == chips if chips else 0 < seen < total
+        image = torch.rand(1, 4, 64, 64) * 255
+        assert task(image).exp().sum(1).allclose(torch.ones(1, 64, 64))
+
+    def test_chips_of_the_fit(self, data: PairDataModule) -> None:
+        task = MapSRTask('identity', fit=FEW | {'max_chips': 2})
+        run = trainer(limit_val_batches=0)
+        run.fit(task, data)
+        assert task.land_cover.provenance['chips'] == 2
+        assert run.global_step == 2 < len(run.train_dataloader)
+
+    @pytest.mark.parametrize('backbone', ['identity', SMALL])
+    def test_ctrl_c(self, data: PairDataModule, backbone: str) -> None:
+        class Interrupt(Callback):
+            def on_train_batch_end(self, *args: Any) -> None:
+                if args[-1] == 2:
+                    raise KeyboardInterrupt
+
+        task = MapSRTask(backbone, **QUICK)
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises((KeyboardInterrupt, SystemExit)):
+                trainer(limit_val_batches=0, callbacks=[Interrupt()]).fit(task, data)
+        finally:
+            signal.signal(signal.SIGINT, handler)  # Lightning ignores it from then on
+        assert task.land_cover is not None
+        assert task.land_cover.provenance['chips'] == 3
 
 
 class TestMistakes:
@@ -529,12 +589,13 @@ class TestMistakes:
 
     def test_unknown_codes_are_reported(self, chips: Chips) -> None:
         codes = chips.batches[0]['lr_label'].clone()
-        codes[0, 2, 3:5] = 7
+        first, second = whole(chips.batches[0])[0].nonzero()[:2].tolist()
+        codes[0, *first] = codes[0, *second] = 7
         batch = chips.batches[0] | {'lr_label': codes}
         task = MapSRTask(SMALL, **QUICK)
         with pytest.warns(UserWarning, match=r"'nlcd' does not have .* 7 \(2 cells\)"):
             trainer().fit(task, DataLoader([batch], batch_size=None))
-        assert task.classifier.provenance['labels']['unknown_codes'] == {'7': 2}
+        assert task.land_cover.provenance['labels']['unknown_codes'] == {'7': 2}
 
     @pytest.mark.parametrize(
         'options',

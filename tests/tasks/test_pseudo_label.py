@@ -153,7 +153,7 @@ def test_teachers_are_not_in_the_checkpoint(
     run.fit(task, loader())
     (path,) = tmp_path.rglob('*.ckpt')
     content = torch.load(path, weights_only=True)
-    assert {name.split('.')[0] for name in content['state_dict']} == {'network'}
+    assert {name.split('.')[0] for name in content['state_dict']} == {'model'}
     again = PseudoLabelTask.load_from_checkpoint(path)
     image = batch()['image']
     with torch.no_grad():

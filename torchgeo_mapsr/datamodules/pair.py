@@ -217,7 +217,10 @@ class PairDataModule(ChipDataModule):
             self.imagery, self.labels, self.truth, bands=self.bands, nodata=self.nodata
         )
         if self.roi is not None:
-            (dataset,) = roi_split(dataset, [shapely.box(*self.roi)])
+            (dataset,) = roi_split(
+                dataset,
+                [shapely.box(self.roi[0], self.roi[1], self.roi[2], self.roi[3])],
+            )
             if not len(dataset):
                 raise InputError(
                     f'roi {list(self.roi)} does not meet the imagery; give it in the CRS '

@@ -102,6 +102,8 @@ class ChipDataset(GeoDataset):
         rasters: Number of the raster that each tile is part of (default: one raster).
     """
 
+    _index: geopandas.GeoDataFrame
+
     def __init__(
         self,
         tiles: Sequence[GeoBox],
@@ -207,7 +209,7 @@ class ChipDataset(GeoDataset):
         return tuple(tile.grid for tile in self.rows())
 
     @property
-    def paths(self) -> list[str]:
+    def paths(self) -> list[str]:  # type: ignore[override]
         """File of each row of :attr:`index`."""
         return [str(path) for path in self.index['filepath']]
 
@@ -404,8 +406,8 @@ class ChipDataset(GeoDataset):
             height, width = geobox.shape
             if geobox.crs == self._grids[0].crs and _is_box(geometry):
                 left, bottom, right, top = geometry.bounds
-                x, _ = geobox.affine * (np.arange(width) + 0.5, np.zeros(width))
-                _, y = geobox.affine * (np.zeros(height), np.arange(height) + 0.5)
+                x, _ = geobox.pix2wld(np.arange(width) + 0.5, np.zeros(width))
+                _, y = geobox.pix2wld(np.zeros(height), np.arange(height) + 0.5)
                 inside |= ((y > bottom) & (y < top))[:, None] & (x > left) & (x < right)
                 continue
             centres = np.indices(geobox.shape) + 0.5

@@ -220,9 +220,12 @@ def read_chip(
     grid = geobox if core is None else geobox[part]
     region = np.zeros(grid.shape, np.int64)
     windows, first, labelled = [], 0, np.zeros(1, bool)
-    for raster in labels:
-        regions = _regions(grid, raster, core is None, len(labels) > 1)
-        window, cells = _label_window(imagery, geobox, raster, regions, part, own)
+    under = [_regions(grid, r, core is None, len(labels) > 1) for r in labels]
+    shape = _common_shape(imagery, geobox, labels, under)
+    for raster, regions in zip(labels, under, strict=True):
+        window, cells = _label_window(
+            imagery, geobox, raster, regions, shape, part, own
+        )
         windows.append(window)
         has_label = np.concatenate([[False], window.code.numpy().ravel() >= 0])
         # What an earlier raster has a label for stays as it is.
@@ -302,13 +305,13 @@ def _label_window(
     geobox: GeoBox,
     raster: LabelRaster,
     regions: RegionMap,
+    shape: tuple[int, int],
     part: Window,
     own: Window | None,
 ) -> tuple[LabelWindow, NDArray[np.int64]]:
     """Cells of a raster around a chip, and 0 or the number of the cell + 1 a pixel."""
     top, left, height, width = regions.window
-    h, w = _window_shape(geobox.shape.yx, imagery.geobox, raster.geobox)
-    h, w = max(h, height) + 2 * MARGIN, max(w, width) + 2 * MARGIN
+    h, w = shape
     corner = top - MARGIN, left - MARGIN
     cells = regions.mask_region
     row, col = np.divmod(cells - 1, max(width, 1))
@@ -373,6 +376,19 @@ def _cell_pixels(
         rows.start - down : rows.stop - down, cols.start - right : cols.stop - right
     ]
     return found
+
+
+def _common_shape(
+    imagery: Imagery,
+    geobox: GeoBox,
+    labels: Sequence[LabelRaster],
+    under: Sequence[RegionMap],
+) -> tuple[int, int]:
+    """Shape of the windows of all rasters, which a sample holds as one tensor."""
+    shapes = [_window_shape(geobox.shape.yx, imagery.geobox, r.geobox) for r in labels]
+    shapes += [regions.window[2:] for regions in under]
+    h, w = np.max(shapes, axis=0).tolist() if shapes else (0, 0)
+    return h + 2 * MARGIN, w + 2 * MARGIN
 
 
 @lru_cache(maxsize=64)

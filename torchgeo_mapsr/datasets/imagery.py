@@ -22,17 +22,8 @@ from scipy.ndimage import (
 )
 
 from ..errors import InputError, InputWarning
-from .geo.grid import (
-    Box,
-    box_in,
-    bring_together,
-    clip,
-    crop,
-    hull,
-    pixel_offset,
-    pixel_ratio,
-)
-from .geo.raster import MAX_BANDS, PathLike, RasterFile, open_rasters
+from .geo.grid import Box, box_in, clip, crop, hull, pixel_offset, pixel_ratio
+from .geo.raster import MAX_BANDS, PathLike, RasterFile, open_rasters, side_by_side
 from .geo.region import lr_coordinates
 
 #: What can remove a pixel, by its number in :meth:`Imagery.read_sources`; 0 is a pixel
@@ -117,7 +108,7 @@ class Imagery:
         nodata: float | None = None,
         stack: bool = False,
     ) -> None:
-        files = _together(open_rasters(paths))
+        files = side_by_side(open_rasters(paths))
         alphas = _transparency(files)
         self._layers = tuple(
             _layer(file, bands, nodata, alpha)
@@ -162,12 +153,17 @@ class Imagery:
         """Number of files, size, and the share of it that the files cover."""
         height, width = self.geobox.shape
         sizes = self._boxes[:, 2:] - self._boxes[:, :2]
-        covered = min(float(sizes.prod(axis=1).sum()) / (height * width), 1.0)
+        covered = min(100 * float(sizes.prod(axis=1).sum()) / (height * width), 100.0)
         files = f'{len(self._layers)} file{"s" if len(self._layers) > 1 else ""}'
         return (
-            f'{files}, {height} x {width} pixels ({_pixels(height * width)}), of which '
-            f'{covered:.3g} in the files'
+            f'{files}, {height} x {width} pixels ({_pixels(height * width)}), '
+            f'{covered:.3g} % of them in the files'
         )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All local files that are read: side-car files and a VRT's sources too."""
+        return tuple(name for layer in self._layers for name in layer.file.files)
 
     def changed(self) -> tuple[str, ...]:
         """Files that are no longer what they were when they were opened."""
@@ -463,7 +459,7 @@ class _Layer:
         """Values of the channels, and what has removed their pixels."""
         removed = np.zeros(values.shape[1:], np.uint8)
 
-        def remove(where: NDArray[np.bool_], source: int) -> None:
+        def remove(where: Any, source: int) -> None:
             np.copyto(removed, source, where=where & (removed == 0))
 
         for band, threshold in self.alphas:
@@ -472,7 +468,8 @@ class _Layer:
         masks = [self.bands[0]] if self.file.masked else []
         masks += [b for b in self.bands if b in self.file.band_masks and not masks]
         for band in masks:
-            remove(self.file.read([band], rows, cols, mask=True)[0] == 0, _MASK)
+            mask = self.file.read([band], rows, cols, mask=True)[0]
+            remove(np.equal(mask, 0), _MASK)
         if values.dtype.kind == 'f':
             with np.errstate(over='ignore'):  # beyond float32
                 finite = np.isfinite(values.astype(np.float32, copy=False))
@@ -604,15 +601,6 @@ def _rim(values: NDArray[Any], nodata: NDArray[np.float64]) -> NDArray[np.bool_]
     rim: NDArray[np.bool_] = binary_dilation(core, step, RIM_DEPTH, mask=near)
     # single pixels among them with a larger error
     return rim | binary_closing(rim, step)
-
-
-def _together(files: tuple[RasterFile, ...]) -> tuple[RasterFile, ...]:
-    """The files, those beyond the antimeridian beside the others."""
-    grids = bring_together([file.geobox for file in files])
-    return tuple(
-        file if grid is file.geobox else replace(file, geobox=grid)
-        for file, grid in zip(files, grids, strict=True)
-    )
 
 
 def _layer(

@@ -5,17 +5,26 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from ..errors import InputError
+from ..errors import InputError, InputWarning
 from .geo.grid import Box, box_in, clip, crop, hull, pixel_offset
-from .geo.raster import PathLike, RasterFile, open_rasters
+from .geo.raster import PathLike, RasterFile, open_rasters, side_by_side
 from .geo.region import region_map
+from .legends.legend import Legend
+
+# Cells along a side of the blocks in which codes are counted, and how many blocks.
+COUNTED, COUNTED_BLOCKS = 512, 64
+
+# Share of the labelled cells, and of the codes, that a legend must know.
+FITS = 0.5
 
 
 class LabelRaster:
@@ -43,8 +52,11 @@ class LabelRaster:
                 raise InputError(
                     f'{file.path}: is not on the grid of {self._files[0].path}'
                 )
+        boxes = [box_in(file.geobox, first) for file in self._files]
+        whole = hull(boxes)
         #: the grid
-        self.geobox = crop(first, hull([box_in(f.geobox, first) for f in self._files]))
+        self.geobox = crop(first, whole)
+        self._boxes = np.array(boxes, np.int64) - np.tile(whole[:2], 2)
 
     @classmethod
     def open(cls, paths: PathLike | Iterable[PathLike]) -> 'tuple[LabelRaster, ...]':
@@ -60,7 +72,7 @@ class LabelRaster:
             InputError: A file cannot be used.
         """
         groups: list[list[RasterFile]] = []
-        for file in open_rasters(paths):
+        for file in side_by_side(open_rasters(paths)):
             for group in groups:
                 if pixel_offset(file.geobox, group[0].geobox) is not None:
                     group.append(file)
@@ -106,17 +118,93 @@ class LabelRaster:
         Raises:
             InputError: A file cannot be read, or holds values that are not codes.
         """
-        window = crop(self.geobox, (rows.start, cols.start, rows.stop, cols.stop))
-        codes = np.full(window.shape, -1, np.int64)
-        for file in self._files:
-            box = clip(box_in(file.geobox, window), *window.shape)
-            top, left, bottom, right = box
-            if top == bottom or left == right:
-                continue
-            found = _codes(file, box_in(crop(window, box), file.geobox))
+        codes = np.full((rows.stop - rows.start, cols.stop - cols.start), -1, np.int64)
+        for file, inner, (top, left, bottom, right) in self._parts(rows, cols):
             part = codes[top:bottom, left:right]
-            np.copyto(part, found, where=part == -1)
+            np.copyto(part, _codes(file, inner), where=part == -1)
         return codes
+
+    def _parts(self, rows: slice, cols: slice) -> Iterator[tuple[RasterFile, Box, Box]]:
+        """Files that touch a window: each with its own part and that of the window."""
+        offset = np.array([rows.start, cols.start] * 2)
+        height, width = rows.stop - rows.start, cols.stop - cols.start
+        boxes = self._boxes - offset
+        touching = (boxes[:, :2] < (height, width)).all(1) & (boxes[:, 2:] > 0).all(1)
+        for i in np.flatnonzero(touching).tolist():
+            first, start, last, stop = boxes[i].tolist()
+            top, left, bottom, right = clip((first, start, last, stop), height, width)
+            inner = top - first, left - start, bottom - first, right - start
+            yield self._files[i], inner, (top, left, bottom, right)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All local files that are read: side-car files and a VRT's sources too."""
+        return tuple(name for file in self._files for name in file.files)
+
+    def changed(self) -> tuple[str, ...]:
+        """Files that are no longer what they were when they were opened."""
+        return tuple(file.path for file in self._files if file.changed())
+
+    def count_codes(
+        self, areas: Sequence[GeoBox] = ()
+    ) -> tuple[Counter[int], Counter[int]]:
+        """Count the codes of some cells, and the no-data values that were declared.
+
+        Args:
+            areas: Grids in any CRS that are looked at; everywhere by default. Of large
+                ones up to COUNTED_BLOCKS blocks, evenly spread, are.
+
+        Returns:
+            Cells by code, those that have no data left out; and cells that hold the
+            no-data value of their file, by that value, where it is a whole number.
+        """
+        grid = crop(self._files[0].geobox, (0, 0, 1, 1))
+        first = self._files[0].geobox
+        boxes = [box_in(file.geobox, first) for file in self._files]
+        whole = hull(boxes)
+        windows = [whole]
+        for i, area in enumerate(areas):
+            windows = windows if i else []
+            try:
+                top, left, bottom, right = box_in(area, grid)
+            except InputError:  # the area reaches beyond what the CRS is made for
+                top, left, bottom, right = whole
+            box = (
+                max(top, whole[0]),
+                max(left, whole[1]),
+                min(bottom, whole[2]),
+                min(right, whole[3]),
+            )
+            if box[0] < box[2] and box[1] < box[3]:
+                windows.append(box)
+        blocks = [
+            (row, col, min(row + COUNTED, bottom), min(col + COUNTED, right))
+            for top, left, bottom, right in windows
+            for row in _steps(top, bottom)
+            for col in _steps(left, right)
+        ]
+        step = max(1, -(-len(blocks) // COUNTED_BLOCKS))
+        codes: Counter[int] = Counter()
+        absent: Counter[int] = Counter()
+        for block in blocks[::step]:
+            for file, (top, left, bottom, right) in zip(
+                self._files, boxes, strict=True
+            ):
+                inner = (
+                    max(block[0], top) - top,
+                    max(block[1], left) - left,
+                    min(block[2], bottom) - top,
+                    min(block[3], right) - left,
+                )
+                if inner[0] >= inner[2] or inner[1] >= inner[3]:
+                    continue
+                values, counts = np.unique(_codes(file, inner), return_counts=True)
+                codes.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+                nodata = file.nodata[_band(file) - 1]
+                if nodata is not None and float(nodata).is_integer():
+                    absent[int(nodata)] += int(_nodata(file, inner).sum())
+        del codes[-1]
+        return codes, +absent
 
     def at(self, geobox: GeoBox) -> NDArray[np.int64]:
         """Look up the code at the centre of each pixel of another grid.
@@ -132,13 +220,98 @@ class LabelRaster:
         return np.concatenate([[-1], codes])[regions.mask_region]
 
 
+def check_codes(
+    labels: Sequence[LabelRaster], legend: Legend, areas: Sequence[GeoBox] = ()
+) -> None:
+    """Check that labels are of a legend.
+
+    Args:
+        labels: Labels.
+        legend: What their codes are said to mean.
+        areas: Grids that are looked at; everywhere by default.
+
+    Raises:
+        InputError: The legend has few of the codes. The line names a legend that ships
+            and has them.
+
+    Warns:
+        InputWarning: A class of the legend is the no-data value of a file, and some cells
+            hold it: they count as unlabelled.
+    """
+    codes: Counter[int] = Counter()
+    names = dict(zip(legend.codes.tolist(), legend.class_names, strict=True))
+    for raster in labels:
+        present, absent = raster.count_codes(areas)
+        codes.update(present)
+        for code in sorted(absent.keys() & names.keys()):
+            total = present.total() + absent.total()
+            warnings.warn(
+                f'{raster.paths[0]}: {absent[code]} of {total} cells hold {code}, which '
+                f"is '{names[code]}' in the legend '{legend.name}' but no data by the "
+                'file: they were left out; if they are labels, take the declaration '
+                'away (gdal_edit -unsetnodata)',
+                InputWarning,
+                stacklevel=2,
+            )
+    if legend.nodata is not None:
+        codes.pop(legend.nodata, None)
+    total, matched = _matched(codes, legend)
+    if not total:
+        return
+    few = matched < FITS * total
+    if not few and len(codes.keys() & names.keys()) >= FITS * len(codes):
+        return
+    fitting = [
+        name
+        for name in Legend.names()
+        if name != legend.name and _matched(codes, Legend.load(name))[1] > 0.9 * total
+    ]
+    if not few and not fitting:
+        return
+    seen = ', '.join(str(code) for code in sorted(codes)[:12])
+    advice = (
+        f"'{fitting[0]}' has them" if fitting else 'give the legend that they are of'
+    )
+    more = f' (also {", ".join(fitting[1:4])})' if len(fitting) > 1 else ''
+    raise InputError(
+        f'{labels[0].paths[0]}: only {matched} of {total} labelled cells have a code of '
+        f"the legend '{legend.name}'; their codes are {seen}: {advice}{more}"
+    )
+
+
+def _matched(codes: Counter[int], legend: Legend) -> tuple[int, int]:
+    """Labelled cells, and those with a code of a legend, its no-data code included."""
+    named = {*legend.codes.tolist(), legend.nodata}
+    return codes.total(), sum(count for code, count in codes.items() if code in named)
+
+
+def _steps(start: int, stop: int) -> range:
+    return range(start, stop, COUNTED)
+
+
+def _band(file: RasterFile) -> int:
+    """The band that holds the codes."""
+    return 2 if file.alpha == 1 else 1
+
+
+def _nodata(file: RasterFile, box: Box) -> NDArray[np.bool_]:
+    """Where a file holds its no-data value."""
+    rows, cols = slice(box[0], box[2]), slice(box[1], box[3])
+    band = _band(file)
+    where: NDArray[np.bool_] = file.read([band], rows, cols)[0] == file.nodata[band - 1]
+    return where
+
+
 def _codes(file: RasterFile, box: Box) -> NDArray[np.int64]:
     """Read codes of one file, -1 where it has none."""
     rows, cols = slice(box[0], box[2]), slice(box[1], box[3])
-    band = 2 if file.alpha == 1 else 1
+    band = _band(file)
     values = file.read([band], rows, cols)[0]
     valid = np.ones(values.shape, bool)
-    if file.masked or file.alpha is not None:
+    if file.alpha is not None:
+        # not by GDAL's mask: it takes 255 of 16 bits for transparent
+        valid &= file.read([file.alpha], rows, cols)[0] > 0
+    if file.masked or band in file.band_masks:
         valid &= file.read([band], rows, cols, mask=True)[0] > 0
     nodata = file.nodata[band - 1]
     if nodata is not None:
@@ -151,4 +324,14 @@ def _codes(file: RasterFile, box: Box) -> NDArray[np.int64]:
                 f'{file.path}: holds fractions; labels are whole class codes'
             )
         values = whole
+    beyond = (
+        valid & (np.abs(values.astype(np.float64)) > 2**31)
+        if values.dtype.kind == 'f' or values.dtype.itemsize == 8
+        else np.zeros(1, bool)
+    )
+    if beyond.any():
+        raise InputError(
+            f'{file.path}: holds {values[beyond][0]:g}, which is no class code; declare '
+            'it as no data (gdal_edit -a_nodata)'
+        )
     return np.where(valid, values.astype(np.int64), -1)

@@ -26,7 +26,8 @@ class LRHRPair(ImageryChips):
     own cells, and ``mask_region`` says which cell holds the centre of each pixel. A
     sample has
 
-    * ``image``: values as they are stored, (C, H, W) float32, 0 where invalid
+    * ``image``: values as they are stored, (C, H, W) float32, 0 where invalid; beyond the
+      imagery its mirror image
     * ``mask_valid``: 1 where the imagery has data, (H, W) int64
     * ``lr_label``: codes of the LR cells under the chip and of a few around it, (h, w)
       int64, -1 = no label; of one shape for all chips of a size

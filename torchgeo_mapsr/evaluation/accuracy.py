@@ -239,10 +239,10 @@ class Confusion:
         }
 
 
-def _ratio(part: Any, whole: Any) -> NDArray[np.float64]:
+def _ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
     """Divide; 0 / 0 is NaN."""
-    part, whole = np.asarray(part, float), np.asarray(whole, float)
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    above, below = np.asarray(numerator, float), np.asarray(denominator, float)
+    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
 
 
 def confusion(

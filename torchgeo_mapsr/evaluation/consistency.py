@@ -60,8 +60,8 @@ class MapSummary:
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types; agreement without a cell is null."""
 
-        def share(part: int, whole: int) -> float | None:
-            return round(part / whole, 4) if whole else None
+        def share(part: int, total: int) -> float | None:
+            return round(part / total, 4) if total else None
 
         mapped = int(self.pixels.sum())
         cells, agreeing = self.cells.tolist(), self.agreeing.tolist()

@@ -90,7 +90,8 @@ class StratifiedSample:
         confidence: Coverage of the intervals, 0 to 1.
 
     Raises:
-        InputError: If a stratum has fewer than two points: it has no variance then.
+        InputError: If a stratum has fewer than two points, and more pixels than points:
+            it has no variance then.
 
     >>> sample = StratifiedSample([0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1], [6, 4], 2)
     >>> sample.overall_accuracy.value
@@ -112,7 +113,11 @@ class StratifiedSample:
             object.__setattr__(self, name, np.asarray(getattr(self, name), np.int64))
         areas = np.asarray(self.strata_areas, np.float64)
         object.__setattr__(self, 'strata_areas', areas)
-        few = np.flatnonzero((self._count < 2) & (areas > 0))
+        lacking = (self._count < 2) & (areas > 0)
+        if self.strata_pixels is not None:
+            # a stratum of one pixel is known when that is labelled
+            lacking &= (self._count == 0) | (self._count < self.strata_pixels)
+        few = np.flatnonzero(lacking)
         if few.size:
             raise InputError(
                 f'Stratum number {few[0] + 1} has {self._count[few[0]]} labelled points '
@@ -171,23 +176,23 @@ class StratifiedSample:
         y = np.asarray(values, np.float64)
         return Estimate(self._mean(y), self._variance(y) ** 0.5, self.confidence)
 
-    def ratio(self, part: ArrayLike, whole: ArrayLike) -> Estimate:
+    def ratio(self, numerator: ArrayLike, denominator: ArrayLike) -> Estimate:
         """Share of one indicator's area that another takes.
 
         Args:
-            part: Numerator y of each point, (n,).
-            whole: Denominator x of each point, (n,).
+            numerator: y of each point, (n,).
+            denominator: x of each point, (n,).
 
         Returns:
             R = ȳ / x̄ and the standard error of its residuals y − R x
             (Stehman 2014, eq. 27 to 29); NaN where no point has the denominator.
         """
-        y, x = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-        denominator = self._mean(x)
-        if denominator == 0:
+        y, x = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+        mean = self._mean(x)
+        if mean == 0:
             return Estimate(np.nan, np.nan, self.confidence)
-        value = self._mean(y) / denominator
-        error = self._variance(y - value * x) ** 0.5 / denominator
+        value = self._mean(y) / mean
+        error = self._variance(y - value * x) ** 0.5 / mean
         return Estimate(value, error, self.confidence)
 
     @cached_property
@@ -312,10 +317,10 @@ def allocate(
         if not fixed.any():
             break
         free &= ~fixed
-    whole = np.floor(result + 1e-9).astype(np.int64)
+    points = np.floor(result + 1e-9).astype(np.int64)
     # Largest remainders get what rounding down has left.
-    left = round(result.sum()) - int(whole.sum())
-    order = np.argsort(whole - result, kind='stable')
+    left = round(result.sum()) - int(points.sum())
+    order = np.argsort(points - result, kind='stable')
     for i in order[: max(left, 0)]:
-        whole[i] += 1
-    return np.minimum(whole, most).astype(np.int64)
+        points[i] += 1
+    return np.minimum(points, most).astype(np.int64)

@@ -61,12 +61,12 @@ def save_panel(
     colors = np.concatenate([legend.colors, [_NOTHING]]).astype(np.uint8)
     shown = list(bands[:3]) if min(len(bands), imagery.bands) >= 3 else [bands[0]]
     mapped = legend.index(_codes(map_path, grid))
-    pictures = [('imagery', _picture(imagery, grid, shown, mapped >= 0))]
+    pictures = [('imagery', imagery_picture(imagery, grid, shown, mapped >= 0))]
     if labels and crosswalk is not None:
         index = np.full(grid.shape, -1)
         for file in (path for raster in labels for path in raster.paths):
-            found = crosswalk.index(_codes(file, grid))
-            index = np.where(index < 0, found, index)
+            read = crosswalk.index(_codes(file, grid))
+            index = np.where(index < 0, read, index)
         pictures.append(('coarse labels', colors[index]))
     pictures.append(('map', colors[mapped]))
 
@@ -135,7 +135,7 @@ def _thumbnail(grid: GeoBox) -> GeoBox:
     return grid.zoom_out(factor)
 
 
-def _picture(
+def imagery_picture(
     imagery: Imagery, grid: GeoBox, bands: list[int], mapped: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
     """Three bands stretched to their 2nd to 98th percentile, (h, w, 3).
@@ -143,20 +143,20 @@ def _picture(
     The map knows best which pixels of the imagery are valid.
     """
     values = np.zeros((len(bands), *grid.shape))
-    known = np.zeros(grid.shape, bool)
+    covered = np.zeros(grid.shape, bool)
     for path in imagery.paths:
-        found = _read(path, grid, bands, Resampling.average)
-        fresh = np.isfinite(found).all(0) & ~known
-        values[:, fresh] = found[:, fresh]
-        known |= fresh
-    known &= mapped
+        read = _read(path, grid, bands, Resampling.average)
+        fresh = np.isfinite(read).all(0) & ~covered
+        values[:, fresh] = read[:, fresh]
+        covered |= fresh
+    covered &= mapped
     picture = np.empty((*grid.shape, 3))
     for channel in range(3):
         band = values[channel % len(bands)]
-        low, high = np.percentile(band[known], [2, 98]) if known.any() else (0, 1)
+        low, high = np.percentile(band[covered], [2, 98]) if covered.any() else (0, 1)
         picture[..., channel] = (band - low) / max(high - low, 1e-9)
     picture = (picture.clip(0, 1) * 255).round()
-    picture[~known] = _NOTHING
+    picture[~covered] = _NOTHING
     return picture.astype(np.uint8)
 
 
@@ -171,19 +171,20 @@ def _read(
 ) -> NDArray[np.float32]:
     """A raster on the small grid, (bands, h, w) float32; NaN where it has no data."""
     with rasterio.open(path) as source:
-        if _thumbnail(GeoBox.from_rio(source)) == grid:
+        full = GeoBox.from_rio(source)
+        if full.zoom_out(max(1.0, max(full.shape) / max(grid.shape))) == grid:
             # A fraction of the time of warping.
-            found: NDArray[np.float32] = source.read(
+            read: NDArray[np.float32] = source.read(
                 bands,
                 out_shape=(len(bands), *grid.shape),
                 resampling=resampling,
                 out_dtype='float32',
             )
-            for values, band in zip(found, bands, strict=True):
+            for values, band in zip(read, bands, strict=True):
                 nodata = source.nodatavals[band - 1]
                 if nodata is not None:
                     values[values == nodata] = np.nan
-            return found
+            return read
         with WarpedVRT(
             source,
             crs=str(grid.crs.to_wkt()) if grid.crs else None,

@@ -195,14 +195,14 @@ def draw_sample(
             row, col = np.nonzero(number == stratum)
             if not row.size:
                 continue
-            found = key[row, col]
-            if len(found) > points[h]:
-                best = np.argpartition(found, -points[h])[-points[h] :]
-                row, col, found = row[best], col[best], found[best]
+            values = key[row, col]
+            if len(values) > points[h]:
+                best = np.argpartition(values, -points[h])[-points[h] :]
+                row, col, values = row[best], col[best], values[best]
             x, y = block.geobox.pix2wld(col + 0.5, row + 0.5)
             x, y = _into(strata.maps, block.number, x, y)
             new = np.stack([x, y, block.areas[row]], -1)
-            keys[h] = np.concatenate([keys[h], found])
+            keys[h] = np.concatenate([keys[h], values])
             places[h] = np.concatenate([places[h], new])
             best = np.argsort(-keys[h], kind='stable')[: points[h]]
             keys[h], places[h] = keys[h][best], places[h][best]

@@ -18,7 +18,14 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
 from ..models.backbones.spec import map_option
-from ..models.head.options import CLASS_WEIGHTS, NOISE, RECIPES, SCORES, FitOptions
+from ..models.head.options import (
+    CLASS_WEIGHTS,
+    NOISE,
+    RECIPES,
+    SCORES,
+    FitOptions,
+    check_range,
+)
 
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 EXECUTORS = ('process', 'dask')
@@ -261,6 +268,8 @@ class MapJob:
                 continue
             value = values.pop(flag.name)
             stage, _, name = flag.path.rpartition('.')
+            if stage == 'fit':
+                check_range(name, value, flag.option)
             (nested.setdefault(stage, {}) if stage else nested)[name] = (
                 tuple(value) if isinstance(value, list) else value
             )

@@ -17,6 +17,7 @@ from ..datasets.labels import LabelRaster
 from ..errors import InputError
 from ..models.backbones.backbone import Backbone
 from ..models.head.cells import MAX_CELLS, Cells
+from ..models.head.options import FitOptions
 from ..models.model import (
     FrozenBackbone,
     LandCoverModel,
@@ -28,7 +29,7 @@ from ..models.model import (
 )
 from ..samplers.lattice import labelled_chips
 from ..threads import prefetch
-from .config import MapJob
+from .config import ComputeOptions, ScoringOptions
 from .executor import Executor, Here, Tick
 from .inputs import Inputs
 from .timing import Stopwatch
@@ -117,22 +118,26 @@ def _opened(origin: FrozenBackbone, device: str) -> Backbone:
     return _backbones[key]
 
 
-def fit(
-    job: MapJob,
+def fit_region(
     inputs: Inputs,
     plans: Sequence[Plan],
     backbone: Backbone,
+    options: FitOptions,
+    scoring: ScoringOptions,
+    compute: ComputeOptions,
     watch: Stopwatch,
-    start: Callable[[int], Tick],
+    start: Callable[[int], Tick] = lambda total: lambda: None,
     executor: Executor | None = None,
 ) -> LandCoverModel:
-    """Look at some chips and fit a model.
+    """Look at some chips of a region and fit a model.
 
     Args:
-        job: The job.
-        inputs: What it reads; with labels.
+        inputs: Imagery, labels and legends.
         plans: Plan of each raster.
         backbone: The backbone, on its device. It is calibrated here.
+        options: How the head is fitted.
+        scoring: How pixels will be scored.
+        compute: Where and how numbers are computed.
         watch: Counts the time.
         start: Starts a progress bar of so many steps; gives a function that steps it.
         executor: Looks at the chips; this process by default.
@@ -145,8 +150,6 @@ def fit(
     """
     crosswalk = inputs.crosswalk
     assert crosswalk is not None
-    options = replace(job.fit, seed=job.seed)
-    scoring = job.scoring
     if scoring.score is not None:
         options = replace(options, score=scoring.score)
     if scoring.prior is not None:
@@ -154,7 +157,7 @@ def fit(
     labels = [inputs.labels] * len(plans)
     items = [
         FitItem(image, inputs.images[image], plans[image], chip)
-        for image, chip in labelled_chips(plans, labels, job.seed)
+        for image, chip in labelled_chips(plans, labels, options.seed)
     ]
     guided = scoring.upsampler == 'bilateral'
     spread: tuple[float, ...] = ()
@@ -171,15 +174,17 @@ def fit(
         origin,
         inputs.labels,
         -(-options.max_pixels // expected),
-        job.seed,
+        options.seed,
         watch,
-        job.compute.device,
-        job.compute.precision,
+        compute.device,
+        compute.precision,
         spread if guided else None,
         None if executor.elsewhere else backbone,
     )
     parts = look(executor, work, items, options.max_chips, start(expected))
     if not parts:
+        for image in inputs.images:
+            image.check_data()
         raise InputError(
             'The labels have no data where the imagery has; check their no-data value '
             'and their place.'
@@ -194,7 +199,7 @@ def fit(
             scoring.upsampler or 'bilinear',
             spread,
             scoring.propagate or 'none',
-            job.compute.precision,
+            compute.precision,
         )
 
 

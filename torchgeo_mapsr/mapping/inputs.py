@@ -3,6 +3,7 @@
 
 """What a job reads, opened and checked."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.imagery import Imagery
-from ..datasets.labels import LabelRaster
+from ..datasets.labels import LabelRaster, check_codes
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -65,6 +66,9 @@ class Inputs:
                     'with --bands.'
                 )
         labels = LabelRaster.open(job.labels) if job.labels else ()
+        if crosswalk is not None and labels:
+            grids = [image.geobox for image in images]
+            check_codes(labels, crosswalk.source, grids)
         return cls(images, labels, target, crosswalk)
 
     @property
@@ -90,8 +94,8 @@ class Inputs:
         """
         optional = job.backbone.weights, job.model, job.legend, job.target
         return [
-            *(path for image in self.images for path in image.paths),
-            *(path for raster in self.labels for path in raster.paths),
+            *(path for image in self.images for path in image.files),
+            *(path for raster in self.labels for path in raster.files),
             *job.checkpoint,
             *(name for name in (*optional, job.crosswalk) if name is not None),
         ]
@@ -103,7 +107,7 @@ class Inputs:
             job: The job that was opened.
         """
         files = {
-            f'{name} {value}': file_digest(Path(value))
+            f'{name} {Path(value).name}': file_digest(Path(value))
             for name, value in (
                 ('weights', job.backbone.weights),
                 ('model', job.model),
@@ -114,10 +118,17 @@ class Inputs:
             )
             if value is not None and Path(value).is_file()
         }
-        files |= {' '.join(image.paths): image.fingerprint() for image in self.images}
+        sources: list[Imagery | LabelRaster] = [*self.images, *self.labels]
+        # By their names alone: a folder that was renamed is the same work.
         files |= {
-            ' '.join(raster.paths): raster.fingerprint() for raster in self.labels
+            f'{number} {" ".join(map(os.path.basename, source.paths))}': (
+                source.fingerprint()
+            )
+            for number, source in enumerate(sources)
         }
         used = {name: versions()[name] for name in ('torchgeo-mapsr', 'torch')}
         settings = job.to_dict(results_only=True)
+        for name in ('legend', 'target', 'crosswalk'):
+            if settings[name] is not None:
+                settings[name] = Path(settings[name]).name
         return {'settings': settings, 'inputs': files, 'versions': used}

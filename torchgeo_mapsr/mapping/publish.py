@@ -98,7 +98,8 @@ def publish(
     for name in ('scores', 'confidence'):
         if name in layers:
             store.publish(scratch[name], layers[name][0])
-    store.publish(store.scratch(output.sidecar.name), output.sidecar)
+    classes = scratch['classes']
+    store.publish(classes.with_name(f'{classes.name}.aux.xml'), output.sidecar)
     # The map comes last: where it is, the rest is too.
     store.publish(scratch['classes'], output.map)
     return summary

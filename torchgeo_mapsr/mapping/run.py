@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,20 +21,30 @@ from rich.progress import (
 
 from ..datasets.geo.plan import Plan, default_overlap
 from ..datasets.geo.raster import open_rasters
+from ..datasets.imagery import Imagery
+from ..datasets.labels import LabelRaster
 from ..errors import InputError
 from ..evaluation.consistency import MapSummary, summarise
 from ..evaluation.report import area_table, run_report
+from ..models.backbones.backbone import Backbone
 from ..models.backbones.create import create_backbone
-from ..models.model import ChipModel, LandCoverModel, ModelFile, device_of, file_digest
-from ..models.networks.model import NetworkFiles, NetworkModel
+from ..models.model import (
+    ChipModel,
+    LandCoverModel,
+    ModelFile,
+    device_of,
+    device_of_module,
+    file_digest,
+)
+from ..models.networks.model import NetworkFiles
 from .config import MapJob
 from .executor import Executor, Here, Tick
-from .fit import fit
+from .fit import fit_region
 from .inputs import Inputs
 from .outputs import Outputs, check_outputs
 from .publish import publish
 from .store import WorkStore
-from .tile_files import TileFiles, replacing
+from .tile_files import TileFiles
 from .tiles import ChipScores, MapPass, ModelScores, TileItem, chips_of
 from .timing import Stopwatch
 
@@ -82,19 +93,24 @@ def map_region(job: MapJob, console: Console | None = None) -> MapResult:
         inputs = Inputs.open(job, outputs)
         description = inputs.describe(job)
     executor = _executor_of(job)
-    with WorkStore(outputs.work, description) as store:
-        check_outputs(
-            [*outputs.files(job.confidence, job.scores), *_kept(job)],
-            inputs.files(job),
-            job.overwrite,
-            store.published,
-        )
+    store = WorkStore(outputs.work, description, overwrite=job.overwrite)
+    # Everything is checked before the folder of the work is touched.
+    check_outputs(
+        [*outputs.files(job.confidence, job.scores), *_kept(job)],
+        inputs.files(job),
+        job.overwrite,
+        store.published,
+    )
+    for image in inputs.images:
+        console.print(f'Imagery: {escape(str(image))}')
+    run = Run(outputs, inputs, store.tiles, watch, job.confidence, job.scores)
+    source = _source(job, run, executor)
+    with store:
         if store.notice:
-            console.print(store.notice)
+            console.print(escape(store.notice))
         if store.resumed:
-            console.print(f'Going on with the work in {store.folder}.')
-        run = Run(outputs, inputs, store.tiles, watch, job.confidence, job.scores)
-        return _make(job, run, store, executor, console)
+            console.print(f'Going on with the work in {escape(str(store.folder))}.')
+        return _make(job, run, store, source, executor, console)
 
 
 @dataclass(frozen=True)
@@ -212,6 +228,10 @@ class Run:
                 store.finish(number)
             summaries[str(output.map)] = summary
         report = run_report(settings, provenance, summaries, self.watch.to_dict())
+        report['nodata'] = {
+            str(output.map): image.sources_of_nodata()
+            for output, image in zip(self.outputs.maps, self.inputs.images, strict=True)
+        }
         scratch = store.scratch(self.outputs.report.name)
         text = json.dumps(report, indent=1)
         scratch.write_text(text + '\n')
@@ -224,26 +244,62 @@ class Run:
         return summarise(path, inputs.target, inputs.labels, inputs.crosswalk)
 
 
+def _source(
+    job: MapJob, run: Run, executor: Executor
+) -> Backbone | LandCoverModel | NetworkFiles:
+    """What a job maps with, as far as it is known before anything was fitted.
+
+    Raises:
+        InputError: If it cannot be made, or does not map what is asked for.
+    """
+    inputs, compute, weights = run.inputs, job.compute, job.backbone.weights
+    # Workers have devices of their own.
+    device = device_of('cpu' if executor.elsewhere else compute.device)
+    if job.checkpoint:
+        files = NetworkFiles.of(
+            job.checkpoint, job.ensemble_weights, compute.device, compute.precision
+        )
+        with run.watch('network'):
+            opened = (files.on('cpu') if executor.elsewhere else files).open()
+        check_model(opened, inputs, job.target)
+        return files
+    with run.watch('backbone'):
+        if job.model is not None:
+            model = LandCoverModel.load(job.model, device, weights)
+            check_model(model, inputs, job.target)
+            return model
+        return create_backbone(
+            job.backbone.spec, inputs.bands, weights, inputs.integers, job.seed
+        ).to(device)
+
+
 def _make(
-    job: MapJob, run: Run, store: WorkStore, executor: Executor, console: Console
+    job: MapJob,
+    run: Run,
+    store: WorkStore,
+    source: Backbone | LandCoverModel | NetworkFiles,
+    executor: Executor,
+    console: Console,
 ) -> MapResult:
     """Fit, map and publish."""
     with _bar(console) as bar, executor:
         model: ChipModel
-        source: ModelFile | NetworkFiles
-        if job.checkpoint:
-            model, source = _networks(job, run, executor)
+        file: ModelFile | NetworkFiles
+        if isinstance(source, NetworkFiles):
+            file = source
+            model = (source.on('cpu') if executor.elsewhere else source).open()
             plans = _plans(job, run, model.halo, model.stride)
         else:
-            model, source, plans = _fit(job, run, store, executor, bar)
+            model, file, plans = _fit(job, run, store, source, executor, bar)
             if job.save_model is not None:
                 scratch = store.scratch(job.save_model.name)
                 scratch.write_bytes(store.fit.read_bytes())
                 job.save_model.parent.mkdir(parents=True, exist_ok=True)
                 store.publish(scratch, job.save_model)
-        scores = ModelScores(source if executor.elsewhere else model, run.inputs.labels)
+        scores = ModelScores(file if executor.elsewhere else model, run.inputs.labels)
         items = run.items(plans, store.finished)
         run.make_tiles(scores, items, executor, _starter(bar, 'Map'))
+    _check_unchanged(run.inputs)
     summaries, report = run.publish(
         store, plans, job.to_dict(), model.provenance, job.bands
     )
@@ -253,32 +309,35 @@ def _make(
 
 
 def _fit(
-    job: MapJob, run: Run, store: WorkStore, executor: Executor, bar: Progress
+    job: MapJob,
+    run: Run,
+    store: WorkStore,
+    source: Backbone | LandCoverModel,
+    executor: Executor,
+    bar: Progress,
 ) -> tuple[LandCoverModel, ModelFile, tuple[Plan, ...]]:
     """Fit a model, or take the job's or that of an interrupted run."""
-    inputs, compute, weights = run.inputs, job.compute, job.backbone.weights
-    # Workers have devices of their own.
-    device = device_of('cpu' if executor.elsewhere else compute.device)
-    saved = store.fit if store.has_fit() else job.model
-    model = None
-    with run.watch('backbone'):
-        if saved is not None:
-            model = LandCoverModel.load(saved, device, weights)
-            check_model(model, inputs, job.target)
-            backbone = model.backbone
-        else:
-            backbone = create_backbone(
-                job.backbone.spec, inputs.bands, weights, inputs.integers, job.seed
-            ).to(device)
-        if compute.compile:
-            backbone.compile()
+    compute, weights = job.compute, job.backbone.weights
+    backbone = source if isinstance(source, Backbone) else source.backbone
+    device = device_of_module(backbone)
+    if compute.compile:
+        backbone.compile()
     plans = _plans(job, run, backbone.halo, max(backbone.strides))
-    if model is None:
-        start = _starter(bar, 'Fit')
-        model = fit(job, inputs, plans, backbone, run.watch, start, executor)
-    if not store.fit.exists():
-        with replacing(store.fit) as part:
-            model.save(part)
+    if not store.has_fit():
+        model = source
+        if isinstance(model, Backbone):
+            model = fit_region(
+                run.inputs,
+                plans,
+                backbone,
+                replace(job.fit, seed=job.seed),
+                job.scoring,
+                compute,
+                run.watch,
+                _starter(bar, 'Fit'),
+                executor,
+            )
+        store.keep_fit(model)
     file = ModelFile(
         store.fit.absolute(),
         file_digest(store.fit),
@@ -293,19 +352,19 @@ def _fit(
     return replace(file, device=str(device)).open(backbone), file, plans
 
 
-def _networks(
-    job: MapJob, run: Run, executor: Executor
-) -> tuple[NetworkModel, NetworkFiles]:
-    """Load the job's networks."""
-    compute = job.compute
-    with run.watch('network'):
-        files = NetworkFiles.of(
-            job.checkpoint, job.ensemble_weights, compute.device, compute.precision
-        )
-        # Workers have devices of their own.
-        model = (files.on('cpu') if executor.elsewhere else files).open()
-    check_model(model, run.inputs, job.target)
-    return model, files
+def _check_unchanged(inputs: Inputs) -> None:
+    """Make sure that what was mapped is what is there now.
+
+    Raises:
+        InputError: If a file has changed since the run began.
+    """
+    sources: list[Imagery | LabelRaster] = [*inputs.images, *inputs.labels]
+    for source in sources:
+        for name in source.changed():
+            raise InputError(
+                f'{name} has changed while it was mapped; nothing was published. Give '
+                'the same command again: it starts over with the file as it is now.'
+            )
 
 
 def _plans(job: MapJob, run: Run, halo: int, stride: int) -> tuple[Plan, ...]:
@@ -363,12 +422,12 @@ def _tell(
     for code, count in labels.get('unknown_codes', {}).items():
         console.print(
             f'Note: {count} cells of the labels have code {code}, which the legend '
-            f"'{labels['legend']}' does not have; they were ignored."
+            f"'{escape(labels['legend'])}' does not have; they were ignored."
         )
     console.print(area_table(list(summaries.values())))
     for path in summaries:
-        console.print(f'Map: {path}')
-    console.print(f'Report: {run.outputs.report}')
+        console.print(f'Map: {escape(path)}')
+    console.print(f'Report: {escape(str(run.outputs.report))}')
 
 
 def _starter(bar: Progress, name: str) -> Callable[[int], Tick]:

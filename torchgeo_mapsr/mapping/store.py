@@ -10,21 +10,37 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from ..models.model import is_intact
-from .tile_files import TileFiles, replacing
+from ..models.model import LandCoverModel, is_intact
+from .tile_files import TileFiles, part_of, replacing, sync
 
-FORMAT = 2
+FORMAT = 3
 _NAMES = re.compile(
-    r'(lock|manifest\.json|fit\.safetensors|(chip_)?\d+_\d+_\d+(_[0-9a-f]+)?\.npz'
-    r'|out_.*)'
-    r'(\.([0-9a-f]+\.)?part)?'
+    r'(lock|manifest\.json|fit(_[0-9a-f]+)?\.safetensors'
+    r'|(chip_)?\d+_\d+_\d+(_[0-9a-f]+)?\.npz|out_.*)'
+    r'(\.([0-9a-f]+\.)?part)?',
+    re.DOTALL,
 )
+
+_SIDECAR = '.aux.xml'
+
+# What os.link raises where there are no hard links, and both it and os.replace for
+# another disk.
+_NO_LINKS = {
+    errno.EXDEV,
+    errno.EPERM,
+    errno.EACCES,
+    errno.ENOSYS,
+    errno.EMLINK,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+}
 
 
 def digest(content: Mapping[str, Any]) -> str:
@@ -36,25 +52,38 @@ def digest(content: Mapping[str, Any]) -> str:
 class WorkStore:
     """Finished tiles and the fit of one run, in a folder that outlives a crash.
 
-    The folder belongs to one description of work (configuration, inputs' fingerprints,
-    version): opened with the same description it is resumed, opened with another it is
-    emptied. One process at a time may hold it.
+    What is kept belongs to one description of work (configuration, inputs' fingerprints,
+    version): opened with the same description it is resumed. Work of other descriptions
+    may lie beside it in the folder and is left as it is: the description's digest is part
+    of every name. One process at a time may hold the folder.
+
+    :attr:`published` is known before the folder is entered, and nothing is touched until
+    then.
+
+    What was finished stands in a manifest beside the folder (``FOLDER.DIGEST.json``). It
+    is the last file that goes: whatever a crash leaves, the same work goes on from there.
 
     Args:
-        folder: Where the work lies, beside the output.
+        folder: Where the work lies, beside the output. It may be a symbolic link.
         description: Everything that the results depend on, as JSON types.
+        overwrite: Whether a file that is there under a final name may be replaced though
+            this work has not put it there. Otherwise :meth:`publish` refuses it, also one
+            that has appeared since the run began.
 
     Raises:
         InputError: If another run holds the folder, or if it holds files that no run
             has put there.
     """
 
-    def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, description: Mapping[str, Any], overwrite: bool = True
+    ) -> None:
         self.folder = folder
+        self.overwrite = overwrite
         self.description = {'format': FORMAT, **description}
         #: The finished tiles.
         self.tiles = TileFiles(folder.absolute(), digest(self.description))
-        #: Why work that was found had to be started over; empty if it was not.
+        #: What a person should know of the work that was there; empty if nothing.
         self.notice = ''
         #: Whether earlier work is being continued.
         self.resumed = False
@@ -62,7 +91,13 @@ class WorkStore:
         self.published: list[str] = []
         #: Numbers of the images whose maps have their final names.
         self.finished: list[int] = []
+        self._marks: dict[str, str] = {}
+        self._of_image: dict[int, list[str]] = {}
+        self._fit = ''
+        self._manifest = folder.with_name(f'{folder.name}.{self.tiles.work}.json')
         self._lock = FileLock(folder / 'lock', timeout=0)
+        # Known before the folder is touched: a run that is refused changes nothing.
+        self._load_outputs(self._read())
 
     def __enter__(self) -> Self:
         self._acquire()
@@ -75,24 +110,41 @@ class WorkStore:
 
     def __exit__(self, *_: object) -> None:
         # A run that ends before any work was kept leaves no folder behind.
-        if self.folder.exists() and not self._work():
+        if self._lock.is_locked and not self._has_work():
             self.discard()
         self._lock.release()
 
-    def _work(self) -> bool:
-        names = {entry.name for entry in self.folder.iterdir()}
-        return bool(names - {'lock', 'manifest.json'}) or bool(self.published)
+    def _has_work(self) -> bool:
+        return bool(self.published) or any(map(self._owns, self.folder.iterdir()))
+
+    def _owns(self, path: Path) -> bool:
+        """Whether a file of the folder belongs to this work."""
+        work = self.tiles.work
+        return (
+            self.tiles.owns(path)
+            or path.name == self.fit.name
+            or path.name.startswith((f'out_{work}_', f'{self.fit.name}.'))
+            or f'_{work}.npz.' in path.name
+        )
 
     def _acquire(self) -> None:
         """Take the lock; the system drops it when a process dies."""
         while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            names = [entry.name for entry in self.folder.iterdir()]
-            strange = [name for name in names if not _NAMES.fullmatch(name)]
-            if strange:
+            try:
+                # also what a symbolic link points to and is not there
+                os.makedirs(os.path.realpath(self.folder), exist_ok=True)
+                names = [entry.name for entry in self.folder.iterdir()]
+            except FileNotFoundError:
+                continue  # another run has just cleaned up
+            except (NotADirectoryError, FileExistsError):
+                raise InputError(
+                    f'{self.folder} is no folder; move it away or give another --output.'
+                ) from None
+            foreign = [name for name in names if not _NAMES.fullmatch(name)]
+            if foreign:
                 raise InputError(
                     f'{self.folder} holds files that are not from an earlier run '
-                    f'({strange[0]}); move the folder away or give another --output.'
+                    f'({foreign[0]}); move the folder away or give another --output.'
                 )
             try:
                 self._lock.acquire()
@@ -109,58 +161,128 @@ class WorkStore:
             self._lock.release()
 
     def _open(self) -> None:
-        """Resume the folder's work or start over."""
-        path = self.folder / 'manifest.json'
-        found: Any = None
-        if path.exists():
-            try:
-                found = json.loads(path.read_text())
-                reason = _difference(found['description'], self.description)
-                self.resumed = found['digest'] == digest(self.description)
-                self.published = list(found['published'])
-                self.finished = list(found['finished'])
-            except (ValueError, KeyError, TypeError, AttributeError):
-                reason, self.resumed = 'its manifest is damaged', False
-            if not self.resumed:
-                self.notice = f'Starting over: {reason}.'
-        if not self.resumed:
-            self.published, self.finished = [], []
-        for entry in list(self.folder.iterdir()):
-            kept = (
-                entry == self.fit or entry.suffix == '.json' or self.tiles.owns(entry)
+        """Resume this work if there is any of it."""
+        content = self._read()
+        found = content is not None or any(map(self._owns, self.folder.iterdir()))
+        if content is None and self._manifest.exists():
+            self.notice = (
+                f'{self._manifest.name} is damaged: finished tiles are kept, but outputs '
+                'that are there are not known to be of this work.'
             )
-            if entry.name != 'lock' and not (kept and self.resumed):
-                entry.unlink()
+        elif not found:
+            self.notice = self._others()
+        self.resumed = found
+        self._load_outputs(content)
+        for entry in list(self.folder.iterdir()):
+            scratch = self._owns(entry) and not self.tiles.owns(entry)
+            if entry.suffix == '.part' or (scratch and entry != self.fit):
+                entry.unlink(missing_ok=True)
+        for entry in list(self._manifest.parent.iterdir()):
+            start = f'{self._manifest.name}.'
+            if entry.name.startswith(start) and entry.suffix == '.part':
+                entry.unlink(missing_ok=True)
         self._write()
+
+    def _load_outputs(self, content: Mapping[str, Any] | None) -> None:
+        """Take over final names that still hold what this work has put there."""
+        self.published, self.finished = [], []
+        self._marks, self._of_image, self._fit = {}, {}, ''
+        if content is None:
+            return
+        self._fit = content['fit']
+        for name, mark in content['marks'].items():
+            path = self._absolute(name)
+            # One that is empty was reserved when the run was cut off.
+            if not path.exists() or _mark(path) == mark or path.stat().st_size == 0:
+                self.published.append(str(path))
+                self._marks[name] = mark
+        for image, names in content['images'].items():
+            there = [
+                name in self._marks and self._absolute(name).exists() for name in names
+            ]
+            # A map that was moved away is made again.
+            if all(there):
+                self.finished.append(int(image))
+                self._of_image[int(image)] = names
+
+    def _others(self) -> str:
+        """Name the work of other descriptions that lies here."""
+        start = f'{self.folder.name}.'
+        for path in sorted(self.folder.parent.iterdir()):
+            middle = path.name[len(start) : -len('.json')]
+            if not path.name.startswith(start) or path.suffix != '.json':
+                continue
+            if path == self._manifest or not re.fullmatch('[0-9a-f]{12}', middle):
+                continue
+            other = _load(path)
+            if other is not None:
+                return (
+                    f'{self.folder} keeps unfinished work of another run as well '
+                    f'({_difference(other["description"], self.description)}); the '
+                    'command that it is from goes on with it.'
+                )
+        return ''
+
+    def _read(self) -> dict[str, Any] | None:
+        """The manifest; None if there is no whole one."""
+        content = _load(self._manifest)
+        if content is None or content['digest'] != digest(self.description):
+            return None
+        return content
 
     def _write(self) -> None:
         content = {
             'digest': digest(self.description),
-            'published': self.published,
-            'finished': self.finished,
+            'fit': self._fit,
+            'marks': self._marks,
+            'images': {str(image): names for image, names in self._of_image.items()},
             'description': self.description,
         }
-        with replacing(self.folder / 'manifest.json') as part:
-            part.write_text(json.dumps(content, indent=1))
+        content['checksum'] = digest(content)
+        with replacing(self._manifest) as part:
+            part.write_text(json.dumps(content, indent=1), encoding='utf-8')
 
     @property
     def fit(self) -> Path:
         """Where the fit of this run is kept."""
-        return self.folder / 'fit.safetensors'
+        return self.folder / f'fit_{self.tiles.work}.safetensors'
+
+    def keep_fit(self, model: LandCoverModel) -> None:
+        """Keep a fit, with its checksum.
+
+        Args:
+            model: The fit.
+        """
+        part = part_of(self.fit)
+        try:
+            model.save(part)
+            sync(part)
+            # Known before the file is there: one without a checksum is none.
+            self._fit = _file_digest(part)
+            self._write()
+            os.replace(part, self.fit)
+        finally:
+            part.unlink(missing_ok=True)
 
     def has_fit(self) -> bool:
         """Whether an interrupted run has kept a fit, and its file as it was written."""
         if not self.fit.exists():
             return False
-        if is_intact(self.fit):
+        if _file_digest(self.fit) == self._fit and is_intact(self.fit):
             return True
         # The same fit is made again, from the same inputs.
         self.fit.unlink()
         return False
 
     def scratch(self, name: str) -> Path:
-        """A name for a file that is being put together."""
-        return self.folder / f'out_{name}'
+        """A name for a file that is being put together; it keeps the suffix.
+
+        GDAL puts a side-car file beside a raster: its name goes with the raster's.
+        """
+        raster = name.removesuffix(_SIDECAR)
+        short = hashlib.sha256(os.fsencode(raster)).hexdigest()[:12]
+        suffix = Path(raster).suffix + name[len(raster) :]
+        return self.folder / f'out_{self.tiles.work}_{short}{suffix}'
 
     def publish(self, scratch: Path, path: Path) -> None:
         """Give a complete file its final name, in one step.
@@ -168,33 +290,143 @@ class WorkStore:
         Args:
             scratch: The file, in this folder.
             path: Its final name.
+
+        Raises:
+            InputError: If another file has that name by now, and may not be replaced.
         """
+        sync(scratch)
+        # safetensors makes files that only their owner can read
+        shutil.copymode(self._manifest, scratch)
+        own = str(path.absolute()) in self.published
+        if own and path.exists() and path.stat().st_size:
+            own = _mark(path) == self._marks[self._relative(path)]
+        before = dict(self._marks)
+        self._marks[self._relative(path)] = _mark(scratch)
+        self._write()
+        try:
+            _rename(scratch, path, replace=self.overwrite or own)
+        except FileExistsError:
+            self._marks = before
+            self._write()
+            raise InputError(
+                f'{path} has appeared since the run began, and nothing is overwritten: '
+                'move it away and run the same command again'
+            ) from None
         if str(path.absolute()) not in self.published:
             self.published.append(str(path.absolute()))
-            self._write()
-        with scratch.open('rb') as file:
-            os.fsync(file.fileno())
-        # safetensors makes files that only their owner can read
-        shutil.copymode(self.folder / 'manifest.json', scratch)
-        try:
-            os.replace(scratch, path)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            with replacing(path) as part:
-                shutil.copyfile(scratch, part)
 
     def finish(self, image: int) -> None:
         """Remember that the map of image number *image* is published."""
-        self.finished.append(image)
+        before = {name for names in self._of_image.values() for name in names}
+        self._of_image[image] = [name for name in self._marks if name not in before]
+        if image not in self.finished:
+            self.finished.append(image)
         self._write()
 
     def discard(self) -> None:
-        """Remove the folder: the work is done."""
-        done = self.folder.with_name(f'{self.folder.name}.{os.getpid()}.done')
-        # Renamed first: a run that starts now gets a new folder, not half of this one.
-        self.folder.rename(done)
-        shutil.rmtree(done)
+        """Remove this work: it is done. That of other descriptions stays.
+
+        The manifest goes last: cut off before, the same work is found to be finished.
+        """
+        if self.folder.exists():
+            for entry in sorted(self.folder.iterdir()):
+                if self._owns(entry) and entry != self.fit:
+                    entry.unlink(missing_ok=True)
+            self.fit.unlink(missing_ok=True)
+            if {entry.name for entry in self.folder.iterdir()} <= {'lock'}:
+                self._remove_folder()
+        self._manifest.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _remove_folder(self) -> None:
+        """Take the empty folder away, with its lock."""
+        lock = Path(self._lock.lock_file)
+        if os.name == 'nt':  # no file is removed there while it is open
+            self._lock.release()
+        with suppress(OSError):
+            lock.unlink(missing_ok=True)
+        # What a symbolic link points to is emptied and left: it was made by a person.
+        with suppress(OSError):
+            if not self.folder.is_symlink():
+                self.folder.rmdir()
+
+    def _relative(self, path: Path) -> str:
+        """A final name as the manifest has it: a folder may be renamed as a whole."""
+        home = self.folder.absolute().parent
+        path = path.absolute()
+        return str(path.relative_to(home) if path.is_relative_to(home) else path)
+
+    def _absolute(self, name: str) -> Path:
+        return self.folder.absolute().parent / name
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    """A manifest that is as it was written; None if there is none."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
+        checksum = content.pop('checksum')
+        return content if checksum == digest(content) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _file_digest(path: Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _mark(path: Path) -> str:
+    """What tells a file from another under its name, without reading all of it."""
+    size = path.stat().st_size
+    with path.open('rb') as file:
+        head = file.read(1 << 16)
+        file.seek(max(size - (1 << 16), 0))
+        tail = file.read()
+    return f'{size} {hashlib.sha256(head + tail).hexdigest()}'
+
+
+def _rename(scratch: Path, path: Path, replace: bool) -> None:
+    """Give a file its final name.
+
+    Args:
+        scratch: The file.
+        path: The name.
+        replace: Whether a file that has the name is replaced.
+
+    Raises:
+        FileExistsError: A file has the name and is not to be replaced.
+    """
+    try:
+        if replace:
+            os.replace(scratch, path)
+        else:
+            os.link(scratch, path)  # unlike a rename, it fails where the name is taken
+            scratch.unlink()
+        return
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS or (replace and error.errno != errno.EXDEV):
+            raise
+    part = part_of(path)
+    try:
+        shutil.copyfile(scratch, part)
+        shutil.copymode(scratch, part)
+        sync(part)
+        if not replace:
+            try:
+                os.link(part, path)
+            except FileExistsError:
+                raise
+            except OSError:
+                # No hard links here: an empty file keeps the name until it is replaced.
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+                os.replace(part, path)
+        else:
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    scratch.unlink()
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -204,7 +436,7 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         for key in old.keys() | new.keys()
         for name in _differing(old.get(key), new.get(key))
     )
-    return 'changed since: ' + ', '.join(parts) if parts else 'nothing changed'
+    return 'it differs in ' + ', '.join(parts) if parts else 'nothing differs'
 
 
 def _differing(old: Any, new: Any) -> list[str]:

@@ -3,13 +3,14 @@
 
 """Files of finished tiles, which any process may write and read."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
-from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
-from zlib import error as ZlibError
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,19 +32,34 @@ def replacing(path: Path) -> Iterator[Path]:
     Yields:
         The name to write to.
     """
-    part = path.with_name(f'{path.name}.{uuid4().hex[:8]}.part')
+    part = part_of(path)
     try:
         yield part
-        with part.open('rb') as file:
-            os.fsync(file.fileno())
+        sync(part)
         os.replace(part, path)
     finally:
         with suppress(FileNotFoundError):
             part.unlink()
 
 
+def part_of(path: Path) -> Path:
+    """A new temporary name beside a path, no longer than file systems allow."""
+    # a character takes up to 4 of the 255 bytes of a name
+    name = path.name if len(os.fsencode(path.name)) < 240 else path.name[:56]
+    return path.with_name(f'{name}.{uuid4().hex[:8]}.part')
+
+
+def sync(path: Path) -> None:
+    """Put the bytes of a file on the disk."""
+    # Windows refuses this for a file that is open for reading alone.
+    with path.open('r+b') as file:
+        os.fsync(file.fileno())
+
+
 class TileFiles:
     """Finished tiles of one work, in a folder that all of its processes see.
+
+    A file is a zip of arrays as numpy makes it, and the SHA-256 of that behind it.
 
     The name of the work is part of each file's name: a straggler of other work, whose
     process was thought to be dead, does not put its tiles among these.
@@ -73,26 +89,27 @@ class TileFiles:
         """
         path = self.path(image, tile)
         try:
-            with path.open('rb') as file, np.load(file) as arrays:
-                # Reading all of an array compares it with its checksum.
-                whole = all(arrays[name].shape[-2:] == tile.shape for name in arrays)
-                return whole and len(arrays.files) > 0
+            arrays = _arrays(path)
+            if arrays and all(a.shape[-2:] == tile.shape for a in arrays.values()):
+                return True
         except FileNotFoundError:
             return False
-        except _DAMAGED:
-            path.unlink(missing_ok=True)
-            return False
+        except OSError:
+            pass
+        path.unlink(missing_ok=True)
+        return False
 
     def save(self, image: int, tile: Tile, **arrays: NDArray[np.uint8]) -> None:
         """Keep the finished arrays of a tile, each (…, h, w)."""
         # As numpy's savez_compressed, whose level of compression takes four times as long.
-        with (
-            replacing(self.path(image, tile)) as part,
-            ZipFile(part, 'w', ZIP_DEFLATED, compresslevel=1) as file,
-        ):
+        content = BytesIO()
+        with ZipFile(content, 'w', ZIP_DEFLATED, compresslevel=1) as file:
             for name, array in arrays.items():
                 with file.open(f'{name}.npy', 'w') as entry:
                     np.lib.format.write_array(entry, array, allow_pickle=False)
+        with replacing(self.path(image, tile)) as part, part.open('wb') as target:
+            target.write(content.getbuffer())
+            target.write(hashlib.sha256(content.getbuffer()).digest())
 
     def load(self, image: int, tile: Tile, name: str) -> NDArray[np.uint8]:
         """One of the finished arrays of a tile.
@@ -103,18 +120,30 @@ class TileFiles:
         """
         path = self.path(image, tile)
         try:
-            with path.open('rb') as file, np.load(file) as arrays:
-                return arrays[name]
-        except _DAMAGED as error:
+            return _arrays(path)[name]
+        except (OSError, KeyError) as error:
             if not isinstance(error, FileNotFoundError):
                 path.unlink(missing_ok=True)
             raise OSError(None, 'A finished tile is damaged', str(path)) from error
 
     def names(self, image: int, tile: Tile) -> set[str]:
-        """Names of the arrays of a finished tile."""
-        with np.load(self.path(image, tile)) as arrays:
-            return set(arrays)
+        """Names of the arrays of a finished tile.
+
+        Raises:
+            OSError: If its file is damaged.
+        """
+        return set(_arrays(self.path(image, tile)))
 
 
-# What numpy and zipfile raise for a file that is cut, empty or overwritten in parts.
-_DAMAGED = (OSError, EOFError, ValueError, KeyError, BadZipFile, ZlibError)
+def _arrays(path: Path) -> dict[str, NDArray[np.uint8]]:
+    """All arrays of a file, compared with its checksum.
+
+    Raises:
+        OSError: If they are not as they were written.
+    """
+    content = path.read_bytes()
+    body, checksum = content[:-32], content[-32:]
+    if hashlib.sha256(body).digest() != checksum:
+        raise OSError(None, 'A finished tile is damaged', str(path))
+    with np.load(BytesIO(body)) as arrays:
+        return dict(arrays)

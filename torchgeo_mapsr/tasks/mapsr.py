@@ -37,7 +37,7 @@ from ..models.model import (
     fit_model,
 )
 from ..samplers.lattice import FitSampler
-from .land_cover import LandCoverTask
+from .land_cover import LandCoverTask, warn_of_scaled_values
 
 _BACKBONE = 'backbone.'
 
@@ -232,6 +232,8 @@ class MapSRTask(LandCoverTask):
             The loss tensor; zero where no gradient is wanted.
         """
         self.check_batch(batch)
+        if batch_idx == 0:
+            warn_of_scaled_values(batch['image'], self.hparams['image_dtype'])
         if 'lr_label' not in batch:
             raise InputError(
                 'The batch has no lr_label: use LRHRPair or another dataset of pairs.'

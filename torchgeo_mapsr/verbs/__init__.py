@@ -9,12 +9,14 @@ mistyped option should not.
 
 from . import (
     area,
+    change,
     demo,
     evaluate,
     export,
     low2high,
     map,
     postprocess,
+    report,
     sample,
     select,
     statistics,
@@ -28,6 +30,8 @@ VERBS = (
     evaluate,
     sample,
     area,
+    change,
+    report,
     postprocess,
     statistics,
     low2high,

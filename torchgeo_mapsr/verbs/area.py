@@ -105,15 +105,16 @@ def run(options: argparse.Namespace) -> int:
         )
     console = terminal()
     with working(console, 'Measuring strata'):
-        stratum, names, hectares = _strata(maps, points, mapped)
-    _check(options.points, stratum[used], names, hectares)
+        stratum, names, hectares, pixels = _strata(maps, points, mapped)
+    _check(options.points, stratum[used], names, hectares, pixels)
     sample = StratifiedSample(
         stratum[used],
         mapped[used],
         reference[used],
         hectares,
         len(legend),
-        confidence=options.confidence,
+        pixels,
+        options.confidence,
     )
     unlabelled = int((reference < 0).sum())
     outside = int(((reference >= 0) & (mapped < 0)).sum())
@@ -157,14 +158,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _strata(maps: 'ClassMaps', points: 'GeoDataFrame', mapped: Any) -> Any:
-    """Number of each point's stratum, and the strata's names and hectares."""
+    """Number of each point's stratum; names, hectares and, if known, pixels of strata."""
     import numpy as np
 
     from ..errors import InputError
     from ..evaluation.sampling import class_of
 
     if 'stratum' not in points:
-        return mapped, maps.legend.class_names, maps.areas() / 1e4
+        return mapped, maps.legend.class_names, maps.areas() / 1e4, None
     column = points['stratum'].astype(str)
     if 'stratum_hectares' in points:
         table = points.groupby(column, sort=True)['stratum_hectares']
@@ -172,13 +173,17 @@ def _strata(maps: 'ClassMaps', points: 'GeoDataFrame', mapped: Any) -> Any:
             raise InputError('A stratum has two areas in the column stratum_hectares.')
         area = table.first()
         numbers = np.searchsorted(area.index.to_numpy(str), column.to_numpy(str))
-        return numbers, tuple(area.index), area.to_numpy(float)
+        pixels = None
+        if 'stratum_pixels' in points:
+            pixels = points.groupby(column, sort=True)['stratum_pixels'].first()
+            pixels = pixels.to_numpy(int)
+        return numbers, tuple(area.index), area.to_numpy(float), pixels
     where = 'Column stratum (there is no column stratum_hectares)'
     numbers = class_of(list(points['stratum']), maps.legend, where)
-    return numbers, maps.legend.class_names, maps.areas() / 1e4
+    return numbers, maps.legend.class_names, maps.areas() / 1e4, None
 
 
-def _check(path: Path, stratum: Any, names: Any, hectares: Any) -> None:
+def _check(path: Path, stratum: Any, names: Any, hectares: Any, pixels: Any) -> None:
     """Each stratum has points enough for a variance."""
     import numpy as np
 
@@ -187,7 +192,8 @@ def _check(path: Path, stratum: Any, names: Any, hectares: Any) -> None:
     if (stratum < 0).any():
         raise InputError(f'{path}: a point has no stratum; fill the column stratum.')
     count = np.bincount(stratum, minlength=len(names))
-    few = np.flatnonzero((count < 2) & (hectares > 0))
+    least = 2 if pixels is None else np.minimum(pixels, 2)
+    few = np.flatnonzero((count < least) & (hectares > 0))
     if few.size:
         raise InputError(
             f'{path}: stratum {names[few[0]]!r} has {count[few[0]]} labelled points and '

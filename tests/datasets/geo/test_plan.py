@@ -24,7 +24,8 @@ def axes(draw: st.DrawFn) -> Axis:
 @given(axes())
 @settings(deadline=None)
 def test_axis_is_a_partition_of_unity(axis: Axis) -> None:
-    total = np.zeros(axis.length)
+    end = int(axis.starts[-1]) + axis.size
+    total = np.zeros(end)
     owned = np.zeros(axis.length, int)
     for index in range(len(axis.starts)):
         total[axis.span(index)] += axis.weights[index]
@@ -34,10 +35,25 @@ def test_axis_is_a_partition_of_unity(axis: Axis) -> None:
     np.testing.assert_allclose(total, 1, atol=1e-6)
     np.testing.assert_array_equal(owned, 1)
     assert axis.starts[0] == 0
-    assert axis.starts[-1] + axis.size == axis.length
-    assert axis.weights.shape == (len(axis.starts), min(axis.chip, axis.length))
+    # The last reaches the raster's edge, and beyond it by less than a stride.
+    assert axis.length <= end < axis.length + axis.align
+    stride = axis.align
+    assert axis.weights.shape == (
+        len(axis.starts),
+        min(axis.chip, -(-axis.length // stride) * stride),
+    )
     assert (np.diff(axis.starts) <= axis.chip - axis.overlap).all()
-    assert (axis.starts[:-1] % axis.align == 0).all()
+    assert (axis.starts % stride == 0).all()
+
+
+@given(axes())
+@settings(deadline=None)
+def test_core_is_every_pixel_of_the_raster_with_weight(axis: Axis) -> None:
+    for index, weights in enumerate(axis.weights):
+        pixels = np.arange(axis.size) + axis.starts[index]
+        inside = np.flatnonzero((weights > 0) & (pixels < axis.length))
+        core = axis.core(index)
+        assert np.arange(core.start, core.stop).tolist() == inside.tolist()
 
 
 @given(axes())
@@ -58,7 +74,7 @@ def test_touching_is_exactly_the_chips_with_weight(
     span = slice(start % axis.length, min(start % axis.length + size, axis.length))
     expected = []
     for index in range(len(axis.starts)):
-        dense = np.zeros(axis.length)
+        dense = np.zeros(axis.length + axis.align)
         dense[axis.span(index)] = axis.weights[index]
         if (dense[span] > 0).any():
             expected.append(index)

@@ -175,7 +175,9 @@ def test_mistakes_in_a_file(text: str, message: str, tmp_path: Path) -> None:
 
 
 def test_missing_names_list_what_there_is() -> None:
-    with pytest.raises(InputError, match=r"'malkin'.* there are ddtm, dfc2021, scenes"):
+    with pytest.raises(
+        InputError, match=r"'malkin'.* there are ddtm, definitions, dfc2021, scenes"
+    ):
         Crosswalk.load('nlcd', 'land-cover-4', 'malkin')
     with pytest.raises(InputError, match=r'there are .*nlcd to land-cover-4'):
         Crosswalk.load('land-cover-4', 'nlcd')
@@ -193,3 +195,48 @@ def test_real_labels_hold_no_unknown_code(shared: Path) -> None:
             found |= set(crosswalk.index(codes).ravel().tolist())
     # the patches have no water
     assert found - {-1} == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ('source', 'name'),
+    [
+        ('nlcd', 'definitions'),
+        ('nlcd', 'malkin2019'),
+        ('nlcd', 'nlcd-descriptions'),
+        ('worldcover', 'definitions'),
+        ('dynamic-world', 'definitions'),
+    ],
+)
+def test_soft_crosswalks_are_row_stochastic(source: str, name: str) -> None:
+    crosswalk = Crosswalk.load(source, 'land-cover-4', name)
+    assert not crosswalk.is_hard
+    matrix = crosswalk.matrix(crosswalk.source.codes)
+    used = crosswalk.index(crosswalk.source.codes) >= 0
+    np.testing.assert_allclose(matrix.sum(1), used)
+    assert matrix.min() >= 0
+
+
+def test_matrix_of_a_hard_crosswalk_is_its_mapping() -> None:
+    crosswalk = Crosswalk.load('nlcd', 'land-cover-4', 'scenes')
+    assert crosswalk.is_hard
+    codes = crosswalk.source.codes
+    index = crosswalk.index(codes)
+    expected = np.eye(5)[index][:, :4]  # -1 finds the last row: nothing
+    np.testing.assert_array_equal(crosswalk.matrix(codes), expected)
+    assert not crosswalk.matrix([7, -1]).any()
+
+
+def test_definitions_lie_within_the_bounds_of_nlcd() -> None:
+    """Impervious shares by which NLCD defines its developed classes."""
+    matrix = Crosswalk.load('nlcd', 'land-cover-4').matrix([21, 22, 23, 24])
+    for share, (low, high) in zip(
+        matrix[:, 3], [(0, 0.2), (0.2, 0.5), (0.5, 0.8), (0.8, 1)], strict=True
+    ):
+        assert low <= share <= high
+
+
+@pytest.mark.parametrize('shares', [[0.5, 0.5], [0, 0, 0, 0], [1.5, -0.5, 0, 0]])
+def test_shares_that_are_none(shares: list[float]) -> None:
+    nlcd, target = Legend.load('nlcd'), Legend.load('land-cover-4')
+    with pytest.raises(InputError, match='shares of code 22'):
+        Crosswalk('x', nlcd, target, {}, composition={22: tuple(shares)})

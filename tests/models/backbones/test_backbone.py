@@ -15,6 +15,7 @@ from torchgeo_mapsr.models.backbones.backbone import Backbone
 from torchgeo_mapsr.models.backbones.concat import Concat
 from torchgeo_mapsr.models.backbones.create import create_backbone
 from torchgeo_mapsr.models.backbones.identity import Identity
+from torchgeo_mapsr.models.tokens.bilateral import JointBilateral
 from torchgeo_mapsr.models.tokens.tokens import Tokens
 
 
@@ -92,19 +93,25 @@ def test_projections_of_members_add_up() -> None:
     valid = torch.ones(24, 20, dtype=torch.bool)
     backbone = create_backbone('identity+rcf?filters=3&colours=4&strides=1,4', 3)
     backbone.calibrate([(image[0], valid)])
-    assert not backbone.fused
-    assert create_backbone('rcf+rcf?seed=1', 3).fused
     weight, bias = torch.randn(2, sum(backbone.channels)), torch.randn(2)
-    expected = backbone(image).project(weight, bias)
-    found = backbone.project(image, weight, bias)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
-    window = slice(4, 21), slice(3, 20)
-    part = backbone.project(image, weight, bias, window)
-    torch.testing.assert_close(part, expected[..., *window], atol=1e-4, rtol=1e-5)
-    alone = create_backbone('identity', 3)
+    tokens = backbone(image)
+    dense = Tokens(tokens.levels, tokens.strides, tokens.size)
+    expected = dense.project(weight, bias)
+    lazy = backbone(image)
     torch.testing.assert_close(
-        alone.project(image, weight[:, :3], bias),
-        alone(image).project(weight[:, :3], bias),
+        lazy.project(weight, bias), expected, atol=1e-4, rtol=1e-5
+    )
+    assert 'levels' not in vars(lazy)  # no feature was made
+    window = slice(4, 21), slice(3, 20)
+    part = lazy.project(weight, bias, window)
+    torch.testing.assert_close(part, expected[..., *window], atol=1e-4, rtol=1e-5)
+    assert lazy.channels == dense.channels == backbone.channels
+    for ours, level in zip(lazy.levels, dense.levels, strict=True):
+        assert torch.equal(ours, level)
+    guided = JointBilateral(image)
+    torch.testing.assert_close(
+        lazy.with_upsampler(guided).project(weight, bias),
+        dense.with_upsampler(guided).project(weight, bias),
     )
 
 

@@ -15,6 +15,7 @@ from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models.backbones import rectified
 from torchgeo_mapsr.models.backbones.create import create_backbone
 from torchgeo_mapsr.models.backbones.rcf import PATCHES, RCF
+from torchgeo_mapsr.models.tokens.tokens import Tokens
 
 
 def picture(
@@ -369,20 +370,24 @@ def test_projection_without_features(
 ) -> None:
     """What the features and a matrix give, whatever is computed at once."""
     backbone = calibrated(image, **options)
-    assert backbone.fused
     batch = torch.stack([image, image.flip(-1)])[..., : size[0], : size[1]].clone()
     batch[0, :, 0, 0] = torch.nan
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(5, sum(backbone.channels), generator=generator)
     bias = torch.randn(5, generator=generator)
-    tokens = backbone(batch)
+    made = backbone(batch)
+    tokens = Tokens(made.levels, made.strides, made.size)
     expected = tokens.project(weight, bias)
+    lazy = backbone(batch)
     for pixels in (1, 500, 10**9):
         monkeypatch.setattr(rectified, 'PIXELS', pixels)
-        found = backbone.project(batch, weight, bias)
+        found = lazy.project(weight, bias)
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-5)
-    found = backbone.project(batch, weight)
+    found = lazy.project(weight)
+    assert 'levels' not in vars(lazy)  # no feature was made
     torch.testing.assert_close(found, tokens.project(weight), atol=2e-4, rtol=1e-5)
+    # Once they are there, they are used.
+    torch.testing.assert_close(made.project(weight, bias), expected)
 
 
 @pytest.mark.parametrize('size', [(160, 176), (37, 51), (3, 2)])
@@ -396,13 +401,14 @@ def test_projection_of_a_window(
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(5, sum(backbone.channels), generator=generator)
     bias = torch.randn(5, generator=generator)
-    whole = backbone.project(batch, weight, bias)
+    tokens = backbone(batch)
+    whole = tokens.project(weight, bias)
     spans = [
         [slice(0, n), slice(0, -(-n // 2)), slice(n // 3, n), slice(n // 2, n // 2 + 1)]
         for n in size
     ]
     for rows, cols in itertools.product(*spans):
-        found = backbone.project(batch, weight, bias, (rows, cols))
+        found = tokens.project(weight, bias, (rows, cols))
         torch.testing.assert_close(found, whole[..., rows, cols], atol=1e-4, rtol=1e-5)
 
 

@@ -314,3 +314,42 @@ def test_model_of_a_fixed_size() -> None:
     backbone(rand(1, 3, 60, 64))
     with pytest.raises(InputError, match=r'cannot take images of 80 x 64 .*img_size'):
         backbone(rand(1, 3, 66, 64))
+
+
+@pytest.mark.parametrize(
+    ('name', 'size', 'padded'),
+    [
+        ('test_resnet', 70, 80),
+        ('hrnet_w18_small', 300, 320),
+        ('sam2_hiera_tiny&layers=0,1', 300, 320),
+        ('crossvit_tiny_240', 230, 240),
+    ],
+)
+def test_padding_goes_to_what_the_network_takes(
+    name: str, size: int, padded: int
+) -> None:
+    model, _, option = name.partition('&')
+    backbone = frozen(f'timm:{model}?weights=random&{option}'.rstrip('&'), 3)
+    tokens = backbone(rand(1, 3, size, size))
+    for level, stride in zip(tokens.levels, tokens.strides, strict=True):
+        assert level.shape[-2:] == (padded // stride, padded // stride)
+
+
+def test_network_that_resizes_inside_is_refused() -> None:
+    """Its tokens, read by the stride, would lie beside their places."""
+    backbone = frozen('timm:crossvit_tiny_240?weights=random', 3)
+    with pytest.raises(
+        InputError, match=r'gives a 20 x 20 grid .*--chip-size 240'
+    ) as e:
+        backbone.check_size(448, 448)
+    if 'img_size' in str(e.value):
+        size = str(e.value).rpartition('img_size=')[2].rstrip(')')
+        other = frozen(f'timm:crossvit_tiny_240?weights=random&img_size={size}', 3)
+        other.check_size(int(size), int(size))
+
+
+def test_img_size_is_named_where_it_helps() -> None:
+    backbone = frozen('timm:mixer_s16_224?weights=random', 3)
+    with pytest.raises(InputError, match='img_size=448'):
+        backbone.check_size(448, 448)
+    frozen('timm:mixer_s16_224?weights=random&img_size=448', 3).check_size(448, 448)

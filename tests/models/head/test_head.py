@@ -1,20 +1,19 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import json
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.models.backbones.create import create_backbone
-from torchgeo_mapsr.models.head.head import FORMAT, SCORES, Classifier
+from torchgeo_mapsr.models.head.head import SCORES, Head
+from torchgeo_mapsr.models.head.label_prior import LabelPrior
 from torchgeo_mapsr.models.head.probe import ABSENT, LinearProbe
 from torchgeo_mapsr.models.head.prompts import CosinePrompts
 from torchgeo_mapsr.models.tokens.bilateral import JointBilateral
@@ -29,33 +28,37 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make(score: str = 'fusion', k: int = 1, absent: int | None = None) -> Classifier:
-    """Four classes of eleven features, one of them absent perhaps."""
-    probe = LinearProbe(random(4, D, seed=1), random(4, seed=2))
+def make(
+    score: str = 'fusion', k: int = 1, absent: int | None = None, codes: int = 0
+) -> Head:
+    """Four classes of eleven features, one of them absent perhaps; of some codes."""
+    probe = LinearProbe(random(codes or 4, D, seed=1), random(codes or 4, seed=2))
     lda = LinearProbe(random(4 * k, D, seed=3), random(4 * k, seed=4))
     prompts = random(4, k, D, seed=5)
     frequency = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    translation = None
+    if codes:
+        translation = random(codes, 4, seed=11).softmax(1)
+        translation = translation * torch.tensor([1.0, 1, 1, 1.25])
     if absent is not None:
-        probe.bias[absent] = ABSENT
+        if translation is None:
+            probe.bias[absent] = ABSENT
+        else:
+            translation[:, absent] = 0
         lda.bias[absent * k : (absent + 1) * k] = ABSENT
         prompts[absent] = torch.nan
         frequency[absent] = 0
-    return Classifier(
+    return Head(
         TARGET,
         score,
         probe,
+        translation,
         lda,
         CosinePrompts(prompts, random(D, seed=6)),
         0.13,
-        0.7,
-        1.0,
-        frequency,
-        {'mean': random(3, seed=7), '1.weight': random(2, 3, seed=8)},
-        {
-            'chips': 3,
-            'fit': {'strength': 1e-3, 'losses': {'0.001': 0.1 + 0.2}},
-            'x': None,
-        },
+        LabelPrior(torch.tensor([1, 2, 3, 4]), torch.eye(4), frequency, 0.7, 1.0),
+        () if absent is None else (absent,),
+        {'chips': 3, 'fit': {'l2': 1e-3, 'losses': {'0.001': 0.1 + 0.2}}, 'x': None},
     )
 
 
@@ -74,7 +77,7 @@ def dense(tokens: Tokens) -> Tensor:
     return tokens.gather(*(index.flatten() for index in at)).view(2, *SIZE, D)
 
 
-def expected(made: Classifier, x: Tensor) -> Tensor:
+def expected(made: Head, x: Tensor) -> Tensor:
     """Log-probabilities from features (…, D), without a shortcut."""
     x = x.double()
 
@@ -82,9 +85,13 @@ def expected(made: Classifier, x: Tensor) -> Tensor:
         return scores.unflatten(-1, (4, -1)).amax(-1)
 
     probe = (x @ made.probe.weight.double().T + made.probe.bias).softmax(-1)
+    if made.translation is not None:
+        probe = probe @ made.translation.double()
+        probe = probe / probe.sum(-1, keepdim=True)
     lda = classes(x @ made.lda.weight.double().T + made.lda.bias).softmax(-1)
+    assert made.cosine is not None
     unit = F.normalize(x - made.cosine.centre, dim=-1)
-    known = made.frequency > 0
+    known = made.prior.frequency > 0
     directions = F.normalize(made.cosine.prompts.double().nan_to_num(), dim=-1)
     cosine = classes(unit @ directions.flatten(0, 1).T) / made.temperature
     cosine = cosine.masked_fill(~known, -torch.inf).softmax(-1)
@@ -95,9 +102,10 @@ def expected(made: Classifier, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize('guided', [False, True])
 @pytest.mark.parametrize('k', [1, 3])
+@pytest.mark.parametrize('codes', [0, 7])
 @pytest.mark.parametrize('score', SCORES)
-def test_equals_dense_computation(score: str, k: int, guided: bool) -> None:
-    made = make(score, k)
+def test_equals_dense_computation(score: str, codes: int, k: int, guided: bool) -> None:
+    made = make(score, k, codes=codes)
     found = made.probabilities(tokens(guided))
     assert found.shape == (2, 4, *SIZE)
     assert found.dtype == torch.float32
@@ -107,9 +115,10 @@ def test_equals_dense_computation(score: str, k: int, guided: bool) -> None:
 
 
 @pytest.mark.parametrize('k', [1, 2])
+@pytest.mark.parametrize('codes', [0, 7])
 @pytest.mark.parametrize('score', SCORES)
-def test_absent_classes_are_never_predicted(score: str, k: int) -> None:
-    made = make(score, k, absent=2)
+def test_absent_classes_are_never_predicted(score: str, codes: int, k: int) -> None:
+    made = make(score, k, absent=2, codes=codes)
     assert made.present.tolist() == [True, True, False, True]
     # Labels may say what they like.
     wanted = torch.zeros(2, 4, *SIZE)
@@ -130,126 +139,76 @@ def test_evidence(score: str) -> None:
     torch.testing.assert_close(heard.double(), posterior, atol=1e-5, rtol=1e-4)
     assert not torch.equal(plain, heard)
     # Labels alone, however much they weigh: of classes that are possible at all.
-    sure = replace(made, prior_weight=1e4).probabilities(tokens(), said)
+    sure = replace(made, prior=made.prior.with_weight(1e4)).probabilities(
+        tokens(), said
+    )
     assert sure.isfinite().all()
     possible = plain > 0
     loudest = said.masked_fill(~possible, -torch.inf).argmax(1)
     assert torch.equal(sure.argmax(1), loudest)
-    deaf = replace(made, prior_weight=0.0)
+    deaf = replace(made, prior=made.prior.with_weight(0.0))
     assert torch.equal(deaf.probabilities(tokens(), said), plain)
     # No labels there: nothing is added.
     nothing = made.probabilities(tokens(), torch.zeros_like(said))
     torch.testing.assert_close(nothing, plain)
 
 
-def tensors(made: Classifier) -> list[Tensor]:
-    return [
-        made.probe.weight,
-        made.probe.bias,
-        made.lda.weight,
-        made.lda.bias,
-        made.cosine.prompts,
-        made.cosine.centre,
-        made.frequency,
-        *(made.calibration[name] for name in sorted(made.calibration)),
-    ]
+def test_class_without_a_prompt_keeps_the_probability_of_the_probe() -> None:
+    made = replace(make(codes=7), unprompted=(3,))
+    made.lda.bias[3] = ABSENT
+    probe = replace(made, score='probe').probabilities(tokens())
+    lda = replace(made, score='lda').probabilities(tokens())
+    fused = made.probabilities(tokens())
+    torch.testing.assert_close(fused[:, 3], probe[:, 3])
+    torch.testing.assert_close(fused.sum(1), torch.ones(2, *SIZE))
+    # The others share what is left as the discriminant has it.
+    left = lda[:, :3] * (1 - probe[:, 3:])
+    torch.testing.assert_close(fused[:, :3], (probe[:, :3] + left) / 2)
 
 
-def same(a: Classifier, b: Classifier) -> None:
-    for name in (
-        'target',
-        'score',
-        'temperature',
-        'prior_weight',
-        'prior_sigma',
-        'provenance',
-    ):
-        assert getattr(a, name) == getattr(b, name)
-    for x, y in zip(tensors(a), tensors(b), strict=True):
-        assert x.dtype == y.dtype
-        assert torch.equal(x.nan_to_num(7), y.nan_to_num(7))
-    assert a.calibration.keys() == b.calibration.keys()
+def test_translation_does_not_depend_on_the_tile() -> None:
+    made = make('probe', codes=7)
+    logits = random(1, 7, *SIZE, seed=3)
+    whole, part = made.decide(logits), made.decide(logits[..., 3:20, 8:25])
+    torch.testing.assert_close(whole[..., 3:20, 8:25], part, atol=1e-6, rtol=0)
 
 
+def same(a: Head, b: Head) -> None:
+    (tensors, fields), (others, their) = a.state(), b.state()
+    assert fields == their
+    assert tensors.keys() == others.keys()
+    for name, x in tensors.items():
+        assert x.dtype == others[name].dtype
+        assert torch.equal(x.nan_to_num(7), others[name].nan_to_num(7))
+
+
+@pytest.mark.parametrize('codes', [0, 7])
 @pytest.mark.parametrize('score', SCORES)
-def test_save_and_load(tmp_path: Path, score: str) -> None:
-    made = make(score, k=2, absent=1)
-    path = tmp_path / 'fit.safetensors'
-    made.save(path)
-    again = Classifier.load(path)
+def test_state_and_back(score: str, codes: int) -> None:
+    made = make(score, k=2, absent=1, codes=codes)
+    tensors, fields = made.state()
+    again = Head.from_state(tensors, json.loads(json.dumps(fields)))
     same(made, again)
     assert torch.equal(made.probabilities(tokens()), again.probabilities(tokens()))
-    # And what was loaded is saved as the same bytes.
-    again.save(str(tmp_path / 'again.safetensors'))
-    assert (tmp_path / 'again.safetensors').read_bytes() == path.read_bytes()
 
 
-def test_legend_of_the_user_travels_along(tmp_path: Path) -> None:
+def test_legend_of_the_user_travels_along() -> None:
     rows = [{'code': c, 'name': f'Klasse {c} · äöü'} for c in (7, 3, 200, 12)]
     legend = Legend.load({'name': 'mine', 'nodata': 255, 'classes': rows})
-    replace(make(), target=legend).save(tmp_path / 'fit.safetensors')
-    assert Classifier.load(tmp_path / 'fit.safetensors').target == legend
+    state = replace(make(), target=legend).state()
+    assert Head.from_state(*state).target == legend
 
 
-def test_fit_of_the_default_backbone_is_small(tmp_path: Path) -> None:
-    backbone = create_backbone('rcf', 4)
-    backbone.calibrate(
-        [(random(4, 64, 64, seed=s), torch.ones(64, 64).bool()) for s in range(2)]
-    )
-    d = sum(backbone.channels)
-    made = replace(
-        make(),
-        probe=LinearProbe(random(4, d), random(4)),
-        lda=LinearProbe(random(4, d), random(4)),
-        cosine=CosinePrompts(random(4, 1, d), random(d)),
-        calibration=backbone.calibration(),
-    )
-    made.save(tmp_path / 'fit.safetensors')
-    assert (tmp_path / 'fit.safetensors').stat().st_size < 1_000_000
-    other = create_backbone('rcf', 4)
-    other.load_calibration(
-        dict(Classifier.load(tmp_path / 'fit.safetensors').calibration)
-    )
-    assert other.weights_digest() == backbone.weights_digest()
-
-
-def test_files_that_are_no_fit(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match='Cannot read the fit'):
-        Classifier.load(tmp_path / 'missing.safetensors')
-    with pytest.raises(InputError, match='Cannot read the fit'):
-        Classifier.load(tmp_path)
-    text = tmp_path / 'text.safetensors'
-    text.write_text('This is no safetensors file.')
-    with pytest.raises(InputError, match='Cannot read the fit'):
-        Classifier.load(text)
-    empty = tmp_path / 'empty.safetensors'
-    empty.touch()
-    with pytest.raises(InputError, match='Cannot read the fit'):
-        Classifier.load(empty)
-
-    weights = tmp_path / 'weights.safetensors'
-    for metadata in (None, {'format': 'pt'}, {'torchgeo-mapsr fit 99': '{}'}):
-        save_file({'a': torch.zeros(2)}, weights, metadata)
-        with pytest.raises(InputError, match='is not a fit of this torchgeo-mapsr'):
-            Classifier.load(weights)
-    for fields in ('{}', '{"score": "lda"}', '{"sco'):
-        save_file({'a': torch.zeros(2)}, weights, {FORMAT: fields})
-        with pytest.raises(InputError, match='Cannot read the fit'):
-            Classifier.load(weights)
-
-    whole = tmp_path / 'fit.safetensors'
-    make().save(whole)
-    content = whole.read_bytes()
-    for length in (9, len(content) // 2, len(content) - 1):
-        text.write_bytes(content[:length])
-        with pytest.raises(InputError, match='Cannot read the fit'):
-            Classifier.load(text)
+def test_cosine_needs_its_prompts() -> None:
+    with pytest.raises(InputError, match="score='cosine'"):
+        replace(make(), cosine=None, score='cosine')
 
 
 def test_to_another_device() -> None:
     """The meta device stands for any: nothing stays behind."""
-    made = make(k=2)
+    made = make(k=2, codes=7)
     moved = made.to('meta')
+    assert moved.cosine is not None
     for tensor in (
         moved.probe.weight,
         moved.probe.bias,
@@ -257,7 +216,7 @@ def test_to_another_device() -> None:
         moved.lda.bias,
         moved.cosine.prompts,
         moved.cosine.centre,
-        moved.frequency,
+        moved.translation,
     ):
         assert tensor.device.type == 'meta'
     assert made.probe.weight.device.type == 'cpu'

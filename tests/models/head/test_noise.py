@@ -2,18 +2,23 @@
 # Licensed under the MIT License.
 
 import math
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from tests.models.head.test_fit import TARGET, Blobs
-from torchgeo_mapsr.errors import InputError
+from tests.models.head.test_fit import SAME, Blobs
 from torchgeo_mapsr.losses import SymmetricCrossEntropy
-from torchgeo_mapsr.models.head.fit import FitOptions, fit_classifier
-from torchgeo_mapsr.models.head.noise import REVERSE, label_trust, log_class_weights
-from torchgeo_mapsr.models.head.probe import fit_probe, hold_out
+from torchgeo_mapsr.models.head.fit import FitOptions, fit_head
+from torchgeo_mapsr.models.head.noise import (
+    REVERSE,
+    denoise,
+    label_trust,
+    log_class_weights,
+    soft_weights,
+)
+from torchgeo_mapsr.models.head.prior import neighbour_weights
+from torchgeo_mapsr.models.head.probe import CellSpace, class_weights, folds_of
 
 
 @pytest.fixture(scope='module')
@@ -21,23 +26,28 @@ def noisy() -> Blobs:
     return Blobs(side=18, wrong=0.4, apart=0.8)
 
 
-def standard(blobs: Blobs) -> torch.Tensor:
-    scale, mean = torch.std_mean(blobs.pixels.features, 0)
-    return (blobs.cells.features - mean) / scale
+def space_of(blobs: Blobs) -> CellSpace:
+    scale, mean = torch.std_mean(blobs.table.pixels, 0)
+    return CellSpace.of((blobs.table.features - mean) / scale)
 
 
-def trust_of(blobs: Blobs, noise: str) -> torch.Tensor:
-    cells = blobs.cells
-    return label_trust(
-        standard(blobs), cells.label, cells.block, 4, 1e-2, 0.5, 0, noise
+def held_out(blobs: Blobs) -> Tensor:
+    weight = class_weights(blobs.label, 4, 0.5)
+    folds = folds_of(blobs.table.block, 0)
+    return (
+        space_of(blobs).hold_out(blobs.label, 4, folds, weight, (1e-2,)).log_probability
     )
+
+
+def trust_of(blobs: Blobs, noise: str) -> Tensor:
+    return label_trust(held_out(blobs), blobs.label, 4, noise)
 
 
 @pytest.mark.parametrize('noise', ['sce', 'small-loss'])
 def test_wrong_labels_are_trusted_less_and_classes_as_before(
     noisy: Blobs, noise: str
 ) -> None:
-    trust, label = trust_of(noisy, noise), noisy.cells.label
+    trust, label = trust_of(noisy, noise), noisy.label
     right = torch.from_numpy(noisy.truth).mode(1).values == label
     assert 0.6 < right.double().mean() < 0.8
     assert trust[~right].mean() < (0.75 if noise == 'sce' else 0.35) * trust.mean()
@@ -46,9 +56,8 @@ def test_wrong_labels_are_trusted_less_and_classes_as_before(
 
 
 def test_trust_is_what_is_said_of_it(noisy: Blobs) -> None:
-    cells = noisy.cells
-    x, y = standard(noisy), cells.label
-    said = hold_out(x, y, cells.block, 4, 0.5, 0, (1e-2,)).log_probability
+    y = noisy.label
+    said = held_out(noisy)
     p = said.exp()[torch.arange(len(y)), y].double()
     sce, small = trust_of(noisy, 'sce'), trust_of(noisy, 'small-loss')
     for c in range(4):
@@ -85,53 +94,47 @@ def test_log_weights_are_equation_3() -> None:
         assert weight[i].item() == pytest.approx(raw[int(label[i])] / total)
 
 
-@pytest.mark.parametrize('noise', ['sce', 'small-loss'])
+@pytest.mark.parametrize('noise', ['sce', 'small-loss', 'denoise'])
 def test_noisy_labels_do_less_harm(noisy: Blobs, noise: str) -> None:
+    if noise == 'denoise':  # neighbours are alike, as on maps
+        noisy = Blobs(side=18, wrong=0.4, apart=0.8, patch=6)
+
     def accuracy(how: str) -> float:
-        options = FitOptions(score='probe', prior=0.0, noise=how, strength=1e-4)
-        return noisy.accuracy(
-            fit_classifier(noisy.cells, noisy.pixels, TARGET, options)
-        )
+        options = FitOptions(score='probe', prior=0.0, noise=how, l2=1e-4)
+        return noisy.accuracy(fit_head(noisy.table, SAME, options))
 
     assert accuracy(noise) > accuracy('none') + 0.005
 
 
-def test_default_is_what_it_was(tmp_path: Path) -> None:
-    """The probe that the fit solved before there were options, in the same bytes."""
-    blobs = Blobs()
-    options = FitOptions()
-    fitted = fit_classifier(blobs.cells, blobs.pixels, TARGET, options)
-    assert fitted.provenance['options'].keys().isdisjoint({'noise', 'class_weight'})
-    strength = fitted.provenance['fit']['strength']
-    x, y = standard(blobs), blobs.cells.label
-    count = torch.bincount(y).double()
-    weight = count[y] ** -0.5
-    probe = fit_probe(x, y, 4, strength, weight / weight.sum())
-    scale, mean = torch.std_mean(blobs.pixels.features, 0)
-    torch.testing.assert_close(
-        fitted.probe.weight, probe.unscale(mean, scale).weight, rtol=1e-3, atol=1e-5
+def test_belief_is_nearer_to_the_truth_than_the_labels() -> None:
+    blobs = Blobs(side=18, wrong=0.3, apart=2, patch=6)
+    truth = torch.from_numpy(blobs.truth).mode(1).values
+    cleaned = denoise(
+        space_of(blobs),
+        blobs.label,
+        4,
+        folds_of(blobs.table.block, 0),
+        neighbour_weights(blobs.table.place, 1.0, 2),
+        1e-2,
+        0.5,
     )
-    files = []
-    for i, given in enumerate((options, replace(options, noise='none'))):
-        files.append(tmp_path / f'{i}.safetensors')
-        fit_classifier(blobs.cells, blobs.pixels, TARGET, given).save(files[-1])
-    assert files[0].read_bytes() == files[1].read_bytes()
-    told = replace(options, noise='sce', class_weight='log').to_dict()
-    assert told['noise'] == 'sce'
-    assert told['class_weight'] == 'log'
+    torch.testing.assert_close(cleaned.target.sum(1), torch.ones(324).double())
+    before = (blobs.label == truth).double().mean()
+    after = (cleaned.target.argmax(1) == truth).double().mean()
+    assert before < 0.85
+    assert after > before + 0.05
+    assert 0 < cleaned.rate < 0.4
+    assert cleaned.trust == min(1, 10 * cleaned.rate)
+
+
+def test_soft_weights_of_hard_labels_are_class_weights() -> None:
+    label = torch.tensor([0, 0, 0, 2, 1, 1])
+    hard = torch.nn.functional.one_hot(label, 4).double()
+    torch.testing.assert_close(soft_weights(hard, 0.5), class_weights(label, 4, 0.5))
 
 
 def test_one_block_has_nothing_to_hold_out() -> None:
     blobs = Blobs(side=3)
-    options = FitOptions(noise='sce')
-    plain = fit_classifier(blobs.cells, blobs.pixels, TARGET)
-    fitted = fit_classifier(blobs.cells, blobs.pixels, TARGET, options)
+    plain = fit_head(blobs.table, SAME)
+    fitted = fit_head(blobs.table, SAME, FitOptions(noise='sce'))
     assert torch.equal(fitted.probe.weight, plain.probe.weight)
-
-
-@pytest.mark.parametrize('name', ['noise', 'class_weight'])
-def test_mistakes(name: str) -> None:
-    blobs = Blobs(side=6)
-    options = FitOptions(**{name: 'some'})
-    with pytest.raises(InputError, match=f'{name} must be one of'):
-        fit_classifier(blobs.cells, blobs.pixels, TARGET, options)

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ...errors import InputError
+from .grid import bring_together
 
 PathLike = str | os.PathLike[str]
 
@@ -66,6 +67,7 @@ class RasterFile:
         compression: Name of a compression that loses information; empty otherwise.
         files: Local files that the raster consists of: itself, side-car files, a VRT's
             sources.
+        tags: Digest of the file's own tags.
     """
 
     path: str
@@ -82,6 +84,7 @@ class RasterFile:
     band_masks: tuple[int, ...] = ()
     compression: str = ''
     files: tuple[str, ...] = field(default=(), repr=False)
+    tags: str = field(default='', repr=False)
 
     @classmethod
     def open(cls, path: PathLike) -> 'RasterFile':
@@ -161,10 +164,16 @@ class RasterFile:
             band_masks=tuple(i for i, flag in enumerate(flags, 1) if not flag),
             compression=_lossy(source),
             files=files,
+            tags=hashlib.sha256(
+                repr(sorted(source.tags().items())).encode(errors='surrogateescape')
+            ).hexdigest(),
         )
         # A truncated file opens. Its last block tells, at the cost of one block.
-        last = source.height - 1, source.width - 1
-        file.read([1], slice(last[0], last[0] + 1), slice(last[1], last[1] + 1))
+        last = Window(source.width - 1, source.height - 1, 1, 1)
+        try:
+            source.read(1, window=last)
+        except RasterioError as error:
+            raise file._unreadable(last, error) from None
         return file
 
     @property
@@ -212,15 +221,20 @@ class RasterFile:
                     raise
                 array = read()
         except (RasterioError, MemoryError) as error:
-            missing = missing_source(self.path)
-            if missing:
-                raise InputError(_without_source(self.path, missing)) from None
-            reason = ' '.join(str(error).split())
-            raise InputError(
-                f'{self.path}: cannot be read at rows {rows.start}-{rows.stop}, columns '
-                f'{cols.start}-{cols.stop}; the file is truncated or damaged ({reason})'
-            ) from None
+            raise self._unreadable(window, error) from None
         return array
+
+    def _unreadable(self, window: Window, error: Exception) -> InputError:
+        """The error of a window that cannot be read."""
+        missing = missing_source(self.path)
+        if missing:
+            return InputError(_without_source(self.path, missing))
+        reason = ' '.join(str(error).split())
+        top, left = window.row_off, window.col_off
+        return InputError(
+            f'{self.path}: cannot be read at rows {top}-{top + window.height}, columns '
+            f'{left}-{left + window.width}; the file is truncated or damaged ({reason})'
+        )
 
     def changed(self) -> bool:
         """Whether the file, or one that it consists of, is another than when it was opened.
@@ -238,11 +252,10 @@ class RasterFile:
         is not on this machine, only path and header. Where the file's folder lies is no
         part of it: a folder that is renamed stays the same work.
         """
-        handle = _handle(self.path, self.stamp)
         digest = hashlib.sha256()
         box = self.geobox
         header = box.shape.yx, tuple(box.affine), str(box.crs), self.dtypes, self.nodata
-        digest.update(repr((header, sorted(handle.tags().items()))).encode())
+        digest.update(repr((header, self.tags)).encode())
         values = self.colors, self.scales, self.offsets, self.palettes
         digest.update(repr(values).encode())
         if self.path.startswith(_CATALOGUED):
@@ -251,11 +264,7 @@ class RasterFile:
             digest.update(etag(self.path).encode())
             return digest.hexdigest()
         home = os.path.dirname(os.path.abspath(self.path))
-        names = {
-            os.path.abspath(name): _relative(os.path.abspath(name), home)
-            for name in (self.path, *handle.files)
-            if os.path.exists(name)
-        }
+        names = {name: _relative(name, home) for name in self.files}
         if not names:
             digest.update(self.path.encode(errors='surrogateescape'))
         for path, name in sorted(names.items(), key=lambda item: item[1]):
@@ -300,6 +309,22 @@ def open_rasters(paths: PathLike | Iterable[PathLike]) -> tuple[RasterFile, ...]
     if not names:
         raise InputError('no raster files were given')
     return tuple(RasterFile.open(name) for name in names)
+
+
+def side_by_side(files: Sequence[RasterFile]) -> tuple[RasterFile, ...]:
+    """Put files on both sides of the antimeridian beside one another.
+
+    Args:
+        files: Files in any CRS.
+
+    Returns:
+        The files, some of them moved by whole turns round the Earth.
+    """
+    grids = bring_together([file.geobox for file in files])
+    return tuple(
+        file if grid is file.geobox else replace(file, geobox=grid)
+        for file, grid in zip(files, grids, strict=True)
+    )
 
 
 def missing_source(path: str) -> str | None:

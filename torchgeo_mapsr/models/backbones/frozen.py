@@ -3,7 +3,7 @@
 
 """A pretrained network between imagery as it is read and tokens."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -21,7 +21,10 @@ class FrozenNetwork(Backbone):
     The image is padded at its right and bottom, where no token begins, to a multiple
     of the largest stride, by mirroring: unlike zeros or a stretched last row it
     continues the texture, and unlike one ``reflect`` it works for any size. The
-    grids are longer than the image then; :class:`Tokens` crops.
+    grids are longer than the image then; :class:`Tokens` crops. Where the network does
+    not take that size, or gives a grid that is not its size by the stride, multiples of
+    its own largest reduction and of its windows are tried, and then the size that it was
+    made for.
 
     Args:
         network: The network, from images to grids.
@@ -31,6 +34,8 @@ class FrozenNetwork(Backbone):
         std: Standard deviation likewise. Without the two, :meth:`calibrate` finds
             the imagery's own.
         label: Name of the network in error messages.
+        advise: Says what helps where no size of an image of a height and width is taken;
+            empty if nothing is known to.
     """
 
     mean: Tensor
@@ -44,6 +49,7 @@ class FrozenNetwork(Backbone):
         mean: tuple[float, ...] | None,
         std: tuple[float, ...] | None,
         label: str,
+        advise: Callable[[int, int], str] | None = None,
     ) -> None:
         # Measured for MobileNetV2 on an aerial scene: two tokens from the border, the
         # error from missing context has fallen to a quarter at stride 16.
@@ -54,6 +60,9 @@ class FrozenNetwork(Backbone):
         self.select = select
         self.label = label
         self.square = network.square
+        self.advise = advise
+        #: the size that an image of a size is padded to
+        self._padded: dict[tuple[int, int], tuple[int, int]] = {}
         self._needs_calibration = mean is None or std is None
         self._calibrated = False
         count = len(select)
@@ -77,21 +86,62 @@ class FrozenNetwork(Backbone):
         image = (image - self.mean[:, None, None]) / self.std[:, None, None]
         # What is not finite has no value: the mean does least harm.
         image = image.nan_to_num(nan=0, posinf=0, neginf=0)
-        height, width = (max(size), max(size)) if self.square else size
-        padded = mirror(image, self._ceil(height), self._ceil(width))
-        try:
-            grids = self.network(padded.contiguous(memory_format=torch.channels_last))
-            return Tokens(tuple(grids), self.strides, size)
-        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            height, width = padded.shape[-2:]
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InputError(
-                f'Backbone {self.label} cannot take images of {height} x {width} '
-                f'pixels ({reason}): choose another, or a chip size that it takes '
-                '(timm models of a fixed size: option img_size)'
-            ) from error
+        return Tokens(tuple(self._run(image)), self.strides, size)
+
+    def _run(self, image: Tensor) -> list[Tensor]:
+        """Grids of an image that was scaled, at the first size that the network takes."""
+        size = image.shape[-2], image.shape[-1]
+        first: tuple[Exception, tuple[int, int]] | None = None
+        sizes = [self._padded[size]] if size in self._padded else self._sizes(*size)
+        for padded in sizes:
+            try:
+                pixels = mirror(image, *padded)
+                pixels = pixels.contiguous(memory_format=torch.channels_last)
+                grids = list(self.network(pixels))
+                check_grids(grids, self.strides, padded)
+            except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                first = first or (error, padded)
+                continue
+            self._padded[size] = padded
+            return grids
+        assert first is not None
+        cause, (height, width) = first
+        reason = next(iter(str(cause).splitlines()), type(cause).__name__)
+        advice = self.advise(*size) if self.advise is not None else ''
+        raise InputError(
+            f'Backbone {self.label} cannot take images of {height} x {width} pixels '
+            f'({reason}): choose another{advice}'
+        ) from cause
+
+    def check_size(self, height: int, width: int) -> None:
+        """Try an image of zeros.
+
+        Args:
+            height: Height of the chips to come, in pixels.
+            width: Their width.
+
+        Raises:
+            InputError: The network does not take that size. The line says what helps.
+        """
+        parameter = next(self.network.parameters(), self.mean)
+        with torch.inference_mode():
+            self._run(
+                torch.zeros(1, len(self.select), height, width, device=parameter.device)
+            )
+
+    def _sizes(self, height: int, width: int) -> Iterator[tuple[int, int]]:
+        """Sizes to pad an image to, in the order in which they are tried."""
+        if self.square:
+            height = width = max(height, width)
+        steps = list(self.network.steps)
+        steps += sorted({n * s for n in self.network.windows for s in steps})
+        for step in dict.fromkeys(steps):
+            yield -(-height // step) * step, -(-width // step) * step
+        fixed = self.network.fixed
+        if fixed is not None and fixed[0] >= height and fixed[1] >= width:
+            yield fixed
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the network; see :meth:`Backbone.compile`."""
@@ -134,10 +184,31 @@ class FrozenNetwork(Backbone):
             self.std.copy_(calibration['std'])
             self._calibrated = True
 
-    def _ceil(self, pixels: int) -> int:
-        """The next multiple of the largest stride."""
-        stride = max(self.strides)
-        return -(-pixels // stride) * stride
+
+def check_grids(
+    grids: Iterable[Tensor], strides: Iterable[int], size: tuple[int, int]
+) -> None:
+    """Check that each grid is the image's size by its stride.
+
+    A network that resizes its image inside gives other grids; read by the stride, their
+    tokens would lie beside their places.
+
+    Args:
+        grids: (B, D_l, h_l, w_l).
+        strides: Pixels a token of each.
+        size: Height and width of the image in pixels.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for grid, stride in zip(grids, strides, strict=True):
+        expected = size[0] // stride, size[1] // stride
+        if tuple(grid.shape[-2:]) != expected or expected[0] * stride != size[0]:
+            height, width = grid.shape[-2:]
+            raise ValueError(
+                f'it gives a {height} x {width} grid of stride {stride} for '
+                f'{size[0]} x {size[1]} pixels'
+            )
 
 
 def choose_bands(

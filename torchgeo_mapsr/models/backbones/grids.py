@@ -4,6 +4,7 @@
 """Networks as modules from an image to token grids."""
 
 from collections.abc import Sequence
+from math import lcm
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ class Grids(nn.Module):
         channels: D_l of each layer.
         strides: s_l of each layer; H and W must be multiples of the largest.
         square: Whether images must be square.
+        reductions: Pixels a token of all layers that the network has, those that are
+            dropped included: some of them need H and W to be multiples of these.
+        fixed: Height and width that the network was made for, if it may take no other.
     """
 
     def __init__(
@@ -36,12 +40,20 @@ class Grids(nn.Module):
         channels: tuple[int, ...],
         strides: tuple[int, ...],
         square: bool = False,
+        reductions: tuple[int, ...] = (),
+        fixed: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.channels = channels
         self.strides = strides
         self.square = square
+        self.reductions = reductions
+        self.fixed = fixed
+        #: pixels that H and W may have to be multiples of, in the order to try
+        self.steps = tuple(dict.fromkeys((lcm(*strides), lcm(*strides, *reductions))))
+        #: tokens along a side of the windows that the network attends in
+        self.windows = _windows(model)
 
 
 class TimmGrids(Grids):
@@ -72,6 +84,8 @@ class TimmGrids(Grids):
             tuple(layer.get(width, layer['num_chs']) for layer in taken),
             tuple(layer['reduction'] for layer in taken),
             square=isinstance(model, ScaleMAE),
+            reductions=tuple(layer['reduction'] for layer in info),
+            fixed=_made_for(model),
         )
         self.layers = model.prune_intermediate_layers(
             list(index), prune_norm=not self.norm
@@ -177,6 +191,30 @@ class DofaGrids(Grids):
             if i in self.layers:
                 grids.append(norm(x[:, 1:]).transpose(1, 2).unflatten(2, shape))
         return grids
+
+
+def _windows(model: Any) -> tuple[int, ...]:
+    """Sizes of the windows of a network's blocks, as timm's families call them."""
+    sizes: set[int] = set()
+    for module in model.modules():
+        for name in ('window_size', 'partition_size'):
+            size = getattr(module, name, None)
+            for side in size if isinstance(size, tuple | list) else (size,):
+                if type(side) is int and side > 1:
+                    sizes.add(side)
+    return tuple(sorted(sizes))
+
+
+def _made_for(model: Any) -> tuple[int, int] | None:
+    """Height and width that a model was made for, as it says itself."""
+    size = getattr(getattr(model, 'patch_embed', None), 'img_size', None)
+    size = size or getattr(model, 'img_size', None)
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, tuple | list) and len(size) == 2:
+        return int(size[0]), int(size[1])
+    cfg = getattr(model, 'pretrained_cfg', None) or {}
+    return tuple(cfg['input_size'][-2:]) if cfg.get('input_size') else None
 
 
 def _take(

@@ -3,7 +3,9 @@
 
 """Models of timm as backbones."""
 
+import inspect
 import sys
+from functools import partial
 from typing import Any
 
 import huggingface_hub
@@ -14,7 +16,7 @@ from timm.models import adapt_input_conv, get_pretrained_cfg
 from torch import Tensor
 
 from ...errors import InputError
-from .frozen import FrozenNetwork, choose_bands, per_band
+from .frozen import FrozenNetwork, check_grids, choose_bands, per_band
 from .grids import TimmGrids
 from .spec import suggest
 from .weights import is_reachable, load_weights, no_weights, read_weights, strip_prefix
@@ -111,7 +113,65 @@ def timm_backbone(
         tuple(value * scale for value in mean),
         tuple(value * scale for value in std),
         label,
+        partial(_advise, name, layers, expected, grids.steps, grids.fixed, options),
     )
+
+
+def _advise(
+    name: str,
+    layers: tuple[int, ...] | None,
+    bands: int,
+    steps: tuple[int, ...],
+    fixed: tuple[int, int] | None,
+    options: dict[str, Any],
+    height: int,
+    width: int,
+) -> str:
+    """What to do where a model takes no image of a size; only what helps is named.
+
+    Whether ``img_size`` does is tried with a model without memory (torch's meta device).
+    """
+    advice = ''
+    if fixed is not None and fixed[0] == fixed[1] and fixed[0] < max(height, width):
+        advice = f', or the chip size that it was made for (--chip-size {fixed[0]})'
+    if not _takes_size(name):
+        return advice
+    options = {key: value for key, value in options.items() if key != 'img_size'}
+    for step in steps:
+        side = -(-max(height, width) // step) * step
+        try:
+            with torch.device('meta'), torch.no_grad():
+                model = timm.create_model(
+                    name, in_chans=bands, num_classes=0, img_size=side, **options
+                )
+                grids = TimmGrids(model.eval(), layers, None, name)
+                image = torch.zeros(1, bands, side, side)
+                check_grids(grids(image), grids.strides, (side, side))
+        except _REFUSALS:
+            continue
+        return f'{advice}, or give it that size (option img_size={side})'
+    return advice
+
+
+# What families raise for a size that they do not take.
+_REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def _takes_size(name: str) -> bool:
+    """Whether a model's family has an argument img_size."""
+    architecture = name.partition('.')[0]
+    if ':' in name or not timm.is_model(architecture):
+        return False
+    module = sys.modules[timm.model_entrypoint(architecture).__module__]
+    return 'img_size' in inspect.getsource(module)
 
 
 def _check_name(name: str) -> None:

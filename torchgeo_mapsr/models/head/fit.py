@@ -16,19 +16,18 @@ from ...errors import InputError
 from .cells import CellTable
 from .head import Head
 from .label_prior import LabelPrior
-from .noise import DenoisedLabels, denoise, label_trust, log_class_weights
+from .noise import FEWEST_CELLS, DenoisedLabels, denoise, label_trust, log_class_weights
 from .options import FitOptions
 from .prior import choose_prior, neighbour_weights
 from .probe import (
     ABSENT,
-    MAX_HELD_OUT,
     STRENGTHS,
     CellSpace,
     HeldOut,
     LinearProbe,
     class_weights,
-    fit_probe,
     folds_of,
+    hold_out,
     one_hot,
 )
 from .prompts import CosinePrompts, cluster, confident, within_class_discriminant
@@ -41,17 +40,31 @@ CAUTIOUS = 1e-2
 MAX_CODE_L2 = 1e-3
 
 # The colour expert: what it weighs, its penalty, and pixels that it looks at.
-COLOUR, COLOUR_L2, COLOUR_PIXELS = 0.25, 1e-4, 20_000
+COLOUR, COLOUR_L2, COLOUR_PIXELS = 0.25, 1e-4, 10_000
 
-# Weight of the labels at prediction, and their smoothing, unless a fit says otherwise.
-PRIOR, SIGMA = 0.2, 0.5
+# Weight of the labels at prediction, and their smoothing in cells. Held-out cells cannot
+# say what is right for pixels. SOFT is the least that keeps every development scene at
+# its labels' own accuracy; labels whose codes are single classes get CLEAN less what the
+# rate of errors ν asks for, NOISY at least.
+SOFT, CLEAN, NOISY, SIGMA = 0.6, 1.2, 0.3, 0.5
 
 # Agreeing pixels that the prompts and their covariance are made from, at most. The
 # covariance takes D² products a pixel: sixty thousand gave the same maps.
 PROMPT_PIXELS = 20_000
 
+# Part of the trust α in the denoised labels with which the composition under a label is
+# what the map finds there: all of it sank a scene whose labels were very noisy.
+ESTIMATED = 0.25
+
 # Whole cells that a code needs to lead for a class.
 LEADING = 5
+
+# Pixels that features are standardised by: their deviations are known to a percent.
+MOMENT_PIXELS = 10_000
+
+# Whole cells below which a class is reported as uncertain; and how many times as often
+# as by chance contradicted labels lie together before that is reported.
+FEW_CELLS, CLUSTERED = 10, 1.5
 
 # Rows that are standardised at once: a copy of all of them would double the memory.
 ROWS = 8192
@@ -176,7 +189,7 @@ def fit_head(
         InputError: If the whole cells have fewer than two classes.
     """
     options = options or FitOptions()
-    soft = options.recipe == 'codes' and probe is None and not _one_class(crosswalk)
+    soft = options.recipe == 'codes' and probe is None and not crosswalk.is_hard
     data = _Labelled.of(table, crosswalk, soft)
     _check(data, crosswalk)
     label, codes = data.target, len(data.composition)
@@ -185,7 +198,8 @@ def fit_head(
         weight = log_class_weights(label, codes)
     noise = options.noise
     if noise == 'auto':
-        noise = 'denoise' if options.recipe == 'codes' and not soft else 'none'
+        many = len(label) >= FEWEST_CELLS
+        noise = 'denoise' if options.recipe == 'codes' and not soft and many else 'none'
     report: dict[str, Any] = {}
 
     blocks = len(data.block.unique())
@@ -197,7 +211,7 @@ def fit_head(
         l2 = CAUTIOUS if l2 is None else l2
     elif l2 is None or (asks_prior and options.score != 'cosine'):
         strengths = STRENGTHS if l2 is None else (l2,)
-        some, held = _hold_out(space, label, codes, folds, weight, strengths, options)
+        held = hold_out(space, label, codes, folds, weight, strengths, options.seed)
         l2 = held.l2
         report['held_out_loss'] = {
             f'{s:g}': round(v, 6) for s, v in held.losses.items()
@@ -212,22 +226,23 @@ def fit_head(
         weight = weight / weight.sum()
     elif probe is None and blocks > 1 and noise == 'denoise':
         around = neighbour_weights(data.place, 1.0, 2)
-        cleaned = denoise(space, label, codes, folds, around, l2, options.balance)
+        start = None if held is None else held.theta
+        cleaned = denoise(
+            space, label, codes, folds, around, l2, options.balance, start
+        )
         belief, weight = cleaned.target, cleaned.weights(options.balance)
         report['label_errors'] = round(cleaned.rate, 4)
 
     if probe is None:
         strength = min(l2, MAX_CODE_L2) if soft else l2
-        probe = space.fit(belief, codes, strength, weight)
+        probe = space.fit(belief, codes, strength, weight).to(torch.float32)
         if soft and pixel_features:
             probe = _with_colour(probe, data, pixel_features, options.seed)
     else:
         probe = probe.unscale(-data.mean / data.scale, 1 / data.scale)
     translation = None
     if soft:
-        count = torch.bincount(label, minlength=codes)
-        translation = data.composition * lift(data.composition, count)
-        translation = translation.float()
+        translation = data.composition.float()
 
     # Shares of the classes in each whole cell, and their frequency.
     shares = belief @ data.composition
@@ -242,19 +257,34 @@ def fit_head(
         1.0,
         LabelPrior(torch.zeros(0), torch.zeros(0), frequency, 0.0),
     )
-    pixels = _pixels(data, head, options)
+    pixels = _pixels(data, head)
+    if soft:
+        count = torch.bincount(label, minlength=codes)
+        t = lift(pixels.p, data.composition, count)
+        translation = (data.composition * t).float()
+        p = pixels.p * t.float()
+        pixels = _Pixels(pixels.label, p / p.sum(1, keepdim=True))
+        report['lift'] = [round(v, 4) for v in t.tolist()]
     lda, cosine, temperature = _prompts(data, pixels, shares, weight, cleaned, options)
+
+    classes = len(crosswalk.target)
 
     prior, sigma = options.prior, options.prior_sigma
     if options.score == 'cosine' or (asks_prior and held is None):
         prior = 0.0 if prior is None else prior
     if prior is None and options.recipe == 'classes' and held is not None:
-        prior, sigma = _chosen_prior(data, held, some, frequency, weight)
-    prior = PRIOR if prior is None else prior
+        prior, sigma = _chosen_prior(data, held, frequency, weight)
+    if prior is None and soft:
+        prior = SOFT
+    elif prior is None:
+        # Without denoising nothing is known of the errors.
+        rate = 1.0 if cleaned is None else cleaned.rate
+        prior = max(NOISY, CLEAN * (1 - 8 * rate))
     sigma = SIGMA if sigma is None else sigma
     report |= {'prior_weight': prior, 'prior_sigma': sigma, 'pixels': len(table.pixels)}
-    composition = _compositions(data, crosswalk, pixels, soft, cleaned)
+    composition = _compositions(data, crosswalk, pixels, cleaned)
     report['cells'] = _class_counts(data, crosswalk)
+    report['remarks'] = _remarks(data, crosswalk, report['cells'], held, composition)
     return Head(
         crosswalk.target,
         options.score,
@@ -264,14 +294,21 @@ def fit_head(
         cosine,
         temperature,
         LabelPrior(*composition, frequency, prior, sigma),
+        tuple((lda.bias.view(classes, -1)[:, 0] <= ABSENT).nonzero()[:, 0].tolist()),
         provenance={'fit': report, 'options': options.to_dict()},
     )
 
 
-def lift(composition: Tensor, count: Tensor) -> Tensor:
+def lift(p: Tensor, composition: Tensor, count: Tensor) -> Tensor:
     """t: how far classes are lifted that no code stands for mainly.
 
+    Where the only developed cells are of low intensity, lawns are likelier than roads
+    at every pixel, and no road is mapped. Such a class is lifted as if the code that is
+    purest in it led for it, by 1.25; but no further than until it covers the share of
+    the pixels that the codes' compositions promise.
+
     Args:
+        p: Probabilities of the classes of sampled pixels, without t, (N, C).
         composition: Q, (K, C).
         count: Whole cells of each code, (K,).
 
@@ -279,12 +316,19 @@ def lift(composition: Tensor, count: Tensor) -> Tensor:
         (C,).
     """
     t = torch.ones(composition.shape[1]).double()
+    frequency = count.double() @ composition / count.sum()
     leading = composition.argmax(1)[count >= LEADING]
     for c in range(len(t)):
         if (leading == c).any() or not (composition[:, c] > 0).any():
             continue
         purest = int(composition[:, c].argmax())
-        t[c] = 1.25 * composition[purest].max() / composition[purest, c]
+        most = 1.25 * float(composition[purest].max() / composition[purest, c])
+        others = p.clone()
+        others[:, c] = 0
+        needed = (others.amax(1) / p[:, c].clamp(min=1e-12)).double().sort().values
+        covered = int(float(frequency[c]) * len(p))
+        enough = float(needed[min(covered, len(needed) - 1)])
+        t[c] = max(1.0, min(most, enough))
     return t
 
 
@@ -294,45 +338,21 @@ def _index_of(values: Tensor, keys: Tensor) -> Tensor:
     return torch.where(keys[index] == values, index, -1)
 
 
-def _one_class(crosswalk: Crosswalk) -> bool:
-    """Whether every code is one class."""
-    return crosswalk.is_hard
-
-
 def _moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviation and mean of features, (D,) float64."""
+    """Standard deviation and mean of features, (D,) float64, of evenly spread rows."""
+    some = pixels[:: max(len(pixels) // MOMENT_PIXELS, 1)]
+    # From the first pixel: squares of large values would swallow small deviations.
+    first = some[0]
     total = torch.zeros(pixels.shape[1]).double()
-    first = pixels[0].double()
     square = torch.zeros_like(total)
-    for part in pixels.split(ROWS):
-        # From the first pixel: squares of large values would swallow small deviations.
-        shifted = part.double() - first
+    for part in some.split(512):
+        shifted = part - first
         total += shifted.sum(0)
-        square += shifted.square().sum(0)
-    n = len(pixels)
+        square += shifted.square_().sum(0)
+    n = len(some)
     mean = total / n
     variance = (square / n - mean.square()).clamp(min=0) * (n / max(n - 1, 1))
     return variance.sqrt(), mean + first
-
-
-def _hold_out(
-    space: CellSpace,
-    label: Tensor,
-    classes: int,
-    folds: Tensor,
-    weight: Tensor,
-    strengths: tuple[float, ...],
-    options: FitOptions,
-) -> tuple[Tensor, HeldOut]:
-    """Hold out cells, a bounded number of them; also says which."""
-    some = torch.arange(len(label))
-    if len(some) > MAX_HELD_OUT:
-        generator = torch.Generator().manual_seed(options.seed)
-        some = torch.randperm(len(some), generator=generator)[:MAX_HELD_OUT]
-        some = some.sort().values
-        space = CellSpace(space.x[some], space.basis)
-    held = space.hold_out(label[some], classes, folds[some], weight[some], strengths)
-    return some, held
 
 
 def _with_colour(
@@ -346,7 +366,9 @@ def _with_colour(
     codes = len(probe.bias)
     weight = class_weights(label[some], codes, 0.5)
     colours = data.standard(some, features)
-    expert = fit_probe(colours, label[some], codes, COLOUR_L2, weight)
+    space = CellSpace.of(colours)
+    expert = space.fit(label[some], codes, COLOUR_L2, weight, precise=False)
+    expert = expert.to(torch.float32)
     mixed = (1 - COLOUR) * probe.weight
     mixed[:, :features] += COLOUR * expert.weight
     # A code that no pixel was drawn of is left to the cells' probe.
@@ -367,7 +389,7 @@ class _Pixels:
     p: Tensor
 
 
-def _pixels(data: _Labelled, head: Head, options: FitOptions) -> _Pixels:
+def _pixels(data: _Labelled, head: Head) -> _Pixels:
     """Ask the probe about all pixels."""
     parts = [
         head.decide(head.probe(part)[..., None, None])[..., 0, 0]
@@ -408,7 +430,7 @@ def _prompts(
 
     arguments = of_class, classes, options.prompts, options.seed, trust
     prompts = cluster(standard, *arguments)
-    lda = within_class_discriminant(standard, of_class, prompts, trust)
+    lda = within_class_discriminant(standard, of_class, prompts, weight=trust)
     # Of well separated classes, what is not ABSENT may be below it until it is scaled.
     there = ~prompts[:, :, 0].isnan()
     logits = lda(data.features).unflatten(1, there.shape).amax(2)
@@ -446,19 +468,19 @@ def _temperature(logits: Tensor, shares: Tensor, weight: Tensor) -> float:
 
 
 def _chosen_prior(
-    data: _Labelled, held: HeldOut, some: Tensor, frequency: Tensor, weight: Tensor
+    data: _Labelled, held: HeldOut, frequency: Tensor, weight: Tensor
 ) -> tuple[float, float]:
     """Weight and smoothing of the labels by the rule of 0.1.0."""
     # A cell of which less is visible says too little about its neighbours.
     near = ((data.label >= 0) & (data.table.share >= 0.3)).nonzero()[:, 0]
     row = torch.full((len(data.table),), -1)
     row[near] = torch.arange(len(near))
-    share = weight[some] / weight[some].sum()
+    share = weight[held.index] / weight[held.index].sum()
     return choose_prior(
         held.log_probability,
         data.label[near],
         data.table.place[near],
-        row[data.used[some]],
+        row[data.used[held.index]],
         frequency,
         share,
     )
@@ -468,7 +490,6 @@ def _compositions(
     data: _Labelled,
     crosswalk: Crosswalk,
     pixels: _Pixels,
-    soft: bool,
     cleaned: DenoisedLabels | None,
 ) -> tuple[Tensor, Tensor]:
     """Codes, and what a cell of each is believed to hold."""
@@ -487,16 +508,61 @@ def _compositions(
     return codes, matrix.float()
 
 
-# Part of the denoised trust α that the composition under a label may be estimated with.
-ESTIMATED = 0.25
-
-
 def _class_counts(data: _Labelled, crosswalk: Crosswalk) -> dict[str, int]:
     """Whole cells of each class, as the codes are called."""
     code = data.table.code[data.used].numpy()
     index = torch.from_numpy(crosswalk.index(code))
     count = torch.bincount(index[index >= 0], minlength=len(crosswalk.target))
     return dict(zip(crosswalk.target.class_names, count.tolist(), strict=True))
+
+
+def _remarks(
+    data: _Labelled,
+    crosswalk: Crosswalk,
+    cells: dict[str, int],
+    held: HeldOut | None,
+    composition: tuple[Tensor, Tensor],
+) -> list[str]:
+    """What the map may be wrong about, one sentence each."""
+    remarks = []
+    code = data.table.code
+    index = torch.from_numpy(crosswalk.index(code.numpy()))
+    whole = data.composition[data.target].sum(0) > 0
+    for c, name in enumerate(crosswalk.target.class_names):
+        cut = int((index == c).sum()) - cells[name]
+        held_by = composition[0][composition[1][:, c] > 0]
+        if not whole[c]:
+            if cut:
+                remarks.append(
+                    f'{name} is not mapped: its {cut} cells are all cut by the edge of '
+                    'the imagery; give a larger area.'
+                )
+            elif len(held_by) == 0:
+                remarks.append(f'{name} is not mapped: no label stands for it.')
+        elif cells[name] == 0:
+            remarks.append(
+                f'{name} has no whole cell: it is known from mixed codes alone.'
+            )
+        elif cells[name] < FEW_CELLS:
+            remarks.append(
+                f'{name} has {cells[name]} whole cells: where it is mapped, and where it '
+                'is missed, is uncertain.'
+            )
+    if held is None:
+        return remarks
+    label = data.target[held.index]
+    wrong = held.log_probability.argmax(1) != label
+    if len(label) >= FEWEST_CELLS and wrong.any():
+        around = neighbour_weights(data.place[held.index], 1.0, 1)
+        support = torch.from_numpy(around.sum(1)).clamp(min=1e-9)
+        near = torch.from_numpy(around @ wrong.double().numpy()) / support
+        ratio = float(near[wrong].mean() / wrong.double().mean())
+        if ratio > CLUSTERED:
+            remarks.append(
+                f'Cells whose label the imagery contradicts lie together ({ratio:.1f} '
+                'times as often as by chance): neighbouring labels may share errors.'
+            )
+    return remarks
 
 
 def _check(data: _Labelled, crosswalk: Crosswalk) -> None:

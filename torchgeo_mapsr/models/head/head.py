@@ -46,6 +46,8 @@ class Head:
         cosine: Prompts of the published form; None where the score is another.
         temperature: By which cosines are divided before the softmax.
         prior: What the LR labels add at prediction, where there are any.
+        unprompted: Classes without a prompt: in a fusion they keep the probability
+            that the probe gives them.
         provenance: How this was made: counts, settings, what was chosen. JSON types.
 
     Raises:
@@ -60,6 +62,7 @@ class Head:
     cosine: CosinePrompts | None
     temperature: float
     prior: LabelPrior
+    unprompted: tuple[int, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -169,9 +172,13 @@ class Head:
         """From probabilities of codes (B, K, …) to those of classes (B, C, …)."""
         if self.translation is None:
             return p
-        matrix = self.translation.T.to(p)
-        p = (matrix @ p.flatten(2)).view(len(p), -1, *p.shape[2:])
-        return p / p.sum(1, keepdim=True)
+        # Code by code, and no matrix product: that rounds differently for tiles of
+        # other sizes.
+        shape = (1, -1, *(1,) * (p.dim() - 2))
+        total = p[:, :1] * self.translation[0].view(shape)
+        for k in range(1, len(self.translation)):
+            total.addcmul_(p[:, k : k + 1], self.translation[k].view(shape))
+        return total / total.sum(1, keepdim=True)
 
     def _discriminated(self, logits: Tensor) -> Tensor:
         """Probabilities from the scores of the prompts, (B, C, …)."""
@@ -181,17 +188,12 @@ class Head:
 
     def _fused(self, p: Tensor, lda: Tensor) -> Tensor:
         """The mean of both; what has no prompt keeps the probe's probability."""
-        without = ~self._prompted & self.present.to(p.device)
-        if without.any():
-            shape = (1, -1, *(1,) * (p.dim() - 2))
-            only = p * without.view(shape)
+        if self.unprompted:
+            only = torch.zeros_like(p)
+            for c in self.unprompted:
+                only[:, c] = p[:, c]
             lda = lda * (1 - only.sum(1, keepdim=True)) + only
         return (p + lda) / 2
-
-    @cached_property
-    def _prompted(self) -> Tensor:
-        """Classes that have a prompt, (C,) bool."""
-        return self.lda.bias.view(self.classes, -1)[:, 0] > ABSENT
 
     def _with_evidence(self, p: Tensor, evidence: Tensor | None) -> Tensor:
         """With what the LR labels say."""
@@ -247,6 +249,7 @@ class Head:
             'temperature': self.temperature,
             'prior_weight': self.prior.weight,
             'prior_sigma': self.prior.sigma,
+            'unprompted': list(self.unprompted),
             'provenance': dict(self.provenance),
         }
         return tensors, fields
@@ -282,5 +285,6 @@ class Head:
                 fields['prior_weight'],
                 fields['prior_sigma'],
             ),
+            tuple(fields['unprompted']),
             fields['provenance'],
         )

@@ -23,6 +23,10 @@ KEPT = 0.5
 # no map.
 ROUNDS = 2
 
+#: Whole cells that denoising needs: with 104 and 139 of them it lost .02 and .04 of mIoU,
+#: with 256 and more it gained.
+FEWEST_CELLS = 200
+
 # Trust in the mended labels grows with the rate of errors ν as min(1, GAIN ν): clean
 # labels had ν of .00 to .03, noisy ones of .06 to .17, and clean ones are to be kept.
 GAIN = 10.0
@@ -132,6 +136,7 @@ def denoise(
     neighbours: sparse.csr_array,
     l2: float,
     balance: float,
+    start: Tensor | None = None,
 ) -> DenoisedLabels:
     r"""Estimate which labels are wrong, and what those cells are.
 
@@ -155,6 +160,8 @@ def denoise(
             :func:`~torchgeo_mapsr.models.head.prior.neighbour_weights`.
         l2: L2 strength.
         balance: See :func:`~torchgeo_mapsr.models.head.probe.class_weights`.
+        start: Probes to begin with, from
+            :class:`~torchgeo_mapsr.models.head.probe.HeldOut`.
 
     Returns:
         The belief Y, ν and α.
@@ -166,7 +173,8 @@ def denoise(
     y, rate, trust = hard, 0.0, 0.0
     for _ in range(ROUNDS):
         weight = soft_weights(y, balance)
-        held = space.hold_out(y, classes, fold, weight, (l2,))
+        held = space.hold_out(y, classes, fold, weight, (l2,), start)
+        start = held.theta
         log_q = held.log_probability.double() + balance * pi.log()
         log_q = log_q.masked_fill(~present, -torch.inf).log_softmax(1)
         around = torch.from_numpy(neighbours @ y.numpy())

@@ -16,6 +16,39 @@ CLASS_WEIGHTS = ('power', 'log')
 #: Widest smoothing of the labels, in LR cells: chips have a margin of three such.
 MAX_SIGMA = 1.0
 
+_RANGES = {
+    'balance': (0, 2),
+    'l2': (1e-12, 1e6),
+    'prior': (0, 100),
+    'prior_sigma': (0.05, MAX_SIGMA),
+    'prompts': (1, 1000),
+    'confidence_quantile': (0, 1),
+    'seed': (0, 2**32 - 1),
+    'max_chips': (1, 10**9),
+    'max_pixels': (100, 10**9),
+    'calibration_chips': (1, 10**9),
+}
+
+
+def check_range(field: str, value: Any, name: str) -> None:
+    """Make sure that an option is in its range.
+
+    Args:
+        field: The field of :class:`FitOptions`.
+        value: Its value; None for what a fit chooses.
+        name: What the user calls it.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if field not in _RANGES or value is None:
+        return
+    low, high = _RANGES[field]
+    if not low <= value <= high:
+        raise InputError(f'{name} must be between {low:g} and {high:g}, not {value!r}.')
+    if field == 'confidence_quantile' and value == high:
+        raise InputError(f'{name} must be below {high}.')
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
@@ -84,24 +117,8 @@ class FitOptions:
                     f'{name} must be one of {", ".join(values)}, not '
                     f'{getattr(self, name)!r}'
                 )
-        ranges = {
-            'balance': (0, 2),
-            'l2': (1e-12, 1e6),
-            'prior': (0, 100),
-            'prior_sigma': (0.05, MAX_SIGMA),
-            'prompts': (1, 1000),
-            'confidence_quantile': (0, 1),
-            'seed': (0, 2**32 - 1),
-            'max_chips': (1, 10**9),
-            'max_pixels': (100, 10**9),
-            'calibration_chips': (1, 10**9),
-        }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise InputError(
-                    f'{name} must be a number from {low:g} to {high:g}, not {value!r}'
-                )
+        for name in _RANGES:
+            check_range(name, getattr(self, name), name)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON types."""

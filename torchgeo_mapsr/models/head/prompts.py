@@ -89,7 +89,8 @@ def cluster(
         (C, k, D); NaN for a class whose pixels weigh less than FEWEST.
     """
     prompts = torch.full((classes, k, features.shape[1]), torch.nan)
-    weight = torch.ones(len(label)) if weight is None else weight.float()
+    weight = torch.ones(len(label)) if weight is None else weight
+    weight = weight.to(features)
     for c in range(classes):
         members = label == c
         w = weight[members]
@@ -112,8 +113,8 @@ def within_class_discriminant(
     features: Tensor,
     label: Tensor,
     prompts: Tensor,
-    weight: Tensor | None = None,
     shrinkage: float = SHRINKAGE,
+    weight: Tensor | None = None,
 ) -> LinearProbe:
     r"""Prompts under a shared within-class covariance (linear discriminant analysis).
 
@@ -127,21 +128,22 @@ def within_class_discriminant(
         features: Standardised features of the pixels, (m, D).
         label: Class of each, (m,).
         prompts: From :func:`cluster` of the same features, (C, k, D).
-        weight: How far each pixel counts, (m,); all alike by default.
         shrinkage: Part of Σ that is replaced by its mean variance times the identity.
+        weight: How far each pixel counts, (m,); all alike by default.
 
     Returns:
         Scores of the C * k prompts, class by class.
     """
     classes, k, dimensions = prompts.shape
     present = ~prompts.isnan().any(2)
-    weight = torch.ones(len(label)) if weight is None else weight.float()
+    weight = torch.ones(len(label)) if weight is None else weight
+    weight = weight.to(features)
     covariance = torch.zeros(dimensions, dimensions, dtype=torch.float64)
     total = 0.0
     for c in present[:, 0].nonzero()[:, 0].tolist():
         members = label == c
-        of_class, centres = features[members], prompts[c]
-        nearest = torch.cdist(of_class, centres).argmin(1) if k > 1 else 0
+        of_class, centres = features[members], prompts[c].to(features)
+        nearest = torch.cdist(of_class, centres).argmin(1)
         residual = of_class - centres[nearest]
         # Deviations have zero mean: single precision is enough, at half the time.
         covariance += (residual.T * weight[members]) @ residual

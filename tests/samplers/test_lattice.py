@@ -1,0 +1,139 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from itertools import groupby, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from odc.geo.geobox import GeoBox
+from rasterio.transform import Affine
+
+from torchgeo_mapsr.datasets import LRHRPair, LRHRPairs
+from torchgeo_mapsr.datasets.geo.plan import Plan
+from torchgeo_mapsr.datasets.geo.region import region_map
+from torchgeo_mapsr.datasets.labels import LabelRaster
+from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.samplers import FitSampler
+from torchgeo_mapsr.samplers.lattice import LatticeSampler, labelled_chips
+
+
+def labels_on(
+    folder: Path, grid: GeoBox, codes: np.ndarray | None = None
+) -> LabelRaster:
+    path = folder / f'labels{len(list(folder.iterdir()))}.tif'
+    with rasterio.open(
+        path, 'w', driver='GTiff', dtype='uint8', count=1, height=grid.height,
+        width=grid.width, crs=str(grid.crs), transform=grid.affine, nodata=0,
+    ) as file:  # fmt: skip
+        file.write(np.ones(grid.shape, 'uint8') if codes is None else codes, 1)
+    return LabelRaster.open(path)[0]
+
+
+def utm(shape: tuple[int, int], cell: float = 1, x: float = 0, y: float = 0) -> GeoBox:
+    """A grid whose corner is so many metres east and south."""
+    return GeoBox(shape, Affine(cell, 0, 3.7e5 + x, 0, -cell, 4.3e6 - y), 'EPSG:26918')
+
+
+def test_order_is_spread_and_seeded(tmp_path: Path) -> None:
+    plan = Plan(utm((3000, 3000)), 96, 512, overlap=24)
+    over = labels_on(tmp_path, utm((16, 12), 30, 900, 1200))
+    chips = labelled_chips([plan], [[over]], 0)
+    assert chips == labelled_chips([plan], [[over]], 0)
+    other = labelled_chips([plan], [[over]], 1)
+    assert chips != other
+    assert set(chips) == set(other)
+    # Only chips whose own pixels lie over the labels: 480 m × 360 m of 3 km × 3 km.
+    row, col = np.floor(region_map(plan.geobox, over.geobox).coordinates)
+    inside = (row >= 0) & (row < 16) & (col >= 0) & (col < 12)
+    expected = {chip for chip in plan.lattice() if inside[plan.own(chip)].any()}
+    assert {chip for _, chip in chips} == expected
+    assert 15 < len(chips) < 100
+    rows = np.array([chip.row for _, chip in chips])
+    middle = np.median(rows)
+    for count in (6, 12):
+        part = rows[:count]
+        assert 0.2 < (part > middle).mean() + (part == middle).mean() / 2 < 0.8
+
+
+def test_blocks_of_chips_for_large_cells(tmp_path: Path) -> None:
+    """The first chips together hold whole cells, where no single one does."""
+    plan = Plan(utm((2000, 2000)), 96, 512, overlap=24)
+    over = labels_on(tmp_path, utm((10, 10), 200))
+    chips = [chip for _, chip in labelled_chips([plan], [[over]], 0)]
+    assert set(chips) == set(plan.lattice())
+    cells = region_map(plan.geobox, over.geobox).mask_region
+    assert not any(
+        np.bincount(cells[plan.own(chip)].ravel()).max() == 200**2 for chip in chips
+    )
+    covered = np.zeros(cells.shape, bool)
+    for chip in chips[:81]:  # blocks of nine by nine
+        covered[plan.own(chip)] = True
+    whole = np.bincount(cells[covered], minlength=101)[1:] == 200**2
+    assert whole.sum() >= 4
+    # One block after another, and those spread as chips are.
+    blocks = [block for block, _ in groupby((c.row // 9, c.col // 9) for c in chips)]
+    assert len(blocks) == len(set(blocks)) == 16
+    assert blocks != sorted(blocks)
+
+
+def test_small_cells_have_blocks_of_one_chip(tmp_path: Path) -> None:
+    plan = Plan(utm((600, 600)), 224, 512, overlap=40)
+    over = labels_on(tmp_path, utm((20, 20), 30))
+    chips = [chip for _, chip in labelled_chips([plan], [[over]], 0)]
+    steps = [abs(a.row - b.row) + abs(a.col - b.col) for a, b in pairwise(chips)]
+    assert np.mean(steps) > 1.5
+
+
+def test_no_overlap(tmp_path: Path) -> None:
+    plan = Plan(utm((300, 410)), 96, 512, overlap=24)
+    grid = GeoBox((5, 5), Affine(30, 0, 5e6, 0, -30, 4e6), 'EPSG:5070')
+    with pytest.raises(InputError, match='do not overlap'):
+        labelled_chips([plan], [[labels_on(tmp_path, grid)]], 0)
+
+
+def test_chips_of_a_fit_are_those_of_the_map(made_scene: Scene) -> None:
+    """And their own pixels are every pixel once."""
+    pair = LRHRPair(made_scene.imagery, made_scene.labels)
+    mapped = list(LatticeSampler(pair, 128, halo=8, align=4))
+    fitted = list(FitSampler(pair, 128, halo=8, align=4))
+    assert len(FitSampler(pair, 128, halo=8, align=4)) == len(fitted)
+    assert {(q.raster, q.chip) for q in fitted} == {(q.raster, q.chip) for q in mapped}
+    grids = {(q.raster, q.chip): q.geobox for q in mapped}
+    count = np.zeros(pair.imagery.geobox.shape, int)
+    for query in fitted:
+        assert grids[query.raster, query.chip] == query.geobox
+        assert query.core is None
+        count[query.own] += 1
+    assert (count == 1).all()
+    chips = [pair.read(query) for query in fitted]
+    pixels = sum(int((chip.region > 0).sum()) for chip in chips)
+    assert pixels == count.size
+    assert len({chip.key for chip in chips}) == len(chips)
+
+
+def test_several_rasters_have_chips_of_their_own(
+    made_scene: Scene, tmp_path: Path
+) -> None:
+    with rasterio.open(made_scene.imagery) as file:
+        profile, values = file.profile, file.read()
+    paths = []
+    for name, cols in (('west', slice(0, 200)), ('east', slice(170, 448))):
+        paths.append(str(tmp_path / f'{name}.tif'))
+        transform = profile['transform'] * Affine.translation(cols.start, 0)
+        width = cols.stop - cols.start
+        with rasterio.open(
+            paths[-1], 'w', **(profile | {'transform': transform, 'width': width})
+        ) as file:
+            file.write(values[:, :, cols])
+    pairs = LRHRPairs.from_files(paths, str(made_scene.labels))
+    queries = list(FitSampler(pairs, 128, halo=8, align=4, seed=3))
+    assert {query.raster for query in queries} == {0, 1}
+    chips = [pairs[query] for query in queries]
+    keys = {tuple(sample['chip'].tolist()) for sample in chips}
+    assert len(keys) == len(queries)
+    for query, sample in zip(queries, chips, strict=True):
+        assert sample['chip'][0] == query.raster
+        assert sample['chip'][3] == 1

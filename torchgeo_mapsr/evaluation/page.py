@@ -1,0 +1,280 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""One self-contained HTML page of a run: to look at, and to try class weights."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from PIL import Image
+from rasterio.enums import Resampling
+
+from ..datasets.imagery import Imagery
+from ..datasets.labels import LabelRaster
+from ..datasets.legends.crosswalk import Crosswalk
+from ..datasets.legends.legend import Legend
+from ..errors import InputError
+from .area import row_areas
+from .class_maps import layer_path, map_legend
+from .panel import imagery_picture
+
+#: Pixels of a picture's longer side.
+SIZE = 900
+
+# Maps of more pixels are read from their overviews: all of their pixels take too long.
+_MOST = 4e8
+
+_NOTHING = 255
+
+
+def build_page(
+    reports: Sequence[Path],
+    figures: Sequence[Path] = (),
+    title: str | None = None,
+    size: int = SIZE,
+) -> str:
+    """Make the page of one or more runs.
+
+    Args:
+        reports: Reports of runs (the JSON that ``map`` writes); the maps of all are shown.
+        figures: JSON of ``evaluate``, ``area`` and ``change``.
+        title: Title of the page.
+        size: Pixels of a picture's longer side; larger maps are thinned out.
+
+    Returns:
+        HTML that needs no other file and no network.
+
+    Raises:
+        InputError: If a report or a file that it names cannot be read.
+    """
+    views: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    for path in reports:
+        report = _load(path)
+        if 'maps' not in report or 'settings' not in report:
+            raise InputError(f'{path} is no report of a map; give the JSON beside it.')
+        views += [
+            _view(path, report, entry, number, size)
+            for number, entry in enumerate(report['maps'])
+        ]
+        runs.append(_run(path, report))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    parts = [_load(path) for path in figures]
+    for path, part in zip(figures, parts, strict=True):
+        if not {'confusion', 'error_matrix_points', 'lr', 'window_metres'} & set(part):
+            raise InputError(
+                f'{path} has no figures; give what evaluate, area or change wrote with '
+                '--json.'
+            )
+    return environment.get_template('page.html.j2').render(
+        title=title or ', '.join(view['name'] for view in views),
+        views=views,
+        runs=runs,
+        accuracies=[p for p in parts if 'confusion' in p],
+        areas=[p for p in parts if 'error_matrix_points' in p],
+        consistencies=[p['lr'] for p in parts if 'lr' in p],
+        changes=[p for p in parts if 'window_metres' in p],
+        lightness=_lightness,
+    )
+
+
+def notebook_html(report: Path, height: int = 760) -> str:
+    """The page of a run in a frame, as Jupyter shows it.
+
+    Args:
+        report: The run's report.
+        height: Pixels of the frame's height.
+    """
+    page = html.escape(build_page([report], size=600), quote=True)
+    return (
+        f'<iframe srcdoc="{page}" style="width:100%;height:{height}px;border:0" '
+        'title="Land-cover map"></iframe>'
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        content = json.loads(Path(path).read_text(encoding='utf-8'))
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read ({error.strerror})') from None
+    except ValueError as error:
+        raise InputError(f'{path}: is no JSON ({error})') from None
+    if not isinstance(content, dict):
+        raise InputError(f'{path}: is no report.')
+    return content
+
+
+def _all(content: Any, name: str) -> Iterator[Any]:
+    """Values of a name, however deep."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            if key == name:
+                yield value
+            else:
+                yield from _all(value, name)
+
+
+def _setting(report: Mapping[str, Any], name: str) -> Any:
+    """A setting of a run, wherever among the settings it stands; None without."""
+    return next(_all(report['settings'], name), None)
+
+
+def _locate(report: Path, name: str) -> Path:
+    """A file of a report: where it says, or beside the report if both were moved."""
+    path = Path(name)
+    for place in (path, report.parent / path, report.parent / path.name):
+        if place.exists():
+            return place
+    raise InputError(f'{report} names {name}, which is not there.')
+
+
+def _view(
+    path: Path, report: dict[str, Any], entry: dict[str, Any], number: int, size: int
+) -> dict[str, Any]:
+    """One map with everything that is shown of it."""
+    map_path = _locate(path, entry['map'])
+    target = _setting(report, 'target')
+    try:
+        legend = Legend.load(target) if target else map_legend(map_path)
+    except InputError:
+        legend = map_legend(map_path)
+    with rasterio.open(map_path) as dataset:
+        full = GeoBox.from_rio(dataset)
+    grid = full.zoom_out(max(1.0, max(full.shape) / size))
+    thin = full.width * full.height <= _MOST
+    index = legend.index(
+        _read(map_path, (grid.height, grid.width), thin)[0].astype(np.int64)
+    )
+    view: dict[str, Any] = {
+        'name': map_path.stem,
+        'width': grid.width,
+        'height': grid.height,
+        'legend': [
+            {'code': c.code, 'name': c.name, 'color': list(c.color)}
+            for c in legend.classes
+        ],
+        'classes': _png(np.where(index < 0, _NOTHING, index)),
+        'hectares': _hectares(entry, legend),
+        # hectares of a pixel of each row of the picture
+        'rows': (row_areas(grid) / 1e4).tolist(),
+        'whole': grid == full,
+        'pixels': [full.width, full.height],
+        'agreement': entry.get('lr_agreement'),
+        'scores': [],
+        'confidence': None,
+        'labels': None,
+        'imagery': None,
+    }
+    confidence, scores = (
+        layer_path(map_path, name) for name in ('confidence', 'scores')
+    )
+    if confidence.exists():
+        view['confidence'] = _png(_read(confidence, (grid.height, grid.width), thin)[0])
+    if scores.exists():
+        bands = _read(scores, (grid.height, grid.width), thin)
+        if len(bands) == len(legend):
+            view['scores'] = [_png(band) for band in bands]
+    labels = _labels(path, report, legend, grid)
+    if labels is not None:
+        view['labels'] = _png(np.where(labels < 0, _NOTHING, labels))
+    imagery = _setting(report, 'imagery') or []
+    if isinstance(imagery, str):
+        imagery = [imagery]
+    files = imagery if len(report['maps']) == 1 else imagery[number : number + 1]
+    if files:
+        opened = Imagery([_locate(path, file) for file in files])
+        wanted = list(_setting(report, 'bands') or (1, 2, 3))[:3]
+        bands_shown = wanted if min(len(wanted), opened.bands) >= 3 else wanted[:1]
+        view['imagery'] = _jpeg(imagery_picture(opened, grid, bands_shown, index >= 0))
+    return view
+
+
+def _hectares(entry: dict[str, Any], legend: Legend) -> list[float]:
+    """Hectares of each class as the report has them."""
+    by_code = {row['code']: row['hectares'] for row in entry['classes']}
+    return [by_code.get(item.code, 0.0) for item in legend.classes]
+
+
+def _read(path: Path, shape: tuple[int, int], thin: bool) -> NDArray[Any]:
+    """A raster at the size of the picture, the same pixels of each layer, (B, h, w)."""
+    options = {'OVERVIEW_LEVEL': 'NONE'} if thin else {}
+    with rasterio.open(path, **options) as dataset:
+        values: NDArray[Any] = dataset.read(
+            out_shape=(dataset.count, *shape), resampling=Resampling.nearest
+        )
+    return values
+
+
+def _labels(
+    path: Path, report: dict[str, Any], legend: Legend, grid: GeoBox
+) -> NDArray[np.int64] | None:
+    """Coarse labels in the map's classes, -1 = none; None if the run had none."""
+    names, source = _setting(report, 'labels'), _setting(report, 'legend')
+    if not names or not source:
+        return None
+    if isinstance(names, str):
+        names = [names]
+    crosswalk = Crosswalk.load(source, legend, _setting(report, 'crosswalk'))
+    index = np.full(grid.shape, -1)
+    for raster in LabelRaster.open([_locate(path, name) for name in names]):
+        index = np.where(index < 0, crosswalk.index(raster.at(grid)), index)
+    return index
+
+
+def _png(values: NDArray[Any]) -> str:
+    """Bytes as a grey PNG, which a browser reads back bit by bit."""
+    stream = io.BytesIO()
+    Image.fromarray(values.astype(np.uint8)).save(stream, 'PNG', optimize=True)
+    return 'data:image/png;base64,' + base64.b64encode(stream.getvalue()).decode()
+
+
+def _jpeg(values: NDArray[np.uint8]) -> str:
+    """A picture as JPEG."""
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, 'JPEG', quality=82)
+    return 'data:image/jpeg;base64,' + base64.b64encode(stream.getvalue()).decode()
+
+
+def _lightness(share: float | None) -> str:
+    """Background of a cell of a matrix: blue by its share."""
+    if share is None:
+        return 'transparent'
+    return f'rgba(31, 119, 180, {min(max(share, 0), 1):.3f})'
+
+
+def _run(path: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """What the page says about a run."""
+    seconds = next(_all(report.get('timings', {}), 'total'), None)
+    facts = {
+        'report': path.name,
+        'made': report.get('created', ''),
+        'version': report.get('versions', {}).get('torchgeo-mapsr', ''),
+        'backbone': _setting(report, 'backbone') or '',
+        'score': _setting(report, 'score') or '',
+        'coarse legend': _setting(report, 'legend') or '',
+        'seconds': '' if seconds is None else f'{seconds:.0f}',
+    }
+    calibration = next(_all(report, 'calibration'), None)
+    if isinstance(calibration, Mapping) and 'description' in calibration:
+        facts['confidence'] = calibration['description']
+    return {
+        'facts': {key: str(value) for key, value in facts.items() if value},
+        'notes': list(report.get('notes', [])),
+    }

@@ -1,0 +1,274 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Fits and maps in Python, of arrays or files, with neither a job nor a Trainer."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from rasterio.io import MemoryFile
+
+from ..datasets.geo.plan import ChipIndex, Plan, default_overlap
+from ..datasets.imagery import Imagery
+from ..datasets.labels import LabelRaster
+from ..datasets.legends.crosswalk import Crosswalk
+from ..datasets.legends.legend import Legend
+from ..errors import InputError
+from ..models.backbones.create import create_backbone
+from ..models.head.options import FitOptions
+from ..models.model import ChipModel, LandCoverModel, device_of
+from .config import ComputeOptions, ScoringOptions
+from .fit import fit_region
+from .inputs import Inputs
+from .tiles import ModelScores, ScoredChip, TileItem, sweep
+from .timing import Stopwatch
+
+T = TypeVar('T')
+
+#: An array with its grid, what odc-geo and rioxarray call one, or files.
+RasterSource = 'DataArray | tuple[NDArray[Any], GeoBox] | PathLike | Iterable[PathLike]'
+
+
+def fit(
+    imagery: Any,
+    labels: Any,
+    legend: str | Legend,
+    *,
+    target: str | Legend = 'land-cover-4',
+    crosswalk: str | None = None,
+    backbone: str = 'rcf',
+    weights: str | None = None,
+    options: FitOptions | None = None,
+    upsampler: str = 'bilinear',
+    propagate: str = 'none',
+    chip_size: int = 448,
+    device: str = 'auto',
+) -> LandCoverModel:
+    """Fit a model to imagery and coarse labels of the same place.
+
+    It is the model that ``torchgeo-mapsr map`` fits to the same rasters.
+
+    Args:
+        imagery: HR imagery: an :class:`xarray.DataArray` (band, y, x) with a CRS, an array
+            (C, H, W) with its :class:`odc.geo.geobox.GeoBox`, or files.
+        labels: LR labels: likewise, (y, x), in any grid and CRS.
+        legend: Legend of the labels, a name, a file or a legend.
+        target: Legend of the map.
+        crosswalk: How the labels' classes become the map's, where there are several ways.
+        backbone: Spec of the frozen features, see
+            :func:`~torchgeo_mapsr.models.backbones.create.create_backbone`.
+        weights: Weight file of the backbone.
+        options: How the head is fitted.
+        upsampler: How values get from tokens to pixels: bilinear or bilateral.
+        propagate: Spec of the spatial refinement.
+        chip_size: Side of what the backbone sees at once, in pixels.
+        device: auto, cpu or cuda:N.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If something cannot be used, or does not fit together.
+
+    Examples:
+        >>> import tempfile
+        >>> from torchgeo_mapsr import fit, make_scene, map_array
+        >>> scene = make_scene(tempfile.mkdtemp(), seed=0, size=(192, 192))
+        >>> model = fit(scene.imagery, scene.labels, 'nlcd', backbone='identity')
+        >>> model.target.class_names
+        ('Water', 'Forest', 'Field', 'Impervious')
+        >>> map_array(model, scene.imagery).shape
+        (192, 192)
+    """
+    options = options or FitOptions()
+    scoring = ScoringOptions(upsampler=upsampler, propagate=propagate)
+    compute = ComputeOptions(device=device)
+    with ExitStack() as stack:
+        images = stack.enter_context(_imagery(imagery))
+        rasters = stack.enter_context(_labels(labels))
+        walk = Crosswalk.load(legend, target, crosswalk)
+        inputs = Inputs((images,), rasters, walk.target, walk)
+        frozen = create_backbone(
+            backbone, images.bands, weights, inputs.integers, options.seed
+        ).to(device_of(device))
+        plan = _plan(images, chip_size, frozen.halo, max(frozen.strides))
+        return fit_region(
+            inputs, [plan], frozen, options, scoring, compute, Stopwatch()
+        )
+
+
+def map_array(
+    model: ChipModel,
+    imagery: Any,
+    labels: Any = None,
+    *,
+    probabilities: bool = False,
+    chip_size: int = 448,
+) -> Any:
+    """Map imagery in memory.
+
+    The classes are those that ``torchgeo-mapsr map --model`` writes.
+
+    Args:
+        model: What :func:`fit` returns, a
+            :class:`~torchgeo_mapsr.models.model.LandCoverModel` that was loaded, or
+            trained networks.
+        imagery: HR imagery, see :func:`fit`.
+        labels: LR labels, which act as a prior; likewise.
+        probabilities: Give the probability of every class in percent, instead of the
+            code of the most probable one.
+        chip_size: Side of what the backbone sees at once, in pixels.
+
+    Returns:
+        Codes of the classes, (H, W) uint8, or percent, (C, H, W) uint8; 255 where there
+        is no data. Of an :class:`xarray.DataArray` one with coordinates and CRS, of
+        anything else an array.
+
+    Raises:
+        InputError: If the imagery cannot be used, or has other bands than the model's.
+    """
+    with ExitStack() as stack:
+        images = stack.enter_context(_imagery(imagery))
+        rasters: tuple[LabelRaster, ...] = ()
+        if labels is not None:
+            rasters = stack.enter_context(_labels(labels))
+        if model.bands is not None and model.bands != images.bands:
+            raise InputError(
+                f'The model was made for imagery of {model.bands} bands, this has '
+                f'{images.bands}; choose the bands of the array.'
+            )
+        plan = _plan(images, chip_size, model.halo, model.stride)
+        values = _scored(model, images, rasters, plan, probabilities)
+    return _like(values, imagery, model.target)
+
+
+def _scored(
+    model: ChipModel,
+    images: Imagery,
+    rasters: tuple[LabelRaster, ...],
+    plan: Plan,
+    probabilities: bool,
+) -> NDArray[np.uint8]:
+    """Codes (H, W) or percent (C, H, W) of all pixels."""
+    scores, watch = ModelScores(model, rasters), Stopwatch()
+    tiles = list(plan.tiles())
+    item = TileItem(0, images, plan, tiles[0])
+
+    def read(chip: ChipIndex) -> Any:
+        return scores.read(item, chip, watch)
+
+    def score(content: Any) -> ScoredChip:
+        return scores.score(content, watch)
+
+    shape: tuple[int, ...] = plan.geobox.shape.yx
+    classes = len(model.target)
+    values = np.full((classes, *shape) if probabilities else shape, 255, np.uint8)
+    codes = np.full(256, 255, np.uint8)
+    codes[:classes] = model.target.codes
+    for tile, blended in sweep(
+        plan, tiles, classes, read, score, scores.threads, probabilities
+    ):
+        part = codes[blended.classes] if blended.scores is None else blended.scores
+        values[..., tile.rows, tile.cols] = part
+    return values
+
+
+def _plan(images: Imagery, size: int, halo: int, stride: int) -> Plan:
+    """Chips and tiles of one raster."""
+    overlap = default_overlap(size, halo)
+    return Plan(images.geobox, size, 2048, overlap, halo, stride)
+
+
+def _like(values: NDArray[np.uint8], source: Any, target: Legend) -> Any:
+    """An array with the coordinates of what it was made of."""
+    if not hasattr(source, 'odc') and not hasattr(source, 'coords'):
+        return values
+    from odc.geo.xr import wrap_xr
+
+    meaning = dict(zip(target.codes.tolist(), target.class_names, strict=True))
+    attrs: dict[str, Any] = {
+        'flag_values': list(meaning),
+        'flag_meanings': ' '.join(meaning.values()),
+    }
+    if values.ndim == 2:
+        return wrap_xr(values, _grid(source), nodata=255, **attrs)
+    stacked = wrap_xr(
+        values, _grid(source), nodata=255, dims=('class', 'y', 'x'), axis=1
+    )
+    return stacked.assign_coords({'class': list(target.class_names)})
+
+
+def _grid(array: Any) -> GeoBox:
+    """Grid of an xarray object."""
+    import odc.geo.xr  # noqa: F401
+
+    grid = array.odc.geobox
+    if grid is None or grid.crs is None:
+        raise InputError(
+            'The array has no grid with a CRS: give it one (array.odc.assign_crs), or '
+            'pass (values, GeoBox).'
+        )
+    return grid  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _imagery(source: Any) -> Iterator[Imagery]:
+    """Imagery of an array or of files."""
+    if isinstance(source, Imagery):
+        yield source
+        return
+    with _raster(source, Imagery) as images:
+        yield images
+
+
+@contextmanager
+def _labels(source: Any) -> Iterator[tuple[LabelRaster, ...]]:
+    """Label rasters of an array or of files."""
+    if isinstance(source, LabelRaster):
+        yield (source,)
+        return
+    with _raster(source, LabelRaster.open) as rasters:
+        yield rasters
+
+
+@contextmanager
+def _raster(source: Any, opened: Callable[[Any], T]) -> Iterator[T]:
+    """What opens files, on an array too: it is a file in memory meanwhile."""
+    if hasattr(source, 'coords') and hasattr(source, 'dims'):
+        values, grid = np.asarray(source.values), _grid(source)
+        nodata = getattr(source.odc, 'nodata', None)
+    elif (
+        isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], GeoBox)
+    ):
+        values, grid, nodata = np.asarray(source[0]), source[1], None
+    else:
+        yield opened(source)
+        return
+    values = values[None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[1:] != grid.shape.yx:
+        raise InputError(
+            f'An array of shape {values.shape} does not lie on a grid of '
+            f'{grid.shape.yx}; bands come first.'
+        )
+    if values.dtype.kind in 'ib' and values.dtype.itemsize > 4:
+        values = values.astype(np.int32)
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    with MemoryFile(ext='.tif') as memory:
+        with memory.open(
+            driver='GTiff',
+            count=len(values),
+            height=values.shape[1],
+            width=values.shape[2],
+            dtype=values.dtype,
+            crs=str(grid.crs),
+            transform=grid.affine,
+            nodata=nodata,
+            photometric='MINISBLACK',
+        ) as file:
+            file.write(values)
+        yield opened(memory.name)

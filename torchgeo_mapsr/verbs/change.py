@@ -1,0 +1,232 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Find change between two dates."""
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .console import (
+    Verbs,
+    check_json,
+    check_output,
+    json_option,
+    output_path,
+    terminal,
+    working,
+    write_json,
+)
+
+_EXAMPLES = """examples:
+  torchgeo-mapsr change map_2013.tif map_2019.tif --output change.tif
+  torchgeo-mapsr change a.tif b.tif --output change.tif --polygons change.gpkg
+  torchgeo-mapsr change naip_2013.tif naip_2019.tif --output change.tif --bands 1 2 3
+  torchgeo-mapsr change a.tif b.tif --output change.tif --window 60 --threshold 0.1
+
+Two maps made with `map --scores` are compared by their scores (NAME_scores.tif), which see
+what two class maps hide; without scores, by their classes. Maps serve better than imagery
+(Malkin et al. 2019): seasons and sensors change what land looks like, not what it is.
+"""
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb and its options.
+
+    Args:
+        verbs: Where it is added.
+    """
+    parser = verbs.add_parser(
+        'change',
+        help='find change between two dates, from maps, their scores or imagery',
+        description='Calibrate the first signal to the second by least squares, which '
+        'takes out what differs everywhere alike, and report windows whose mean absolute '
+        'difference is above a threshold (Malkin et al. 2019, appendix D). Two class maps '
+        'give a matrix of areas from class to class, too.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('before', metavar='BEFORE', help='raster of the first date')
+    parser.add_argument(
+        'after', metavar='AFTER', help='raster of the second date; its grid is used'
+    )
+    parser.add_argument(
+        '--output',
+        type=Path,
+        required=True,
+        metavar='FILE',
+        help='difference by window, a cloud-optimised .tif',
+    )
+    parser.add_argument(
+        '--polygons', type=Path, metavar='FILE', help='changed windows, a .gpkg'
+    )
+    parser.add_argument(
+        '--matrix',
+        type=Path,
+        metavar='FILE',
+        help='hectares from class to class, a .csv',
+    )
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace files that exist'
+    )
+    parser.add_argument(
+        '--signal',
+        choices=['auto', 'scores', 'classes', 'imagery'],
+        default='auto',
+        help='what is compared; auto: scores if both maps have them, classes if both '
+        'are class maps, else imagery (default)',
+    )
+    parser.add_argument(
+        '--legend',
+        metavar='NAME|FILE',
+        help='legend of two class maps (default: what they say)',
+    )
+    parser.add_argument(
+        '--bands', nargs='+', type=int, metavar='N', help='bands of imagery, from 1'
+    )
+    parser.add_argument(
+        '--window',
+        type=float,
+        default=240.0,
+        metavar='METRES',
+        help='height and width of a window (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--threshold',
+        type=float,
+        metavar='VALUE',
+        help='mean absolute difference from which on a window has changed, in the '
+        'units of the signal (default: the median of the windows plus six robust '
+        'standard deviations)',
+    )
+    json_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do it; returns the exit code.
+
+    Args:
+        options: What was parsed.
+    """
+    from ..evaluation.change import SignalPair, detect_change, transitions
+    from ..evaluation.class_maps import layer_path, map_legend
+
+    pair = (options.before, options.after)
+    signal, is_map = _signal(options)
+    inputs: list[Any] = [*pair]
+    if signal == 'scores':
+        inputs += [layer_path(path, 'scores') for path in pair]
+    for path, suffix in (
+        (options.output, '.tif'),
+        (options.polygons, '.gpkg'),
+        (options.matrix, '.csv'),
+    ):
+        if path is not None:
+            if path.suffix != suffix:
+                raise InputError(f'{path} is not a {suffix} file.')
+            check_output(path, inputs, options.overwrite)
+    check_json(options, inputs)
+    if options.window <= 0:
+        raise InputError('--window is above 0, in metres.')
+    if options.matrix is not None and not is_map:
+        raise InputError('--matrix needs two class maps; give their --legend.')
+    legend = map_legend(options.after, options.legend) if is_map else None
+    if signal == 'scores':
+        files = SignalPair(*inputs[2:])
+    elif signal == 'classes':
+        files = SignalPair(*pair, bands=[1], legend=legend)
+    else:
+        files = SignalPair(*pair, bands=options.bands)
+    console = terminal()
+    with working(console, 'Comparing'):
+        result = detect_change(files, options.window, options.threshold)
+        polygons = result.polygons()
+        table = transitions(*pair, legend) if legend is not None else None
+    with ExitStack() as stack:
+
+        def scratch(path: Path) -> Path:
+            return stack.enter_context(output_path(path, inputs, options.overwrite))
+
+        result.save(scratch(options.output))
+        if options.polygons is not None:
+            polygons.to_file(scratch(options.polygons), layer='change', driver='GPKG')
+        if options.matrix is not None and table is not None:
+            _save(table, scratch(options.matrix))
+    if table is not None:
+        _show(console, table)
+    windows = int(result.changed.sum())
+    console.print(
+        f'{windows} of {int((result.difference == result.difference).sum())} windows '
+        f'of {options.window:g} m have changed ({result.hectares:,.2f} ha, '
+        f'{len(polygons)} places); threshold {result.threshold:.4g} on {signal}.'
+    )
+    console.print(f'Change: {options.output}')
+    content = {
+        'signal': signal,
+        'window_metres': options.window,
+        'threshold': result.threshold,
+        'windows_changed': windows,
+        'hectares_changed': round(result.hectares, 4),
+        'places': len(polygons),
+        'transitions': None if table is None else table.to_dict(),
+    }
+    write_json(options, content, inputs)
+    return 0
+
+
+def _signal(options: argparse.Namespace) -> tuple[str, bool]:
+    """What is compared, and whether both files are class maps."""
+    import rasterio
+
+    from ..datasets.geo.raster import open_rasters
+    from ..evaluation.class_maps import layer_path
+
+    pair = (options.before, options.after)
+    files = open_rasters(pair)
+    tagged = True
+    for path in pair:
+        with rasterio.open(path) as dataset:
+            tagged &= 'LEGEND' in dataset.tags()
+    one_band = all(file.count == 1 for file in files)
+    is_map = one_band and (tagged or options.legend is not None)
+    if options.signal == 'classes' and one_band:
+        is_map = True
+    scored = all(layer_path(path, 'scores').exists() for path in pair)
+    signal = options.signal
+    if signal == 'auto':
+        signal = 'imagery' if not is_map else 'scores' if scored else 'classes'
+    if signal == 'scores' and not scored:
+        raise InputError(
+            '--signal scores needs NAME_scores.tif beside both maps (map --scores).'
+        )
+    if signal == 'classes' and not is_map:
+        raise InputError('--signal classes needs two class maps of one band.')
+    if options.bands and signal != 'imagery':
+        raise InputError('--bands are for imagery; give --signal imagery.')
+    return signal, is_map
+
+
+def _save(table: Any, path: Path) -> None:
+    import csv
+
+    names = table.legend.class_names
+    with path.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file)
+        writer.writerow(['before \\ after (ha)', *names])
+        for name, row in zip(names, table.hectares.round(4).tolist(), strict=True):
+            writer.writerow([name, *row])
+
+
+def _show(console: Any, transitions: Any) -> None:
+    from rich.table import Table
+
+    table = Table(title='Hectares from class (row) to class (column)')
+    names = transitions.legend.class_names
+    for name in ('before', *names):
+        table.add_column(name, justify='left' if name == 'before' else 'right')
+    for name, row in zip(names, transitions.hectares, strict=True):
+        table.add_row(name, *(f'{value:,.2f}' for value in row))
+    console.print(table)
