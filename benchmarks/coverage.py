@@ -5,7 +5,7 @@
 
 A map of known truth: both are rasters, the map is wrong at patches that depend on the class.
 Each sample is drawn by ``torchgeo-mapsr sample``, labelled from the truth without an
-error, and given to ``torchgeo-mapsr area``; the areas of the truth are counted.
+error, and given to ``torchgeo-mapsr area``; areas and accuracies are counted.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 import rasterio
 from scipy.ndimage import gaussian_filter
 
-from .package import TARGET, mapsr, read_areas, run_command
+from .package import TARGET, mapsr, read_intervals, run_command
 from .scores import Matrix
 from .store import Record, Release, Row
 from .table import Table, Trial, grid
@@ -64,6 +64,20 @@ def map_with_errors(folder: Path, side: int) -> tuple[Path, Matrix]:
     return folder / 'map.tif', truth
 
 
+def true_values(path: Path, truth: Matrix) -> dict[str, float]:
+    """Hectares and accuracies of each class of the map, of all its pixels."""
+    with rasterio.open(path) as file:
+        mapped = file.read(1)
+    right = mapped == truth
+    values = {'overall accuracy': float(right.mean())}
+    for item in mapsr.Legend.load(TARGET).classes:
+        area = float((truth == item.code).sum()) * PIXEL**2 / 1e4
+        values[f'area, {item.name}'] = area
+        values[f'user’s accuracy, {item.name}'] = right[mapped == item.code].mean()
+        values[f'producer’s accuracy, {item.name}'] = right[truth == item.code].mean()
+    return values
+
+
 def _run(*args: object) -> None:
     code, _, error = run_command(*args)
     if code:
@@ -83,11 +97,11 @@ def sample_covers(path: Path, truth: Matrix, strata: str, seed: int) -> Row:
     frame['reference'] = truth[np.asarray(rows), np.asarray(columns)]
     frame.to_file(points, layer=LAYER, driver='GPKG')
     _run('area', path, '--points', points, '--json', figures, '--overwrite')
-    hectares = PIXEL**2 / 1e4
-    covers = {}
-    for number, (low, high) in read_areas(figures).items():
-        area = float((truth == number).sum()) * hectares
-        covers[str(number)] = bool(low <= area <= high)
+    values = true_values(path, truth)
+    covers = {
+        name: None not in interval and bool(interval[0] <= values[name] <= interval[1])
+        for name, interval in read_intervals(figures).items()
+    }
     points.unlink()
     figures.unlink()
     return {'covers': covers, 'points': len(frame)}
@@ -105,29 +119,27 @@ def trials(options: argparse.Namespace) -> Iterator[Trial]:
 
 
 def release_rows(records: Iterable[Record]) -> Iterator[tuple[Row, Row]]:
-    """A line for each class and kind of strata: samples whose interval covers its area."""
+    """A line for each figure and kind of strata: samples whose interval covers it."""
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         groups[record.key['strata']].append(record)
     for strata, group in groups.items():
-        line = {'strata': strata, 'samples': len(group)}
-        line['points'] = group[0].figures['points']
-        for code in sorted(group[0].figures['covers']):
-            covered = sum(record.figures['covers'][code] for record in group)
-            yield {**line, 'code': code, 'covered': covered}, group[-1].origin
+        points = group[0].figures['points']
+        for figure in group[0].figures['covers']:
+            covered = sum(record.figures['covers'][figure] for record in group)
+            line = {'strata': strata, 'figure': figure, 'covered': covered}
+            yield line | {'samples': len(group), 'points': points}, group[-1].origin
 
 
 def markdown(release: Release) -> str:
-    """Coverage of each class's interval, and whether it is as asked for."""
-    legend = mapsr.Legend.load(TARGET)
-    names = {str(c.code): c.name for c in legend.classes}
+    """Coverage of each interval, and whether it is as asked for."""
     body = []
     for row in release.rows:
         share = row['covered'] / row['samples']
         verdict = 'yes' if LEAST <= share <= MOST else '**no**'
-        words = [', '.join(STRATA[row['strata']]), names[row['code']]]
+        words = [', '.join(STRATA[row['strata']]), row['figure']]
         body.append([*words, f'{share:.1%}', f'93 to 97 % {verdict}'])
-    head = ['strata', 'class', 'intervals that cover its area', 'asked for']
+    head = ['strata', 'figure', 'intervals that cover it', 'asked for']
     first = release.rows[0]
     note = f'{first["samples"]} samples of {first["points"]} points.'
     return f'{grid(head, body, left=2)}\n\n{note} Measured: {release.source()}.'
@@ -135,7 +147,7 @@ def markdown(release: Release) -> str:
 
 TABLE = Table(
     'coverage',
-    'how often 95 % intervals of areas cover the truth',
+    'how often 95 % intervals of areas and accuracies cover the truth',
     trials,
     release_rows,
     markdown,
