@@ -64,6 +64,9 @@ WORDS = (
 )  # fmt: skip
 WORD_VALUES = '', '\0', 'no such thing', '../..', '[', '/dev/null', 'x' * 5000
 
+# Side of a scene that is enough for two classes of whole cells, in pixels of a metre.
+SMALL = 112
+
 # Seconds after which a run counts as hanging.
 HANGS = 120
 
@@ -345,7 +348,7 @@ def _result(kind: str, tried: int, failures: list[str]) -> Row:
 
 def trials(options: argparse.Namespace) -> Iterator[Trial]:
     """Parts of each kind of fault."""
-    folder = make_folder(options.work / 'faults', 64 if options.tiny else 192)
+    folder = make_folder(options.work / 'faults', SMALL if options.tiny else 192)
     parts, each, moments = (60, 1, 2) if options.tiny else (10, 20, 20)
     kinds: dict[str, list[Callable[[], Row]]] = {
         'bad input': [partial(try_inputs, folder, p, parts) for p in range(parts)],

@@ -26,7 +26,7 @@ class TestFaults:
         assert len(states) == 3
 
     def test_resumed_states_have_the_same_bytes(self, tmp_path: Path) -> None:
-        folder = faults.make_folder(tmp_path, 64)
+        folder = faults.make_folder(tmp_path, faults.SMALL)
         states = faults.crash_states(folder)
         assert len(states) > 10
         assert faults.recovers(states[len(states) // 2], folder / 'reference') == ''
@@ -37,7 +37,7 @@ class TestFaults:
         assert faults.recovers(changed, folder / 'reference') == 'other bytes'
 
     def test_there_are_enough_bad_inputs(self, tmp_path: Path) -> None:
-        folder = faults.make_folder(tmp_path, 64)
+        folder = faults.make_folder(tmp_path, faults.SMALL)
         names = [name for name, _ in faults.bad_inputs(folder)]
         assert len(names) >= faults.ASKED['bad input'][1]
         assert len(set(names)) == len(names)
