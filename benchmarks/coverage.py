@@ -137,12 +137,11 @@ def markdown(release: Release) -> str:
     for row in release.rows:
         share = row['covered'] / row['samples']
         verdict = 'yes' if LEAST <= share <= MOST else '**no**'
-        words = [', '.join(STRATA[row['strata']]), row['figure']]
+        words = [', '.join(STRATA[row['strata']]), row['figure'], f'{row["points"]}']
         body.append([*words, f'{share:.1%}', f'93 to 97 % {verdict}'])
-    head = ['strata', 'figure', 'intervals that cover it', 'asked for']
-    first = release.rows[0]
-    note = f'{first["samples"]} samples of {first["points"]} points.'
-    return f'{grid(head, body, left=2)}\n\n{note} Measured: {release.source()}.'
+    head = ['strata', 'figure', 'points', 'intervals that cover it', 'asked for']
+    note = f'{release.rows[0]["samples"]} samples. Measured: {release.source()}.'
+    return f'{grid(head, body, left=2)}\n\n{note}'
 
 
 TABLE = Table(
