@@ -19,9 +19,9 @@ LAYERS = [
     {'__main__'},
     {'main'},
     {'verbs'},
-    {'mapping', 'evaluation'},
     {'tasks'},
     {'datamodules'},
+    {'mapping', 'evaluation'},
     {'samplers'},
     {'losses', 'transforms', 'models'},
     {'datasets'},
@@ -33,8 +33,6 @@ DATASETS = [{'chip'}, {'imagery', 'labels'}, {'legends'}, {'geo'}]
 
 #: What is upward still: the importing module, and what it imports.
 ALLOWED = {
-    # The writer of predictions is a run of ``mapping`` that a Trainer drives.
-    ('tasks.map_writer', 'mapping'),
     # Both read label rasters.
     ('datasets.legends.measured', 'datasets'),
     ('datasets.legends.recovered', 'datasets'),

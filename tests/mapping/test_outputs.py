@@ -18,12 +18,17 @@ def test_file_name_is_one_mosaic(tmp_path: Path) -> None:
     assert names == {
         'cover.tif',
         'cover.tif.aux.xml',
+        'cover.qml',
+        'cover.sld',
         'cover_confidence.tif',
+        'cover_confidence.qml',
+        'cover_confidence.sld',
         'cover.png',
         'cover.json',
     }
     more = {path.name for path in outputs.files(confidence=False, scores=True)}
-    assert more == names - {'cover_confidence.tif'} | {'cover_scores.tif'}
+    sure = {f'cover_confidence.{suffix}' for suffix in ('tif', 'qml', 'sld')}
+    assert more == names - sure | {'cover_scores.tif'}
     assert outputs.work == tmp_path / 'cover.tif.parts'
 
 

@@ -49,7 +49,11 @@ def test_map_of_a_scene(scene: Scene, job: MapJob, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {
         'cover.tif',
         'cover.tif.aux.xml',
+        'cover.qml',
+        'cover.sld',
         'cover_confidence.tif',
+        'cover_confidence.qml',
+        'cover_confidence.sld',
         'cover_scores.tif',
         'cover.png',
         'cover.json',

@@ -7,6 +7,7 @@ import hashlib
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from scipy.ndimage import (
 )
 
 from ..errors import InputError, InputWarning
+from .geo.aoi import AreaOfInterest, AreaOnGrid
 from .geo.grid import Box, box_in, clip, crop, hull, pixel_offset, pixel_ratio
 from .geo.raster import MAX_BANDS, PathLike, RasterFile, open_rasters, side_by_side
 from .geo.region import lr_coordinates
@@ -133,6 +135,8 @@ class Imagery:
         self.geobox = crop(grid, whole)
         self._boxes = np.array(boxes, np.int64) - np.tile(whole[:2], 2)
         self._counts = _Counts(self.geobox.shape.yx)
+        self._area: AreaOnGrid | None = None
+        self._area_fingerprint = ''
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -169,11 +173,34 @@ class Imagery:
         """Files that are no longer what they were when they were opened."""
         return tuple(layer.file.path for layer in self._layers if layer.file.changed())
 
+    def within(self, area: AreaOfInterest) -> 'Imagery':
+        """The same imagery, cropped to an area: pixels outside it are invalid.
+
+        Windows that do not touch the area are not read. Values of pixels beside it are
+        kept, as context of those in it.
+
+        Args:
+            area: The area, in any CRS.
+
+        Raises:
+            InputError: If the area holds no pixel.
+        """
+        part = copy(self)
+        part._area = area.on(self.geobox)
+        part._boxes = self._boxes - np.tile(
+            pixel_offset(part._area.geobox, self.geobox) or (0, 0), 2
+        )
+        part.geobox = part._area.geobox
+        part._counts = _Counts(part.geobox.shape.yx)
+        part._area_fingerprint = area.fingerprint()
+        return part
+
     def fingerprint(self) -> str:
         """Digest of the files and of how they are read."""
         parts = [(layer.file.fingerprint(), *layer.choices) for layer in self._layers]
         images = self._images if len(self._images) > 1 else ()
-        return hashlib.sha256(repr((parts, images)).encode()).hexdigest()
+        place = (self._area_fingerprint,) if self._area else ()
+        return hashlib.sha256(repr((parts, images, *place)).encode()).hexdigest()
 
     def read(self, geobox: GeoBox) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Read a crop of the grid.
@@ -211,6 +238,9 @@ class Imagery:
         offset = pixel_offset(geobox, self.geobox)
         if offset is None:
             raise ValueError(f'{geobox} is not a crop of {self.geobox}')
+        if self._area is not None and not self._area.touches(geobox):
+            empty = np.zeros((self.bands, *geobox.shape), np.float32)
+            return empty, np.full(geobox.shape, _OUTSIDE, np.uint8)
         parts = [self._read(geobox, offset, image) for image in self._images]
         if len(parts) == 1:
             image, sources = parts[0]
@@ -220,6 +250,9 @@ class Imagery:
             for _, others in parts[1:]:
                 sources = np.where(sources == 0, others, sources)
             image[:, sources != 0] = 0
+        if self._area is not None:
+            inside = self._area.mask(geobox)
+            sources = np.where((sources == 0) & ~inside, _OUTSIDE, sources)
         self._counts.add(sources, offset)
         return image, sources
 

@@ -18,6 +18,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
+from ..datasets.geo.raster import address_of
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
@@ -170,7 +171,7 @@ def _read(
     path: str | Path, grid: GeoBox, bands: list[int], resampling: Resampling
 ) -> NDArray[np.float32]:
     """A raster on the small grid, (bands, h, w) float32; NaN where it has no data."""
-    with rasterio.open(path) as source:
+    with rasterio.open(address_of(path)) as source:
         full = GeoBox.from_rio(source)
         if full.zoom_out(max(1.0, max(full.shape) / max(grid.shape))) == grid:
             # A fraction of the time of warping.

@@ -124,6 +124,14 @@ class MapJob:
         checkpoint: Checkpoints of trained networks, which map in place of a fit.
         ensemble_weights: Weight of each checkpoint.
         seed: Seed of everything random.
+        aoi: A file of polygons that the map is cropped to; a layer's name may follow
+            after a colon.
+        bbox: West, south, east and north in degrees, in place of *aoi*.
+        date: A year or a date, for imagery and labels that are searches in a catalogue.
+        polygons: Where polygons of the map are written.
+        min_area: Polygons of fewer square metres are left out.
+        progress: How progress is told: bar (on a terminal) or json (a line a step, on
+            standard error).
         backbone: The frozen features; a spec will do.
         fit: How it is fitted.
         scoring: How pixels are scored.
@@ -157,6 +165,12 @@ class MapJob:
     checkpoint: tuple[Path, ...] = ()
     ensemble_weights: tuple[float, ...] = ()
     seed: int = 0
+    aoi: str | None = None
+    bbox: tuple[float, ...] | None = None
+    date: str | None = None
+    polygons: Path | None = None
+    min_area: float = 0.0
+    progress: str = 'bar'
     backbone: BackboneOptions = field(default_factory=BackboneOptions)
     fit: FitOptions = field(default_factory=FitOptions)
     scoring: ScoringOptions = field(default_factory=ScoringOptions)
@@ -183,7 +197,7 @@ class MapJob:
                 value = (value,)
             kind = Path if name == 'checkpoint' else os.fspath
             object.__setattr__(self, name, tuple(map(kind, value)))  # type: ignore[arg-type]
-        for name in ('model', 'save_model'):
+        for name in ('model', 'save_model', 'polygons'):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
         if isinstance(self.backbone, str):
@@ -197,6 +211,7 @@ class MapJob:
             'chips.overlap': (1, _MOST),
             'scoring.prior': (0, 1e6),
             'seed': (0, 2**63 - 1),
+            'min_area': (0, 1e12),
             'compute.workers': (1, 4096),
         }
         for flag in FLAGS:
@@ -249,7 +264,20 @@ class MapJob:
                 )
         if self.ensemble_weights and not self.checkpoint:
             raise InputError('--ensemble-weights needs --checkpoint.')
-        if self.labels and self.legend is None:
+        if self.aoi and self.bbox:
+            raise InputError('Give --aoi or --bbox, not both.')
+        if self.polygons is not None:
+            from .polygons import format_of
+
+            format_of(self.polygons)
+        elif self.min_area:
+            raise InputError('--min-area needs --polygons.')
+        searches = [n for n in (*self.imagery, *self.labels) if may_be_search(n)]
+        if searches and not (self.aoi or self.bbox):
+            raise InputError(
+                f'{searches[0]} is a search: say where, with --aoi or --bbox.'
+            )
+        if self.labels and self.legend is None and not may_be_search(self.labels[0]):
             raise InputError('Give the legend of the labels with --legend.')
 
     @classmethod
@@ -297,6 +325,7 @@ class MapJob:
             ),
             model=None if self.model is None else self.model.absolute(),
             checkpoint=tuple(path.absolute() for path in self.checkpoint),
+            aoi=None if self.aoi is None else _absolute(self.aoi),
         )
 
     def to_dict(self, *, results_only: bool = False) -> dict[str, Any]:
@@ -382,6 +411,15 @@ FLAGS = (
     Flag('legend', 'legend', 'input',
          'legend of the labels: nlcd, worldcover, chesapeake-7, openearthmap, '
          'dynamic-world, land-cover-4 or a YAML or JSON file', 'NAME|FILE'),
+    Flag('aoi', 'aoi', 'input',
+         'polygons that the map is cropped to: .gpkg, .geojson, .parquet, .shp or .fgb '
+         '(file.gpkg:layer)', 'FILE', result=False),
+    Flag('bbox', 'bbox', 'input',
+         'west, south, east and north in degrees, in place of --aoi', 'DEGREES',
+         result=False),
+    Flag('date', 'date', 'input',
+         'year or date of imagery and labels that are searches in a catalogue', 'DATE',
+         result=False),
     Flag('target', 'target', 'input', 'legend of the map', 'NAME|FILE'),
     Flag('crosswalk', 'crosswalk', 'input',
          'how the labels’ classes become the map’s, if there are several', 'NAME|FILE'),
@@ -392,6 +430,11 @@ FLAGS = (
     Flag('output', 'output', 'output',
          'the map, a .tif; or a folder, which gets a map for each file of imagery',
          'PATH', result=False),
+    Flag('polygons', 'polygons', 'output',
+         'write polygons of the map too: .gpkg, .fgb, .parquet or .pmtiles', 'FILE',
+         result=False),
+    Flag('min_area', 'min_area', 'output',
+         'leave out polygons of fewer square metres', 'M2', result=False),
     Flag('overwrite', 'overwrite', 'output', 'replace outputs that exist', result=False),
     Flag('confidence', 'confidence', 'output',
          'write NAME_confidence.tif: probability of the mapped class, 0–100'),
@@ -400,6 +443,9 @@ FLAGS = (
     Flag('save_model', 'save_model', 'output',
          'keep the fit, to map other imagery with --model', 'FILE', result=False),
     Flag('quiet', 'quiet', 'output', 'print nothing but errors', result=False),
+    Flag('progress', 'progress', 'output',
+         'bar: on a terminal; json: one object a line on standard error',
+         choices=('bar', 'json'), result=False),
     Flag('backbone', 'backbone.spec', 'model',
          'frozen features: rcf, identity (embedding rasters), timm:NAME?options, '
          'torchgeo:WEIGHTS, or several joined by +', 'SPEC', of_fits=True),
@@ -510,7 +556,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             'choices': flag.choices,
         }
         if flag.name == 'imagery':
-            group.add_argument(flag.name, **options)
+            group.add_argument(flag.name, **{**options, 'nargs': '*'})
+            options['help'] = 'the same, as an option'
+            group.add_argument('--imagery', dest='more_imagery', default=[], **options)
         else:
             options['default'] = None if required else default
             group.add_argument(flag.option, required=required, **options)
@@ -526,6 +574,7 @@ def job_of(options: argparse.Namespace) -> MapJob:
         InputError: If they contradict one another.
     """
     values = {flag.name: getattr(options, flag.name) for flag in FLAGS}
+    values['imagery'] = [*values['imagery'], *options.more_imagery]
     if values['score'] == 'auto':
         values['score'] = None
     return MapJob.from_flags(**values)
@@ -544,6 +593,22 @@ def _kind(hint: Any) -> tuple[Any, bool]:
 def _number(text: str) -> float | None:
     """A number, or None for auto."""
     return None if text == 'auto' else float(text)
+
+
+def may_be_search(text: str) -> bool:
+    """Whether a text is a search in a catalogue rather than a path.
+
+    Args:
+        text: A path, ``stac:…`` or a shorthand such as ``naip``.
+    """
+    if text.startswith('stac:'):
+        return True
+    # A path, by far the most frequent, is told without importing anything.
+    if os.path.exists(text) or {'.', '/', os.sep} & set(text.partition('?')[0]):
+        return False
+    from ..datasets.stac import is_search
+
+    return is_search(text)
 
 
 def _absolute(path: str) -> str:

@@ -4,12 +4,13 @@
 """What a job reads, opened and checked."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..datasets.geo.aoi import AreaOfInterest
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster, check_codes
 from ..datasets.legends.crosswalk import Crosswalk
@@ -17,7 +18,7 @@ from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from ..models.model import file_digest
 from ..versions import versions
-from .config import MapJob
+from .config import MapJob, may_be_search
 from .outputs import Outputs
 
 
@@ -58,6 +59,9 @@ class Inputs:
         if job.legend is not None:
             crosswalk = Crosswalk.load(job.legend, target, job.crosswalk)
         images = tuple(Imagery(o.imagery, job.bands, job.nodata) for o in outputs.maps)
+        area = area_of(job)
+        if area is not None:
+            images = tuple(image.within(area) for image in images)
         for image in images:
             if image.bands != images[0].bands:
                 raise InputError(
@@ -97,7 +101,7 @@ class Inputs:
             *(path for image in self.images for path in image.files),
             *(path for raster in self.labels for path in raster.files),
             *job.checkpoint,
-            *(name for name in (*optional, job.crosswalk) if name is not None),
+            *(n for n in (*optional, job.crosswalk, job.aoi) if n is not None),
         ]
 
     def describe(self, job: MapJob) -> dict[str, Any]:
@@ -132,3 +136,54 @@ class Inputs:
             if settings[name] is not None:
                 settings[name] = Path(settings[name]).name
         return {'settings': settings, 'inputs': files, 'versions': used}
+
+
+def area_of(job: MapJob) -> AreaOfInterest | None:
+    """The area of a job, if it has one.
+
+    Args:
+        job: The job.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    if job.aoi is not None:
+        return AreaOfInterest.open(job.aoi)
+    return AreaOfInterest.from_bbox(job.bbox) if job.bbox else None
+
+
+def searched(job: MapJob) -> MapJob:
+    """The job with names of files in place of searches in a catalogue.
+
+    Medians of several dates are made here, beside the output, and kept.
+
+    Args:
+        job: The job.
+
+    Raises:
+        InputError: If a search finds nothing, or the legend of what it finds is not
+            known.
+    """
+    if not any(map(may_be_search, (*job.imagery, *job.labels))):
+        return job
+    from ..datasets.stac import resolve
+
+    area = area_of(job)
+    assert area is not None
+    folder = Path(job.output)
+    folder = folder.parent if folder.suffix else folder
+    found: dict[str, tuple[str, ...]] = {}
+    legend = job.legend
+    for name in ('imagery', 'labels'):
+        files: list[str] = []
+        for text in getattr(job, name):
+            if may_be_search(text):
+                names, classes = resolve(text, area, job.date, folder)
+                files += names
+                legend = legend or (classes if name == 'labels' else None)
+            else:
+                files.append(text)
+        found[name] = tuple(files)
+    if found['labels'] and legend is None:
+        raise InputError('Give the legend of the labels with --legend.')
+    return replace(job, legend=legend, imagery=found['imagery'], labels=found['labels'])

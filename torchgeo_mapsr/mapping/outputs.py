@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import InputError
+from .style import style_paths
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,16 @@ class Output:
     def sidecar(self) -> Path:
         """Category names of the map."""
         return self.map.with_name(f'{self.map.name}.aux.xml')
+
+    @property
+    def styles(self) -> tuple[Path, Path]:
+        """Styles of the map, for QGIS and others."""
+        return style_paths(self.map)
+
+    @property
+    def confidence_styles(self) -> tuple[Path, Path]:
+        """Styles of the confidence."""
+        return style_paths(self.confidence)
 
     @property
     def panel(self) -> Path:
@@ -105,8 +116,9 @@ class Outputs:
         """
         files = []
         for output in self.maps:
-            files += [output.map, output.sidecar, output.panel]
-            files += [output.confidence] * confidence
+            files += [output.map, output.sidecar, *output.styles, output.panel]
+            if confidence:
+                files += [output.confidence, *output.confidence_styles]
             files += [output.scores] * scores
         return [*files, self.report]
 

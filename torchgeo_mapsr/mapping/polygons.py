@@ -79,6 +79,19 @@ class ClassPolygon:
     pixels: int
 
 
+@dataclass(frozen=True)
+class PolygonOutput:
+    """Where polygons of a map are written.
+
+    Args:
+        path: The file, in a format of :data:`FORMATS`.
+        min_area: Smaller ones are left out; in square metres.
+    """
+
+    path: Path
+    min_area: float = 0.0
+
+
 @dataclass
 class _Component:
     """Pieces of a polygon that may still grow."""
@@ -191,6 +204,7 @@ def polygonise(
     confidence: str | os.PathLike[str] | None = None,
     min_area: float = 0.0,
     tile: int = 1024,
+    layer: str | None = None,
 ) -> int:
     """Write the polygons of a class map.
 
@@ -207,6 +221,7 @@ def polygonise(
             grid.
         min_area: Smaller polygons are left out; in square metres.
         tile: Side of what is read at once, in pixels.
+        layer: Name of the layer in the file (default: the file's stem).
 
     Returns:
         Number of polygons written.
@@ -218,6 +233,7 @@ def polygonise(
     legend = Legend.load(legend)
     output = Path(output)
     driver = format_of(output)
+    layer = layer or output.stem
     if min_area < 0:
         raise InputError('The smallest area of a polygon must not be negative.')
     geobox = RasterFile.open(path).geobox
@@ -256,11 +272,11 @@ def polygonise(
                     crs,
                     sure is not None,
                     driver=driver,
-                    layer=output.stem,
+                    layer=layer,
                     options=_zooms(geobox) if driver == 'PMTiles' else {},
                 )
             if driver == 'GPKG':
-                _embed_style(part, output.stem, polygon_qml(legend))
+                _embed_style(part, layer, polygon_qml(legend))
             os.replace(part, output)
         finally:
             part.unlink(missing_ok=True)

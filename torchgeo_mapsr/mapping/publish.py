@@ -15,7 +15,9 @@ from ..evaluation.panel import save_panel
 from .cog import Layer, map_nodata, write_cog
 from .inputs import Inputs
 from .outputs import Output
+from .polygons import PolygonOutput, polygonise
 from .store import WorkStore
+from .style import write_class_styles, write_confidence_styles
 from .timing import Stopwatch
 
 
@@ -27,6 +29,7 @@ def publish(
     inputs: Inputs,
     bands: Sequence[int] | None,
     watch: Stopwatch,
+    polygons: PolygonOutput | None = None,
 ) -> MapSummary:
     """Put the tiles of a map together, and give all files of it their names at once.
 
@@ -41,6 +44,7 @@ def publish(
         inputs: What it was made of.
         bands: Bands that were used; the first three are drawn.
         watch: Counts the time.
+        polygons: Where polygons of the map are written, if anywhere.
 
     Returns:
         What the map holds.
@@ -94,6 +98,28 @@ def publish(
         drawn.result()
         summary = counted.result()
     output.map.parent.mkdir(parents=True, exist_ok=True)
+    if polygons is not None:
+        scrap = store.scratch(polygons.path.name)
+        with watch('polygons'):
+            polygonise(
+                scratch['classes'],
+                scrap,
+                target,
+                scratch.get('confidence'),
+                polygons.min_area,
+                layer=polygons.path.stem,
+            )
+        polygons.path.parent.mkdir(parents=True, exist_ok=True)
+        store.publish(scrap, polygons.path)
+    styles = list(output.styles)
+    qml, sld = map(store.scratch, (path.name for path in styles))
+    write_class_styles(output.map, target, qml, sld)
+    if 'confidence' in layers:
+        styles += output.confidence_styles
+        qml, sld = map(store.scratch, (path.name for path in output.confidence_styles))
+        write_confidence_styles(output.confidence, qml, sld)
+    for path in styles:
+        store.publish(store.scratch(path.name), path)
     store.publish(store.scratch(output.panel.name), output.panel)
     for name in ('scores', 'confidence'):
         if name in layers:

@@ -40,8 +40,10 @@ from ..models.networks.model import NetworkFiles
 from .config import MapJob
 from .executor import Executor, Here, Tick
 from .fit import fit_region
-from .inputs import Inputs
+from .inputs import Inputs, searched
 from .outputs import Outputs, check_outputs
+from .polygons import PolygonOutput
+from .progress import JsonProgress
 from .publish import publish
 from .store import WorkStore
 from .tile_files import TileFiles
@@ -88,8 +90,14 @@ def map_region(job: MapJob, console: Console | None = None) -> MapResult:
     console = console or Console(quiet=True)
     watch = Stopwatch()
     with watch('read'):
+        job = searched(job)
         files = [file.path for file in open_rasters(job.imagery)]
         outputs = Outputs.of(job.output, files)
+        if job.polygons is not None and len(outputs.maps) > 1:
+            raise InputError(
+                '--polygons is of one map: give a .tif after --output, or export each '
+                'map (torchgeo-mapsr export).'
+            )
         inputs = Inputs.open(job, outputs)
         description = inputs.describe(job)
     executor = _executor_of(job)
@@ -203,6 +211,7 @@ class Run:
         settings: Mapping[str, Any],
         provenance: Mapping[str, Any],
         bands: Sequence[int] | None = None,
+        polygons: PolygonOutput | None = None,
     ) -> tuple[dict[str, MapSummary], dict[str, Any]]:
         """Put the maps together, give all files their names, and report.
 
@@ -212,6 +221,7 @@ class Run:
             settings: What was asked for, as JSON types.
             provenance: Where the model comes from, as JSON types.
             bands: Bands that were used; the first three are drawn.
+            polygons: Where polygons of the one map are written, if anywhere.
 
         Returns:
             What each map holds, and the report.
@@ -223,7 +233,14 @@ class Run:
                     summary = self._summary(output.map)
             else:
                 summary = publish(
-                    store, number, output, plans[number], self.inputs, bands, self.watch
+                    store,
+                    number,
+                    output,
+                    plans[number],
+                    self.inputs,
+                    bands,
+                    self.watch,
+                    polygons,
                 )
                 store.finish(number)
             summaries[str(output.map)] = summary
@@ -282,7 +299,7 @@ def _make(
     console: Console,
 ) -> MapResult:
     """Fit, map and publish."""
-    with _bar(console) as bar, executor:
+    with _bar(console, job.progress) as bar, executor:
         model: ChipModel
         file: ModelFile | NetworkFiles
         if isinstance(source, NetworkFiles):
@@ -301,7 +318,7 @@ def _make(
         run.make_tiles(scores, items, executor, _starter(bar, 'Map'))
     _check_unchanged(run.inputs)
     summaries, report = run.publish(
-        store, plans, job.to_dict(), model.provenance, job.bands
+        store, plans, job.to_dict(), model.provenance, job.bands, _polygons(job, run)
     )
     _tell(console, run, summaries, model)
     maps = tuple(output.map for output in run.outputs.maps)
@@ -314,7 +331,7 @@ def _fit(
     store: WorkStore,
     source: Backbone | LandCoverModel,
     executor: Executor,
-    bar: Progress,
+    bar: Progress | JsonProgress,
 ) -> tuple[LandCoverModel, ModelFile, tuple[Plan, ...]]:
     """Fit a model, or take the job's or that of an interrupted run."""
     compute, weights = job.compute, job.backbone.weights
@@ -374,8 +391,15 @@ def _plans(job: MapJob, run: Run, halo: int, stride: int) -> tuple[Plan, ...]:
 
 
 def _kept(job: MapJob) -> list[Path]:
-    """Files that the fit is kept in."""
-    return [] if job.save_model is None else [job.save_model]
+    """Files that the fit and polygons are kept in."""
+    return [path for path in (job.save_model, job.polygons) if path is not None]
+
+
+def _polygons(job: MapJob, run: Run) -> PolygonOutput | None:
+    """Where polygons are written."""
+    if job.polygons is None:
+        return None
+    return PolygonOutput(job.polygons, job.min_area)
 
 
 def check_model(model: ChipModel, inputs: Inputs, target: str) -> None:
@@ -401,8 +425,10 @@ def check_model(model: ChipModel, inputs: Inputs, target: str) -> None:
         )
 
 
-def _bar(console: Console) -> Progress:
-    """Progress bars on a terminal, nothing elsewhere."""
+def _bar(console: Console, kind: str) -> Progress | JsonProgress:
+    """Progress bars on a terminal, or lines for programs."""
+    if kind == 'json':
+        return JsonProgress()
     return Progress(
         TextColumn('{task.description}'),
         BarColumn(),
@@ -430,11 +456,11 @@ def _tell(
     console.print(f'Report: {escape(str(run.outputs.report))}')
 
 
-def _starter(bar: Progress, name: str) -> Callable[[int], Tick]:
+def _starter(bar: Progress | JsonProgress, name: str) -> Callable[[int], Tick]:
     """A function that starts a bar of so many steps, and gives one that steps it."""
 
     def start(total: int) -> Tick:
-        task = bar.add_task(name, total=total)
+        task: Any = bar.add_task(name, total=total)
         return lambda: bar.advance(task)
 
     return start

@@ -99,7 +99,7 @@ class RasterFile:
             with warnings.catch_warnings():
                 # said in one line by the check
                 warnings.simplefilter('ignore', NotGeoreferencedWarning)
-                with rasterio.open(_address(name)) as source:
+                with rasterio.open(address_of(name)) as source:
                     return cls._checked(name, source)
         except InputError:
             raise
@@ -538,8 +538,13 @@ def _stamp(path: str) -> tuple[int, ...]:
 _CATALOGUED = 'stac-item:'
 
 
-def _address(name: str) -> str:
-    """Where GDAL opens a raster: its name, but for a file in a catalogue."""
+def address_of(path: PathLike) -> str:
+    """Where GDAL opens a raster: its path, but for a file in a STAC catalogue.
+
+    Args:
+        path: A path, an address, or a name of :func:`~torchgeo_mapsr.datasets.stac.name_of`.
+    """
+    name = os.fspath(path)
     if not name.startswith(_CATALOGUED):
         return name
     from ..stac import address
@@ -573,7 +578,7 @@ def _handle(path: str, stamp: tuple[int, ...]) -> DatasetReader:
     handles: OrderedDict[Any, DatasetReader] = _local.handles
     key = path, stamp
     if key not in handles:
-        handles[key] = rasterio.open(_address(path))
+        handles[key] = rasterio.open(address_of(path))
         if len(handles) > OPEN_FILES:
             handles.popitem(last=False)[1].close()
     handles.move_to_end(key)

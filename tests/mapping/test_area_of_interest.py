@@ -1,0 +1,136 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Maps of an area: cropped, masked, and nothing outside read."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from odc.geo.geobox import GeoBox
+
+from torchgeo_mapsr.datasets.geo.raster import RasterFile
+from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.main import main
+from torchgeo_mapsr.mapping.config import MapJob
+
+from .conftest import arguments
+
+
+@pytest.fixture
+def fields(scene: Scene, tmp_path: Path) -> tuple[Path, shapely.Geometry]:
+    """A field with a yard in it and a second one, in degrees."""
+    with rasterio.open(scene.imagery) as dataset:
+        left, top, crs = dataset.bounds.left, dataset.bounds.top, dataset.crs
+    outline = shapely.Polygon(
+        [
+            (left + 20.3, top - 20.1),
+            (left + 200.7, top - 40.9),
+            (left + 80.2, top - 220.6),
+        ],
+        [[(left + 80, top - 60), (left + 100, top - 60), (left + 90, top - 80)]],
+    )
+    second = shapely.box(left + 220.4, top - 300.2, left + 270.9, top - 250.6)
+    frame = geopandas.GeoDataFrame(geometry=[outline, second], crs=crs)
+    frame.to_crs(4326).to_file(tmp_path / 'fields.gpkg')
+    return tmp_path / 'fields.gpkg', shapely.union_all([outline, second])
+
+
+def test_a_map_of_fields(
+    job: MapJob,
+    fields: tuple[Path, shapely.Geometry],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    path, outline = fields
+    polygons = tmp_path / 'cover_polygons.gpkg'
+    args = [*arguments(job), '--aoi', str(path), '--polygons', str(polygons)]
+    assert main([*args, '--progress', 'json', '--prior', '0']) == 0
+    with rasterio.open(job.output) as dataset:
+        codes = dataset.read(1)
+        grid = GeoBox.from_rio(dataset)
+    rows, cols = np.indices(codes.shape) + 0.5
+    inside = shapely.contains_xy(outline, *grid.pix2wld(cols, rows))
+    # the fields were written in degrees
+    assert ((codes > 0) != inside).sum() <= 2
+    assert codes.shape[0] < 300
+    report = json.loads((tmp_path / 'cover.json').read_text())
+    hectares = report['maps'][0]['hectares']
+    assert hectares == pytest.approx(outline.area / 1e4, rel=0.01)
+    frame = geopandas.read_file(polygons, layer='cover_polygons')
+    assert frame.hectares.sum() == pytest.approx(hectares, rel=2e-3)
+    assert shapely.area(frame.union_all()) == pytest.approx((codes > 0).sum())
+    for name in ('cover.qml', 'cover.sld', 'cover_confidence.qml'):
+        assert (tmp_path / name).exists()
+    lines = [json.loads(x) for x in capfd.readouterr().err.splitlines() if x[0] == '{']
+    last = {line['stage']: (line['done'], line['total']) for line in lines}
+    assert last['Map'][0] == last['Map'][1] > 0
+    assert 'Fit' in last
+
+
+def test_nothing_far_from_the_area_is_read(
+    job: MapJob, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rasterio.open(scene.imagery) as dataset:
+        left, bottom = dataset.bounds.left, dataset.bounds.bottom
+        crs, height = dataset.crs, dataset.height
+    box = geopandas.GeoDataFrame(
+        geometry=[shapely.box(left, bottom, left + 290, bottom + 150)], crs=crs
+    )
+    path = Path(job.output).with_name('corner.geojson')
+    box.to_crs(4326).to_file(path)
+    windows = []
+    read: Callable[..., np.ndarray] = RasterFile.read
+
+    def noted(
+        self: RasterFile, bands: object, rows: slice, cols: slice, **more: object
+    ) -> np.ndarray:
+        if self.path == str(scene.imagery):
+            windows.append(rows.start)
+        return read(self, bands, rows, cols, **more)
+
+    from torchgeo_mapsr.mapping.inputs import Inputs
+
+    # what is opened looks at samples of the whole file
+    opened = Inputs.open
+
+    def open_quietly(*args: object) -> Inputs:
+        inputs = opened(*args)  # type: ignore[arg-type]
+        monkeypatch.setattr(RasterFile, 'read', noted)
+        return inputs
+
+    monkeypatch.setattr(Inputs, 'open', open_quietly)
+    assert main([*arguments(job), '--aoi', str(path), '--quiet']) == 0
+    assert windows
+    # chips of 128 pixels that touch the area begin no higher than that
+    assert min(windows) >= height - 150 - 4
+
+
+@pytest.mark.parametrize(
+    ('more', 'message'),
+    [
+        (['--aoi', 'none.gpkg'], 'no such file'),
+        (['--bbox', '10', '50', '11', '51'], 'outside the imagery'),
+        (['--bbox', '10', '50'], 'west, south, east and north'),
+        (['--aoi', 'a.gpkg', '--bbox', '1', '2', '3', '4'], 'not both'),
+        (['--min-area', '5'], '--polygons'),
+        (['--polygons', 'a.shp'], 'give one of these suffixes'),
+    ],
+)
+def test_mistakes_are_one_line(
+    job: MapJob, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(job), *more]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_search_needs_a_place(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ['map', '--imagery', 'naip', '--labels', 'worldcover', '--date', '2021']
+    assert main([*args, '--output', 'a.tif']) == 2
+    assert 'naip is a search: say where' in capsys.readouterr().err
