@@ -132,8 +132,8 @@ def made(folder: Path, size: int) -> package.Scene:
     if not place.exists():
         mapsr.make_scene(part, seed=3, size=(size, size))
         part.rename(place)
-    files = (place / f'{name}.tif' for name in ('imagery', 'lr', 'hr'))
-    return package.Scene(*files, 'nlcd')
+    imagery, labels, truth = (place / f'{n}.tif' for n in ('imagery', 'lr', 'hr'))
+    return package.Scene(imagery, labels, truth, 'nlcd')
 
 
 def run(scene: package.Scene, folder: Path, **settings: Any) -> Run:
