@@ -154,7 +154,7 @@ def made_cells(
     Features are correlated and of different scales, as those of networks are.
     """
     torch.manual_seed(0)
-    codes = torch.as_tensor(mapsr.Legend.load(TARGET).codes)
+    codes = torch.tensor(mapsr.Legend.load(TARGET).codes)
     centres = 0.15 * torch.randn(len(codes), dimensions)
     mixing = torch.randn(dimensions, dimensions) / dimensions**0.5
     scale = 3 * torch.rand(dimensions)
