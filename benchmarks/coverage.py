@@ -5,13 +5,14 @@
 
 A map of known truth: both are rasters, the map is wrong at patches that depend on the class.
 Each sample is drawn by ``torchgeo-mapsr sample``, labelled from the truth without an
-error, and given to ``torchgeo-mapsr area``; the areas of the truth are counted.
+error, and given to ``torchgeo-mapsr area``; areas and accuracies are counted.
 """
 
 import argparse
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import geopandas
@@ -19,7 +20,7 @@ import numpy as np
 import rasterio
 from scipy.ndimage import gaussian_filter
 
-from .package import TARGET, mapsr, read_areas, run_command
+from .package import TARGET, mapsr, read_intervals, run_command
 from .scores import Matrix
 from .store import Record, Release, Row
 from .table import Table, Trial, grid
@@ -28,6 +29,12 @@ from .table import Table, Trial, grid
 LEAST, MOST = 0.93, 0.97
 SAMPLES, SIDE = 1000, 600
 PIXEL = 10.0
+
+# Of the points, beside which their style lies.
+LAYER = 'points'
+
+# What samples are stratified by: the map's classes, or those and their confidence.
+STRATA = {'class': ('class',), 'class-confidence': ('class', 'confidence')}
 
 
 def map_with_errors(folder: Path, side: int) -> tuple[Path, Matrix]:
@@ -44,44 +51,57 @@ def map_with_errors(folder: Path, side: int) -> tuple[Path, Matrix]:
     truth = 1 + np.searchsorted([0.05, 0.45, 0.85], ranks(smooth(side / 40)))
     wrong = ranks(smooth(2)) < np.array([0.0, 0.25, 0.08, 0.15, 0.2])[truth]
     classes = np.where(wrong, 1 + (truth + rng.integers(0, 3, truth.shape)) % 4, truth)
-    path = folder / 'map.tif'
-    with rasterio.open(
-        path,
-        'w',
-        driver='GTiff',
-        width=side,
-        height=side,
-        count=1,
-        dtype='uint8',
-        nodata=0,
-        crs='EPSG:5070',
-        transform=rasterio.Affine(PIXEL, 0, 1.5e6, 0, -PIXEL, 1.9e6),
-    ) as file:
-        file.write(classes.astype('uint8'), 1)
-    return path, truth
+    percent = np.where(wrong, 66, 80) + 12 * rng.standard_normal(truth.shape)
+    profile = {'driver': 'GTiff', 'width': side, 'height': side, 'count': 1}
+    profile |= {'dtype': 'uint8', 'crs': 'EPSG:5070'}
+    profile['transform'] = rasterio.Affine(PIXEL, 0, 1.5e6, 0, -PIXEL, 1.9e6)
+    for name, values in (('map', classes), ('map_confidence', percent.clip(30, 100))):
+        nodata = {'map': 0, 'map_confidence': 255}[name]
+        with rasterio.open(
+            folder / f'{name}.tif', 'w', nodata=nodata, **profile
+        ) as file:
+            file.write(values.astype('uint8'), 1)
+    return folder / 'map.tif', truth
 
 
-def sample_covers(path: Path, truth: Matrix, seed: int) -> Row:
-    """Draw and label a sample; which intervals of the areas cover the truth's."""
-    points = path.with_name(f'points-{seed}.gpkg')
-    code, _, error = run_command('sample', path, '--output', points, '--seed', seed)
+def true_values(path: Path, truth: Matrix) -> dict[str, float]:
+    """Hectares and accuracies of each class of the map, of all its pixels."""
+    with rasterio.open(path) as file:
+        mapped = file.read(1)
+    right = mapped == truth
+    values = {'overall accuracy': float(right.mean())}
+    for item in mapsr.Legend.load(TARGET).classes:
+        area = float((truth == item.code).sum()) * PIXEL**2 / 1e4
+        values[f'area, {item.name}'] = area
+        values[f'user’s accuracy, {item.name}'] = right[mapped == item.code].mean()
+        values[f'producer’s accuracy, {item.name}'] = right[truth == item.code].mean()
+    return values
+
+
+def _run(*args: object) -> None:
+    code, _, error = run_command(*args)
     if code:
-        raise mapsr.InputError(f'torchgeo-mapsr sample failed: {error}')
-    frame = geopandas.read_file(points)
+        raise mapsr.InputError(f'torchgeo-mapsr {args[0]} failed: {error}')
+
+
+def sample_covers(path: Path, truth: Matrix, strata: str, seed: int) -> Row:
+    """Draw and label a sample; which intervals of the areas cover the truth's."""
+    points = path.with_name(f'points-{strata}-{seed}.gpkg')
+    figures = points.with_suffix('.json')
+    by = '--strata', *STRATA[strata]
+    _run('sample', path, '--output', points, '--seed', seed, '--overwrite', *by)
+    frame = geopandas.read_file(points, layer=LAYER)
     with rasterio.open(path) as file:
         places = frame.geometry.to_crs(file.crs)
         rows, columns = rasterio.transform.rowcol(file.transform, places.x, places.y)
     frame['reference'] = truth[np.asarray(rows), np.asarray(columns)]
-    frame.to_file(points, driver='GPKG')
-    figures = path.with_name(f'areas-{seed}.json')
-    code, _, error = run_command('area', path, '--points', points, '--json', figures)
-    if code:
-        raise mapsr.InputError(f'torchgeo-mapsr area failed: {error}')
-    hectares = PIXEL**2 / 1e4
-    covers = {}
-    for number, (low, high) in read_areas(figures).items():
-        area = float((truth == number).sum()) * hectares
-        covers[str(number)] = bool(low <= area <= high)
+    frame.to_file(points, layer=LAYER, driver='GPKG')
+    _run('area', path, '--points', points, '--json', figures, '--overwrite')
+    values = true_values(path, truth)
+    covers = {
+        name: None not in interval and bool(interval[0] <= values[name] <= interval[1])
+        for name, interval in read_intervals(figures).items()
+    }
     points.unlink()
     figures.unlink()
     return {'covers': covers, 'points': len(frame)}
@@ -92,46 +112,43 @@ def trials(options: argparse.Namespace) -> Iterator[Trial]:
     folder = options.work / 'coverage'
     folder.mkdir(parents=True, exist_ok=True)
     path, truth = map_with_errors(folder, 100 if options.tiny else SIDE)
-    for seed in range(2 if options.tiny else SAMPLES):
-        yield {'seed': seed}, partial(sample_covers, path, truth, seed)
+    samples = 2 if options.tiny else SAMPLES
+    for strata, seed in product(options.rows, range(samples)):
+        key = {'strata': strata, 'seed': seed}
+        yield key, partial(sample_covers, path, truth, strata, seed)
 
 
 def release_rows(records: Iterable[Record]) -> Iterator[tuple[Row, Row]]:
-    """A line for each class: the samples whose interval covers its area."""
-    covered: Counter[str] = Counter()
-    total = 0
+    """A line for each figure and kind of strata: samples whose interval covers it."""
+    groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        covered.update(code for code, yes in record.figures['covers'].items() if yes)
-        total, points, last = total + 1, record.figures['points'], record
-    for code in sorted(last.figures['covers']) if total else ():
-        row = {
-            'code': code,
-            'samples': total,
-            'points': points,
-            'covered': covered[code],
-        }
-        yield row, last.origin
+        groups[record.key['strata']].append(record)
+    for strata, group in groups.items():
+        points = group[0].figures['points']
+        for figure in group[0].figures['covers']:
+            covered = sum(record.figures['covers'][figure] for record in group)
+            line = {'strata': strata, 'figure': figure, 'covered': covered}
+            yield line | {'samples': len(group), 'points': points}, group[-1].origin
 
 
 def markdown(release: Release) -> str:
-    """Coverage of each class's interval, and whether it is as asked for."""
-    legend = mapsr.Legend.load(TARGET)
-    names = {str(c.code): c.name for c in legend.classes}
+    """Coverage of each interval, and whether it is as asked for."""
     body = []
     for row in release.rows:
         share = row['covered'] / row['samples']
         verdict = 'yes' if LEAST <= share <= MOST else '**no**'
-        body.append([names[row['code']], f'{share:.1%}', f'93 to 97 % {verdict}'])
-    head = ['class', 'intervals that cover its area', 'asked for']
-    first = release.rows[0]
-    note = f'{first["samples"]} samples of {first["points"]} points.'
-    return f'{grid(head, body)}\n\n{note} Measured: {release.source()}.'
+        words = [', '.join(STRATA[row['strata']]), row['figure'], f'{row["points"]}']
+        body.append([*words, f'{share:.1%}', f'93 to 97 % {verdict}'])
+    head = ['strata', 'figure', 'points', 'intervals that cover it', 'asked for']
+    note = f'{release.rows[0]["samples"]} samples. Measured: {release.source()}.'
+    return f'{grid(head, body, left=2)}\n\n{note}'
 
 
 TABLE = Table(
     'coverage',
-    'how often 95 % intervals of areas cover the truth',
+    'how often 95 % intervals of areas and accuracies cover the truth',
     trials,
     release_rows,
     markdown,
+    rows=tuple(STRATA),
 )

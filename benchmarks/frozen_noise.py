@@ -41,7 +41,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     'log': (
         'classes weighed by W of Dong et al. (`--class-weight log`)',
-        {'class_weight': 'log'},
+        {'class_weight': 'log', 'noise': 'none'},  # denoising has weights of its own
     ),
     'log+sce': (
         'both W and symmetric cross entropy',

@@ -143,12 +143,12 @@ def ratio(above: Tensor | float, below: Tensor | float) -> float:
     return float(f'{float(above) / float(below):.3g}')
 
 
-def main(function: str, args: str) -> None:
-    """What :func:`alone` starts."""
+def call(function: str, *args: Any) -> dict[str, Any]:
+    """What :func:`alone` does in its process."""
     module, _, name = function.partition('.')
-    call = getattr(import_module(f'benchmarks.{module}'), name)
-    print(json.dumps(call(*json.loads(args))))
+    result = getattr(import_module(f'benchmarks.{module}'), name)(*args)
+    return dict(json.loads(json.dumps(result)))
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    print(json.dumps(call(sys.argv[1], *json.loads(sys.argv[2]))))

@@ -154,7 +154,7 @@ def made_cells(
     Features are correlated and of different scales, as those of networks are.
     """
     torch.manual_seed(0)
-    codes = torch.as_tensor(mapsr.Legend.load(TARGET).codes)
+    codes = torch.tensor(mapsr.Legend.load(TARGET).codes)
     centres = 0.15 * torch.randn(len(codes), dimensions)
     mixing = torch.randn(dimensions, dimensions) / dimensions**0.5
     scale = 3 * torch.rand(dimensions)
@@ -190,7 +190,14 @@ def solve_fit(table: CellTable) -> None:
     fit_head(table, mapsr.Crosswalk.load(TARGET, TARGET))
 
 
-def read_areas(path: Path) -> dict[int, tuple[float, float]]:
-    """Interval of each class's hectares by its code, as ``area --json`` wrote it."""
-    classes = json.loads(path.read_text())['classes']
-    return {row['code']: tuple(row['area_hectares']['interval']) for row in classes}
+def read_intervals(path: Path) -> dict[str, tuple[float, float]]:
+    """Intervals of what ``area --json`` has estimated, by figure and class."""
+    content = json.loads(path.read_text())
+    figures = {'overall accuracy': content['overall_accuracy']}
+    for row in content['classes']:
+        figures |= {
+            f'area, {row["name"]}': row['area_hectares'],
+            f'user’s accuracy, {row["name"]}': row['users_accuracy'],
+            f'producer’s accuracy, {row["name"]}': row['producers_accuracy'],
+        }
+    return {name: tuple(figure['interval']) for name, figure in figures.items()}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -167,14 +168,15 @@ def tiny_data(folder: Path, size: int = 160) -> Path:
     others, and its truth is not made.
     """
     make = partial(mapsr.make_scene, size=(size, size))
+    kinds: dict[str, dict[str, Any]] = {
+        'lr_nlcd.tif': {},
+        'lr_noisy.tif': {'labels': TARGET, 'noise': 0.3},
+        'lr.tif': {'labels': TARGET, 'noise': 0.0},
+    }
     for name, seed in (('deepglobe', 1), ('sentinel2_korea', 1)):
         place = folder / name / 'made'
         if not (place / 'hr.tif').exists():
-            for file, options in (
-                ('lr_nlcd.tif', {}),
-                ('lr_noisy.tif', {'labels': TARGET, 'noise': 0.3}),
-                ('lr.tif', {'labels': TARGET, 'noise': 0.0}),
-            ):
+            for file, options in kinds.items():
                 make(place, seed=seed, **options)
                 (place / 'lr.tif').rename(place / file)
     for seed in (2, 3):

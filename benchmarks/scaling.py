@@ -50,96 +50,75 @@ def markdown(release: Release, area: float = AREA) -> str:
     pixels, forward = area * 1e6, overhead['forward_seconds']
     chips, regions, cells = pixels * CHIPS, area / REGION, pixels / CELL**2
     used = min(cells, regions * CELLS)
-    side = (CHIP - default_overlap(CHIP, HALO)) / CELL
-    chips_of_a_fit = min(round(CELLS / side**2), 64)
-    chip_size = f'{CHIP} pixels, overlap {default_overlap(CHIP, HALO)}'
-    sizes = [
-        ('pixels', f'{area:,} km² × 10⁶', _count(pixels)),
-        ('imagery, not compressed', f'{BANDS} bands of a byte', _bytes(pixels * BANDS)),
-        ('chips of ViT-S/14', f'{chips / area:.2f} a km² ({chip_size})', _count(chips)),
-        ('tiles', f'{TILE}² pixels', _count(pixels / TILE**2)),
-        ('decoding', 'every chip reads its pixels', _bytes(chips * CHIP**2 * BANDS)),
-        ('LR cells', f'{CELL:.0f} m', _count(cells)),
-        (
-            'cells that fits look at',
-            f'{regions:,.0f} fits of {REGION:,} km², at most {CELLS:,} each',
-            f'{_count(used)} ({used / cells:.1%})',
-        ),
-    ]
-    storage = [
-        (name, f'{n / 1e3:,.0f} kB a km² (made scene)', _bytes(n * area))
+    shared = default_overlap(CHIP, HALO)
+    fitted = min(round(CELLS / ((CHIP - shared) / CELL) ** 2), 64)
+    sizes = f"""
+pixels | {area:,} km² × 10⁶ | {_count(pixels)}
+imagery, not compressed | {BANDS} bands of a byte | {_bytes(pixels * BANDS)}
+chips of ViT-S/14 | {chips / area:.2f} a km² ({CHIP} pixels, overlap {shared}) | {_count(chips)}
+tiles | {TILE}² pixels | {_count(pixels / TILE**2)}
+decoding | every chip reads its pixels | {_bytes(chips * CHIP**2 * BANDS)}
+LR cells | {CELL:.0f} m | {_count(cells)}
+cells that fits look at | {regions:,.0f} fits of {REGION:,} km², at most {CELLS:,} each | {_count(used)} ({used / cells:.1%})
+"""
+    storage = '\n'.join(
+        f'{name} | {n / 1e3:,.0f} kB a km² (made scene) | {_bytes(n * area)}'
         for name, n in flat['bytes'].items()
-    ]
-    tokens = pixels / STRIDE**2 * FEATURES
-    storage += [
-        (
-            'tokens, if kept',
-            f'{FEATURES} × 2 bytes a {STRIDE}² pixels',
-            _bytes(2 * tokens),
-        ),
-        (
-            'features of pixels, which are never made',
-            f'{FEATURES} × 4 bytes a pixel',
-            _bytes(pixels * FEATURES * 4),
-        ),
-    ]
+    )
+    storage += f"""
+tokens, if kept | {FEATURES} × 2 bytes a {STRIDE}² pixels | {_bytes(2 * pixels / STRIDE**2 * FEATURES)}
+features of pixels, which are never made | {FEATURES} × 4 bytes a pixel | {_bytes(pixels * FEATURES * 4)}
+"""
     solving, rcf = fit['solve_seconds'], overhead['rcf_seconds']
     more, most = overhead['overhead'], overhead['overhead_tokens']
-    seconds = [
-        (
-            'backbone, ViT-S/14',
-            f'{forward:.2f} s a chip × {_count(chips)}',
-            forward * chips,
-        ),
-        (
-            'reading, matching, blending, writing',
-            f'{more:.1%} of that',
-            forward * chips * more,
-        ),
-        ('… with propagation on tokens', f'{most:.1%} of it', forward * chips * most),
-        (
-            'fits: looking',
-            f'{regions:,.0f} × {chips_of_a_fit} chips × {forward:.2f} s',
-            regions * chips_of_a_fit * forward,
-        ),
-        (
-            'fits: solving',
-            f'{regions:,.0f} × {solving:.1f} s ({fit["size"]})',
-            regions * solving,
-        ),
-        ('instead: everything with `rcf`', f'{rcf:.2f} s a km²', rcf * area),
-    ]
-    hours = [(a, b, f'{value * cores / 3600:,.0f}') for a, b, value in seconds]
-    month = DAYS * 86400
+
+    def hours(seconds: float) -> str:
+        return f'{seconds * cores / 3600:,.0f}'
+
+    work = f"""
+backbone, ViT-S/14 | {forward:.2f} s a chip × {_count(chips)} | {hours(forward * chips)}
+reading, matching, blending, writing | {more:.1%} of that | {hours(forward * chips * more)}
+… with propagation on tokens | {most:.1%} of it | {hours(forward * chips * most)}
+fits: looking | {regions:,.0f} × {fitted} chips × {forward:.2f} s | {hours(regions * fitted * forward)}
+fits: solving | {regions:,.0f} × {solving:.1f} s ({fit['size']}) | {hours(regions * solving)}
+instead: everything with `rcf` | {rcf:.2f} s a km² | {hours(rcf * area)}
+"""
+    month, serial = DAYS * 86400, flat['report_seconds']
     need = forward * (1 + more) * chips * cores / month
-    serial = flat['report_seconds']
-    head = ['', 'arithmetic', 'comes to']
     blocks = [
-        grid(head, sizes, left=2),
+        _grid(sizes),
         '**Storage**',
-        grid(head, storage, left=2),
+        _grid(storage),
         (
             f'**Core hours**, at {"CPU" if cpu else "wall"} time with {threads} thread(s) on '
             f'{where["machine"]}'
         ),
-        grid(head, hours, left=2),
+        _grid(work),
         (
             f'In {DAYS} days: {need:,.0f} cores, or GPUs that together map '
             f'{area / month:.1f} km² a second.'
         ),
         _gpu(paper.get('gpu'), area),
+        (
+            f'Reports (areas, agreement with labels): {serial:.2f} s a km² on the wall of the '
+            f'machine above, in one process: {serial * area / 86400:,.0f} days for one mosaic.'
+        ),
     ]
     if 'read' in paper:
-        blocks.append(
+        reading = (
             f'Reading: {paper["read"]["paper"]["km2_a_second"]:.3g} km² a second and '
             'process, imagery and labels on a local disk. A GPU that computes faster '
             'waits for it.'
         )
-    blocks.append(
-        f'Reports (areas, agreement with labels): {serial:.2f} s a km² on the wall of the '
-        f'machine above, in one process: {serial * area / 86400:,.0f} days for one mosaic.'
-    )
+        blocks.insert(-1, reading)
     return '\n\n'.join(blocks)
+
+
+def _grid(lines: str) -> str:
+    head = ['', 'arithmetic', 'comes to']
+    return grid(
+        head, [line.split(' | ') for line in lines.strip().splitlines()], left=2
+    )
 
 
 def _gpu(part: Row | None, area: float) -> str:

@@ -150,6 +150,7 @@ def _bound(
     legend = region.truth_legend
     labelled = Region(region.set, BOUND, region.scenes, legend, legend)
     settings = {'seed': seed, 'backbone': backbone, 'score': 'probe', 'prior': 0.0}
+    settings['noise'] = 'none'  # HR labels are right
     return labelled.map(options.work / 'bound', **settings)
 
 

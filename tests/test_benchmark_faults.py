@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from sklearn.metrics import accuracy_score, precision_score, recall_score
 
 from benchmarks import coverage, faults
 from benchmarks.store import Release
@@ -25,7 +26,7 @@ class TestFaults:
         assert len(states) == 3
 
     def test_resumed_states_have_the_same_bytes(self, tmp_path: Path) -> None:
-        folder = faults.make_folder(tmp_path, 64)
+        folder = faults.make_folder(tmp_path, faults.SMALL)
         states = faults.crash_states(folder)
         assert len(states) > 10
         assert faults.recovers(states[len(states) // 2], folder / 'reference') == ''
@@ -36,7 +37,7 @@ class TestFaults:
         assert faults.recovers(changed, folder / 'reference') == 'other bytes'
 
     def test_there_are_enough_bad_inputs(self, tmp_path: Path) -> None:
-        folder = faults.make_folder(tmp_path, 64)
+        folder = faults.make_folder(tmp_path, faults.SMALL)
         names = [name for name, _ in faults.bad_inputs(folder)]
         assert len(names) >= faults.ASKED['bad input'][1]
         assert len(set(names)) == len(names)
@@ -73,11 +74,27 @@ class TestCoverage:
             [0.05, 0.4, 0.4, 0.15],
             atol=0.001,
         )
+        values = coverage.true_values(path, truth)
+        assert values['area, Water'] == pytest.approx(0.05 * truth.size / 100, abs=1)
+        y, x = truth.ravel(), classes.ravel()
+        assert values['overall accuracy'] == pytest.approx(accuracy_score(y, x))
+        for name, score in (('user', precision_score), ('producer', recall_score)):
+            (expected,) = score(y, x, labels=[2], average=None)
+            assert values[f'{name}’s accuracy, Forest'] == pytest.approx(expected)
+
+    def test_intervals_of_a_sample(self, tmp_path: Path) -> None:
+        path, truth = coverage.map_with_errors(tmp_path, 100)
+        for strata in coverage.STRATA:
+            row = coverage.sample_covers(path, truth, strata, 0)
+            assert set(row['covers']) == set(coverage.true_values(path, truth))
+            # of 13 intervals of 95 %, hardly any fails more than a few
+            assert sum(row['covers'].values()) >= 9
 
     @pytest.mark.parametrize(('covered', 'verdict'), [(950, 'yes'), (900, '**no**')])
     def test_table(self, covered: int, verdict: str) -> None:
         where = {'commit': 'a', 'date': '', 'machine': '', 'clock': 'wall'}
         where |= {'versions': {'torch': '', 'torchgeo': ''}}  # type: ignore[dict-item]
-        row = {'code': '1', 'samples': 1000, 'points': 300, 'covered': covered}
+        row = {'strata': 'class', 'figure': 'area', 'samples': 1000, 'points': 300}
+        row |= {'covered': covered}
         text = coverage.markdown(Release.of([(row, where)]))
         assert f'{covered / 10:.1f}% | 93 to 97 % {verdict}' in text

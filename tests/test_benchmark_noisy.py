@@ -46,7 +46,12 @@ def test_crops_are_pixels_with_their_labels(tmp_path: Path) -> None:
 
 def test_rows_build_on_others(tmp_path: Path) -> None:
     options = Namespace(
-        work=tmp_path, tiny=True, seeds=[0], rows=['source', 'ensemble'], steps=0
+        work=tmp_path,
+        data=tmp_path,
+        tiny=True,
+        seeds=[0],
+        rows=['source', 'ensemble'],
+        steps=0,
     )
     found = {key['row']: run() for key, run in noisy.trials(options)}
     assert set(found) == {'source', 'ensemble'}

@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from sklearn.metrics import f1_score, jaccard_score, recall_score
 
-from benchmarks import chesapeake, regions, scenes
+from benchmarks import chesapeake, regions, rivals, scenes
 from benchmarks.__main__ import TABLES, fill_pages, main, parse
 from benchmarks.regions import Region
 from benchmarks.scores import confusion_matrix, figures_of, mean_and_spread, paired_test
@@ -185,7 +185,10 @@ class TestScenes:
         np.testing.assert_array_equal(fit.map()[0], expected)
         assert (fit.map(score='probe', prior=0.0)[0] != expected).any()
 
-    def test_every_row_makes_a_map(self, tmp_path: Path) -> None:
+    def test_every_row_makes_a_map(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rivals, 'TREES', 10)
         options = parse(['scenes', '--tiny', '--sets', 'chesapeake_wv', '--seeds', '0'])
         options.work = tmp_path
         found = {key['row']: measure() for key, measure in scenes.trials(options)}

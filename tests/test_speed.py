@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import scaling, speed
-from benchmarks.measure import Forwards, Peak, alone
+from benchmarks.measure import Forwards, Peak, alone, call
 from benchmarks.published import Published, matched, published_map, upsampled
 from benchmarks.store import Release
 from torchgeo_mapsr.models.backbones.concat import Concat
@@ -99,6 +99,13 @@ class TestMeasure:
             alone('speed.nowhere')
 
 
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts in this process: to import everything anew takes the longest."""
+    monkeypatch.setattr(speed, 'alone', call)
+
+
+@pytest.mark.usefixtures('together')
 @pytest.mark.parametrize('part', ['overhead', 'published', 'fit', 'whole', 'gpu'])
 def test_parts_run_anywhere(tmp_path: Path, part: str) -> None:
     figures = speed.PARTS[part](tmp_path, **speed.TINY[part])
@@ -112,6 +119,7 @@ def test_parts_run_anywhere(tmp_path: Path, part: str) -> None:
         assert good['calls of the backbone in a fit / chips that it looked at']
 
 
+@pytest.mark.usefixtures('together')
 def test_reading_alone(tmp_path: Path) -> None:
     found = speed.measure_read(tmp_path, 512, rounds=1)
     assert len(found['lines']) == 3
