@@ -159,13 +159,13 @@ import resource, sys
 import numpy as np
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-import test_write
+import test_cog
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 values = np.random.default_rng(0).integers(0, 5, (1500, 1500), np.uint8)
-layer = test_write.Layer.classes(test_write.LEGEND, 0)
+layer = test_cog.Layer.classes(test_cog.LEGEND, 0)
 try:
-    test_write.write(
-        Path({str(tmp_path / 'map.tif')!r}), values, test_write.plan((1500, 1500), 512), layer
+    test_cog.write(
+        Path({str(tmp_path / 'map.tif')!r}), values, test_cog.plan((1500, 1500), 512), layer
     )
 except OSError as error:
     sys.exit(17)

@@ -63,7 +63,7 @@ def mistakes(scene: Scene, folder: Path) -> dict[str, tuple[dict[str, Any], str]
             {'labels': (edited(scene.labels, folder / 'one.tif', values=forest),)},
             'two classes',
         ),
-        'other legend': ({'legend': 'dynamic-world'}, 'no class'),
+        'other legend': ({'legend': 'dynamic-world'}, "'nlcd' has them"),
         'only no data': (
             {'labels': (edited(scene.labels, folder / 'no.tif', values=0 * forest),)},
             'no data',

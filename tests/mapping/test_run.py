@@ -88,7 +88,7 @@ def test_map_of_a_scene(scene: Scene, job: MapJob, tmp_path: Path) -> None:
     assert counts == {code: int((values == code).sum()) for code in (1, 2, 3, 4)}
     assert cover_report['hectares'] == pytest.approx(330 * 290 / 1e4)
     assert report['fit']['labels']['cells_used'] > 50
-    assert report['fit']['labels']['crosswalk'] == 'scenes'
+    assert report['fit']['labels']['crosswalk'] == 'definitions'
     assert report['settings']['seed'] == report['fit']['seed'] == 0
     assert {'torchgeo', 'torch'} <= set(report['versions'])
     assert {'read', 'backbone', 'probe', 'match', 'blend', 'write'} <= set(

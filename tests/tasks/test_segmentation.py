@@ -288,7 +288,7 @@ class TestTorchgeo:
 def test_values_that_are_scaled_already_are_warned_of_once(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    image = torch.rand(1, 4, 32, 32)
+    image = torch.rand(2, 4, 64, 64)
     task = SegmentationTask()
     with pytest.warns(UserWarning, match='between 0 and 1, and image_dtype is uint8'):
         task(image)

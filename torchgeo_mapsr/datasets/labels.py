@@ -239,27 +239,34 @@ def check_codes(
             hold it: they count as unlabelled.
     """
     codes: Counter[int] = Counter()
+    notes: list[str] = []
     names = dict(zip(legend.codes.tolist(), legend.class_names, strict=True))
     for raster in labels:
         present, absent = raster.count_codes(areas)
         codes.update(present)
         for code in sorted(absent.keys() & names.keys()):
             total = present.total() + absent.total()
-            warnings.warn(
+            notes.append(
                 f'{raster.paths[0]}: {absent[code]} of {total} cells hold {code}, which '
                 f"is '{names[code]}' in the legend '{legend.name}' but no data by the "
                 'file: they were left out; if they are labels, take the declaration '
-                'away (gdal_edit -unsetnodata)',
-                InputWarning,
-                stacklevel=2,
+                'away (gdal_edit -unsetnodata)'
             )
     if legend.nodata is not None:
         codes.pop(legend.nodata, None)
+    _check_fits(labels[0].paths[0] if labels else '', codes, legend)
+    for note in notes:
+        warnings.warn(note, InputWarning, stacklevel=2)
+
+
+def _check_fits(path: str, codes: Counter[int], legend: Legend) -> None:
+    """Refuse a legend that has few of the codes."""
+    names = set(legend.codes.tolist())
     total, matched = _matched(codes, legend)
     if not total:
         return
     few = matched < FITS * total
-    if not few and len(codes.keys() & names.keys()) >= FITS * len(codes):
+    if not few and len(codes.keys() & names) >= FITS * len(codes):
         return
     fitting = [
         name
@@ -274,7 +281,7 @@ def check_codes(
     )
     more = f' (also {", ".join(fitting[1:4])})' if len(fitting) > 1 else ''
     raise InputError(
-        f'{labels[0].paths[0]}: only {matched} of {total} labelled cells have a code of '
+        f'{path}: only {matched} of {total} labelled cells have a code of '
         f"the legend '{legend.name}'; their codes are {seen}: {advice}{more}"
     )
 

@@ -110,7 +110,9 @@ def map_region(job: MapJob, console: Console | None = None) -> MapResult:
         store.published,
     )
     for image in inputs.images:
-        console.print(f'Imagery: {escape(str(image))}')
+        # What may be larger than meant: the files of a mosaic may lie far apart.
+        if len(image.paths) > 1:
+            console.print(f'Imagery: {escape(str(image))}')
     run = Run(outputs, inputs, store.tiles, watch, job.confidence, job.scores)
     source = _source(job, run, executor)
     with store:

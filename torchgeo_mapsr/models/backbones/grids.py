@@ -125,8 +125,8 @@ class SwinGrids(Grids):
         stride = first[0].stride[0]
         strides = [stride * 2**i for i in range(len(model.features) // 2)]
         taken = _take(layers, strides, label)
-        self.steps = tuple(2 * layer + 1 for layer in taken)
-        model.features = model.features[: max(self.steps) + 1]
+        self.stages = tuple(2 * layer + 1 for layer in taken)
+        model.features = model.features[: max(self.stages) + 1]
         model.norm, model.head = nn.Identity(), nn.Identity()
         super().__init__(
             model,
@@ -139,7 +139,7 @@ class SwinGrids(Grids):
         grids, x = [], image
         for i, step in enumerate(self.model.features):
             x = step(x)
-            if i in self.steps:
+            if i in self.stages:
                 grids.append(x.permute(0, 3, 1, 2))
         return grids
 

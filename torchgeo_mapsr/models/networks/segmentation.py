@@ -121,6 +121,8 @@ class SegmentationNetwork(nn.Module):
         _load_encoder(self.network.encoder, arguments)
         for part in self._frozen:
             part.requires_grad_(False)
+        # A Trainer takes the modes as they are.
+        self.train()
 
     @property
     def in_channels(self) -> int:
