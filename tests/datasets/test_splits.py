@@ -240,7 +240,11 @@ def test_torchgeos_samplers(root: Path, name: str, sampler: str) -> None:
             for single in query if isinstance(query, list) else [query]:
                 sample, same = part[single], dataset[single]
                 valid = sample['mask_valid'] > 0
-                assert valid.any()
+                # Of a tile in another zone, a corner may hold no pixel's centre.
+                x, y = single[:2]
+                box = shapely.box(x.start, y.start, x.stop, y.stop)
+                sliver = part.index.geometry.intersection(box).area.sum()
+                assert valid.any() or sliver < 0.01 * box.area
                 assert torch.equal(sample['image'] * valid, same['image'] * valid)
 
 
