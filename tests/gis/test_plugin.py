@@ -87,8 +87,8 @@ def test_cancel_is_ctrl_c(tmp_path: Path) -> None:
         tmp_path / 'fake',
         f"""
         import time, sys
-        print('ready', flush=True)
         try:
+            print('ready', flush=True)
             time.sleep(60)
         except KeyboardInterrupt:
             open({str(tmp_path / 'kept')!r}, 'w').close()

@@ -283,7 +283,8 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         """
         loader: Any = self.trainer.train_dataloader
         dataset = getattr(loader, 'dataset', None)
-        if isinstance(dataset, ChipDataset):
+        checks = type(self.supervision).check_codes is not Supervision.check_codes
+        if checks and isinstance(dataset, ChipDataset):
             for tile in range(len(dataset.tiles)):
                 self.supervision.check_codes(dataset.lr_cells(tile)[0])
 
