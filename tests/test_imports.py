@@ -33,6 +33,8 @@ DATASETS = [{'chip'}, {'imagery', 'labels'}, {'legends'}, {'geo'}]
 
 #: What is upward still: the importing module, and what it imports.
 ALLOWED = {
+    # Names of a catalogue's items are opened like files.
+    ('datasets.geo.raster', 'datasets'),
     # Both read label rasters.
     ('datasets.legends.measured', 'datasets'),
     ('datasets.legends.recovered', 'datasets'),

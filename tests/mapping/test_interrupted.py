@@ -3,6 +3,7 @@
 
 """Runs that are killed, stopped or out of disk, as a person would meet them."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -229,7 +230,9 @@ def test_every_crash_state_is_resumed(
         def copy_first(*args: object, **kwargs: object) -> object:
             if home.exists() and str(home) in str(args[0]):
                 copies.append(states / str(len(copies)))
-                shutil.copytree(home, copies[-1])
+                # Another thread may take a scratch file away meanwhile.
+                with contextlib.suppress(shutil.Error):
+                    shutil.copytree(home, copies[-1])
             return operation(*args, **kwargs)
 
         monkeypatch.setattr(os, name, copy_first)

@@ -18,29 +18,27 @@ from torchgeo_mapsr.datasets.legends.legend import Legend, LegendClass
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.mapping.store import WorkStore, digest
 from torchgeo_mapsr.mapping.tile_files import replacing
-from torchgeo_mapsr.models.head.head import Classifier
+from torchgeo_mapsr.models.backbones.create import create_backbone
+from torchgeo_mapsr.models.head.head import Head
+from torchgeo_mapsr.models.head.label_prior import LabelPrior
 from torchgeo_mapsr.models.head.probe import LinearProbe
-from torchgeo_mapsr.models.head.prompts import CosinePrompts
+from torchgeo_mapsr.models.model import FrozenBackbone, LandCoverModel
 
 WORK = {'settings': {'seed': 0, 'backbone': 'rcf'}, 'inputs': {'a.tif': 'abc'}}
 TILE = Tile(1, 2, slice(0, 4), slice(4, 9))
 
 
 @pytest.fixture
-def classifier() -> Classifier:
-    """A fit of two classes of three features."""
+def model() -> LandCoverModel:
+    """A fit of two classes of three bands."""
     probe, lda = (LinearProbe(torch.rand(2, 3), torch.rand(2)) for _ in range(2))
-    return Classifier(
-        Legend('two', (LegendClass(1, 'a', (0, 0, 0)), LegendClass(2, 'b', (9, 9, 9)))),
-        'probe',
-        probe,
-        lda,
-        CosinePrompts(torch.rand(2, 1, 3), torch.rand(3)),
-        0.1,
-        0.5,
-        1.0,
-        torch.tensor([0.5, 0.5]),
+    prior = LabelPrior(torch.tensor([1, 2]), torch.eye(2), torch.ones(2) / 2, 0.5)
+    legend = Legend(
+        'two', (LegendClass(1, 'a', (0, 0, 0)), LegendClass(2, 'b', (9, 9, 9)))
     )
+    head = Head(legend, 'probe', probe, None, lda, None, 1.0, prior)
+    backbone = create_backbone('identity', 3)
+    return LandCoverModel(backbone, head, FrozenBackbone.of(backbone, 3, 'uint8'))
 
 
 def save(store: WorkStore) -> np.ndarray:
@@ -175,28 +173,29 @@ def test_damaged_tile_is_no_tile(tmp_path: Path, damage: str) -> None:
 
 def test_damaged_fit_is_no_fit(tmp_path: Path) -> None:
     with WorkStore(tmp_path / 'w', WORK) as store:
-        assert store.kept_fit() is None
+        assert not store.has_fit()
         store.fit.write_bytes(b'half of a fit')
-        assert store.kept_fit() is None
+        assert not store.has_fit()
         assert not store.fit.exists()
 
 
-def test_every_bit_of_a_fit_is_checked(tmp_path: Path, classifier: Classifier) -> None:
+def test_every_bit_of_a_fit_is_checked(tmp_path: Path, model: LandCoverModel) -> None:
     with WorkStore(tmp_path / 'w', WORK) as store:
-        store.keep_fit(classifier)
+        store.keep_fit(model)
         content = store.fit.read_bytes()
     rng = np.random.default_rng(0)
     with WorkStore(tmp_path / 'w', WORK) as store:
         assert store.resumed
-        kept = store.kept_fit()
+        assert store.has_fit()
+        kept = LandCoverModel.load(store.fit)
         assert kept is not None
         for place in {0, len(content) - 1, *rng.integers(0, len(content), 30).tolist()}:
             changed = bytearray(content)
             changed[place] ^= 1 << int(rng.integers(8))
             store.fit.write_bytes(changed)
-            assert store.kept_fit() is None
+            assert not store.has_fit()
         store.fit.write_bytes(content)
-        assert store.kept_fit() is not None
+        assert store.has_fit()
 
 
 def test_straggler_of_other_work_is_not_among_the_tiles(tmp_path: Path) -> None:

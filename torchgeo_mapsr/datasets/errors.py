@@ -8,7 +8,7 @@ from torchgeo import datasets
 from ..errors import InputError
 
 
-class DatasetNotFoundError(InputError, datasets.DatasetNotFoundError):
+class DatasetNotFoundError(datasets.DatasetNotFoundError, InputError):
     """The files of a dataset are not where they were looked for.
 
     Both kinds of error at once: ``except torchgeo.datasets.DatasetNotFoundError`` takes

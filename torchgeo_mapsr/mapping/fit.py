@@ -160,13 +160,15 @@ def fit_region(
         for image, chip in labelled_chips(plans, labels, options.seed)
     ]
     guided = scoring.upsampler == 'bilateral'
-    spread: tuple[float, ...] = ()
-    if backbone.needs_calibration or guided:
-        with watch('backbone'):
-            some = list(_images(items, options.calibration_chips))
-            if backbone.needs_calibration:
-                backbone.calibrate(some)
-            spread = band_spread(some) if guided else ()
+    with watch('backbone'):
+        some = list(_images(items, options.calibration_chips))
+        if not some:
+            for image in inputs.images:
+                image.check_data()
+        if backbone.needs_calibration:
+            backbone.calibrate(some)
+        # Also where this fit is not guided: a map with it may be.
+        spread = band_spread(some)
     origin = FrozenBackbone.of(backbone, inputs.bands, inputs.integers)
     executor = executor or Here()
     expected = min(len(items), options.max_chips)

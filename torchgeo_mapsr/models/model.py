@@ -613,7 +613,10 @@ def band_spread(images: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, ...]:
     Returns:
         One number a band.
     """
-    pixels = torch.cat([image[:, valid] for image, valid in images], 1).float()
+    chosen = [image[:, valid].float() for image, valid in images]
+    if not chosen:
+        return ()
+    pixels = torch.cat(chosen, 1)
     spread = pixels.std(1) if pixels.shape[1] > 1 else torch.ones(len(pixels))
     return tuple(spread.clamp(min=1e-6).tolist())
 

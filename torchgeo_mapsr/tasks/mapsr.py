@@ -155,7 +155,7 @@ class MapSRTask(LandCoverTask):
         self._spread: tuple[float, ...] = ()
         self._waiting: list[tuple[int, Chip]] = []
         self._parts: list[tuple[int, Cells]] = []
-        self._calibrated = not self._calibrates
+        self._calibrated = False
         self._trains = h['solver'] == 'sgd'
         self.register_load_state_dict_post_hook(_ignore_backbone)
         # Of standardised features, as the buffers say. Only sgd trains it.
@@ -309,13 +309,6 @@ class MapSRTask(LandCoverTask):
         total = self.trainer.strategy.reduce(seen, reduce_op='sum')
         return float(total) >= self.fit_options.max_chips
 
-    @property
-    def _calibrates(self) -> bool:
-        """Whether something is to be found from the imagery before the first cell."""
-        guided = self.hparams['upsampler'] == 'bilateral'
-        sgd = self.hparams['solver'] == 'sgd'  # statistics want more than one batch
-        return self.backbone.needs_calibration or guided or sgd
-
     def _calibrate(self, last: bool) -> bool:
         """Learn statistics of the imagery from the first chips, once there are enough.
 
@@ -335,8 +328,8 @@ class MapSRTask(LandCoverTask):
         images = [(image.cpu(), valid) for _, image, valid in first]
         if self.backbone.needs_calibration:
             self.backbone.calibrate(images)
-        if self.hparams['upsampler'] == 'bilateral':
-            self._spread = band_spread(images)
+        # Also where this fit is not guided: a map with it may be.
+        self._spread = band_spread(images)
         self._calibrated = True
         return True
 
