@@ -66,9 +66,9 @@ def lightly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_python(here: Path) -> None:
     """All blocks, in the order of the page."""
     examples = blocks('python')
-    assert len(examples) == 4
+    assert len(examples) == 6
+    names: dict[str, object] = {}
     for example in examples:
-        names: dict[str, object] = {}
         exec(compile(example, 'library.md', 'exec'), names)  # noqa: S102
     assert (here / 'fit.safetensors').stat().st_size < 1_000_000
     assert (here / 'chip.png').stat().st_size > 10_000
