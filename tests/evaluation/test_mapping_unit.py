@@ -111,8 +111,8 @@ def test_interrupted_work_goes_on(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     index = rng.integers(0, 3, (40, 40))
     unit = MappingUnit.scan(lambda r, c: index[r, c], (40, 40), np.ones(40), 9, 16)
-    unit.save(tmp_path / 'unit.npz')
-    again = MappingUnit.load(tmp_path / 'unit.npz')
+    unit.save(tmp_path / 'unit.safetensors')
+    again = MappingUnit.load(tmp_path / 'unit.safetensors')
     for number in range(len(unit.windows)):
         rows, cols = again.slices(number)
         np.testing.assert_array_equal(

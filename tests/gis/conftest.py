@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,16 @@ import pytest
 
 Layers = Callable[..., list[dict[str, Any]]]
 
-# As a desktop without a display; the interpreter of this test must not leak into QGIS's.
+# As a desktop without a display. The interpreter of this test must not leak into QGIS's,
+# which looks for its modules beside the first python3 of PATH: an activated virtual
+# environment makes it find none ("No module named 'qgis'") and crash.
 QGIS_ENVIRONMENT = {
-    **{key: value for key, value in os.environ.items() if not key.startswith('PYTHON')},
+    **{
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(('PYTHON', 'VIRTUAL_ENV'))
+    },
+    'PATH': os.defpath if sys.platform == 'win32' else '/usr/bin:/bin',
     'QT_QPA_PLATFORM': 'offscreen',
 }
 

@@ -59,8 +59,8 @@ def test_resumed_with_another_token(
             with pytest.raises(KeyboardInterrupt):
                 run()
         folder = Path(f'{job.output}.parts')
-        assert len(list(folder.glob('*.npz'))) == 3
-        finished = {path.name: path.stat().st_mtime_ns for path in folder.glob('*.npz')}
+        assert len(list(folder.glob('*.tile'))) == 3
+        finished = {path.name: path.stat().st_mtime_ns for path in folder.glob('*.tile')}
         catalogue.token = 'second'
 
         resumed = []

@@ -45,7 +45,7 @@ def start(job: MapJob, before: str = '') -> subprocess.Popen[str]:
 def wait_for_tiles(job: MapJob, process: subprocess.Popen[str], count: int) -> None:
     folder = Path(f'{job.output}.parts')
     end = time.monotonic() + 240
-    while len(list(folder.glob('*.npz'))) < count:
+    while len(list(folder.glob('*.tile'))) < count:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -60,7 +60,7 @@ def finish(
         Tiles that were there, and that were made.
     """
     folder = Path(f'{job.output}.parts')
-    there = len(list(folder.glob('*.npz')))
+    there = len(list(folder.glob('*.tile')))
     assert list(folder.glob('fit_*.safetensors'))
     assert not Path(job.output).exists()
     made = []
@@ -141,7 +141,7 @@ def test_disk_full_is_one_line(
 def test_work_of_other_settings_is_left(job: MapJob) -> None:
     folder = Path(f'{job.output}.parts')
     folder.mkdir()
-    other = folder / '0_0_0_0123456789ab.npz'
+    other = folder / '0_0_0_0123456789ab.tile'
     other.write_bytes(b'of other settings')
     assert main(arguments(job)) == 0
     assert Path(job.output).exists()
@@ -160,7 +160,7 @@ def stop_before_publishing(job: MapJob, monkeypatch: pytest.MonkeyPatch) -> Path
         patch.setattr('torchgeo_mapsr.mapping.run.publish', stop)
         assert main(arguments(job)) == 130
     folder = Path(f'{job.output}.parts')
-    assert len(list(folder.glob('*.npz'))) == 12
+    assert len(list(folder.glob('*.tile'))) == 12
     return folder
 
 
@@ -168,7 +168,7 @@ def test_damaged_leftovers_are_made_again(
     job: MapJob, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = stop_before_publishing(job, monkeypatch)
-    first, second, *_ = sorted(folder.glob('*.npz'))
+    first, second, *_ = sorted(folder.glob('*.tile'))
     for path in (first, second):
         path.write_bytes(path.read_bytes()[:-40])
     there, made = finish(job, expected, monkeypatch)

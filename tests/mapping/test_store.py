@@ -117,14 +117,14 @@ def test_half_written_files_are_not_resumed(tmp_path: Path) -> None:
     with WorkStore(tmp_path / 'w', WORK) as store:
         save(store)
         work = store.tiles.work
-    for name in (f'0_9_9_{work}.npz.0abc.part', f'out_{work}_0abc.tif'):
+    for name in (f'0_9_9_{work}.tile.0abc.part', f'out_{work}_0abc.tif'):
         (tmp_path / 'w' / name).write_bytes(b'half')
     beside = tmp_path / f'{manifest(tmp_path / "w").name}.0abc.part'
     beside.write_bytes(b'half')
     with WorkStore(tmp_path / 'w', WORK) as store:
         assert store.resumed
         names = {path.name for path in store.folder.iterdir()}
-    assert names - {'lock'} == {f'0_1_2_{work}.npz'}
+    assert names - {'lock'} == {f'0_1_2_{work}.tile'}
     assert not beside.exists()
 
 

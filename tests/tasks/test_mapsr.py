@@ -547,7 +547,8 @@ class TestLimits:
         assert task(image).exp().sum(1).allclose(torch.ones(1, 64, 64))
 
     def test_chips_of_the_fit(self, data: PairDataModule) -> None:
-        task = MapSRTask('identity', fit=FEW | {'max_chips': 2})
+        few = {'max_chips': 2, 'calibration_chips': 2}
+        task = MapSRTask('identity', fit=FEW | few)
         run = trainer(limit_val_batches=0)
         run.fit(task, data)
         assert task.land_cover.provenance['chips'] == 2

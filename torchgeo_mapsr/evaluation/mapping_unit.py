@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from safetensors.numpy import load_file, save_file
 from skimage.measure import label
 
 #: Gives the class indices of a window, (h, w); -1 = no data.
@@ -162,13 +163,12 @@ class MappingUnit:
         """Write what the scan has found; nothing half written bears the name.
 
         Args:
-            path: .npz file to write.
+            path: .safetensors file to write.
         """
         target = Path(path)
-        scratch = target.with_name(f'.{target.stem}.{os.getpid()}.npz')
-        np.savez(
-            scratch, windows=self.windows, offsets=self.offsets, classes=self.classes
-        )
+        scratch = target.with_name(f'.{target.stem}.{os.getpid()}.part')
+        names = ('windows', 'offsets', 'classes')
+        save_file({n: np.ascontiguousarray(getattr(self, n)) for n in names}, scratch)
         scratch.replace(target)
 
     @classmethod
@@ -178,8 +178,7 @@ class MappingUnit:
         Args:
             path: The file.
         """
-        with np.load(path) as content:
-            return cls(content['windows'], content['offsets'], content['classes'])
+        return cls(**load_file(path))
 
 
 def _patches(index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from ..datasets.geo.plan import ChipIndex
 from .tiles import ScoredChip, TileItem
@@ -43,7 +44,7 @@ class SpilledScores:
             image: Number of the raster.
             chip: The chip.
         """
-        return self.folder / f'chip_{image}_{chip.row}_{chip.col}_{self.work}.npz'
+        return self.folder / f'chip_{image}_{chip.row}_{chip.col}_{self.work}.safetensors'
 
     def save(
         self,
@@ -60,11 +61,14 @@ class SpilledScores:
             probabilities: Of each class, (C, h, w), in the chip's core.
             valid: Pixels with data, (h, w).
         """
-        np.savez(self.path(image, chip), probabilities=probabilities, valid=valid)
+        arrays = {'probabilities': probabilities, 'valid': valid}
+        contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+        save_file(contiguous, self.path(image, chip))
 
     def read(self, item: TileItem, chip: ChipIndex, watch: Stopwatch) -> Arrays:
         """Read a chip again; see :class:`~torchgeo_mapsr.mapping.tiles.ChipScores`."""
-        with watch('read'), np.load(self.path(item.image, chip)) as arrays:
+        with watch('read'):
+            arrays = load_file(self.path(item.image, chip))
             return arrays['probabilities'], arrays['valid']
 
     def score(self, content: Arrays, watch: Stopwatch) -> ScoredChip:

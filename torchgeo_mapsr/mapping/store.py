@@ -20,10 +20,11 @@ from ..errors import InputError
 from ..models.model import LandCoverModel, is_intact
 from .tile_files import TileFiles, part_of, replacing, sync
 
-FORMAT = 3
+FORMAT = 4
 _NAMES = re.compile(
     r'(lock|manifest\.json|fit(_[0-9a-f]+)?\.safetensors'
-    r'|(chip_)?\d+_\d+_\d+(_[0-9a-f]+)?\.npz|out_.*)'
+    r'|\d+_\d+_\d+(_[0-9a-f]+)?\.tile|chip_\d+_\d+_\d+(_[0-9a-f]+)?\.safetensors'
+    r'|out_.*)'
     r'(\.([0-9a-f]+\.)?part)?',
     re.DOTALL,
 )
@@ -124,7 +125,8 @@ class WorkStore:
             self.tiles.owns(path)
             or path.name == self.fit.name
             or path.name.startswith((f'out_{work}_', f'{self.fit.name}.'))
-            or f'_{work}.npz.' in path.name
+            or (path.name.startswith('chip_') and f'_{work}.' in path.name)
+            or f'_{work}.tile.' in path.name
         )
 
     def _acquire(self) -> None:

@@ -153,7 +153,7 @@ def run(options: argparse.Namespace) -> int:
                 legend.codes.tolist(),
             ]
             key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-            saved = options.output.with_name(f'.{options.output.stem}.{key}.npz')
+            saved = options.output.with_name(f'.{options.output.stem}.{key}.safetensors')
             if saved.exists():
                 unit = MappingUnit.load(saved)
                 console.print('Going on with patches that were found before.')
