@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,28 @@ def test_export_agrees_with_eager(made_scene: Scene, tmp_path: Path, spec: str) 
     name = session.get_inputs()[0].name
     (found,) = session.run(None, {name: other.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('spec', ['identity', *SPECS])
+def test_compiled_in_one_graph(made_scene: Scene, spec: str) -> None:
+    """The scoring path has no graph break, and gives what it gives without a compiler."""
+    model = fit(
+        made_scene.imagery, made_scene.labels, 'nlcd', backbone=spec, chip_size=160,
+        device='cpu',
+    )  # fmt: skip
+    module = ExportableModel(model)
+    graphs = []
+
+    def compiler(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    compiled = torch.compile(module, backend=compiler, fullgraph=True)
+    image = 255 * torch.rand(2, 4, 160, 160, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(image), module(image), atol=1e-5, rtol=0)
+    assert len(graphs) == 1
 
 
 def test_what_cannot_be_exported(made_scene: Scene) -> None:

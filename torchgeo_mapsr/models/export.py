@@ -43,6 +43,8 @@ class ExportableModel(nn.Module):
             )
         self.backbone = model.backbone
         self.head = model.head
+        # Made here, once: torch.compile cannot follow the lock of a cached_property.
+        _ = self.head.projection
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:

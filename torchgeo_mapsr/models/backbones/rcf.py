@@ -274,8 +274,8 @@ class RCF(Backbone):
             # A product in place: a 1 x 1 convolution pads its few input channels and
             # takes three times as long on a CPU.
             waves = waves.view(len(self.phase), height * width)
-            torch.addmm(self.phase[:, None], self.frequency, pixels, out=waves)
-            waves.cos_()
+            waves.copy_(self.phase[:, None].expand_as(waves))
+            waves.addmm_(self.frequency, pixels).cos_()
         return level
 
     def _textures(self, image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -341,7 +341,7 @@ class _FilterTokens(LazyTokens):
     ) -> Tensor:
         """Scores while features are in the cache; see :meth:`Tokens.project`."""
         # A compiler makes its own order of what would be done in parts here.
-        if 'levels' in vars(self) or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or '_levels' in vars(self):
             return super().project(weight, bias, window)
         scores: Tensor = self._backbone.project(self._image, weight, bias, window)  # type: ignore[attr-defined]
         return scores

@@ -5,8 +5,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +45,7 @@ class Tokens:
     levels: tuple[Tensor, ...]
     strides: tuple[int, ...]
     size: tuple[int, int]
-    upsampler: Upsampler = BILINEAR
+    upsampler: Upsampler = field(default_factory=lambda: BILINEAR)
 
     def __post_init__(self) -> None:
         """Check that every level covers the image."""
@@ -344,10 +343,14 @@ class LazyTokens(Tokens):
     def make_levels(self) -> tuple[Tensor, ...]:
         """Make the grids, (B, D_l, h_l, w_l) float32."""
 
-    @cached_property
+    @property
     def levels(self) -> tuple[Tensor, ...]:  # type: ignore[override]
         """The grids; made once."""
-        return self.make_levels()
+        # torch.compile cannot follow the lock of a cached_property (Python 3.11).
+        if '_levels' not in vars(self):
+            object.__setattr__(self, '_levels', self.make_levels())
+        levels: tuple[Tensor, ...] = self._levels  # type: ignore[attr-defined]
+        return levels
 
     @property
     def channels(self) -> tuple[int, ...]:

@@ -280,11 +280,11 @@ class _Axis(NamedTuple):
         Chips are alike: it is kept for the next one, whose few dozen small operations
         would take a GPU as long as many on the pixels themselves.
         """
-        return _axis(pixels.start, pixels.stop, stride, tokens, like.dtype, like.device)
+        # A compiler would trace through the cache, with a warning.
+        make = _axis if torch.compiler.is_compiling() else _cached_axis
+        return make(pixels.start, pixels.stop, stride, tokens, like.dtype, like.device)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
 def _axis(
     start: int,
     stop: int,
@@ -293,7 +293,7 @@ def _axis(
     dtype: torch.dtype,
     device: torch.device,
 ) -> _Axis:
-    """Made outside of inference mode, since training may use it later."""
+    """The axis of pixels from *start* to before *stop*."""
     index = torch.arange(start, stop, device=device)
     first, second = _interpolation(index, stride, tokens)
     first, second = first[:, None], second.to(dtype)[:, None]
@@ -301,3 +301,7 @@ def _axis(
     zeros = second.new_zeros(len(index), tokens)
     matrix = zeros.scatter(1, first, 1 - second).scatter_add(1, after, second)
     return _Axis(matrix, zeros.scatter(1, first, (1 - second) * second))
+
+
+# Made outside of inference mode, since training may use it later.
+_cached_axis = lru_cache(maxsize=8)(torch.inference_mode(False)(_axis))
