@@ -56,8 +56,9 @@ class ScoringOptions:
         score: What scores a pixel, see :class:`~torchgeo_mapsr.models.head.head.Head`.
         prior: Weight of the LR labels.
         upsampler: How values get from tokens to pixels: bilinear or bilateral.
-        propagate: Spec of the spatial refinement: none, tokens or superpixels, with
-            its constants as options: ``superpixels?neighbours=100&alpha=0.5``.
+        propagate: Spec of the spatial refinement: none, tokens, superpixels, pixels or
+            published, with its constants as options:
+            ``superpixels?neighbours=100&alpha=0.5``.
     """
 
     score: str | None = None
@@ -470,7 +471,7 @@ FLAGS = (
          'how scores get from tokens to pixels: bilinear or bilateral (default: as the '
          'fit says, or bilinear)', choices=('bilinear', 'bilateral'), of_fits=True),
     Flag('propagate', 'scoring.propagate', 'model',
-         'spatial refinement: none, tokens or superpixels, with options as in '
+         'spatial refinement: none, tokens, superpixels or published, with options as in '
          'superpixels?neighbours=100&alpha=0.5 (default: as the fit says, or none)',
          'SPEC', of_fits=True),
     _fit('prompts', 'prompts', 'prompts per class (k-means)', metavar='N'),

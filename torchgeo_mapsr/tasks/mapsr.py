@@ -88,8 +88,8 @@ class MapSRTask(LandCoverTask):
         lr: Learning rate of ``sgd``.
         fit: How the head is fitted: the options that ``torchgeo-mapsr map`` has.
         upsampler: How values get from tokens to pixels: bilinear or bilateral.
-        propagate: Spatial refinement: none, tokens or superpixels, with its constants as
-            options, ``superpixels?neighbours=100&alpha=0.5``.
+        propagate: Spatial refinement: none, tokens, superpixels, pixels or published,
+            with its constants as options, ``superpixels?neighbours=100&alpha=0.5``.
         seed: Seed of drawn filters and pixels, of folds and clusters.
 
     Raises:

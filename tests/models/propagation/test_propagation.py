@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 from dataclasses import replace
+import itertools
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,45 @@ def test_agrees_with_the_dense_form(nodes: str, masked: bool, detail: float) -> 
         np.testing.assert_allclose(found[b].numpy(), expected, atol=1e-5)
     total = found.sum(1)
     torch.testing.assert_close(total, torch.ones_like(total))
+
+
+@pytest.mark.parametrize('components', [0, 64])
+def test_pixels_agree_with_the_dense_form(components: int) -> None:
+    """Each window by itself; the image is a part of a larger one."""
+    p, tokens, image, valid = case()
+    options = Propagation(nodes='pixels', window=20, components=components, **STRONG)
+    part = slice(2, 30), slice(5, 40)
+    seen = options(
+        p[..., *part], tokens, image[..., *part], valid[..., *part], window=part
+    )
+    features = tokens.project(torch.eye(12))[..., *part].double()
+    for b, top, left in itertools.product(range(2), (0, 20), (0, 20)):
+        window = slice(top, top + 20), slice(left, left + 20)
+        inside = valid[b][part][window] > 0
+        f = features[b][:, *window][:, inside].mT
+        if components:
+            f = (f - f.mean(0)) / f.std(0, correction=0)
+        places = torch.stack(torch.where(inside), 1)
+        a = dense(f, places, options.neighbours, options.gamma, options.sigma)
+        degree = np.where(a.sum(1) > 0, a.sum(1), 1)
+        system = np.eye(len(a)) - options.alpha * a / np.sqrt(np.outer(degree, degree))
+        weights = np.linalg.inv(system)
+        expected = p[b][:, *part][:, *window].double()
+        before = expected[:, inside].mT.numpy()
+        after = weights @ before / weights.sum(1, keepdims=True)
+        expected[:, inside] = torch.from_numpy(after).mT
+        torch.testing.assert_close(
+            seen[b][:, *window].double(), expected, atol=1e-5, rtol=0
+        )
+
+
+def test_published_constants() -> None:
+    """exp(-d^2 / .01) with distances in sides of a window of 112 pixels."""
+    published = parse_propagation('published')
+    assert 2 * published.sigma**2 == pytest.approx(0.01 * 112**2, rel=1e-4)
+    assert (published.nodes, published.window, published.components) == ('pixels', 112, 0)
+    assert (published.neighbours, published.gamma, published.alpha) == (400, 3, 0.95)
+    assert parse_propagation('published?alpha=0.5').alpha == 0.5
 
 
 @pytest.mark.parametrize('nodes', ['superpixels', 'tokens'])
@@ -294,9 +334,10 @@ def test_principal_keeps_cosines() -> None:
 @pytest.mark.parametrize(
     'options',
     [
-        {'nodes': 'pixels'},
+        {'nodes': 'lines'},
         {'spacing': 0},
-        {'components': 0},
+        {'components': -1},
+        {'window': 0},
         {'neighbours': 0},
         {'compactness': 0.0},
         {'gamma': -1.0},
@@ -329,7 +370,7 @@ def test_spec(spec: str, expected: Propagation) -> None:
 
 @pytest.mark.parametrize(
     'spec',
-    ['pixels', '', 'tokens:x', 'tokens?alpha=2', 'tokens?beta=1', 'tokens?alpha=much'],
+    ['lines', '', 'tokens:x', 'tokens?alpha=2', 'tokens?beta=1', 'tokens?alpha=much'],
 )
 def test_mistakes_in_a_spec(spec: str) -> None:
     with pytest.raises(InputError) as error:
