@@ -79,3 +79,12 @@ def test_page(page: str) -> None:
     assert blocks
     for block in blocks:
         exec(compile(block, page, 'exec'), {})  # noqa: S102
+
+
+def test_files_that_pages_name_exist() -> None:
+    root = DOCS.parent
+    pages = [*DOCS.glob('*.md'), root / 'README.md', root / 'CONTRIBUTING.md']
+    for page in pages:
+        for path in re.findall(r'`([\w/]+\.py)`', page.read_text()):
+            places = (root / path, root / 'torchgeo_mapsr' / path)
+            assert any(place.exists() for place in places), (page.name, path)

@@ -278,6 +278,7 @@ class LandCoverModel:
             'upsampler': self.upsampler,
             'propagate': self.propagate,
             'parameters': self.parameters,
+            'bytes': len(self.to_bytes()),
         }
 
     def tokens(self, image: Tensor) -> Tokens:
