@@ -409,8 +409,9 @@ FLAGS = (
          'coarse label rasters, in any grid and CRS, of a part of the imagery or all',
          'FILE', result=False),
     Flag('legend', 'legend', 'input',
-         'legend of the labels: nlcd, worldcover, chesapeake-7, openearthmap, '
-         'dynamic-world, land-cover-4 or a YAML or JSON file', 'NAME|FILE'),
+         'legend of the labels: nlcd, worldcover, dynamic-world, io-lulc, corine (codes '
+         'of three digits), corine-grid (1 to 44), chesapeake-7, openearthmap, '
+         'five-billion-pixels, land-cover-4 or a YAML or JSON file', 'NAME|FILE'),
     Flag('aoi', 'aoi', 'input',
          'polygons that the map is cropped to: .gpkg, .geojson, .parquet, .shp or .fgb '
          '(file.gpkg:layer)', 'FILE', result=False),
@@ -422,7 +423,10 @@ FLAGS = (
          result=False),
     Flag('target', 'target', 'input', 'legend of the map', 'NAME|FILE'),
     Flag('crosswalk', 'crosswalk', 'input',
-         'how the labels’ classes become the map’s, if there are several', 'NAME|FILE'),
+         'how the labels’ classes become the map’s, if there are several: definitions '
+         '(shares by the definitions of nlcd, worldcover, dynamic-world, corine or '
+         'openearthmap), cover, scenes, ddtm, dfc2021, chesapeake, statistics or a file',
+         'NAME|FILE'),
     Flag('bands', 'bands', 'input',
          'bands of the imagery to use, from 1 (default: all but alpha)', 'N'),
     Flag('nodata', 'nodata', 'input',
