@@ -172,6 +172,8 @@ def test_saved_fit_maps_without_labels(
     reuse = changed(
         job, imagery=(paths[0],), labels=(), legend=None, backbone='rcf', model=fit
     )
+    with pytest.raises(InputError, match=r'was fitted on the backbone.*--backbone'):
+        map_region(changed(reuse, backbone='identity', output=tmp_path / 'x.tif'))
     again = map_region(changed(reuse, output=tmp_path / 'again.tif'))
     np.testing.assert_array_equal(codes(again.maps[0]), codes(job.output))
     assert again.report['maps'][0]['lr_cells'] == 0

@@ -256,6 +256,20 @@ class MapJob:
                 '--checkpoint maps with a trained network, which has no fit: leave out '
                 '--model and --save-model.'
             )
+        for flag in FLAGS if self.model else ():
+            if (
+                flag.path.startswith('fit.')
+                and value_at(self, flag.path) != flag.default
+            ):
+                raise InputError(
+                    f'{flag.option} has no effect on a fit that is kept; leave it out '
+                    'with --model.'
+                )
+        if self.fit.seed not in (FitOptions.seed, self.seed):
+            raise InputError('Give the seed of a job as seed, not as fit.seed.')
+        if not self.model and not self.checkpoint:
+            score = self.scoring.score or self.fit.score
+            replace(self.fit, score=score).check_together()
         for flag in FLAGS if self.checkpoint else ():
             if flag.of_fits and value_at(self, flag.path) != flag.default:
                 raise InputError(

@@ -17,6 +17,7 @@ from ..datasets.labels import LabelRaster
 from ..errors import InputError
 from ..models.backbones.backbone import Backbone
 from ..models.head.cells import MAX_CELLS, Cells
+from ..models.head.fit import check_options
 from ..models.head.options import FitOptions
 from ..models.model import (
     FrozenBackbone,
@@ -154,6 +155,7 @@ def fit_region(
         options = replace(options, score=scoring.score)
     if scoring.prior is not None:
         options = replace(options, prior=scoring.prior)
+    check_options(options, crosswalk)
     labels = [inputs.labels] * len(plans)
     items = [
         FitItem(image, inputs.images[image], plans[image], chip)

@@ -37,7 +37,7 @@ from ..models.model import (
     file_digest,
 )
 from ..models.networks.model import NetworkFiles
-from .config import MapJob
+from .config import BackboneOptions, MapJob
 from .executor import Executor, Here, Tick
 from .fit import fit_region
 from .inputs import Inputs, searched
@@ -286,6 +286,11 @@ def _source(
         if job.model is not None:
             model = LandCoverModel.load(job.model, device, weights)
             check_model(model, inputs, job.target)
+            if job.backbone.spec not in (BackboneOptions.spec, model.origin.spec):
+                raise InputError(
+                    f'{job.model} was fitted on the backbone {model.origin.spec!r}: '
+                    'leave out --backbone.'
+                )
             return model
         return create_backbone(
             job.backbone.spec, inputs.bands, weights, inputs.integers, job.seed

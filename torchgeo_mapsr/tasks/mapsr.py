@@ -128,6 +128,9 @@ class MapSRTask(LandCoverTask):
     ) -> None:
         #: How the head is fitted.
         self.fit_options = replace(_options(fit), seed=seed)
+        if _options(fit).seed not in (FitOptions.seed, seed):
+            raise InputError('Give the seed of a task as seed, not in fit.')
+        self.fit_options.check_together()
         super().__init__()
         # Plain values, which a checkpoint can be loaded with as nothing but data.
         self.hparams['fit'] = asdict(self.fit_options)

@@ -80,19 +80,47 @@ class LinearProbe:
         return LinearProbe(self.weight.to(target), self.bias.to(target))
 
 
-def class_weights(label: Tensor, classes: int, balance: float) -> Tensor:
-    """Weight of each cell, (number of cells of its class) ** -balance, of sum 1.
+def class_factors(count: Tensor, balance: float, kind: str = 'power') -> Tensor:
+    r"""What a cell of each class weighs.
+
+    * ``power``: (number of cells of the class) ** -balance
+    * ``log``: W = 1 / log(1 + r) of the class's share r (Dong et al. 2023, eq. 3).
+      Between 1 / r for rare classes and 1.44 for the only one, it balances classes
+      nearly fully
 
     Args:
-        label: Class of each cell, (n,).
-        classes: Number of classes.
+        count: Cells of each class, which may be fractions, (C,).
         balance: 0 for equal weights of cells, 1 for equal weights of classes.
+        kind: ``power`` or ``log``.
+
+    Returns:
+        (C,) float64.
+    """
+    count = count.double().clamp(min=1)
+    if kind == 'log':
+        return 1 / (count / count.sum()).log1p()
+    return count**-balance
+
+
+def class_weights(
+    label: Tensor, classes: int, balance: float, kind: str = 'power'
+) -> Tensor:
+    """Weight of each cell by its class, of sum 1.
+
+    Args:
+        label: Class of each cell, (n,), or shares of the classes, (n, C).
+        classes: Number of classes.
+        balance: See :func:`class_factors`, as the next.
+        kind: ``power`` or ``log``.
 
     Returns:
         (n,) float64.
     """
-    count = torch.bincount(label, minlength=classes).clamp(min=1)
-    weight = count.double()[label] ** -balance
+    if label.dim() == 2:
+        weight = label @ class_factors(label.sum(0), balance, kind)
+    else:
+        count = torch.bincount(label, minlength=classes)
+        weight = class_factors(count, balance, kind)[label]
     return weight / weight.sum()
 
 
