@@ -23,6 +23,7 @@ from ..models.model import (
     FrozenBackbone,
     LandCoverModel,
     band_spread,
+    calibration_part,
     device_of,
     device_of_module,
     extract,
@@ -249,4 +250,4 @@ def _images(items: Sequence[FitItem], count: int) -> Iterator[tuple[Tensor, Tens
 
     chips = (chip for chip in prefetch(read, items) if chip.valid.any())
     for chip in islice(chips, count):
-        yield chip.image, chip.valid
+        yield calibration_part(chip.image, chip.valid, count)

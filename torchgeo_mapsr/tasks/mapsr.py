@@ -33,6 +33,7 @@ from ..models.model import (
     FrozenBackbone,
     LandCoverModel,
     band_spread,
+    calibration_part,
     extract,
     fit_model,
 )
@@ -322,7 +323,11 @@ class MapSRTask(LandCoverTask):
             Whether it is done.
         """
         wanted = self.fit_options.calibration_chips
-        here = [(o, c.image, c.valid) for o, c in self._waiting if bool(c.valid.any())]
+        here = [
+            (order, *calibration_part(chip.image, chip.valid, wanted))
+            for order, chip in self._waiting
+            if bool(chip.valid.any())
+        ]
         seen = torch.tensor(float(len(here)), device=self.device)
         total = self.trainer.strategy.reduce(seen, reduce_op='sum')
         if float(total) < wanted and not last:
