@@ -1,13 +1,17 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+from numpy.typing import NDArray
 from rasterio.windows import Window
+from rich.console import Console
 from rio_cogeo import cog_validate
 
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
@@ -268,3 +272,50 @@ def test_refinements(
     )
     assert after > before - 0.05
     assert ('propagate' in refined.report['timings']) == ('propagate' in settings)
+
+
+def relabelled(scene: Scene, path: Path, codes: NDArray[np.uint8]) -> str:
+    """A file of other labels on the same grid."""
+    with rasterio.open(scene.labels) as file:
+        profile = file.profile
+    with rasterio.open(path, 'w', **profile) as file:
+        file.write(codes, 1)
+    return str(path)
+
+
+@pytest.mark.parametrize('kind', ['cut', 'few', 'none'])
+def test_no_class_is_missing_without_a_word(
+    scene: Scene, job: MapJob, tmp_path: Path, kind: str
+) -> None:
+    """A class that only cut cells have, one of two cells, and one without any."""
+    with rasterio.open(scene.labels) as file:
+        labels = file.read(1)
+    coarse = Crosswalk.load('nlcd', 'land-cover-4', 'scenes')
+    classes = np.where(coarse.index(labels) < 0, 0, coarse.index(labels) + 1)
+    classes = np.where(classes == 1, 3, classes).astype(np.uint8)
+    if kind == 'cut':
+        classes[[0, -1]] = 1
+        classes[:, [0, -1]] = 1
+    elif kind == 'few':
+        classes[4, 4:6] = 1
+    path = relabelled(scene, tmp_path / 'classes.tif', classes)
+    console = Console(file=io.StringIO(), width=200)
+    again = changed(job, labels=(path,), legend='land-cover-4', prior=0.0)
+    result = map_region(again, console)
+    notes = [n for n in result.report['notes'] if n.startswith('Water')]
+    wanted = {
+        'cut': r'Water is not mapped: its \d+ cells are all cut',
+        'few': r'Water has 2 whole cells',
+        'none': r'Water is not mapped: no label stands for it',
+    }
+    assert any(re.match(wanted[kind], note) for note in notes)
+    mapped = {c['name']: c['pixels'] for c in result.report['maps'][0]['classes']}
+    if not mapped['Water']:
+        assert any(
+            'not mapped' in note or 'on no pixel of the map' in note for note in notes
+        )
+    else:
+        assert kind == 'few'
+    # The same is said on the terminal.
+    told = ' '.join(console.file.getvalue().split())
+    assert all(f'Note: {" ".join(note.split())}' in told for note in notes)

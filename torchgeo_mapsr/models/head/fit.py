@@ -561,7 +561,8 @@ def _remarks(
     composition: tuple[Tensor, Tensor],
 ) -> list[str]:
     """What the map may be wrong about, one sentence each."""
-    remarks = []
+    remarks: list[str] = []
+    unlabelled: list[str] = []
     code = data.table.code
     index = torch.from_numpy(crosswalk.index(code.numpy()))
     whole = data.composition[data.target].sum(0) > 0
@@ -574,8 +575,13 @@ def _remarks(
                     f'{name} is not mapped: its {cut} cells are all cut by the edge of '
                     'the imagery; give a larger area.'
                 )
-            elif len(held_by) == 0:
-                remarks.append(f'{name} is not mapped: no label stands for it.')
+            elif len(held_by):
+                remarks.append(
+                    f'{name} is not mapped: the cells of the codes that stand for it are '
+                    'all cut by the edge of the imagery; give a larger area.'
+                )
+            else:
+                unlabelled.append(name)
         elif cells[name] == 0:
             remarks.append(
                 f'{name} has no whole cell: it is known from mixed codes alone.'
@@ -585,6 +591,11 @@ def _remarks(
                 f'{name} has {cells[name]} whole cells: where it is mapped, and where it '
                 'is missed, is uncertain.'
             )
+    if unlabelled:
+        be, it = ('are', 'them') if len(unlabelled) > 1 else ('is', 'it')
+        remarks.append(
+            f'{", ".join(unlabelled)} {be} not mapped: no label stands for {it}.'
+        )
     if held is None:
         return remarks
     label = data.target[held.index]
