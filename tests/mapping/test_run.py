@@ -299,7 +299,8 @@ def test_no_class_is_missing_without_a_word(
     elif kind == 'few':
         classes[4, 4:6] = 1
     path = relabelled(scene, tmp_path / 'classes.tif', classes)
-    console = Console(file=io.StringIO(), width=200)
+    screen = io.StringIO()
+    console = Console(file=screen, width=200)
     again = changed(job, labels=(path,), legend='land-cover-4', prior=0.0)
     result = map_region(again, console)
     notes = [n for n in result.report['notes'] if n.startswith('Water')]
@@ -317,5 +318,5 @@ def test_no_class_is_missing_without_a_word(
     else:
         assert kind == 'few'
     # The same is said on the terminal.
-    told = ' '.join(console.file.getvalue().split())
+    told = ' '.join(screen.getvalue().split())
     assert all(f'Note: {" ".join(note.split())}' in told for note in notes)
