@@ -70,7 +70,8 @@ def test_defaults_of_the_command_line_are_those_of_the_job() -> None:
     ],
 )
 def test_options_reach_the_job(args: list[str], path: str, value: Any) -> None:
-    given = ['a.tif', 'b.tif', '--output', 'o.tif', '--model', 'fit', *args]
+    given = ['a.tif', 'b.tif', '--output', 'o.tif', '--labels', 'l', '--legend', 'nlcd']
+    given += args
     job = parse(*given)
     assert value_at(job, path) == value
     assert job.imagery == ('a.tif', 'b.tif')
@@ -155,7 +156,10 @@ def test_seed_of_a_job_is_one() -> None:
     assert replace(JOB, fit=FitOptions(seed=5), seed=5).seed == 5
 
 
-def test_help_names_all_that_ships(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_all_that_ships(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('COLUMNS', '2000')
     with pytest.raises(SystemExit):
         main(['map', '--help'])
     words = set(re.findall(r'[\w-]+', capsys.readouterr().out))

@@ -96,10 +96,8 @@ def class_factors(count: Tensor, balance: float, kind: str = 'power') -> Tensor:
     Returns:
         (C,) float64.
     """
-    count = count.double().clamp(min=1)
-    if kind == 'log':
-        return 1 / (count / count.sum()).log1p()
-    return count**-balance
+    total, count = count.sum(), count.double().clamp(min=1)
+    return 1 / (count / total).log1p() if kind == 'log' else count**-balance
 
 
 def class_weights(
