@@ -196,7 +196,7 @@ def fit_region(
         )
     with watch('probe'):
         return fit_model(
-            Cells.concat(parts),
+            Cells.merge(parts),
             crosswalk,
             backbone,
             origin,

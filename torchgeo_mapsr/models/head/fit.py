@@ -21,6 +21,7 @@ from .options import FitOptions
 from .prior import SIGMAS, choose_prior, neighbour_weights
 from .probe import (
     ABSENT,
+    MAX_FITTED,
     STRENGTHS,
     CellSpace,
     HeldOut,
@@ -221,15 +222,15 @@ def fit_head(
     belief = one_hot(label, codes)
     cleaned: DenoisedLabels | None = None
     if probe is None and blocks > 1 and noise in ('sce', 'small-loss'):
-        every = space.hold_out(label, codes, folds, weight, (l2,))
+        every = space.hold_out(label, codes, folds, weight, (l2,), limit=MAX_FITTED)
         weight = weight * label_trust(every.log_probability, label, codes, noise)
         weight = weight / weight.sum()
     elif probe is None and blocks > 1 and noise == 'denoise':
         around = neighbour_weights(data.place, 1.0, 2)
-        start = None if held is None else held.theta
+        first = None if held is None else held.theta
         weighing = options.balance, options.class_weight
         cleaned = denoise(
-            space, label, codes, folds, around, l2, weighing[0], start, weighing[1]
+            space, label, codes, folds, around, l2, weighing[0], first, weighing[1]
         )
         belief, weight = cleaned.target, cleaned.weights(*weighing)
         report['label_errors'] = round(cleaned.rate, 4)
@@ -238,7 +239,10 @@ def fit_head(
         # What was asked for is what is taken.
         capped = soft and options.l2 is None
         strength = min(l2, MAX_CODE_L2) if capped else l2
-        probe = space.fit(belief, codes, strength, weight).to(torch.float32)
+        near = held if cleaned is None else cleaned
+        start = None if near is None else near.theta
+        probe = space.fit(belief, codes, strength, weight, start=start)
+        probe = probe.to(torch.float32)
         if soft and pixel_features:
             probe = _with_colour(probe, data, pixel_features, options)
     else:

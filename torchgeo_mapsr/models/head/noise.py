@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from .probe import CellSpace, class_factors, class_weights, one_hot
+from .probe import MAX_FITTED, CellSpace, class_factors, class_weights, one_hot
 
 # -log ε of the reverse cross entropy (Liu et al. 2025, eq. 9) at ε = 1e-4, the default
 # of SymmetricCrossEntropy.
@@ -81,11 +81,13 @@ class DenoisedLabels:
         target: Probability of each class of each cell, Y, (n, C) float64.
         rate: Share of the labels that seem wrong, ν.
         trust: Part of Y that does not come from the cell's own label, α.
+        theta: The probes of all folds, near which one of all cells is.
     """
 
     target: Tensor
     rate: float
     trust: float
+    theta: Tensor
 
     def weights(self, balance: float, kind: str = 'power') -> Tensor:
         """Weight of each cell, Σ_c Y_ic v_c with v_c by n_c = Σ_i Y_ic, of sum 1.
@@ -148,7 +150,7 @@ def denoise(
     y, rate, trust = hard, 0.0, 0.0
     for _ in range(ROUNDS):
         weight = class_weights(y, classes, balance, kind)
-        held = space.hold_out(y, classes, fold, weight, (l2,), start)
+        held = space.hold_out(y, classes, fold, weight, (l2,), start, limit=MAX_FITTED)
         start = held.theta
         log_q = held.log_probability.double() - factors.log()
         log_q = log_q.masked_fill(~present, -torch.inf).log_softmax(1)
@@ -165,4 +167,5 @@ def denoise(
         rate = float(1 - r.gather(1, label[:, None]).mean())
         trust = min(1.0, GAIN * rate)
         y = trust * r + (1 - trust) * hard
-    return DenoisedLabels(y, rate, trust)
+    assert start is not None
+    return DenoisedLabels(y, rate, trust, start)
