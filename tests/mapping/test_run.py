@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import rasterio
 from numpy.typing import NDArray
+from rasterio.transform import Affine
 from rasterio.windows import Window
 from rich.console import Console
 from rio_cogeo import cog_validate
+from scipy.ndimage import gaussian_filter
 
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.scene.scene import Scene
@@ -320,3 +322,78 @@ def test_no_class_is_missing_without_a_word(
     # The same is said on the terminal.
     told = ' '.join(screen.getvalue().split())
     assert all(f'Note: {" ".join(note.split())}' in told for note in notes)
+
+
+def hyperspectral(folder: Path, size: int = 160, bands: int = 40) -> tuple[Path, Path]:
+    """A scene of four smooth spectra that vary along three others, and its labels."""
+    rng = np.random.default_rng(0)
+    fields = rng.normal(size=(4, size, size))
+    truth = gaussian_filter(fields, (0, 8, 8), mode='wrap').argmax(0)
+    spectra = gaussian_filter(rng.normal(size=(7, bands)), (0, bands / 12))
+    spectra /= spectra.std()
+    varying = gaussian_filter(rng.normal(size=(3, size, size)), (0, 2, 2))
+    values = spectra[:4][truth].transpose(2, 0, 1)
+    values = values + np.tensordot(spectra[4:].T, varying / varying.std(), 1)
+    values = 3000 + 300 * values + 200 * rng.normal(size=values.shape)
+    cell = 10
+    cells = truth.reshape(size // cell, cell, size // cell, cell)
+    votes = np.stack([(cells == c).sum((1, 3)) for c in range(4)]).argmax(0) + 1
+    paths = folder / 'imagery.tif', folder / 'labels.tif', folder / 'truth.tif'
+    for path, layers, side in (
+        (paths[0], values.astype(np.int16), 1),
+        (paths[1], votes[None].astype(np.uint8), cell),
+        (paths[2], truth[None].astype(np.uint8) + 1, 1),
+    ):
+        with rasterio.open(
+            path,
+            'w',
+            driver='GTiff',
+            count=len(layers),
+            height=layers.shape[1],
+            width=layers.shape[2],
+            dtype=layers.dtype,
+            crs='EPSG:32633',
+            transform=Affine(side, 0, 5e5, 0, -side, 5e6),
+        ) as file:
+            file.write(layers)
+    return paths[0], paths[2]
+
+
+def test_many_bands_map_as_well_when_they_are_reduced(
+    job: MapJob, tmp_path: Path
+) -> None:
+    """Sixteen components of forty bands against all of them."""
+    imagery, truth = hyperspectral(tmp_path)
+    same = Crosswalk.load('land-cover-4', 'land-cover-4')
+    maps, accuracy, sizes = [], [], []
+    for name, components in (('reduced', 16), ('all', 40)):
+        fit = tmp_path / f'{name}.safetensors'
+        result = map_region(
+            changed(
+                job,
+                imagery=(str(imagery),),
+                labels=(str(tmp_path / 'labels.tif'),),
+                legend='land-cover-4',
+                output=tmp_path / f'{name}.tif',
+                backbone=f'rcf?filters=8&colours=32&strides=1,4&components={components}',
+                save_model=fit,
+            )
+        )
+        maps.append(codes(result.maps[0]))
+        accuracy.append(compare(result.maps[0], truth, same, same).accuracy)
+        sizes.append(result.report['fit']['backbone']['channels'])
+        # A fit that is kept has its components.
+        again = changed(
+            job,
+            imagery=(str(imagery),),
+            labels=(str(tmp_path / 'labels.tif'),),
+            legend='land-cover-4',
+            backbone='rcf',
+            model=fit,
+            output=tmp_path / f'{name}-again.tif',
+        )
+        np.testing.assert_array_equal(codes(map_region(again).maps[0]), maps[-1])
+    assert sizes == [3 * 16 + 2 * 16 + 32, 3 * 40 + 2 * 16 + 32]
+    assert accuracy[0] > 0.8
+    assert accuracy[0] > accuracy[1] - 0.01
+    assert (maps[0] == maps[1]).mean() > 0.9
