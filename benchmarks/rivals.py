@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -36,8 +37,7 @@ def forest(region: Region, leaf: int = 1, seed: int = 0) -> Maps:
         pixels = pixels[: FOREST_PIXELS // len(region.scenes)]
         bands.append(image.reshape(len(image), -1).T[pixels])
         labels.append(coarse.ravel()[pixels])
-    model = RandomForestClassifier(TREES, min_samples_leaf=leaf, random_state=seed)
-    model.fit(np.concatenate(bands), np.concatenate(labels))
+    model = fit_forest(np.concatenate(bands), np.concatenate(labels), leaf, seed)
     maps = []
     for image in region.images:
         # Every colour is asked for once: there are several times fewer than pixels.
@@ -46,6 +46,14 @@ def forest(region: Region, leaf: int = 1, seed: int = 0) -> Maps:
         )
         maps.append(model.predict(colours)[which.reshape(image.shape[1:])])
     return maps
+
+
+def fit_forest(
+    bands: NDArray[Any], labels: NDArray[Any], leaf: int = 1, seed: int = 0
+) -> RandomForestClassifier:
+    """Scikit-learn's random forest on the bands (N, C) of pixels with labels (N,)."""
+    model = RandomForestClassifier(TREES, min_samples_leaf=leaf, random_state=seed)
+    return model.fit(bands, labels)
 
 
 class _Annealed(SemanticSegmentationTask):

@@ -8,6 +8,7 @@ import operator
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +64,9 @@ STEPS = ('match', 'propagate', 'blend', 'write')
 WAYS = (1, 1), (1, 2), (2, 1)
 AGAIN = 4
 
+# The last commit of version 0.1.0.
+FIRST = '385455a'
+
 # Seconds that everything after the chips may take, by cells.
 FIT_LIMITS = {400: ('≤', 1.0), 20_000: ('≤', 5.0)}
 
@@ -73,6 +77,7 @@ TINY: dict[str, dict[str, Any]] = {
     'accuracy': {'spec': LIGHTEST, 'window': 32},
     'fit': {'sizes': ((200, 16, 2000), (400, 16, 2000)), 'dimensions': 16},
     'whole': {'size': 320, 'spec': LIGHTEST},
+    'before': {'size': 320, 'spec': LIGHTEST, 'rounds': 1},
     'flat': {'sizes': (256, 512)},
     'read': {'size': 512, 'rounds': 1},
     'gpu': {'size': 256, 'specs': ('timm:test_vit?weights=random',), 'chip': 160}
@@ -479,6 +484,10 @@ def measure_fit(
         seconds = now() - start
         what = f'everything after the chips: {size}, {pixels} pixels'
         lines.append(line(what, seconds, '.2f s', FIT_LIMITS.get(cells)))
+        start = now()
+        rivals.fit_forest(table.pixels[:, :4].numpy(), table.code[table.owner].numpy())
+        what = f'a random forest fitted to four bands of as many pixels / this, {cells}'
+        lines.append(line(f'{what} cells', (now() - start) / seconds, '.1f'))
     scene, fit = made(folder, 768), folder / 'calls.safetensors'
     fit.unlink(missing_ok=True)
     with Forwards() as both:
@@ -511,6 +520,71 @@ def measure_whole(folder: Path, size: int = 4096, spec: str = 'rcf') -> Row:
             line(memory, more, '.0%', ('≤', 0.25), peaks),
         ]
     }
+
+
+def measure_before(
+    folder: Path, size: int = 4096, spec: str = 'rcf', rounds: int = 3
+) -> Row:
+    """The map pass of the command against that of version 0.1.0, in turns.
+
+    Each maps the same scene with a fit of its own, in processes of their own.
+    """
+    scene = made(folder, size)
+    places = {'0.1.0': exported(folder, FIRST), 'now': Path(__file__).parents[1]}
+    seconds: dict[str, list[float]] = {name: [] for name in places}
+    for name, place in places.items():
+        fit = ['--labels', str(scene.labels), '--legend', scene.legend]
+        fit += ['--backbone', spec, '--max-chips', '8']
+        kept = folder / f'before-{name}.safetensors'
+        kept.unlink(missing_ok=True)
+        _command(place, scene, folder, *fit, '--save-model', str(kept))
+    for _, (name, place) in product(range(rounds), places.items()):
+        start = now()
+        kept = folder / f'before-{name}.safetensors'
+        _command(place, scene, folder, '--model', str(kept))
+        seconds[name].append(now() - start)
+    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
+    middle = sorted(ratios)[len(ratios) // 2]
+    what = f'map pass with a saved fit / that of 0.1.0, {size**2 / 1e6:.0f} km²'
+    note = f' ({_span(ratios, ".2f")})'
+    return {'lines': [line(what, middle, '.2f', ('≤', 1.05), note)]}
+
+
+def exported(folder: Path, commit: str) -> Path:
+    """The files of a commit of this repository, put into a folder once.
+
+    Args:
+        folder: Where the folder is made.
+        commit: The commit.
+
+    Raises:
+        InputError: If the repository is not there with its history.
+    """
+    place = folder / f'commit-{commit}'
+    if place.exists():
+        return place
+    part = folder / f'commit-{commit}.part'
+    part.mkdir(parents=True, exist_ok=True)
+    archive = part / 'files.tar'
+    call = ['git', 'archive', '-o', str(archive.absolute()), commit, 'torchgeo_mapsr']
+    here = Path(__file__).parents[1]
+    done = subprocess.run(call, cwd=here, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = ' '.join(done.stderr.split())
+        raise mapsr.InputError(f'commit {commit} cannot be read by git ({reason})')
+    shutil.unpack_archive(archive, part)
+    archive.unlink()
+    return part.rename(place)
+
+
+def _command(place: Path, scene: package.Scene, folder: Path, *options: str) -> None:
+    """The command of the package in a folder, on the imagery of a scene."""
+    files = str(scene.imagery), '--output', str(folder / 'before.tif'), '--overwrite'
+    call = [sys.executable, '-m', 'torchgeo_mapsr', 'map', *files, '--quiet', *options]
+    # The folder that a module is run in comes before what is installed.
+    done = subprocess.run(call, cwd=place, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f'{place}: {done.stderr}')
 
 
 def map_by_forest(folder: str, size: int) -> Row:
@@ -697,6 +771,7 @@ PARTS: dict[str, Callable[..., Row]] = {
     'accuracy': measure_accuracy,
     'fit': measure_fit,
     'whole': measure_whole,
+    'before': measure_before,
     'flat': measure_flat,
     'read': measure_read,
     'gpu': measure_gpu,

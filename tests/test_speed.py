@@ -14,6 +14,7 @@ from benchmarks import scaling, speed
 from benchmarks.measure import Forwards, Peak, alone, call
 from benchmarks.published import Published, matched, published_map, upsampled
 from benchmarks.store import Release
+from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models.backbones.concat import Concat
 from torchgeo_mapsr.models.backbones.identity import Identity
 from torchgeo_mapsr.models.head.prompts import CosinePrompts
@@ -117,6 +118,18 @@ def test_parts_run_anywhere(tmp_path: Path, part: str) -> None:
         assert good['largest difference of the two matchings']
     if part == 'fit':
         assert good['calls of the backbone in a fit / chips that it looked at']
+
+
+def test_version_0_1_0_is_exported(tmp_path: Path) -> None:
+    try:
+        place = speed.exported(tmp_path, speed.FIRST)
+    except InputError:
+        pytest.skip('the history of the repository is not here')
+    # A module that is no more.
+    assert (place / 'torchgeo_mapsr/mapping/plan.py').exists()
+    assert speed.exported(tmp_path, speed.FIRST) == place
+    with pytest.raises(InputError, match='cannot be read by git'):
+        speed.exported(tmp_path, 'no-such-commit')
 
 
 @pytest.mark.usefixtures('together')

@@ -3,13 +3,16 @@
 
 import argparse
 import json
-from dataclasses import fields, is_dataclass
+import re
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from torchgeo_mapsr.datasets.legends import catalog
 from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.config import (
     FLAGS,
     ChipOptions,
@@ -67,7 +70,8 @@ def test_defaults_of_the_command_line_are_those_of_the_job() -> None:
     ],
 )
 def test_options_reach_the_job(args: list[str], path: str, value: Any) -> None:
-    given = ['a.tif', 'b.tif', '--output', 'o.tif', '--model', 'fit', *args]
+    given = ['a.tif', 'b.tif', '--output', 'o.tif', '--labels', 'l', '--legend', 'nlcd']
+    given += args
     job = parse(*given)
     assert value_at(job, path) == value
     assert job.imagery == ('a.tif', 'b.tif')
@@ -135,11 +139,33 @@ def test_key_of_the_work_is_what_decides_the_map() -> None:
         ({'chip_size': 0}, '--chip-size'),
         ({'confidence_quantile': 1.0}, '--confidence-quantile must be below 1'),
         ({'class_balance': 3.0}, '--class-balance must be between 0 and 2'),
+        ({'class_balance': 1.0, 'class_weight': 'log'}, 'leave one of them out'),
+        ({'centre': True}, '--centre.* has no effect on the score fusion'),
+        ({'model': 'f', 'noise': 'sce'}, '--noise has no effect on a fit that is kept'),
+        ({'model': 'f', 'max_chips': 3}, '--max-chips has no effect on a fit'),
     ],
 )
 def test_contradictions(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         changed(JOB, **settings)
+
+
+def test_seed_of_a_job_is_one() -> None:
+    with pytest.raises(InputError, match='seed of a job'):
+        replace(JOB, fit=FitOptions(seed=5))
+    assert replace(JOB, fit=FitOptions(seed=5), seed=5).seed == 5
+
+
+def test_help_names_all_that_ships(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('COLUMNS', '2000')
+    with pytest.raises(SystemExit):
+        main(['map', '--help'])
+    words = set(re.findall(r'[\w-]+', capsys.readouterr().out))
+    assert {*catalog.names('legends')} <= words
+    shipped = [name.split('.') for name in catalog.names('crosswalks')]
+    assert {name for _, target, name in shipped if target == 'land-cover-4'} <= words
 
 
 def test_paths_hold_in_any_working_directory(

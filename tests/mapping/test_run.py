@@ -1,14 +1,20 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+from numpy.typing import NDArray
+from rasterio.transform import Affine
 from rasterio.windows import Window
+from rich.console import Console
 from rio_cogeo import cog_validate
+from scipy.ndimage import gaussian_filter
 
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.scene.scene import Scene
@@ -172,6 +178,8 @@ def test_saved_fit_maps_without_labels(
     reuse = changed(
         job, imagery=(paths[0],), labels=(), legend=None, backbone='rcf', model=fit
     )
+    with pytest.raises(InputError, match=r'was fitted on the backbone.*--backbone'):
+        map_region(changed(reuse, backbone='identity', output=tmp_path / 'x.tif'))
     again = map_region(changed(reuse, output=tmp_path / 'again.tif'))
     np.testing.assert_array_equal(codes(again.maps[0]), codes(job.output))
     assert again.report['maps'][0]['lr_cells'] == 0
@@ -266,3 +274,126 @@ def test_refinements(
     )
     assert after > before - 0.05
     assert ('propagate' in refined.report['timings']) == ('propagate' in settings)
+
+
+def relabelled(scene: Scene, path: Path, codes: NDArray[np.uint8]) -> str:
+    """A file of other labels on the same grid."""
+    with rasterio.open(scene.labels) as file:
+        profile = file.profile
+    with rasterio.open(path, 'w', **profile) as file:
+        file.write(codes, 1)
+    return str(path)
+
+
+@pytest.mark.parametrize('kind', ['cut', 'few', 'none'])
+def test_no_class_is_missing_without_a_word(
+    scene: Scene, job: MapJob, tmp_path: Path, kind: str
+) -> None:
+    """A class that only cut cells have, one of two cells, and one without any."""
+    with rasterio.open(scene.labels) as file:
+        labels = file.read(1)
+    coarse = Crosswalk.load('nlcd', 'land-cover-4', 'scenes')
+    classes = np.where(coarse.index(labels) < 0, 0, coarse.index(labels) + 1)
+    classes = np.where(classes == 1, 3, classes).astype(np.uint8)
+    if kind == 'cut':
+        classes[[0, -1]] = 1
+        classes[:, [0, -1]] = 1
+    elif kind == 'few':
+        classes[4, 4:6] = 1
+    path = relabelled(scene, tmp_path / 'classes.tif', classes)
+    screen = io.StringIO()
+    console = Console(file=screen, width=200)
+    again = changed(job, labels=(path,), legend='land-cover-4', prior=0.0)
+    result = map_region(again, console)
+    notes = [n for n in result.report['notes'] if n.startswith('Water')]
+    wanted = {
+        'cut': r'Water is not mapped: its \d+ cells are all cut',
+        'few': r'Water has 2 whole cells',
+        'none': r'Water is not mapped: no label stands for it',
+    }
+    assert any(re.match(wanted[kind], note) for note in notes)
+    mapped = {c['name']: c['pixels'] for c in result.report['maps'][0]['classes']}
+    if not mapped['Water']:
+        assert any(
+            'not mapped' in note or 'on no pixel of the map' in note for note in notes
+        )
+    else:
+        assert kind == 'few'
+    # The same is said on the terminal.
+    told = ' '.join(screen.getvalue().split())
+    assert all(f'Note: {" ".join(note.split())}' in told for note in notes)
+
+
+def hyperspectral(folder: Path, size: int = 160, bands: int = 40) -> tuple[Path, Path]:
+    """A scene of four smooth spectra that vary along three others, and its labels."""
+    rng = np.random.default_rng(0)
+    fields = rng.normal(size=(4, size, size))
+    truth = gaussian_filter(fields, (0, 8, 8), mode='wrap').argmax(0)
+    spectra = gaussian_filter(rng.normal(size=(7, bands)), (0, bands / 12))
+    spectra /= spectra.std()
+    varying = gaussian_filter(rng.normal(size=(3, size, size)), (0, 2, 2))
+    values = spectra[:4][truth].transpose(2, 0, 1)
+    values = values + np.tensordot(spectra[4:].T, varying / varying.std(), 1)
+    values = 3000 + 300 * values + 200 * rng.normal(size=values.shape)
+    cell = 10
+    cells = truth.reshape(size // cell, cell, size // cell, cell)
+    votes = np.stack([(cells == c).sum((1, 3)) for c in range(4)]).argmax(0) + 1
+    paths = folder / 'imagery.tif', folder / 'labels.tif', folder / 'truth.tif'
+    for path, layers, side in (
+        (paths[0], values.astype(np.int16), 1),
+        (paths[1], votes[None].astype(np.uint8), cell),
+        (paths[2], truth[None].astype(np.uint8) + 1, 1),
+    ):
+        with rasterio.open(
+            path,
+            'w',
+            driver='GTiff',
+            count=len(layers),
+            height=layers.shape[1],
+            width=layers.shape[2],
+            dtype=layers.dtype,
+            crs='EPSG:32633',
+            transform=Affine(side, 0, 5e5, 0, -side, 5e6),
+        ) as file:
+            file.write(layers)
+    return paths[0], paths[2]
+
+
+def test_many_bands_map_as_well_when_they_are_reduced(
+    job: MapJob, tmp_path: Path
+) -> None:
+    """Sixteen components of forty bands against all of them."""
+    imagery, truth = hyperspectral(tmp_path)
+    same = Crosswalk.load('land-cover-4', 'land-cover-4')
+    maps, accuracy, sizes = [], [], []
+    for name, components in (('reduced', 16), ('all', 40)):
+        fit = tmp_path / f'{name}.safetensors'
+        result = map_region(
+            changed(
+                job,
+                imagery=(str(imagery),),
+                labels=(str(tmp_path / 'labels.tif'),),
+                legend='land-cover-4',
+                output=tmp_path / f'{name}.tif',
+                backbone=f'rcf?filters=8&colours=32&strides=1,4&components={components}',
+                save_model=fit,
+            )
+        )
+        maps.append(codes(result.maps[0]))
+        accuracy.append(compare(result.maps[0], truth, same, same).accuracy)
+        sizes.append(result.report['fit']['backbone']['channels'])
+        # A fit that is kept has its components.
+        again = changed(
+            job,
+            imagery=(str(imagery),),
+            labels=(str(tmp_path / 'labels.tif'),),
+            legend='land-cover-4',
+            backbone='rcf',
+            model=fit,
+            output=tmp_path / f'{name}-again.tif',
+        )
+        np.testing.assert_array_equal(codes(map_region(again).maps[0]), maps[-1])
+    assert sizes == [3 * 16 + 2 * 16 + 32, 3 * 40 + 2 * 16 + 32]
+    assert accuracy[0] > 0.8
+    assert accuracy[0] > accuracy[1] - 0.01
+    assert (maps[0] == maps[1]).mean() > 0.9

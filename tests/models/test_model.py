@@ -20,6 +20,7 @@ from torchgeo_mapsr.datasets import Crosswalk, LRHRPair
 from torchgeo_mapsr.datasets.chip import Chip
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.models import model as model_module
 from torchgeo_mapsr.models.backbones.backbone import Backbone
 from torchgeo_mapsr.models.backbones.create import create_backbone
 from torchgeo_mapsr.models.head.cells import Cells
@@ -27,6 +28,7 @@ from torchgeo_mapsr.models.model import (
     FrozenBackbone,
     ModelFile,
     band_spread,
+    calibration_part,
     extract,
     file_digest,
     fit_model,
@@ -255,3 +257,26 @@ def test_on_a_gpu(
     assert scores.is_cuda
     torch.testing.assert_close(scores.cpu(), expected, atol=1e-4, rtol=0)
     assert there.to_bytes() == model.to_bytes()
+
+
+def test_calibration_looks_at_a_part_of_chips_of_many_bands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A gigabyte at most, of as many chips; chips of few bands as they are."""
+    monkeypatch.setattr(model_module, 'CALIBRATION_VALUES', 4 * 40 * 100)
+    valid = torch.ones(30, 20, dtype=torch.bool)
+    few = torch.rand(32, 30, 20)
+    assert calibration_part(few, valid, 4)[0] is few
+    image = torch.rand(40, 30, 20)
+    part, there = calibration_part(image, valid, 4)
+    assert torch.equal(part, image[:, 10:20, 5:15])
+    assert there.shape == (10, 10)
+    # A middle without data is no use.
+    valid[5:25] = False
+    assert calibration_part(image, valid, 4)[0] is image
+
+
+def test_spread_of_many_bands_is_that_of_each() -> None:
+    chips = [(torch.rand(40, 9, 7) * 50, torch.rand(9, 7) > 0.3) for _ in range(3)]
+    values = torch.cat([image[:, valid] for image, valid in chips], 1)
+    np.testing.assert_allclose(band_spread(chips), values.std(1), rtol=1e-5)

@@ -275,6 +275,8 @@ def _check_fits(path: str, codes: Counter[int], legend: Legend) -> None:
     ]
     if not few and not fitting:
         return
+    # The smallest first: a legend of many codes has those of others by chance.
+    fitting.sort(key=lambda name: len(Legend.load(name)))
     seen = ', '.join(str(code) for code in sorted(codes)[:12])
     advice = (
         f"'{fitting[0]}' has them" if fitting else 'give the legend that they are of'

@@ -43,6 +43,36 @@ def run_report(
     }
 
 
+def map_notes(fit: Mapping[str, Any], maps: Sequence[MapSummary]) -> list[str]:
+    """What a person should know of maps: no class is missing without a word.
+
+    Args:
+        fit: Where the fit comes from, see
+            :attr:`~torchgeo_mapsr.models.model.LandCoverModel.provenance`.
+        maps: Summary of each map of the run.
+
+    Returns:
+        The remarks of the fit, and a sentence for each other class without a pixel;
+        nothing of trained networks.
+    """
+    fitted = fit.get('fit', {})
+    notes = list(fitted.get('remarks', ()))
+    pixels = np.sum([m.pixels for m in maps], axis=0)
+    for name, count in zip(maps[0].legend.class_names, pixels, strict=True):
+        explained = any(name in note and 'not mapped' in note for note in notes)
+        if count or explained or not fitted:
+            continue
+        cells = fitted.get('cells', {}).get(name, 0)
+        reason = 'it has no whole cell'
+        if cells:
+            few = 'cell is' if cells == 1 else 'cells are'
+            reason = f'its {cells} whole {few} not enough to tell it from other classes'
+        notes.append(
+            f'{name} is on no pixel of the map: {reason}, or it is not in this imagery.'
+        )
+    return notes
+
+
 def area_table(maps: Sequence[MapSummary]) -> Table:
     """Classes, areas and agreement with the LR labels, over all maps."""
     table = Table(title='Land cover')

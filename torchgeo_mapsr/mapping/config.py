@@ -257,6 +257,20 @@ class MapJob:
                 '--checkpoint maps with a trained network, which has no fit: leave out '
                 '--model and --save-model.'
             )
+        for flag in FLAGS if self.model else ():
+            if (
+                flag.path.startswith('fit.')
+                and value_at(self, flag.path) != flag.default
+            ):
+                raise InputError(
+                    f'{flag.option} has no effect on a fit that is kept; leave it out '
+                    'with --model.'
+                )
+        if self.fit.seed not in (FitOptions.seed, self.seed):
+            raise InputError('Give the seed of a job as seed, not as fit.seed.')
+        if not self.model and not self.checkpoint:
+            score = self.scoring.score or self.fit.score
+            replace(self.fit, score=score).check_together()
         for flag in FLAGS if self.checkpoint else ():
             if flag.of_fits and value_at(self, flag.path) != flag.default:
                 raise InputError(
@@ -410,8 +424,9 @@ FLAGS = (
          'coarse label rasters, in any grid and CRS, of a part of the imagery or all',
          'FILE', result=False),
     Flag('legend', 'legend', 'input',
-         'legend of the labels: nlcd, worldcover, chesapeake-7, openearthmap, '
-         'dynamic-world, land-cover-4 or a YAML or JSON file', 'NAME|FILE'),
+         'legend of the labels: nlcd, worldcover, dynamic-world, io-lulc, corine (codes '
+         'of three digits), corine-grid (1 to 44), chesapeake-7, openearthmap, '
+         'five-billion-pixels, land-cover-4 or a YAML or JSON file', 'NAME|FILE'),
     Flag('aoi', 'aoi', 'input',
          'polygons that the map is cropped to: .gpkg, .geojson, .parquet, .shp or .fgb '
          '(file.gpkg:layer)', 'FILE', result=False),
@@ -423,7 +438,10 @@ FLAGS = (
          result=False),
     Flag('target', 'target', 'input', 'legend of the map', 'NAME|FILE'),
     Flag('crosswalk', 'crosswalk', 'input',
-         'how the labels’ classes become the map’s, if there are several', 'NAME|FILE'),
+         'how the labels’ classes become the map’s, if there are several: definitions '
+         '(shares by the definitions of nlcd, worldcover, dynamic-world, corine or '
+         'openearthmap), cover, scenes, ddtm, dfc2021, chesapeake, statistics or a file',
+         'NAME|FILE'),
     Flag('bands', 'bands', 'input',
          'bands of the imagery to use, from 1 (default: all but alpha)', 'N'),
     Flag('nodata', 'nodata', 'input',

@@ -17,11 +17,13 @@ from ..datasets.labels import LabelRaster
 from ..errors import InputError
 from ..models.backbones.backbone import Backbone
 from ..models.head.cells import MAX_CELLS, Cells
+from ..models.head.fit import check_options
 from ..models.head.options import FitOptions
 from ..models.model import (
     FrozenBackbone,
     LandCoverModel,
     band_spread,
+    calibration_part,
     device_of,
     device_of_module,
     extract,
@@ -154,6 +156,7 @@ def fit_region(
         options = replace(options, score=scoring.score)
     if scoring.prior is not None:
         options = replace(options, prior=scoring.prior)
+    check_options(options, crosswalk)
     labels = [inputs.labels] * len(plans)
     items = [
         FitItem(image, inputs.images[image], plans[image], chip)
@@ -193,7 +196,7 @@ def fit_region(
         )
     with watch('probe'):
         return fit_model(
-            Cells.concat(parts),
+            Cells.merge(parts),
             crosswalk,
             backbone,
             origin,
@@ -247,4 +250,4 @@ def _images(items: Sequence[FitItem], count: int) -> Iterator[tuple[Tensor, Tens
 
     chips = (chip for chip in prefetch(read, items) if chip.valid.any())
     for chip in islice(chips, count):
-        yield chip.image, chip.valid
+        yield calibration_part(chip.image, chip.valid, count)

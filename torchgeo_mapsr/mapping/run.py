@@ -25,7 +25,7 @@ from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..errors import InputError
 from ..evaluation.consistency import MapSummary, summarise
-from ..evaluation.report import area_table, run_report
+from ..evaluation.report import area_table, map_notes, run_report
 from ..models.backbones.backbone import Backbone
 from ..models.backbones.create import create_backbone
 from ..models.model import (
@@ -37,7 +37,7 @@ from ..models.model import (
     file_digest,
 )
 from ..models.networks.model import NetworkFiles
-from .config import MapJob
+from .config import BackboneOptions, MapJob
 from .executor import Executor, Here, Tick
 from .fit import fit_region
 from .inputs import Inputs, searched
@@ -246,7 +246,9 @@ class Run:
                 )
                 store.finish(number)
             summaries[str(output.map)] = summary
-        report = run_report(settings, provenance, summaries, self.watch.to_dict())
+        notes = map_notes(provenance, list(summaries.values()))
+        timings = self.watch.to_dict()
+        report = run_report(settings, provenance, summaries, timings, notes)
         report['nodata'] = {
             str(output.map): image.sources_of_nodata()
             for output, image in zip(self.outputs.maps, self.inputs.images, strict=True)
@@ -286,6 +288,11 @@ def _source(
         if job.model is not None:
             model = LandCoverModel.load(job.model, device, weights)
             check_model(model, inputs, job.target)
+            if job.backbone.spec not in (BackboneOptions.spec, model.origin.spec):
+                raise InputError(
+                    f'{job.model} was fitted on the backbone {model.origin.spec!r}: '
+                    'leave out --backbone.'
+                )
             return model
         return create_backbone(
             job.backbone.spec, inputs.bands, weights, inputs.integers, job.seed
@@ -322,7 +329,7 @@ def _make(
     summaries, report = run.publish(
         store, plans, job.to_dict(), model.provenance, job.bands, _polygons(job, run)
     )
-    _tell(console, run, summaries, model)
+    _tell(console, run, summaries, model, report['notes'])
     maps = tuple(output.map for output in run.outputs.maps)
     return MapResult(maps, report, run.outputs.report)
 
@@ -443,7 +450,11 @@ def _bar(console: Console, kind: str) -> Progress | JsonProgress:
 
 
 def _tell(
-    console: Console, run: Run, summaries: Mapping[str, MapSummary], model: ChipModel
+    console: Console,
+    run: Run,
+    summaries: Mapping[str, MapSummary],
+    model: ChipModel,
+    notes: Sequence[str],
 ) -> None:
     """Say what was made."""
     labels = model.provenance.get('labels', {})
@@ -453,6 +464,8 @@ def _tell(
             f"'{escape(labels['legend'])}' does not have; they were ignored."
         )
     console.print(area_table(list(summaries.values())))
+    for note in notes:
+        console.print(f'Note: {escape(note)}')
     for path in summaries:
         console.print(f'Map: {escape(path)}')
     console.print(f'Report: {escape(str(run.outputs.report))}')

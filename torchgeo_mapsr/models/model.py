@@ -27,6 +27,7 @@ from ..threads import torch_threads
 from ..versions import versions
 from .backbones.backbone import Backbone
 from .backbones.create import create_backbone
+from .backbones.rcf import MAX_BANDS
 from .head.cells import Cells, CellTable
 from .head.fit import fit_head
 from .head.head import Head
@@ -49,6 +50,9 @@ _CONTRAST = 0.2
 
 # Cells below which a head is fitted in one thread.
 _FEW = 2000
+
+# Values of all chips that a calibration looks at, at most, where bands are many.
+CALIBRATION_VALUES = 2**28
 
 # Chips that are scored at once, at most; each takes some tens of megabytes.
 _MAX_THREADS = 8
@@ -604,6 +608,34 @@ def extract(
     return tokens
 
 
+def calibration_part(image: Tensor, valid: Tensor, chips: int) -> tuple[Tensor, Tensor]:
+    """The part of a chip that calibration looks at: the middle, if bands are many.
+
+    Calibration holds all of its chips in memory, which is gigabytes of hundreds of
+    bands.
+
+    Args:
+        image: (C, H, W).
+        valid: (H, W).
+        chips: Chips that are looked at, at most.
+
+    Returns:
+        Both, or the square in their middle.
+    """
+    bands, height, width = image.shape
+    side = int((CALIBRATION_VALUES / (chips * bands)) ** 0.5)
+    if bands <= MAX_BANDS or side >= max(height, width):
+        return image, valid
+    rows, cols = (
+        slice(max((size - side) // 2, 0), max((size - side) // 2, 0) + side)
+        for size in (height, width)
+    )
+    if not valid[rows, cols].any():
+        return image, valid
+    # A copy, so that the whole chip is not kept for it.
+    return image[:, rows, cols].clone(), valid[rows, cols].clone()
+
+
 def band_spread(images: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, ...]:
     """Standard deviation of each band over some images.
 
@@ -617,6 +649,11 @@ def band_spread(images: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, ...]:
     chosen = [image[:, valid].float() for image, valid in images]
     if not chosen:
         return ()
+    if len(chosen[0]) > MAX_BANDS:
+        # Band by band, or hundreds of them would be held twice.
+        bands = zip(*chosen, strict=True)
+        spread = torch.stack([torch.cat(parts).std() for parts in bands])
+        return tuple(spread.nan_to_num(nan=1.0).clamp(min=1e-6).tolist())
     pixels = torch.cat(chosen, 1)
     spread = pixels.std(1) if pixels.shape[1] > 1 else torch.ones(len(pixels))
     return tuple(spread.clamp(min=1e-6).tolist())

@@ -33,6 +33,7 @@ from ..models.model import (
     FrozenBackbone,
     LandCoverModel,
     band_spread,
+    calibration_part,
     extract,
     fit_model,
 )
@@ -128,6 +129,9 @@ class MapSRTask(LandCoverTask):
     ) -> None:
         #: How the head is fitted.
         self.fit_options = replace(_options(fit), seed=seed)
+        if _options(fit).seed not in (FitOptions.seed, seed):
+            raise InputError('Give the seed of a task as seed, not in fit.')
+        self.fit_options.check_together()
         super().__init__()
         # Plain values, which a checkpoint can be loaded with as nothing but data.
         self.hparams['fit'] = asdict(self.fit_options)
@@ -319,7 +323,11 @@ class MapSRTask(LandCoverTask):
             Whether it is done.
         """
         wanted = self.fit_options.calibration_chips
-        here = [(o, c.image, c.valid) for o, c in self._waiting if bool(c.valid.any())]
+        here = [
+            (order, *calibration_part(chip.image, chip.valid, wanted))
+            for order, chip in self._waiting
+            if bool(chip.valid.any())
+        ]
         seen = torch.tensor(float(len(here)), device=self.device)
         total = self.trainer.strategy.reduce(seen, reduce_op='sum')
         if float(total) < wanted and not last:
@@ -398,7 +406,7 @@ class MapSRTask(LandCoverTask):
             bias = torch.where(self.count.cpu() > 0, bias, ABSENT)
             probe = LinearProbe(weight, bias).unscale(self.mean.cpu(), self.scale.cpu())
         fitted = fit_model(
-            Cells.concat(take((part for _, part in parts), options.max_chips)),
+            Cells.merge(take((part for _, part in parts), options.max_chips)),
             self.crosswalk,
             self.backbone,
             FrozenBackbone.of(self.backbone, h['bands'], h['image_dtype']),

@@ -16,6 +16,25 @@ from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.datasets.legends.statistics import JointStatistics
 from torchgeo_mapsr.errors import InputError
 
+# Fields, open land and green places: all of levels 13 to 33 but forests, and bogs.
+FIELDS_OF_CORINE = [
+    131,
+    132,
+    133,
+    141,
+    142,
+    211,
+    212,
+    213,
+    221,
+    222,
+    223,
+    231,
+    241,
+    242,
+]
+FIELDS_OF_CORINE += [243, 244, 321, 322, 323, 324, 331, 332, 333, 334, 411, 412, 421]
+
 SHIPPED = [tuple(name.split('.')) for name in catalog.names('crosswalks')]
 
 
@@ -85,6 +104,18 @@ def test_every_legend_reaches_all_four_classes(source: str) -> None:
         ),
         ('chesapeake-7', None, {1: [1], 2: [2], 3: [3], 4: [4, 5, 6]}),
         ('openearthmap', None, {1: [6], 2: [5], 3: [1, 2, 7], 4: [3, 4, 8]}),
+        ('openearthmap', 'definitions', {1: [6], 2: [5], 3: [1, 2, 7], 4: [3, 4, 8]}),
+        (
+            # Level 1: what is built, fields and open land, water; of level 2, forests.
+            'corine',
+            'definitions',
+            {
+                1: [422, 423, 511, 512, 521, 522, 523],
+                2: [311, 312, 313],
+                3: FIELDS_OF_CORINE,
+                4: [111, 112, 121, 122, 123, 124],
+            },
+        ),
     ],
 )
 def test_published_crosswalks(
@@ -205,6 +236,9 @@ def test_real_labels_hold_no_unknown_code(shared: Path) -> None:
         ('nlcd', 'nlcd-descriptions'),
         ('worldcover', 'definitions'),
         ('dynamic-world', 'definitions'),
+        ('corine', 'definitions'),
+        ('corine-grid', 'definitions'),
+        ('openearthmap', 'definitions'),
     ],
 )
 def test_soft_crosswalks_are_row_stochastic(source: str, name: str) -> None:
@@ -233,6 +267,33 @@ def test_definitions_lie_within_the_bounds_of_nlcd() -> None:
         matrix[:, 3], [(0, 0.2), (0.2, 0.5), (0.5, 0.8), (0.8, 1)], strict=True
     ):
         assert low <= share <= high
+
+
+def test_definitions_lie_within_the_bounds_of_corine() -> None:
+    """Kosztra et al. 2019: sealed shares of 111 and 112, crowns of forests, others."""
+    crosswalk = Crosswalk.load('corine', 'land-cover-4')
+    water, forest, field, sealed = 0, 1, 2, 3
+    for code, target, low, high in (
+        (111, sealed, 0.8, 1),
+        (112, sealed, 0.3, 0.8),
+        (121, sealed, 0.5, 1),
+        (242, sealed, 0, 0.3),
+        (311, forest, 0.3, 1),
+        (312, forest, 0.3, 1),
+        (313, forest, 0.3, 1),
+        (321, field, 0.5, 1),
+        (331, forest, 0, 0.1),
+        (333, forest, 0, 0.5),
+        (512, water, 0.5, 1),
+    ):
+        assert low <= crosswalk.matrix([code])[0, target] <= high, code
+    # Every code but ice has a row of its own, the same by either number.
+    codes = crosswalk.source.codes
+    rows = crosswalk.matrix(codes)
+    np.testing.assert_allclose(rows.sum(1), codes != 335)
+    grid = Crosswalk.load('corine-grid', 'land-cover-4')
+    np.testing.assert_array_equal(grid.matrix(grid.source.codes), rows)
+    np.testing.assert_array_equal(grid.index(grid.source.codes), crosswalk.index(codes))
 
 
 @pytest.mark.parametrize('shares', [[0.5, 0.5], [0, 0, 0, 0], [1.5, -0.5, 0, 0]])

@@ -41,6 +41,8 @@ def test_names_of_the_issue_ship() -> None:
         'nlcd',
         'chesapeake-7',
         'worldcover',
+        'corine',
+        'corine-grid',
         'openearthmap',
         'dynamic-world',
         'five-billion-pixels',
@@ -58,6 +60,16 @@ def test_codes_and_colors_are_those_of_torchgeo(name: str, cmap: Any) -> None:
     for item in Legend.load(name).classes:
         if item.code not in (51, 72, 73, 74):  # Alaska's four are not in torchgeo
             np.testing.assert_allclose(theirs[item.code][:3], item.color)
+
+
+def test_both_numberings_of_corine_have_the_same_classes() -> None:
+    """The GeoTIFFs number the 44 classes in the order of their codes."""
+    codes, grid = Legend.load('corine'), Legend.load('corine-grid')
+    assert codes.class_names == grid.class_names
+    np.testing.assert_array_equal(codes.colors, grid.colors)
+    np.testing.assert_array_equal(grid.codes, np.arange(1, 45))
+    # Five groups of level 1, of 11, 11, 12, 5 and 5 classes.
+    assert np.bincount(codes.codes // 100).tolist() == [0, 11, 11, 12, 5, 5]
 
 
 def test_water_of_dynamic_world_is_zero_and_no_data_is_not() -> None:

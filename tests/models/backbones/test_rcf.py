@@ -329,7 +329,7 @@ def test_tiny_images(image: Tensor, size: tuple[int, int]) -> None:
         assert tokens.project(weight).shape == (1, 1, height, width)
 
 
-@pytest.mark.parametrize('bands', [1, 12, 64])
+@pytest.mark.parametrize('bands', [1, 12, 32])
 def test_many_bands(bands: int) -> None:
     image = picture(bands, 64, 64)
     backbone = calibrated(image, filters=4, kernel=3, strides=(1, 4), colours=8)
@@ -340,6 +340,65 @@ def test_many_bands(bands: int) -> None:
         assert level.isfinite().all()
         # Responses are neither lost nor blown up: a good part is beyond 1/2.
         assert 0.02 < level[:, bands:].mean() < 1
+
+
+def spectra(bands: int, seed: int = 0) -> Tensor:
+    """A picture of smooth spectra: few degrees of freedom, and noise in each band."""
+    rng = np.random.default_rng(seed)
+    basis = gaussian_filter(rng.normal(size=(4, bands)), (0, bands / 8))
+    layers = picture(4, 72, 88, seed).numpy() / 400
+    clean = np.tensordot(basis.T, layers, 1)
+    noise = 0.1 * clean.std() * rng.normal(size=clean.shape)
+    return torch.from_numpy(1000 + 300 * (clean + noise)).float()
+
+
+def test_more_bands_than_32_are_reduced_to_principal_components() -> None:
+    image = spectra(50)
+    backbone = calibrated(image, filters=4, kernel=3, strides=(1, 4), colours=8)
+    assert backbone.channels == (16 + 8, 16 + 8, 16 + 8)
+    assert backbone.weight.shape == (2, 4, 16, 3, 3)
+    # Against the singular value decomposition of all standardised pixels.
+    x = standard(image).flatten(1).double()
+    _, singular, vectors = np.linalg.svd(x.T.numpy(), full_matrices=False)
+    fine = backbone(image[None]).levels[0][0, :16].flatten(1).double()
+    expected = torch.from_numpy(vectors[:16]) @ x
+    for one, other in zip(fine[:4], expected[:4], strict=True):
+        assert abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])) > 0.999
+    variance = torch.from_numpy(singular[:16]) ** 2
+    torch.testing.assert_close(fine.square().sum(1), variance, rtol=1e-2, atol=0)
+
+
+def test_as_many_components_as_bands_are_no_reduction() -> None:
+    image = spectra(40)
+    made = calibrated(image, filters=4, strides=(1,), colours=8, components=40)
+    assert made.channels[0] == 48
+    assert 'axes' not in made.calibration()
+    few = spectra(32)
+    options = {'filters': 4, 'strides': (1,), 'colours': 8}
+    plain, other = calibrated(few, **options), calibrated(few, components=2, **options)
+    assert plain.weights_digest() == other.weights_digest()
+
+
+def test_reduction_is_kept_with_the_calibration() -> None:
+    image = spectra(40)
+    options = {'filters': 4, 'kernel': 3, 'strides': (1, 2), 'colours': 8}
+    made = calibrated(image, **options)
+    again = RCF(40, **options)
+    again.load_calibration(made.calibration())
+    holes = image.clone()
+    holes[3, 5, 7] = torch.nan
+    weight = torch.randn(2, sum(made.channels))
+    for picture_ in (image, holes):
+        for one, other in zip(
+            made(picture_[None]).levels, again(picture_[None]).levels, strict=True
+        ):
+            assert torch.equal(one, other)
+            assert one.isfinite().all()
+        tokens = made(picture_[None])
+        dense = Tokens(made(picture_[None]).levels, made.strides, tokens.size)
+        torch.testing.assert_close(
+            tokens.project(weight), dense.project(weight), atol=1e-3, rtol=1e-3
+        )
 
 
 def test_several_chips_are_one_sample(image: Tensor) -> None:

@@ -149,6 +149,21 @@ def test_sum_does_not_depend_on_its_order(
     assert len(left + right) == sum(map(len, parts))
 
 
+def test_merging_holds_pixels_once(imagery: Imagery, labels: LabelRaster) -> None:
+    """The same table as of the sum, in any order and with repeats; and no copies."""
+    parts = look(chips(imagery, [labels]))
+    expected = Cells.concat(parts).table()
+    again = [*parts[::-1], parts[0]]
+    merged = Cells.merge(again)
+    assert again == []
+    same(merged.table(), expected)
+    assert merged.table().pixels.data_ptr() == merged.pixels.data_ptr()
+    one = Cells.merge([parts[0]])
+    assert one.pixels.data_ptr() == parts[0].pixels.data_ptr()
+    with pytest.raises(InputError, match='No chip'):
+        Cells.merge([])
+
+
 def test_split_is_the_way_back(imagery: Imagery, labels: LabelRaster) -> None:
     parts = look(chips(imagery, [labels]), pixels=50)
     parts = sorted(parts, key=lambda part: part.chips.tolist())

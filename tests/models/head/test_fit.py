@@ -4,6 +4,7 @@
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +97,12 @@ class Blobs:
     def accuracy(self, head: Head) -> float:
         found = predict(head, self.table.pixels).argmax(1)
         return float((found.numpy() == self.truth.ravel()).mean())
+
+
+def mixed_codes() -> Crosswalk:
+    """A crosswalk of the same four codes, each of several classes."""
+    rows = {c + 1: tuple((0.1 + 0.6 * np.eye(4)[c]).tolist()) for c in range(4)}
+    return Crosswalk('mixed', TARGET, TARGET, {}, '', rows)
 
 
 def predict(head: Head, features: Tensor) -> Tensor:
@@ -511,6 +518,9 @@ def test_classes_that_are_not_mapped_are_named() -> None:
     remarks = made.provenance['fit']['remarks']
     assert any(r.startswith('Impervious is not mapped: its 3 cells') for r in remarks)
     assert 'Forest is not mapped: no label stands for it.' in remarks
+    one = Blobs(side=15, classes=(0, 0, 3)).table
+    remarks = fit_head(one, SAME).provenance['fit']['remarks']
+    assert 'Forest, Field are not mapped: no label stands for them.' in remarks
     code[3], share[3] = 4, 1
     made = fit_head(replace(blobs.table, code=code, share=share), SAME)
     remarks = made.provenance['fit']['remarks']
@@ -573,3 +583,56 @@ def test_made_scene_from_end_to_end(made_scene: Scene) -> None:
     before = fit_head(table, hard, CLASSES).probabilities(tokens)[0].argmax(0)
     assert score(found) > score(coarse) + 0.05
     assert score(before) > score(coarse) + 0.05
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'class_weight': 'log', 'balance': 1.0}, 'class_weight log'),
+        ({'centre': True}, 'centre .* score fusion'),
+        ({'noise': 'denoise'}, "'mixed' has codes of several"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(
+    blobs: Blobs, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        fit_head(blobs.table, mixed_codes(), FitOptions(**options))
+    assert '\n' not in str(error.value)
+
+
+def test_noise_of_a_trained_probe_is_refused(blobs: Blobs) -> None:
+    probe = fit_head(blobs.table, SAME, CLASSES).probe
+    with pytest.raises(InputError, match='noise sce has no effect'):
+        fit_head(blobs.table, SAME, FitOptions(noise='sce'), probe)
+
+
+def test_strength_that_is_asked_for_is_taken(blobs: Blobs) -> None:
+    """The cap on the strength of codes is for one that was chosen."""
+    weights = [
+        fit_head(blobs.table, mixed_codes(), FitOptions(l2=l2, prior=0))
+        .probe.weight.square()
+        .sum()
+        for l2 in (1e-3, 1e-1)
+    ]
+    assert weights[1] < 0.5 * weights[0]
+
+
+def test_smoothing_that_is_asked_for_is_taken(blobs: Blobs) -> None:
+    """Where the weight of the labels is chosen, too."""
+    for sigma in (0.3, 0.9):
+        made = fit_head(
+            blobs.table, SAME, FitOptions(recipe='classes', prior_sigma=sigma)
+        )
+        assert made.prior.sigma == sigma
+
+
+def test_colours_weigh_classes_as_cells_do(blobs: Blobs) -> None:
+    """By the balance that is asked for, in the colour expert too."""
+    probes = []
+    for balance in (0.0, 1.0):
+        options = FitOptions(balance=balance, l2=1e6, prior=0)
+        head = fit_head(blobs.table, mixed_codes(), options, pixel_features=6)
+        # At such a strength cells say nothing: what is left are the colours.
+        probes.append(head.probe.weight)
+    assert not torch.allclose(*probes, atol=1e-4)

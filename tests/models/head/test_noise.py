@@ -5,18 +5,13 @@ import math
 
 import pytest
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from tests.models.head.test_fit import SAME, Blobs
 from torchgeo_mapsr.losses import SymmetricCrossEntropy
 from torchgeo_mapsr.models.head.fit import FitOptions, fit_head
-from torchgeo_mapsr.models.head.noise import (
-    REVERSE,
-    denoise,
-    label_trust,
-    log_class_weights,
-    soft_weights,
-)
+from torchgeo_mapsr.models.head.noise import REVERSE, denoise, label_trust
 from torchgeo_mapsr.models.head.prior import neighbour_weights
 from torchgeo_mapsr.models.head.probe import CellSpace, class_weights, folds_of
 
@@ -87,7 +82,7 @@ def test_weights_are_the_gradient_of_symmetric_cross_entropy() -> None:
 
 def test_log_weights_are_equation_3() -> None:
     label = torch.tensor([0] * 90 + [1] * 9 + [2])
-    weight = log_class_weights(label, 4)
+    weight = class_weights(label, 4, 0.5, 'log')
     raw = {c: 1 / math.log(1 + n / 100) for c, n in ((0, 90), (1, 9), (2, 1))}
     total = sum(raw[int(c)] for c in label)
     for i in (0, 95, 99):
@@ -130,7 +125,46 @@ def test_belief_is_nearer_to_the_truth_than_the_labels() -> None:
 def test_soft_weights_of_hard_labels_are_class_weights() -> None:
     label = torch.tensor([0, 0, 0, 2, 1, 1])
     hard = torch.nn.functional.one_hot(label, 4).double()
-    torch.testing.assert_close(soft_weights(hard, 0.5), class_weights(label, 4, 0.5))
+    for kind in ('power', 'log'):
+        torch.testing.assert_close(
+            class_weights(hard, 4, 0.5, kind), class_weights(label, 4, 0.5, kind)
+        )
+
+
+@pytest.mark.parametrize('kind', ['power', 'log'])
+def test_weights_of_the_classes_are_kept_by_denoising(kind: str) -> None:
+    """The fit is one to the mended labels with weights by equation 3, or a power."""
+    blobs = Blobs(side=18, wrong=0.2, apart=2, patch=6, classes=(0, 0, 0, 1, 2, 3))
+    options = FitOptions(noise='denoise', class_weight=kind, l2=1e-2)
+    made = fit_head(blobs.table, SAME, options)
+    space = space_of(blobs)
+    folds = folds_of(blobs.table.block, 0)
+    near = neighbour_weights(blobs.table.place, 1.0, 2)
+    y = denoise(space, blobs.label, 4, folds, near, 1e-2, 0.5, kind=kind).target
+    share = y.sum(0) / len(y)
+    factor = 1 / (1 + share).log() if kind == 'log' else y.sum(0) ** -0.5
+    weight = y @ factor
+    expected = space.fit(y, 4, 1e-2, weight / weight.sum())
+    scale, mean = torch.std_mean(blobs.table.pixels, 0)
+    got = made.probe.unscale(-mean / scale, 1 / scale)
+    torch.testing.assert_close(got.weight.double(), expected.weight, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize('kind', ['power', 'log'])
+def test_denoising_takes_the_balance_of_classes_out_again(kind: str) -> None:
+    """Features that say nothing: what is left is the frequency of the classes."""
+    generator = torch.Generator().manual_seed(0)
+    n = 900
+    label = (torch.rand(n, generator=generator) < 0.1).long()
+    space = CellSpace.of(torch.randn(n, 2, generator=generator) * 1e-3)
+    alone = sparse.csr_array((n, n))
+    fold = torch.arange(n) % 5
+    cleaned = denoise(space, label, 2, fold, alone, 1.0, 0.5, kind=kind)
+    # By the frequency a rare label is far likelier wrong than a frequent one.
+    wrong = 1 - cleaned.target.gather(1, label[:, None])[:, 0]
+    assert wrong[label == 1].mean() > 3 * wrong[label == 0].mean()
+    share = float(cleaned.target[:, 1].mean())
+    assert share == pytest.approx(float(label.double().mean()), abs=0.06)
 
 
 def test_one_block_has_nothing_to_hold_out() -> None:

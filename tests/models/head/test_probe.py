@@ -359,3 +359,50 @@ def test_two_blocks_are_two_folds() -> None:
     x, y, _ = cells(0.0, side=6)
     held = held_out(x, y, (torch.arange(36) >= 18).long(), 2, 0.5, seed=0)
     assert (held.log_probability.exp().sum(1) - 1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(('n', 'd'), [(400, 40), (60, 90)])
+def test_where_the_search_begins_does_not_matter(n: int, d: int) -> None:
+    """From the folds' probes, at another strength, or from nothing."""
+    x, y = blobs(n, d, classes=4)
+    w = class_weights(y, 4, 0.5)
+    space = CellSpace.of(x)
+    fold = torch.arange(n) % FOLDS
+    for l2 in (1e-5, 1e-3, 3e-2):
+        held = space.hold_out(y, 4, fold, w, (1e-2,))
+        warm = space.fit(y, 4, l2, w, start=held.theta)
+        theirs = LogisticRegression(C=1 / (l2 * d), tol=1e-12, max_iter=50_000)
+        theirs.fit(x.double().numpy(), y.numpy(), sample_weight=w.numpy())
+        np.testing.assert_allclose(warm.weight, theirs.coef_, atol=1e-4)
+        cold = space.fit(y, 4, l2, w)
+        np.testing.assert_allclose(warm.weight, cold.weight, atol=1e-4)
+
+
+def test_single_precision_ends_where_it_has_no_more_digits() -> None:
+    """Nearly no penalty: the steps are bounded, and the solution is the same."""
+    x, y = blobs(300, 3, spread=4.0)
+    ours = fit_probe(x, y, 3, 1e-7)
+    theirs = LogisticRegression(C=1 / (1e-7 * 3 * 300), tol=1e-12, max_iter=50_000)
+    theirs.fit(x.double().numpy(), y.numpy())
+    np.testing.assert_allclose(ours.weight, theirs.coef_, atol=1e-3)
+
+
+def test_held_out_probes_of_some_cells_say_something_of_all() -> None:
+    x, y, block = cells(0.2, side=24)
+    space, w = CellSpace.of(x), class_weights(y, 2, 0.5)
+    fold = folds_of(block, 0)
+    whole = space.hold_out(y, 2, fold, w, (1e-2,))
+    some = space.hold_out(y, 2, fold, w, (1e-2,), limit=300)
+    assert some.log_probability.shape == whole.log_probability.shape
+    # Literally: of the 300 cells, those of other folds.
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(x), generator=generator)[:300]
+    for k in range(FOLDS):
+        used = chosen[fold[chosen] != k]
+        probe = fit_probe(x[used], y[used], 2, 1e-2, w[used] / w[used].sum())
+        out = fold == k
+        torch.testing.assert_close(
+            some.log_probability[out], probe(x[out]).log_softmax(1), atol=5e-2, rtol=0
+        )
+    right = [h.log_probability.argmax(1) == y for h in (whole, some)]
+    assert right[1].double().mean() > right[0].double().mean() - 0.02

@@ -25,6 +25,13 @@ PATCHES = 4000
 # patches, and of colours.
 FLOOR, COLOUR_FLOOR = 0.1, 0.02
 
+#: Bands above which an image is reduced to its principal components: patches of two
+#: hundred bands have five thousand dimensions, which took 250 s to whiten.
+MAX_BANDS = 32
+
+# Pixels of a chip that statistics are made from, and rows that are reduced at once.
+PIXELS, ROWS = 50_000, 32
+
 # Filters that are computed at once: what lies between them and the result stays in
 # memory that is used again, and fresh memory costs a CPU more than the convolution.
 CHUNK = 16
@@ -55,6 +62,11 @@ class RCF(Backbone):
     whitened filters. A missing value (NaN) and a band that was constant in calibration
     count as the band's mean.
 
+    Of more than :data:`MAX_BANDS` bands, as in hyperspectral imagery, the principal
+    components of the standardised bands take the place of the bands, here and in
+    all that is above; they are learnt in calibration and saved with it. The axes are
+    orthonormal, and with all of them the features would be those of a rotated image.
+
     The halo holds for images whose sides are multiples of the coarsest stride, and
     images that start at multiples of it have the same features beyond it.
 
@@ -64,6 +76,8 @@ class RCF(Backbone):
         kernel: Side of a filter in tokens of its level, odd.
         strides: Pixels a token of each level.
         colours: Random Fourier features of the bands; 0 for none.
+        components: Principal components that more than :data:`MAX_BANDS` bands are
+            reduced to; as many as there are bands, or more, for no reduction.
         seed: Seed of everything random.
 
     Raises:
@@ -72,6 +86,7 @@ class RCF(Backbone):
 
     mean: Tensor
     std: Tensor
+    axes: Tensor
     frequency: Tensor
     phase: Tensor
     weight: Tensor
@@ -85,14 +100,19 @@ class RCF(Backbone):
         kernel: int = 5,
         strides: tuple[int, ...] = (1, 2, 4, 8, 16),
         colours: int = 128,
+        components: int = 16,
         seed: int = 0,
     ) -> None:
-        if kernel % 2 == 0 or min(kernel, filters, *strides) < 1 or colours < 0:
+        least = min(kernel, filters, components, *strides)
+        if kernel % 2 == 0 or least < 1 or colours < 0:
             raise InputError(
-                'rcf takes an odd kernel and positive filters and strides, got '
-                f'kernel={kernel}, filters={filters}, strides={strides}'
+                'rcf takes an odd kernel and positive filters, strides and components, '
+                f'got kernel={kernel}, filters={filters}, strides={strides}, '
+                f'components={components}'
             )
-        fine, each = bands + colours, bands + 2 * filters
+        reduced = bands > MAX_BANDS and components < bands
+        kept = components if reduced else bands
+        fine, each = kept + colours, kept + 2 * filters
         # Reach of the filter, the mean and the interpolation on the coarsest level,
         # from the middle of a token: before it, a pixel looks to the other side.
         reach = math.ceil((kernel // 2 + 1.5) * max(strides))
@@ -100,12 +120,15 @@ class RCF(Backbone):
             bands, (fine, *(each for _ in strides)), (1, *strides), halo=reach
         )
         self.filters, self.kernel, self.seed = filters, kernel, seed
+        self.reduced, self.kept = reduced, kept
         self._calibrated = False
         self.register_buffer('mean', torch.zeros(bands))
         self.register_buffer('std', torch.zeros(bands))
-        self.register_buffer('frequency', torch.zeros(colours, bands))
+        if reduced:
+            self.register_buffer('axes', torch.zeros(kept, bands))
+        self.register_buffer('frequency', torch.zeros(colours, kept))
         self.register_buffer('phase', torch.zeros(colours))
-        shape = (len(strides), filters, bands, kernel, kernel)
+        shape = (len(strides), filters, kept, kernel, kernel)
         self.register_buffer('weight', torch.zeros(shape))
         self.register_buffer('bias', torch.zeros(len(strides), filters))
 
@@ -134,7 +157,8 @@ class RCF(Backbone):
         pixels = [image[:, valid] for image, valid in images if valid.any()]
         if not pixels:
             raise InputError('The imagery has no valid pixel to draw filters from')
-        sample = torch.cat([p[:, :: max(p.shape[1] // 50_000, 1)] for p in pixels], 1)
+        most = PIXELS * MAX_BANDS // len(self.std) if self.reduced else PIXELS
+        sample = torch.cat([p[:, :: max(p.shape[1] // most, 1)] for p in pixels], 1)
         std, mean = torch.std_mean(sample.double(), dim=1, correction=0)
         # A constant band says nothing, here and where it is not constant after all.
         std = torch.where(std > 0, std, torch.inf)
@@ -143,11 +167,19 @@ class RCF(Backbone):
         # In single precision and on the CPU, so that every device draws the same.
         mean, std = mean.float()[:, None], std.float()[:, None]
         sample = (sample - mean) / std
+        # What noise is compared with is the variance of a band, of components too.
+        floor = self.kept / len(self.std)
+        if self.reduced:
+            self.axes.copy_(_principal_axes(sample, self.kept))
+            sample = self.axes.cpu() @ sample
         for i, (image, valid) in enumerate(images):
-            standard = (image - mean[..., None]) / std[..., None]
+            if self.reduced:
+                standard = self._components(image[None].to(self.mean))[0].cpu()
+            else:
+                standard = (image - mean[..., None]) / std[..., None]
             images[i] = torch.where(valid, standard, 0), valid
 
-        whiten = _whitening(sample.T, COLOUR_FLOOR)
+        whiten = _whitening(sample.T, COLOUR_FLOOR * floor)
         gauss = torch.randn(len(self.phase), len(sample), generator=generator)
         self.frequency.copy_(gauss @ whiten)
         phase = torch.rand(len(self.phase), generator=generator)
@@ -156,7 +188,7 @@ class RCF(Backbone):
         for i, stride in enumerate(self.strides[1:]):
             patches = self._patches(images, stride, generator)
             centred = patches - patches.mean(0)
-            whiten = _whitening(centred, FLOOR)
+            whiten = _whitening(centred, FLOOR * floor)
             drawn = torch.randint(len(centred), (self.filters,), generator=generator)
             white = centred[drawn] @ whiten
             weight = F.normalize(white, dim=1) @ whiten
@@ -262,8 +294,22 @@ class RCF(Backbone):
             raise RuntimeError(
                 'Call calibrate or load_calibration before the first image'
             )
+        if self.reduced:
+            return self._components(image.to(self.mean))
         mean, std = self.mean[:, None, None], self.std[:, None, None]
         return ((image.to(mean) - mean) / std).nan_to_num(nan=0)
+
+    def _components(self, image: Tensor) -> Tensor:
+        """Principal components of the standardised bands, some rows at once."""
+        mean, std = self.mean[:, None, None], self.std[:, None, None]
+        batch, _, height, width = image.shape
+        reduced = image.new_empty(batch, self.kept, height, width)
+        for first in range(0, height, ROWS):
+            rows = slice(first, first + ROWS)
+            standard = ((image[:, :, rows] - mean) / std).nan_to_num(nan=0)
+            product = self.axes @ standard.flatten(2)
+            reduced[:, :, rows] = product.view(batch, self.kept, -1, width)
+        return reduced
 
     def _waves(self, image: Tensor) -> Tensor:
         """The finest level: bands, and waves of their colours."""
@@ -352,6 +398,16 @@ def _seen(pixels: slice, stride: int) -> slice:
     beyond = min(stride - 1, 1)
     first = max(pixels.start // stride - beyond, 0)
     return slice(first, -(-pixels.stop // stride) + beyond)
+
+
+def _principal_axes(samples: Tensor, count: int) -> Tensor:
+    """Orthonormal axes of greatest variance, (count, C), of centred samples (C, N)."""
+    covariance = samples.double() @ samples.double().T
+    _, vectors = torch.linalg.eigh(covariance)
+    axes = vectors.T.flip(0)[:count]
+    # An axis has no sign of its own: the largest coefficient is positive.
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
+    return (axes * largest.sign()).to(samples)
 
 
 def _whitening(samples: Tensor, floor: float) -> Tensor:

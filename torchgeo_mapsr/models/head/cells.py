@@ -4,7 +4,7 @@
 """What a fit looks at: features of LR cells, and of some of their pixels."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -122,6 +122,8 @@ class Cells:
         parts = list(parts)
         if not parts:
             raise InputError('No chip of the imagery was seen: nothing to fit.')
+        if len(parts) == 1:
+            return parts[0]
         first = np.cumsum([0, *(len(part.count) for part in parts)])
 
         def joined(name: str) -> Tensor:
@@ -141,6 +143,33 @@ class Cells:
             pieces=joined('pieces'),
             drawn=joined('drawn'),
         )
+
+    @classmethod
+    def merge(cls, parts: 'list[Cells]') -> 'Cells':
+        """The sum of many in the order of their chips, each chip once.
+
+        The list is emptied on the way: pixels are most of what a fit holds, and so they
+        are held once, and not once more in their parts.
+
+        Args:
+            parts: One or more, each of one chip.
+
+        Raises:
+            InputError: If there is none.
+        """
+        chips = {tuple(part.chips[0].tolist()): part for part in reversed(parts)}
+        parts[:] = [chips[key] for key in sorted(chips)]
+        chips.clear()
+        if len(parts) < 2:
+            return parts.pop() if parts else cls.concat([])
+        counts, width = [len(part.pixels) for part in parts], parts[0].pixels.shape[1]
+        none = torch.empty(0, width)
+        merged = cls.concat([replace(part, pixels=none) for part in parts])
+        # Of what is not written yet there is no memory.
+        pixels = torch.empty(sum(counts), width)
+        for block in pixels.split(counts):
+            block.copy_(parts.pop(0).pixels)
+        return replace(merged, pixels=pixels)
 
     def __len__(self) -> int:
         """Number of pieces."""
@@ -175,7 +204,9 @@ class Cells:
 
         The mean over a cell is the mean of its pieces' means weighted by their pixels.
         """
-        ordered = Cells.concat(self.split())
+        keys = [tuple(key) for key in self.chips.tolist()]
+        # What is in order is not copied.
+        ordered = self if keys == sorted(set(keys)) else Cells.concat(self.split())
         # Rasters by the order in which they are seen, whatever their numbers are.
         places = ordered.place.numpy().copy()
         rasters, seen = np.unique(places[:, 0], return_index=True)

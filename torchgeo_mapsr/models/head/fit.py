@@ -16,11 +16,12 @@ from ...errors import InputError
 from .cells import CellTable
 from .head import Head
 from .label_prior import LabelPrior
-from .noise import FEWEST_CELLS, DenoisedLabels, denoise, label_trust, log_class_weights
+from .noise import FEWEST_CELLS, DenoisedLabels, denoise, label_trust
 from .options import FitOptions
-from .prior import choose_prior, neighbour_weights
+from .prior import SIGMAS, choose_prior, neighbour_weights
 from .probe import (
     ABSENT,
+    MAX_FITTED,
     STRENGTHS,
     CellSpace,
     HeldOut,
@@ -186,16 +187,16 @@ def fit_head(
         The head; its provenance has the counts and what was chosen.
 
     Raises:
-        InputError: If the whole cells have fewer than two classes.
+        InputError: If the whole cells have fewer than two classes, or an option has no
+            effect with the others.
     """
     options = options or FitOptions()
+    check_options(options, crosswalk, probe is not None)
     soft = options.recipe == 'codes' and probe is None and not crosswalk.is_hard
     data = _Labelled.of(table, crosswalk, soft)
     _check(data, crosswalk)
     label, codes = data.target, len(data.composition)
-    weight = class_weights(label, codes, options.balance)
-    if options.class_weight == 'log':
-        weight = log_class_weights(label, codes)
+    weight = class_weights(label, codes, options.balance, options.class_weight)
     noise = options.noise
     if noise == 'auto':
         many = len(label) >= FEWEST_CELLS
@@ -221,23 +222,29 @@ def fit_head(
     belief = one_hot(label, codes)
     cleaned: DenoisedLabels | None = None
     if probe is None and blocks > 1 and noise in ('sce', 'small-loss'):
-        every = space.hold_out(label, codes, folds, weight, (l2,))
+        every = space.hold_out(label, codes, folds, weight, (l2,), limit=MAX_FITTED)
         weight = weight * label_trust(every.log_probability, label, codes, noise)
         weight = weight / weight.sum()
     elif probe is None and blocks > 1 and noise == 'denoise':
         around = neighbour_weights(data.place, 1.0, 2)
-        start = None if held is None else held.theta
+        first = None if held is None else held.theta
+        weighing = options.balance, options.class_weight
         cleaned = denoise(
-            space, label, codes, folds, around, l2, options.balance, start
+            space, label, codes, folds, around, l2, weighing[0], first, weighing[1]
         )
-        belief, weight = cleaned.target, cleaned.weights(options.balance)
+        belief, weight = cleaned.target, cleaned.weights(*weighing)
         report['label_errors'] = round(cleaned.rate, 4)
 
     if probe is None:
-        strength = min(l2, MAX_CODE_L2) if soft else l2
-        probe = space.fit(belief, codes, strength, weight).to(torch.float32)
+        # What was asked for is what is taken.
+        capped = soft and options.l2 is None
+        strength = min(l2, MAX_CODE_L2) if capped else l2
+        near = held if cleaned is None else cleaned
+        start = None if near is None else near.theta
+        probe = space.fit(belief, codes, strength, weight, start=start)
+        probe = probe.to(torch.float32)
         if soft and pixel_features:
-            probe = _with_colour(probe, data, pixel_features, options.seed)
+            probe = _with_colour(probe, data, pixel_features, options)
     else:
         probe = probe.unscale(-data.mean / data.scale, 1 / data.scale)
     translation = None
@@ -273,7 +280,7 @@ def fit_head(
     if options.score == 'cosine' or (asks_prior and held is None):
         prior = 0.0 if prior is None else prior
     if prior is None and options.recipe == 'classes' and held is not None:
-        prior, sigma = _chosen_prior(data, held, frequency, weight)
+        prior, sigma = _chosen_prior(data, held, frequency, weight, sigma)
     if prior is None and soft:
         prior = SOFT
     elif prior is None:
@@ -297,6 +304,34 @@ def fit_head(
         tuple((lda.bias.view(classes, -1)[:, 0] <= ABSENT).nonzero()[:, 0].tolist()),
         provenance={'fit': report, 'options': options.to_dict()},
     )
+
+
+def check_options(
+    options: FitOptions, crosswalk: Crosswalk | None = None, trained: bool = False
+) -> None:
+    """Refuse what would have no effect, before anything is computed.
+
+    Args:
+        options: How a head is to be fitted.
+        crosswalk: From the codes of the labels to the classes, if it is known.
+        trained: Whether the probe was trained elsewhere.
+
+    Raises:
+        InputError: If an option has no effect with the others.
+    """
+    options.check_together()
+    soft = crosswalk is not None and options.recipe == 'codes' and not trained
+    if soft and options.noise == 'denoise' and not crosswalk.is_hard:
+        raise InputError(
+            f"noise denoise (--noise) needs codes that are one class each, and '"
+            f"{crosswalk.name}' has codes of several: leave it out, or fit with recipe "
+            'classes (--recipe) or a hard crosswalk (--crosswalk).'
+        )
+    if trained and options.noise not in ('auto', 'none'):
+        raise InputError(
+            f'noise {options.noise} has no effect on a probe that was trained '
+            'elsewhere: leave it out.'
+        )
 
 
 def lift(p: Tensor, composition: Tensor, count: Tensor) -> Tensor:
@@ -356,15 +391,16 @@ def _moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _with_colour(
-    probe: LinearProbe, data: _Labelled, features: int, seed: int
+    probe: LinearProbe, data: _Labelled, features: int, options: FitOptions
 ) -> LinearProbe:
     """Mix a probe with one of pixels' colours: log p = .75 log A + .25 log B."""
     label = data.pixel_label
     some = (label >= 0).nonzero()[:, 0]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(options.seed)
     some = some[torch.randperm(len(some), generator=generator)[:COLOUR_PIXELS]]
     codes = len(probe.bias)
-    weight = class_weights(label[some], codes, 0.5)
+    balance, kind = options.balance, options.class_weight
+    weight = class_weights(label[some], codes, balance, kind)
     colours = data.standard(some, features)
     space = CellSpace.of(colours)
     expert = space.fit(label[some], codes, COLOUR_L2, weight, precise=False)
@@ -468,7 +504,11 @@ def _temperature(logits: Tensor, shares: Tensor, weight: Tensor) -> float:
 
 
 def _chosen_prior(
-    data: _Labelled, held: HeldOut, frequency: Tensor, weight: Tensor
+    data: _Labelled,
+    held: HeldOut,
+    frequency: Tensor,
+    weight: Tensor,
+    sigma: float | None,
 ) -> tuple[float, float]:
     """Weight and smoothing of the labels by the rule of 0.1.0."""
     # A cell of which less is visible says too little about its neighbours.
@@ -483,6 +523,7 @@ def _chosen_prior(
         row[data.used[held.index]],
         frequency,
         share,
+        SIGMAS if sigma is None else (sigma,),
     )
 
 
@@ -524,7 +565,8 @@ def _remarks(
     composition: tuple[Tensor, Tensor],
 ) -> list[str]:
     """What the map may be wrong about, one sentence each."""
-    remarks = []
+    remarks: list[str] = []
+    unlabelled: list[str] = []
     code = data.table.code
     index = torch.from_numpy(crosswalk.index(code.numpy()))
     whole = data.composition[data.target].sum(0) > 0
@@ -537,8 +579,13 @@ def _remarks(
                     f'{name} is not mapped: its {cut} cells are all cut by the edge of '
                     'the imagery; give a larger area.'
                 )
-            elif len(held_by) == 0:
-                remarks.append(f'{name} is not mapped: no label stands for it.')
+            elif len(held_by):
+                remarks.append(
+                    f'{name} is not mapped: the cells of the codes that stand for it are '
+                    'all cut by the edge of the imagery; give a larger area.'
+                )
+            else:
+                unlabelled.append(name)
         elif cells[name] == 0:
             remarks.append(
                 f'{name} has no whole cell: it is known from mixed codes alone.'
@@ -548,6 +595,11 @@ def _remarks(
                 f'{name} has {cells[name]} whole cells: where it is mapped, and where it '
                 'is missed, is uncertain.'
             )
+    if unlabelled:
+        be, it = ('are', 'them') if len(unlabelled) > 1 else ('is', 'it')
+        remarks.append(
+            f'{", ".join(unlabelled)} {be} not mapped: no label stands for {it}.'
+        )
     if held is None:
         return remarks
     label = data.target[held.index]

@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from .probe import CellSpace, one_hot
+from .probe import MAX_FITTED, CellSpace, class_factors, class_weights, one_hot
 
 # -log ε of the reverse cross entropy (Liu et al. 2025, eq. 9) at ε = 1e-4, the default
 # of SymmetricCrossEntropy.
@@ -30,24 +30,6 @@ FEWEST_CELLS = 200
 # Trust in the mended labels grows with the rate of errors ν as min(1, GAIN ν): clean
 # labels had ν of .00 to .03, noisy ones of .06 to .17, and clean ones are to be kept.
 GAIN = 10.0
-
-
-def log_class_weights(label: Tensor, classes: int) -> Tensor:
-    r"""Weight of each cell, W = 1 / log(1 + r) of its class's share r, of sum 1.
-
-    Dong et al. 2023, eq. 3. Between 1 / r for rare classes and 1.44 for the only one,
-    it balances classes nearly fully.
-
-    Args:
-        label: Class of each cell, (n,).
-        classes: Number of classes.
-
-    Returns:
-        (n,) float64.
-    """
-    share = torch.bincount(label, minlength=classes).double() / max(len(label), 1)
-    weight = 1 / share[label].log1p()
-    return weight / weight.sum()
 
 
 def label_trust(
@@ -99,33 +81,25 @@ class DenoisedLabels:
         target: Probability of each class of each cell, Y, (n, C) float64.
         rate: Share of the labels that seem wrong, ν.
         trust: Part of Y that does not come from the cell's own label, α.
+        theta: The probes of all folds, near which one of all cells is.
     """
 
     target: Tensor
     rate: float
     trust: float
+    theta: Tensor
 
-    def weights(self, balance: float) -> Tensor:
-        """Weight of each cell, Σ_c Y_ic n_c ** -balance with n_c = Σ_i Y_ic, of sum 1.
+    def weights(self, balance: float, kind: str = 'power') -> Tensor:
+        """Weight of each cell, Σ_c Y_ic v_c with v_c by n_c = Σ_i Y_ic, of sum 1.
 
         Args:
-            balance: See :func:`~torchgeo_mapsr.models.head.probe.class_weights`.
+            balance: See :func:`~torchgeo_mapsr.models.head.probe.class_factors`.
+            kind: Likewise.
 
         Returns:
             (n,) float64.
         """
-        return soft_weights(self.target, balance)
-
-
-def soft_weights(target: Tensor, balance: float) -> Tensor:
-    """Weights by class of cells that are of several classes, (n,) float64 of sum 1.
-
-    Args:
-        target: Shares of the classes, (n, C).
-        balance: See :func:`~torchgeo_mapsr.models.head.probe.class_weights`.
-    """
-    weight = target @ target.sum(0).clamp(min=1) ** -balance
-    return weight / weight.sum()
+        return class_weights(self.target, self.target.shape[1], balance, kind)
 
 
 def denoise(
@@ -137,13 +111,14 @@ def denoise(
     l2: float,
     balance: float,
     start: Tensor | None = None,
+    kind: str = 'power',
 ) -> DenoisedLabels:
     r"""Estimate which labels are wrong, and what those cells are.
 
     In each round, with Y the present belief (the labels at first):
 
-    1. A probe on soft targets Y, held out by blocks: log q_i(c), from which the balance
-       of the classes is taken out again by their frequency π.
+    1. A probe on soft targets Y, held out by blocks: log q_i(c), from which what cells
+       of the classes weigh is taken out again, and their frequency π is left.
     2. With what the neighbours are, n: b_ic = log q_i(c) + ½ log(n_ic / π_c). Half,
        since neighbours repeat each other.
     3. A noise matrix T[c, l] = P(label l | class c) by expectation maximisation:
@@ -159,9 +134,10 @@ def denoise(
         neighbours: Weights of each cell's neighbours, (n, n), see
             :func:`~torchgeo_mapsr.models.head.prior.neighbour_weights`.
         l2: L2 strength.
-        balance: See :func:`~torchgeo_mapsr.models.head.probe.class_weights`.
+        balance: See :func:`~torchgeo_mapsr.models.head.probe.class_factors`.
         start: Probes to begin with, from
             :class:`~torchgeo_mapsr.models.head.probe.HeldOut`.
+        kind: How classes weigh, ``power`` or ``log``.
 
     Returns:
         The belief Y, ν and α.
@@ -170,12 +146,13 @@ def denoise(
     frequency = hard.mean(0)
     present = frequency > 0
     pi = frequency.clamp(min=1e-6)
+    factors = class_factors(hard.sum(0), balance, kind)
     y, rate, trust = hard, 0.0, 0.0
     for _ in range(ROUNDS):
-        weight = soft_weights(y, balance)
-        held = space.hold_out(y, classes, fold, weight, (l2,), start)
+        weight = class_weights(y, classes, balance, kind)
+        held = space.hold_out(y, classes, fold, weight, (l2,), start, limit=MAX_FITTED)
         start = held.theta
-        log_q = held.log_probability.double() + balance * pi.log()
+        log_q = held.log_probability.double() - factors.log()
         log_q = log_q.masked_fill(~present, -torch.inf).log_softmax(1)
         around = torch.from_numpy(neighbours @ y.numpy())
         support = torch.from_numpy(neighbours.sum(1))[:, None]
@@ -190,4 +167,5 @@ def denoise(
         rate = float(1 - r.gather(1, label[:, None]).mean())
         trust = min(1.0, GAIN * rate)
         y = trust * r + (1 - trust) * hard
-    return DenoisedLabels(y, rate, trust)
+    assert start is not None
+    return DenoisedLabels(y, rate, trust, start)

@@ -69,13 +69,14 @@ class FitOptions:
         prompts: Prompts a class.
         confidence_quantile: Only pixels at or above this quantile of their class's
             confidence make prompts; 0 for all that agree with their label.
-        centre: Whether cosine similarity is seen from the mean of all features.
+        centre: Whether cosine similarity is seen from the mean of all features; for
+            the score ``cosine``.
         seed: Seed of folds, clusters and draws.
         noise: What is done about wrong labels: ``denoise``, ``sce`` or ``small-loss``,
             which lessen the weight of doubtful cells, ``none``, or ``auto``: denoise
             where the recipe is ``codes`` and each code is one class.
         class_weight: How classes weigh: ``power``, by balance; or ``log``, W of Dong et
-            al. 2023, eq. 3.
+            al. 2023, eq. 3, which leaves no choice of balance.
         max_chips: Chips that a fit looks at, at most.
         max_pixels: Pixels that are drawn from all chips, at most.
         calibration_chips: Chips that a backbone learns its statistics from, at most.
@@ -119,6 +120,25 @@ class FitOptions:
                 )
         for name in _RANGES:
             check_range(name, getattr(self, name), name)
+
+    def check_together(self) -> None:
+        """Make sure that each option has an effect with the others.
+
+        Apart from making them, since the command names the score last.
+
+        Raises:
+            InputError: If one has none.
+        """
+        if self.class_weight == 'log' and self.balance != FitOptions.balance:
+            raise InputError(
+                'balance (--class-balance) has no effect with class_weight log '
+                '(--class-weight): leave one of them out.'
+            )
+        if self.centre and self.score != 'cosine':
+            raise InputError(
+                f'centre (--centre) has no effect on the score {self.score}: leave it '
+                'out, or give score cosine (--score).'
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON types."""

@@ -3,6 +3,8 @@
 
 """What neighbouring LR labels say of a cell, and how much the labels count in a map."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -69,6 +71,7 @@ def choose_prior(
     held: Tensor,
     frequency: Tensor,
     weight: Tensor,
+    sigmas: Sequence[float] = SIGMAS,
 ) -> tuple[float, float]:
     """Choose how the labels are smoothed, and what they weigh, from held-out cells.
 
@@ -82,13 +85,14 @@ def choose_prior(
         held: Which of them were held out, (m,).
         frequency: Frequency of each class, (C,).
         weight: Weight of each held-out cell in the choice, (m,).
+        sigmas: Standard deviations to choose from, in LR cells.
 
     Returns:
         The weight, and the standard deviation in LR cells.
     """
     hard = one_hot(label, len(frequency)).numpy()
     best = []
-    for sigma in SIGMAS:
+    for sigma in sigmas:
         neighbours = neighbour_weights(place, sigma, int(np.ceil(3 * sigma)))
         shares = torch.from_numpy((neighbours[held.numpy()] @ hard).T).float()
         support = shares.sum(0)

@@ -21,6 +21,9 @@ STRENGTHS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 #: 20 000 cells choose the same one.
 MAX_HELD_OUT = 3000
 
+#: Cells that the probes of denoising are fitted to, at most; all are predicted.
+MAX_FITTED = 6000
+
 #: Parts of the cells that are held out in turn.
 FOLDS = 5
 
@@ -29,8 +32,14 @@ FOLDS = 5
 # strength is chosen.
 CONVERGED, HELD_OUT = 2e-5, 5e-2
 
+# How near single precision comes to a solution that double precision then finishes.
+SINGLE = 1e-3
+
 # Pairs of steps and gradients that L-BFGS remembers.
 MEMORY = 12
+
+# Steps of L-BFGS with what they changed in the gradient, and 1 / (their product).
+Memory = list[tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,19 +89,45 @@ class LinearProbe:
         return LinearProbe(self.weight.to(target), self.bias.to(target))
 
 
-def class_weights(label: Tensor, classes: int, balance: float) -> Tensor:
-    """Weight of each cell, (number of cells of its class) ** -balance, of sum 1.
+def class_factors(count: Tensor, balance: float, kind: str = 'power') -> Tensor:
+    r"""What a cell of each class weighs.
+
+    * ``power``: (number of cells of the class) ** -balance
+    * ``log``: W = 1 / log(1 + r) of the class's share r (Dong et al. 2023, eq. 3).
+      Between 1 / r for rare classes and 1.44 for the only one, it balances classes
+      nearly fully
 
     Args:
-        label: Class of each cell, (n,).
-        classes: Number of classes.
+        count: Cells of each class, which may be fractions, (C,).
         balance: 0 for equal weights of cells, 1 for equal weights of classes.
+        kind: ``power`` or ``log``.
+
+    Returns:
+        (C,) float64.
+    """
+    total, count = count.sum(), count.double().clamp(min=1)
+    return 1 / (count / total).log1p() if kind == 'log' else count**-balance
+
+
+def class_weights(
+    label: Tensor, classes: int, balance: float, kind: str = 'power'
+) -> Tensor:
+    """Weight of each cell by its class, of sum 1.
+
+    Args:
+        label: Class of each cell, (n,), or shares of the classes, (n, C).
+        classes: Number of classes.
+        balance: See :func:`class_factors`, as the next.
+        kind: ``power`` or ``log``.
 
     Returns:
         (n,) float64.
     """
-    count = torch.bincount(label, minlength=classes).clamp(min=1)
-    weight = count.double()[label] ** -balance
+    if label.dim() == 2:
+        weight = label @ class_factors(label.sum(0), balance, kind)
+    else:
+        count = torch.bincount(label, minlength=classes)
+        weight = class_factors(count, balance, kind)[label]
     return weight / weight.sum()
 
 
@@ -170,6 +205,7 @@ class CellSpace:
         l2: float,
         weight: Tensor | None = None,
         precise: bool = True,
+        start: Tensor | None = None,
     ) -> LinearProbe:
         """Fit a probe; see :func:`fit_probe`, which has the other arguments.
 
@@ -180,6 +216,8 @@ class CellSpace:
             weight: Weight of each cell, of sum 1; equal ones by default.
             precise: Whether coefficients are to be those of the converged solution; or
                 near enough for probabilities, in single precision.
+            start: Probes of folds, from :class:`HeldOut`: the search begins at their
+                mean.
 
         Returns:
             The probe, in double precision.
@@ -189,11 +227,19 @@ class CellSpace:
             weight = torch.full((len(self),), 1 / len(self))
         penalty = l2 * self.dimensions
         x, weight = self._padded, weight[None].double()
+        if start is not None:
+            start = start.float().mean(0, keepdim=True)
         # Most of the way in single precision, which takes half the time.
-        theta = minimise(x.float(), target.float(), weight.float(), penalty, HELD_OUT)
+        single = self._single, target.float(), weight.float(), penalty
+        memory: Memory = []
+        theta = minimise(*single, SINGLE if precise else HELD_OUT, start, memory)
         theta = theta.double()
         if precise:
-            theta = minimise(x, target, weight, penalty, CONVERGED, theta)
+            memory = [
+                (step.double(), bend.double(), rho.double())
+                for step, bend, rho in memory
+            ]
+            theta = minimise(x, target, weight, penalty, CONVERGED, theta, memory)
         theta = theta[0]
         bias = torch.where(target.sum(0) > 0, theta[:, -1], ABSENT)
         return LinearProbe(theta[:, :-1] @ self.basis, bias)
@@ -206,6 +252,8 @@ class CellSpace:
         weight: Tensor,
         strengths: Sequence[float],
         start: Tensor | None = None,
+        limit: int | None = None,
+        seed: int = 0,
     ) -> 'HeldOut':
         """Choose the L2 strength by cells that the probe was not fitted to.
 
@@ -220,6 +268,9 @@ class CellSpace:
             weight: Weight of each cell, in the fits and in the loss, (n,).
             strengths: L2 strengths to choose from.
             start: Where to begin, from :class:`HeldOut`.
+            limit: Cells that the probes are fitted to, at most; each probe says
+                something of all cells of its fold.
+            seed: Seed of the choice of these.
 
         Returns:
             The best strength, and what its probes said.
@@ -227,17 +278,22 @@ class CellSpace:
         target = one_hot(label, classes)
         folds = int(fold.max()) + 1
         weight = weight.double() / weight.double().sum()
-        share = weight * (fold != torch.arange(folds)[:, None])
+        x = self._single
+        some: Tensor | slice = slice(None)
+        if limit is not None and len(x) > limit:
+            generator = torch.Generator().manual_seed(seed)
+            some = torch.randperm(len(x), generator=generator)[:limit].sort().values
+        share = weight[some] * (fold[some] != torch.arange(folds)[:, None])
         share = share / share.sum(1, keepdim=True)
         # A class that only the held-out cells have costs much, but not all.
-        present = (share > 0).double() @ target > 0
-        x = self._padded.float()
+        present = (share > 0).double() @ target[some] > 0
+        single = x[some], target[some].float(), share.float()
         theta, best = start, None
         every_cell = torch.arange(len(x))
         losses: dict[float, float] = {}
         for l2 in sorted(strengths, reverse=True):
             penalty = l2 * self.dimensions
-            theta = minimise(x, target.float(), share.float(), penalty, HELD_OUT, theta)
+            theta = minimise(*single, penalty, HELD_OUT, theta)
             every = (x @ theta.flatten(0, 1).T).view(len(x), folds, classes)
             logits = every[every_cell, fold].double()
             logits = logits.masked_fill(~present[fold], ABSENT).clamp(min=-30)
@@ -254,6 +310,11 @@ class CellSpace:
     def _padded(self) -> Tensor:
         """Coordinates, and a one for the bias."""
         return F.pad(self.x, (0, 1), value=1.0)
+
+    @cached_property
+    def _single(self) -> Tensor:
+        """The same in single precision."""
+        return self._padded.float()
 
 
 def folds_of(block: Tensor, seed: int, folds: int = FOLDS) -> Tensor:
@@ -359,6 +420,7 @@ def minimise(
     penalty: float,
     tolerance: float,
     start: Tensor | None = None,
+    memory: Memory | None = None,
     iterations: int = 1000,
 ) -> Tensor:
     r"""Solve some penalised logistic regressions on the same cells at once.
@@ -382,6 +444,7 @@ def minimise(
         penalty: ρ.
         tolerance: Bound of the distance.
         start: Where to begin, (F, C, k + 1).
+        memory: What L-BFGS has learnt before; it is brought up to date.
         iterations: At most.
 
     Returns:
@@ -407,7 +470,10 @@ def minimise(
     logits = product(theta)
     slope = gradient(logits)
     bound = tolerance * max(penalty, 1e-9)
-    steps: list[tuple[Tensor, Tensor, Tensor]] = []
+    if x.dtype == torch.float32:
+        # Gradients have no more digits.
+        bound = max(bound, 1e-6)
+    steps = [] if memory is None else memory
     for _ in range(iterations):
         going = slope.flatten(1).norm(dim=1) > bound
         if not going.any():
@@ -425,13 +491,12 @@ def minimise(
         rho = torch.where(inner > 0, 1 / inner.clamp(min=1e-300), 0)
         if x.dtype == torch.float32:
             rho = torch.where(inner > 1e-30, 1 / inner.clamp(min=1e-30), 0)
-        steps = [*steps[-MEMORY + 1 :], (step, bend, rho)]
+        steps.append((step, bend, rho))
+        del steps[:-MEMORY]
     return theta
 
 
-def _direction(
-    slope: Tensor, curvature: Tensor, steps: list[tuple[Tensor, Tensor, Tensor]]
-) -> Tensor:
+def _direction(slope: Tensor, curvature: Tensor, steps: Memory) -> Tensor:
     """Direction of descent: the two loops of L-BFGS, of each problem."""
     q, factors = slope, []
     for step, bend, rho in reversed(steps):

@@ -201,23 +201,24 @@ class Tokens:
         Returns:
             (N, D) rows of U F.
         """
-        features = []
-        for level, stride in zip(self.levels, self.strides, strict=True):
+        levels = self.levels
+        first, features = 0, levels[0].new_empty(len(batch), sum(self.channels))
+        for level, stride in zip(levels, self.strides, strict=True):
             h, w = level.shape[-2:]
             base, offsets, weights = self._operator(stride).taps(
                 batch, rows, cols, stride, (h, w), level.dtype
             )
             # A neighbour beyond the grid has weight zero: any valid index serves.
             index = (base[:, None] + offsets).clamp(0, h * w - 1)
-            features.append(
-                F.embedding_bag(
-                    index + (batch * (h * w))[:, None],
-                    _rows(level),
-                    per_sample_weights=weights,
-                    mode='sum',
-                )
+            # Into its place: parts that are put together at the end are held twice.
+            features[:, first : first + level.shape[1]] = F.embedding_bag(
+                index + (batch * (h * w))[:, None],
+                _rows(level),
+                per_sample_weights=weights,
+                mode='sum',
             )
-        return torch.cat(features, dim=1)
+            first += level.shape[1]
+        return features
 
     def pool(
         self,
