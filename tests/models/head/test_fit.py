@@ -23,9 +23,23 @@ from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models.backbones.create import create_backbone
 from torchgeo_mapsr.models.head.cells import CellTable
-from torchgeo_mapsr.models.head.fit import CAUTIOUS, FitOptions, fit_head
+from torchgeo_mapsr.models.head.fit import (
+    CAUTIOUS,
+    CLEAN,
+    NOISY,
+    FitOptions,
+    error_ratio,
+    fit_head,
+    lift,
+)
 from torchgeo_mapsr.models.head.head import SCORES, Head
-from torchgeo_mapsr.models.head.probe import ABSENT, STRENGTHS, LinearProbe, fit_probe
+from torchgeo_mapsr.models.head.probe import (
+    ABSENT,
+    STRENGTHS,
+    HeldOut,
+    LinearProbe,
+    fit_probe,
+)
 from torchgeo_mapsr.models.head.prompts import cluster, select
 from torchgeo_mapsr.models.tokens.tokens import Tokens
 
@@ -483,6 +497,56 @@ def test_codes_are_translated_by_what_they_hold() -> None:
     torch.testing.assert_close(made.prior.composition, shares)
     count = torch.tensor([int((table.code == code).sum()) for code in MIXED])
     torch.testing.assert_close(made.prior.frequency, count / count.sum() @ shares)
+
+
+def test_a_class_is_lifted_by_codes_that_have_cells() -> None:
+    """Class 2 leads none but the last code, of which there is one cell."""
+    composition = torch.tensor([[0.9, 0.1, 0], [0.2, 0.5, 0.3], [0, 0.1, 0.9]]).double()
+    p = torch.tensor([0.1, 0.5, 0.3]).repeat(100, 1)
+    count = torch.tensor([50, 49, 1])
+    # As if the second code led for it, by a quarter; all pixels need 5 / 3.
+    t = lift(p, composition, count)
+    torch.testing.assert_close(t, torch.tensor([1, 1, 5 / 3]).double())
+    p[:60] = torch.tensor([0.1, 0.48, 0.4])
+    # Sixty pixels need less, and the codes promise 15.6 of them.
+    t = lift(p, composition, count)
+    torch.testing.assert_close(t, torch.tensor([1, 1, 1.2]).double())
+    # With five cells the purest code leads.
+    t = lift(p, composition, torch.tensor([50, 49, 5]))
+    torch.testing.assert_close(t, torch.ones(3).double())
+
+
+def test_errors_of_imagery_and_of_neighbours() -> None:
+    """The dense form, with all pairs of cells."""
+    generator = torch.Generator().manual_seed(0)
+    place = F.pad(torch.cartesian_prod(torch.arange(9), torch.arange(9)), (1, 0))
+    label = (torch.rand(81, generator=generator) < 0.3).long() + place[:, 1] // 5
+    index = torch.randperm(81, generator=generator)[:70].sort().values
+    logits = torch.randn(70, 3, generator=generator) + 2 * F.one_hot(label[index], 3)
+    held = HeldOut(index, logits.log_softmax(1), 1e-3, 0.0, {}, torch.zeros(0))
+
+    offset = (place[index][:, None] - place[index][None])[..., 1:]
+    near = torch.exp(-offset.square().sum(2) / 2) * (offset.abs().amax(2) <= 2)
+    near.fill_diagonal_(0)
+    votes = near @ F.one_hot(label[index], 3).float()
+    wrong = [(v.argmax(1) != label[index]).float().mean() for v in (logits, votes)]
+    assert 0 < wrong[0] < wrong[1]
+    ratio = error_ratio(held, label, place)
+    assert ratio == pytest.approx(float(wrong[0] / wrong[1]), rel=1e-5)
+    # Alone, a cell has no neighbour.
+    assert error_ratio(held, label, 10 * place) == 1
+
+
+@pytest.mark.parametrize(('patch', 'apart'), [(1, 1.2), (8, 0.3)])
+def test_weight_of_the_labels(patch: int, apart: float) -> None:
+    """It is less where the imagery knows cells better than their neighbours do."""
+    blobs = Blobs(side=16, apart=apart, patch=patch, seed=2)
+    made = fit_head(blobs.table, SAME)
+    fit = made.provenance['fit']
+    rate, ratio = fit['label_errors'], fit.get('error_ratio', 1)
+    expected = max(NOISY, CLEAN * (1 - 8 * rate) * min(1, ratio) ** 2)
+    assert made.prior.weight == pytest.approx(expected, abs=2e-3)
+    assert (ratio < 1) == (patch == 1)
 
 
 def test_translation_is_the_total_probability() -> None:

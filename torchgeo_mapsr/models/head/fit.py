@@ -46,7 +46,7 @@ COLOUR, COLOUR_L2, COLOUR_PIXELS = 0.25, 1e-4, 10_000
 # Weight of the labels at prediction, and their smoothing in cells. Held-out cells cannot
 # say what is right for pixels. SOFT is the least that keeps every development scene at
 # its labels' own accuracy; labels whose codes are single classes get CLEAN less what the
-# rate of errors ν asks for, NOISY at least.
+# rate of errors ν and the imagery's knowledge of held-out cells ask for, NOISY at least.
 SOFT, CLEAN, NOISY, SIGMA = 0.6, 1.2, 0.3, 0.5
 
 # Agreeing pixels that the prompts and their covariance are made from, at most. The
@@ -57,8 +57,9 @@ PROMPT_PIXELS = 20_000
 # what the map finds there: all of it sank a scene whose labels were very noisy.
 ESTIMATED = 0.25
 
-# Whole cells that a code needs to lead for a class.
-LEADING = 5
+# Whole cells that a code needs to lead for a class, and how far a class is lifted above
+# the class that leads.
+LEADING, LEAD = 5, 1.25
 
 # Pixels that features are standardised by: their deviations are known to a percent.
 MOMENT_PIXELS = 10_000
@@ -286,7 +287,12 @@ def fit_head(
     elif prior is None:
         # Without denoising nothing is known of the errors.
         rate = 1.0 if cleaned is None else cleaned.rate
-        prior = max(NOISY, CLEAN * (1 - 8 * rate))
+        prior = CLEAN * (1 - 8 * rate)
+        if held is not None and prior > NOISY:
+            ratio = error_ratio(held, data.target, data.place)
+            report['error_ratio'] = round(ratio, 4)
+            prior *= min(1.0, ratio) ** 2
+        prior = max(NOISY, prior)
     sigma = SIGMA if sigma is None else sigma
     report |= {'prior_weight': prior, 'prior_sigma': sigma, 'pixels': len(table.pixels)}
     composition = _compositions(data, crosswalk, pixels, cleaned)
@@ -339,8 +345,8 @@ def lift(p: Tensor, composition: Tensor, count: Tensor) -> Tensor:
 
     Where the only developed cells are of low intensity, lawns are likelier than roads
     at every pixel, and no road is mapped. Such a class is lifted as if the code that is
-    purest in it led for it, by 1.25; but no further than until it covers the share of
-    the pixels that the codes' compositions promise.
+    purest in it, of those with LEADING cells, led for it, by LEAD; but no further than
+    until it covers the share of the pixels that the codes' compositions promise.
 
     Args:
         p: Probabilities of the classes of sampled pixels, without t, (N, C).
@@ -356,8 +362,11 @@ def lift(p: Tensor, composition: Tensor, count: Tensor) -> Tensor:
     for c in range(len(t)):
         if (leading == c).any() or not (composition[:, c] > 0).any():
             continue
-        purest = int(composition[:, c].argmax())
-        most = 1.25 * float(composition[purest].max() / composition[purest, c])
+        # A code of a few cells stands for nothing that was learned.
+        codes = count >= LEADING if (count >= LEADING).any() else count >= 0
+        shares = composition[codes]
+        purest = int(shares[:, c].argmax())
+        most = LEAD * float(shares[purest].max() / shares[purest, c].clamp(min=1e-3))
         others = p.clone()
         others[:, c] = 0
         needed = (others.amax(1) / p[:, c].clamp(min=1e-12)).double().sort().values
@@ -365,6 +374,33 @@ def lift(p: Tensor, composition: Tensor, count: Tensor) -> Tensor:
         enough = float(needed[min(covered, len(needed) - 1)])
         t[c] = max(1.0, min(most, enough))
     return t
+
+
+def error_ratio(held: HeldOut, label: Tensor, place: Tensor) -> float:
+    """How often the imagery is wrong about held-out cells, as against neighbours.
+
+    Errors of labels that neighbours share make neighbours look better than they are,
+    and this ratio too large. So it may lessen the weight of the labels and never raise
+    it: that is what went wrong in version 0.1.0.
+
+    Args:
+        held: What probes say of cells that they were not fitted to.
+        label: Label of each whole cell, (n,).
+        place: Place of each, (n, 3).
+
+    Returns:
+        The error rate of the probe divided by that of the commonest label around, over
+        cells that have neighbours; 1 if there are none.
+    """
+    label = label[held.index]
+    neighbours = neighbour_weights(place[held.index], 1.0, 2)
+    around = torch.from_numpy(neighbours @ one_hot(label, int(label.max()) + 1).numpy())
+    beside = around.sum(1) > 0
+    if not beside.any():
+        return 1.0
+    wrong = (held.log_probability.argmax(1) != label)[beside].double().mean()
+    by_neighbours = (around.argmax(1) != label)[beside].double().mean()
+    return float(wrong / by_neighbours.clamp(min=1e-3))
 
 
 def _index_of(values: Tensor, keys: Tensor) -> Tensor:
