@@ -3,6 +3,7 @@
 
 """Imagery in archives and Zarr stores, and files without a grid: the same pixels as GDAL's."""
 
+import os
 import pickle
 import shutil
 import subprocess
@@ -152,7 +153,7 @@ class TestZarr:
             (path for path in store.rglob('*') if path.is_file()),
             key=lambda path: path.stat().st_size,
         )
-        chunk.write_bytes(chunk.read_bytes() + b' ')
+        os.utime(chunk, (0, 2**33))
         assert imagery.changed()
         assert Imagery(store).fingerprint() != before
 
@@ -162,7 +163,7 @@ class TestZarr:
         """As odc-stac loads them: dates, and reflectance times 10 000."""
         values = values_of(2).astype(np.int16)
         store = tmp_path / 'scene.zarr'
-        names = ('red', 'nir')
+        names = ('nir', 'red')
         dataset = None
         for name, band in zip(names, values, strict=True):
             array = wrap_xr(band, GRID).expand_dims('time', 0)
@@ -178,9 +179,9 @@ class TestZarr:
         with rasterio.open(path, 'r+') as file:
             file.scales, file.offsets = (1e-4, 1e-4), (-0.1, -0.1)
         same(imagery, Imagery(path))
-        same(Imagery(f'{store}:nir'), Imagery(path, bands=[2]))
-        same(Imagery(f'{store}:nir,red'), Imagery(path, bands=[2, 1]))
-        with pytest.raises(InputError, match='no variable blue; there are red, nir'):
+        same(Imagery(f'{store}:red'), Imagery(path, bands=[2]))
+        same(Imagery(f'{store}:red,nir'), Imagery(path, bands=[2, 1]))
+        with pytest.raises(InputError, match='no variable blue; there are nir, red'):
             Imagery(f'{store}:blue')
 
     def test_pixels_of_a_third(self, tmp_path: Path) -> None:
@@ -196,15 +197,16 @@ class TestZarr:
         flat = wrap_xr(values_of(1)[0], GRID)
         both = image.to_dataset(name='image')
         both['mask'] = flat
+        bare = flat.drop_vars('spatial_ref')
+        for axis in ('y', 'x'):
+            bare[axis] = bare[axis].values
         dates = flat.expand_dims('time', 0).isel(time=[0, 0])
         cases = {
             'several variables .image, mask.*scene.zarr:image': both,
             'has 2 of band, 2 of time|has 2 of time, 2 of band': (
                 image.expand_dims('time', 0).isel(time=[0, 0]).to_dataset(name='a')
             ),
-            'no coordinate reference system': flat.drop_vars('spatial_ref').to_dataset(
-                name='a'
-            ),
+            'no coordinate reference system': bare.to_dataset(name='a'),
             'has no variable with dimensions y and x': both[['image']].isel(x=0, y=0),
         }
         for message, dataset in cases.items():
@@ -212,9 +214,6 @@ class TestZarr:
             shutil.rmtree(store, ignore_errors=True)
             for variable in dataset.variables.values():
                 variable.encoding.clear()
-            if 'reference' in message:
-                for array in dataset.data_vars.values():
-                    array.attrs.pop('grid_mapping', None)
             dataset.to_zarr(store)
             with pytest.raises(InputError, match=message):
                 Imagery(store)
@@ -298,12 +297,16 @@ class TestWithoutGrid:
         tif: Tif,
         tmp_path: Path,
     ) -> None:
-        path = tif('raw.tif', values_of(3).astype(dtype), bare=True, nodata=nodata)
+        values = values_of(3).astype(dtype)
+        values[values == 9] = 10
+        values[:, 20:40, 30:50] = 9
+        path = tif('raw.tif', values, bare=True, nodata=nodata)
         place(path)
         warped = tmp_path / 'warped.tif'
         alpha = ['-dstalpha'] if nodata is None else []
         subprocess.run(
-            ['gdalwarp', '-q', '-r', 'bilinear', *alpha, path, warped], check=True
+            ['gdalwarp', '-q', '-r', 'bilinear', '-et', '0', *alpha, path, warped],
+            check=True,
         )
         imagery = Imagery(path)
         assert imagery.bands == 3
@@ -312,10 +315,9 @@ class TestWithoutGrid:
             expected = file.read([1, 2, 3])
             inside = file.read(4) > 0 if nodata is None else (expected != nodata).all(0)
         image, valid = imagery.read(imagery.geobox)
-        if nodata is None or dtype is np.float32:
-            np.testing.assert_array_equal(valid, inside)
+        np.testing.assert_array_equal(valid, inside)
         assert 0.3 < valid.mean() < 0.95
-        np.testing.assert_allclose(image[:, valid], expected[:, valid], rtol=1e-6)
+        np.testing.assert_allclose(image[:, valid], expected[:, valid], rtol=1e-5)
         # windows are crops of the whole, across GDAL's blocks too
         window = imagery.geobox[11:52, 17:60]
         part, _ = imagery.read(window)

@@ -339,8 +339,8 @@ class WarpedRaster:
 
     The grid is that of ``gdalwarp`` without options: north up, pixels of about the file's
     size, in the CRS of the ground control points; in degrees for a camera model. Values
-    are bilinear, those of a palette nearest. What the file does not cover is masked, or has
-    its no-data value where it declares one.
+    are those of ``gdalwarp -r bilinear -et 0``, of a palette nearest. What the file does not cover, or declares as
+    no data, is masked.
 
     Args:
         source: The file. Everything but the pixels and the grid is taken from it.
@@ -351,22 +351,42 @@ class WarpedRaster:
         #: whether it is placed by a camera model
         self.camera = not source.gcps[0]
         colors = source.colorinterp
-        self._masked = source.nodata is None and ColorInterp.alpha not in colors
+        self._masked = ColorInterp.alpha not in colors
         indexed = ColorInterp.palette in colors
         self._warped = WarpedVRT(
             source,
             # points bring their own; a camera model is of degrees
             src_crs='EPSG:4326' if self.camera else None,
             resampling=Resampling.nearest if indexed else Resampling.bilinear,
+            # Also where there is a no-data value: with that alone rasterio places pixels
+            # by a camera model a fifth of a pixel off gdalwarp's.
             add_alpha=self._masked,
+            # exact, or pixels would depend on the window that they are read with
+            tolerance=0,
         )
         for name in ('crs', 'transform', 'height', 'width', 'shape', 'bounds'):
             setattr(self, name, getattr(self._warped, name))
         self.read = self._warped.read
-        self.read_masks = self._warped.read_masks
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
+
+    def read_masks(self, indexes: Sequence[int], window: Window) -> NDArray[np.uint8]:
+        """Read masks of bands, as rasterio does: 0 where the file does not reach."""
+        if not self._masked:
+            masks: NDArray[np.uint8] = self._warped.read_masks(indexes, window=window)
+            return masks
+        # GDAL makes no mask of a band of transparency that holds floats
+        alpha = self._warped.read(self._source.count + 1, window=window)
+        mask = np.where(alpha > 0, np.uint8(255), np.uint8(0))
+        return np.broadcast_to(mask, (len(indexes), *mask.shape))
+
+    @property
+    def nodatavals(self) -> tuple[float | None, ...]:
+        """No-data value of each band; the mask has them all."""
+        if self._masked:
+            return (None,) * int(self._source.count)
+        return tuple(self._source.nodatavals)
 
     @property
     def mask_flag_enums(self) -> list[list[MaskFlags]]:

@@ -106,7 +106,7 @@ class ZarrRaster:
 
         Args:
             name: ``x.zarr``, ``x.zarr:variable`` or ``x.zarr:red,green,blue``; without a
-                name, the one variable that is a raster, or all of two dimensions.
+                name, the one variable that is a raster, or all of two dimensions by their names.
 
         Raises:
             InputError: There is no such variable, it is no raster, or it has no grid.
@@ -295,11 +295,12 @@ class ZarrRaster:
 
 def _variables(name: str, dataset: Any, names: Sequence[str]) -> list[str]:
     """Variables that are read."""
-    rasters = [
+    # by their names: the order of a store is that of its folder
+    rasters = sorted(
         str(key)
         for key, array in dataset.data_vars.items()
         if array.ndim >= 2 and array.odc.spatial_dims is not None
-    ]
+    )
     there = ', '.join(map(str, dataset.data_vars)) or 'none'
     for key in names:
         if key not in dataset.data_vars:
