@@ -303,17 +303,15 @@ class TestWithoutGrid:
         path = tif('raw.tif', values, bare=True, nodata=nodata)
         place(path)
         warped = tmp_path / 'warped.tif'
-        alpha = ['-dstalpha'] if nodata is None else []
-        subprocess.run(
-            ['gdalwarp', '-q', '-r', 'bilinear', '-et', '0', *alpha, path, warped],
-            check=True,
-        )
+        # with a band of transparency: gdalwarp changes values that happen to be no-data
+        options = ['-q', '-r', 'bilinear', '-et', '0', '-dstalpha']
+        subprocess.run(['gdalwarp', *options, path, warped], check=True)
         imagery = Imagery(path)
         assert imagery.bands == 3
         with rasterio.open(warped) as file:
             assert imagery.geobox == GeoBox.from_rio(file)
             expected = file.read([1, 2, 3])
-            inside = file.read(4) > 0 if nodata is None else (expected != nodata).all(0)
+            inside = file.read(4) > 0
         image, valid = imagery.read(imagery.geobox)
         np.testing.assert_array_equal(valid, inside)
         assert 0.3 < valid.mean() < 0.95

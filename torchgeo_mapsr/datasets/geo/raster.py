@@ -361,6 +361,8 @@ class WarpedRaster:
             # Also where there is a no-data value: with that alone rasterio places pixels
             # by a camera model a fifth of a pixel off gdalwarp's.
             add_alpha=self._masked,
+            # there is no value for it then; GDAL 3.12 warns
+            init_dest_nodata=not self._masked,
             # exact, or pixels would depend on the window that they are read with
             tolerance=0,
         )
