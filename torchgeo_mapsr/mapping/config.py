@@ -417,8 +417,9 @@ def _fit(name: str, field_name: str, help: str, **more: Any) -> Flag:
 
 #: Every option of ``torchgeo-mapsr map``, in the order of its help.
 FLAGS = (
-    Flag('imagery', 'imagery', 'input', 'HR imagery, one or more files', 'IMAGERY',
-         result=False),
+    Flag('imagery', 'imagery', 'input',
+         'HR imagery: files, folders, .zip, .zarr (or x.zarr:variable), or searches in a '
+         'catalogue', 'IMAGERY', result=False),
     Flag('labels', 'labels', 'input',
          'coarse label rasters, in any grid and CRS, of a part of the imagery or all',
          'FILE', result=False),
