@@ -184,6 +184,16 @@ class TestZarr:
         with pytest.raises(InputError, match='no variable blue; there are nir, red'):
             Imagery(f'{store}:blue')
 
+    def test_labels(self, tif: Tif, tmp_path: Path) -> None:
+        codes = values_of(1)
+        store = tmp_path / 'nlcd.zarr'
+        wrap_xr(codes[0], GRID, nodata=7).to_dataset(name='nlcd').to_zarr(store)
+        (labels,) = LabelRaster.open(store)
+        (expected,) = LabelRaster.open(tif('nlcd.tif', codes, nodata=7))
+        assert labels.geobox == expected.geobox
+        whole = slice(0, 60), slice(-2, 80)
+        np.testing.assert_array_equal(labels.read(*whole), expected.read(*whole))
+
     def test_pixels_of_a_third(self, tmp_path: Path) -> None:
         """Coordinates are rounded; the grid is that of the transform all the same."""
         affine = Affine(1 / 3, 0, 360000.1, 0, -1 / 3, 4348000.7)

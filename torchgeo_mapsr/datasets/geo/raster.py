@@ -105,8 +105,8 @@ class RasterFile:
 
         Args:
             path: What :func:`open_raster` opens.
-            imagery: Take what only imagery may be: Zarr stores, and files without a
-                grid, whose pixels are warped (bilinear, which would mix class codes).
+            imagery: Take files without a grid, whose pixels are warped (bilinear, which
+                would mix class codes).
 
         Raises:
             InputError: The file cannot be read, is truncated or has no georeference.
@@ -454,8 +454,8 @@ def open_rasters(
     """Open a raster, several rasters, or all rasters of folders and ZIP archives.
 
     Args:
-        paths: Files, URLs that rasterio opens, folders, or ZIP archives.
-        imagery: Take what only imagery may be, see :meth:`RasterFile.open`.
+        paths: Files, URLs that rasterio opens, Zarr stores, folders, or ZIP archives.
+        imagery: Take files without a grid, see :meth:`RasterFile.open`.
 
     Returns:
         The files: as they were given, those of a folder or an archive by name.
