@@ -13,7 +13,7 @@ RUN python -m venv /venv \
     && if [ -n "$TORCH_INDEX" ]; then \
         /venv/bin/pip install --no-cache-dir torch torchvision --index-url "$TORCH_INDEX"; \
     fi \
-    && /venv/bin/pip install --no-cache-dir '.[dask,stac]'
+    && /venv/bin/pip install --no-cache-dir '.[dask,stac,zarr]'
 
 FROM python:3.12-slim
 COPY --from=build /venv /venv

@@ -27,6 +27,7 @@ from rasterio.transform import Affine
 from torchgeo_mapsr.datasets.geo.grid import bring_together
 from torchgeo_mapsr.datasets.geo.raster import RasterFile
 from torchgeo_mapsr.datasets.imagery import Imagery
+from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.errors import InputError, InputWarning
 
 from .conftest import HR, UTM, Write
@@ -509,7 +510,9 @@ class TestLines:
         ]
         with rasterio.open(path, 'r+') as target:
             target.gcps = points, UTM
-        assert 'ground control points' in self.line(path)
+        with pytest.raises(InputError, match='ground control points') as error:
+            LabelRaster.open(path)
+        assert '\n' not in str(error.value)
 
     def test_crs_of_a_drawing(self, write: Write) -> None:
         crs = rasterio.crs.CRS.from_wkt('LOCAL_CS["Lambert-93",UNIT["metre",1]]')

@@ -21,6 +21,7 @@ from .._compat import Sample
 from ..datasets.base import ChipDataset
 from ..datasets.collate import collate_pairs
 from ..datasets.mosaic import LRHRPairs
+from ..datasets.pair import LRHRPair
 from ..errors import InputError
 from ..samplers import BalancedChipSampler, ChipSampler
 
@@ -177,6 +178,8 @@ class PairDataModule(ChipDataModule):
             line by torchgeo's ``random_bbox_splitting``, and no pixel is in both parts.
             Prediction sees both.
         seed: Which of the ways to cut.
+        stack: Files of one place, two dates say, are bands of one image, and all files
+            are one place.
 
     Raises:
         InputError: An argument is out of its range.
@@ -199,6 +202,7 @@ class PairDataModule(ChipDataModule):
         roi: Sequence[float] | None = None,
         val_split: float = 0.0,
         seed: int = 0,
+        stack: bool = False,
     ) -> None:
         super().__init__(
             batch_size, patch_size, stride, length, num_workers, augment, balance
@@ -209,13 +213,17 @@ class PairDataModule(ChipDataModule):
             raise InputError(f'roi is xmin, ymin, xmax and ymax, not {list(roi)}')
         self.roi, self.val_split, self.seed = roi, val_split, seed
         self.imagery, self.labels, self.truth = imagery, labels, truth
-        self.bands, self.nodata = bands, nodata
+        self.bands, self.nodata, self.stack = bands, nodata, stack
 
     def chips(self, split: str) -> LRHRPairs:
         """Pair the files, and take the part of them that a split sees."""
-        dataset: Any = LRHRPairs.from_files(
-            self.imagery, self.labels, self.truth, bands=self.bands, nodata=self.nodata
-        )
+        options: dict[str, Any] = {'bands': self.bands, 'nodata': self.nodata}
+        files = self.imagery, self.labels, self.truth
+        dataset: Any
+        if self.stack:
+            dataset = LRHRPairs([LRHRPair(*files, stack=True, **options)])
+        else:
+            dataset = LRHRPairs.from_files(*files, **options)
         if self.roi is not None:
             (dataset,) = roi_split(
                 dataset,

@@ -59,7 +59,7 @@ class UnlabelledDataModule(ChipDataModule):
         """Open the files, the same for all splits."""
         return ManyImagery(
             UnlabelledImagery(file.path, bands=self.bands, nodata=self.nodata)
-            for file in open_rasters(self.imagery)
+            for file in open_rasters(self.imagery, imagery=True)
         )
 
     def train_sampler_of(self, dataset: ChipDataset) -> GeoSampler:

@@ -6,7 +6,6 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import geopandas
@@ -31,7 +30,7 @@ from .imagery import Imagery
 from .labels import LabelRaster
 from .legends.legend import Legend
 from .plot import plot_sample
-from .sources import DatedFiles, ImagerySource, band_names, open_imagery
+from .sources import DatedFiles, ImagerySource, open_imagery
 
 #: What a pixel outside of the index holds, by key of the sample.
 OUTSIDE = {'image': 0, 'mask_valid': 0, 'mask_region': 0, 'mask': -1, 'mask_share': 0}
@@ -565,6 +564,7 @@ class ImageryChips(ChipDataset):
         transforms: Takes a sample and returns it transformed.
         legend: What the codes of ``lr_label`` mean, for :meth:`plot`.
         truth_legend: What the codes of ``mask`` mean, for :meth:`plot`.
+        stack: Files of one place, two dates say, are bands of one image.
 
     Raises:
         InputError: The files cannot be used, or are not north-up; or a torchgeo dataset
@@ -579,16 +579,17 @@ class ImageryChips(ChipDataset):
         transforms: Callable[[Sample], Sample] | None = None,
         legend: Legend | None = None,
         truth_legend: Legend | None = None,
+        stack: bool = False,
     ) -> None:
         files = DatedFiles.of(imagery)
         if files is not None:
-            files.check_one_date()
+            if not stack:
+                files.check_one_date()
             bands = files.bands if bands is None else bands
             imagery = files
-        self.imagery: Imagery = open_imagery(imagery, bands, nodata)
+        self.imagery: Imagery = open_imagery(imagery, bands, nodata, stack)
         self._names = files.names if files is not None else None
         self._rgb: tuple[str, ...] | None = files.rgb if files is not None else None
-        self._indexes = bands
         affine = self.imagery.geobox.affine
         if affine.b or affine.d or affine.a < 0 or affine.e > 0:
             raise InputError(
@@ -597,12 +598,12 @@ class ImageryChips(ChipDataset):
             )
         super().__init__(
             self.imagery.footprints,
-            self.imagery.paths,
+            self.imagery.images[0],
             transforms,
             legend,
             truth_legend,
         )
-        if files is not None:
+        if files is not None and not stack:
             self.index = files.index.to_crs(self.crs)
 
     @property
@@ -625,20 +626,18 @@ class ImageryChips(ChipDataset):
             query.raster,
         )
 
-    @cached_property
-    def _band_names(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]:
-        """Names of the file's bands, those of its colours, and numbers of those read."""
-        return band_names(self.imagery, self._indexes)
-
     @property
     def all_bands(self) -> tuple[str, ...]:  # type: ignore[override]
         """Names of all bands of the imagery: their descriptions, or numbers from 1."""
-        return self._names or self._band_names[0]
+        names = self.imagery.all_bands
+        if self._names is None or len(self._names) != len(names):
+            return names
+        return self._names
 
     @property
     def bands(self) -> tuple[str, ...]:
         """Names of the bands of ``image``."""
-        return tuple(self.all_bands[i - 1] for i in self._band_names[2])
+        return tuple(self.all_bands[i] for i in self.imagery.band_indexes)
 
     @property
     def rgb_bands(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -646,7 +645,7 @@ class ImageryChips(ChipDataset):
 
         Set it to plot others.
         """
-        return self._band_names[1] if self._rgb is None else self._rgb
+        return self.imagery.rgb_bands if self._rgb is None else self._rgb
 
     @rgb_bands.setter
     def rgb_bands(self, names: Sequence[str]) -> None:

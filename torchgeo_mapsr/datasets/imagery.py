@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -89,8 +90,10 @@ class Imagery:
     are 0 or one largest value. Naming the band in *bands* settles it.
 
     Args:
-        paths: Files, folders, VRTs or URLs that rasterio opens.
-        bands: Bands to read, from 1 (default: all but alpha).
+        paths: Files, folders, VRTs or URLs that rasterio opens, ZIP archives of them, and
+            Zarr stores (``x.zarr``, ``x.zarr:variable``). Files that ground control points
+            or a camera model place are warped as they are read.
+        bands: Bands to read of each file, from 1 (default: all but alpha).
         nodata: No-data value (default: that of the files), as it is stored.
         stack: Several files of one place, two dates say, are bands of one image instead
             of a mosaic: those of the first file come first, and a pixel must be valid in
@@ -110,7 +113,7 @@ class Imagery:
         nodata: float | None = None,
         stack: bool = False,
     ) -> None:
-        files = side_by_side(open_rasters(paths))
+        files = side_by_side(open_rasters(paths, imagery=True))
         alphas = _transparency(files)
         self._layers = tuple(
             _layer(file, bands, nodata, alpha)
@@ -118,10 +121,10 @@ class Imagery:
         )
         grid = files[0].geobox
         boxes = [box_in(file.geobox, grid) for file in files]
-        #: what each file covers, as a crop of the grid
-        self.footprints = tuple(crop(grid, box) for box in boxes)
         #: layers of each image of the stack; one image where nothing is stacked
         self._images = _stacked(files, boxes) if stack else (tuple(range(len(files))),)
+        #: what each file covers, of a stack each of its first image, as a crop of the grid
+        self.footprints = tuple(crop(grid, boxes[i]) for i in self._images[0])
         for image in self._images:
             _check_bands([self._layers[i] for i in image])
         if not stack and len(files) > 1:
@@ -147,6 +150,57 @@ class Imagery:
     def bands(self) -> int:
         """Number of bands that are read."""
         return sum(len(self._layers[image[0]].picks) for image in self._images)
+
+    @property
+    def images(self) -> tuple[tuple[str, ...], ...]:
+        """Files of each image of a stack; of one image where nothing is stacked."""
+        return tuple(
+            tuple(self._layers[i].file.path for i in image) for image in self._images
+        )
+
+    @property
+    def all_bands(self) -> tuple[str, ...]:
+        """Name of each band of the first file: its description, or its number.
+
+        Of a stack those of the first file of each image, with the file's name before
+        them, as in ``may:red``.
+        """
+        parts = [self._layers[image[0]].channels for image in self._images]
+        if len(parts) == 1:
+            return tuple(parts[0])
+        stems = _distinct([image[0] for image in self.images])
+        return tuple(
+            f'{stem}:{name}'
+            for stem, names in zip(stems, parts, strict=True)
+            for name in names
+        )
+
+    @property
+    def band_indexes(self) -> tuple[int, ...]:
+        """Where the bands that are read stand in :attr:`all_bands`, from 0."""
+        indexes: list[int] = []
+        first = 0
+        for image in self._images:
+            layer = self._layers[image[0]]
+            indexes += [first + i for i in layer.indexes]
+            first += len(layer.channels)
+        return tuple(indexes)
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Name of each band that is read."""
+        names = self.all_bands
+        return tuple(names[i] for i in self.band_indexes)
+
+    @property
+    def rgb_bands(self) -> tuple[str, ...]:
+        """Names of the bands that the first file calls red, green and blue, if it does."""
+        channels = self._layers[0].channels
+        colors = list(channels.values())
+        rgb = ('red', 'green', 'blue')
+        if not set(rgb) <= set(colors):
+            return ()
+        return tuple(self.all_bands[colors.index(color)] for color in rgb)
 
     @property
     def dtype(self) -> np.dtype:
@@ -423,6 +477,30 @@ class _Layer:
     @property
     def choices(self) -> tuple[Any, ...]:
         return self.bands, self.picks, self.nodata, self.alphas
+
+    @property
+    def channels(self) -> dict[str, str]:
+        """Colour of each channel of the file, by its name."""
+        file = self.file
+        names = [text or str(i) for i, text in enumerate(file.names, 1)]
+        if len(names) < file.count or len(set(names)) < len(names):
+            names = [str(i) for i in range(1, file.count + 1)]
+        channels = {}
+        for i, name in enumerate(names):
+            if file.palettes and file.palettes[i]:
+                channels |= {f'{name}:{c}': c for c in ('red', 'green', 'blue')}
+            else:
+                channels[name] = file.colors[i] if file.colors else ''
+        return channels
+
+    @property
+    def indexes(self) -> tuple[int, ...]:
+        """Where the channels that are read stand in :attr:`channels`, from 0."""
+        palettes = self.file.palettes or (None,) * self.file.count
+        first = np.cumsum([0, *(3 if palette else 1 for palette in palettes)]).tolist()
+        return tuple(
+            first[self.bands[i] - 1] + (component or 0) for i, component in self.picks
+        )
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -704,12 +782,8 @@ def _check_bands(layers: Sequence[_Layer]) -> None:
 
 def _color_order(layer: _Layer) -> tuple[str, ...]:
     """Red, green and blue in the order of the channels; empty unless there are all."""
-    names = [
-        ('red', 'green', 'blue')[component]
-        if component is not None
-        else (layer.file.colors or ('',) * layer.file.count)[layer.bands[i] - 1]
-        for i, component in layer.picks
-    ]
+    colors = list(layer.channels.values())
+    names = [colors[i] for i in layer.indexes]
     order = tuple(name for name in names if name in ('red', 'green', 'blue'))
     return order if sorted(order) == ['blue', 'green', 'red'] else ()
 
@@ -751,8 +825,8 @@ def _check_same_place(layers: Sequence[_Layer], boxes: Sequence[Box]) -> None:
         if (second & ~first).sum() < WORTH_KEEPING * second.sum() or not second.any():
             raise InputError(
                 f'{layers[j].file.path}: has the footprint of {layers[i].file.path}, '
-                'which would hide it; leave one of them out, or use both as bands '
-                '(Imagery(…, stack=True))'
+                'which would hide it; leave one of them out, or use both as bands of one '
+                'image (--stack, Imagery(…, stack=True))'
             )
 
 
@@ -776,12 +850,23 @@ def _stacked(
     files: Sequence[RasterFile], boxes: Sequence[Box]
 ) -> tuple[tuple[int, ...], ...]:
     """Number the files of each place, and put those of one number into one image."""
+    if len(files) == 1:
+        raise InputError(
+            f'{files[0].path}: is one file, and a stack needs several of one place; give '
+            'them all, or leave out --stack'
+        )
     first = {j: i for i, j in _same_place(boxes)}
     places: dict[int, list[int]] = {}
     for i in range(len(files)):
         places.setdefault(first.get(i, i), []).append(i)
     counts = {len(place) for place in places.values()}
     if counts == {1}:  # of one place, but not of one footprint
+        edges = np.array(boxes)
+        if (edges[:, :2].max(axis=0) >= edges[:, 2:].min(axis=0)).any():
+            raise InputError(
+                f'{files[0].path}: the files of the stack have no common pixel; leave out '
+                '--stack for a mosaic'
+            )
         return tuple((i,) for i in range(len(files)))
     if len(counts) > 1:
         fewest = min(places.values(), key=len)
@@ -790,6 +875,18 @@ def _stacked(
             f'others have {max(counts)}; a stack needs as many for each'
         )
     return tuple(zip(*places.values(), strict=True))
+
+
+def _distinct(paths: Sequence[str]) -> list[str]:
+    """Names of files without suffix, with as much of their folders as tells them apart."""
+    parts = [
+        PurePosixPath(path.partition('?')[0]).with_suffix('').parts for path in paths
+    ]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ['/'.join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(i + 1) for i in range(len(paths))]
 
 
 def _check_units(layers: Sequence[_Layer]) -> None:

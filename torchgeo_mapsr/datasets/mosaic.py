@@ -71,11 +71,11 @@ class LRHRPairs(ChipDataset):
                 )
         super().__init__(
             [tile for pair in self.pairs for tile in pair.imagery.footprints],
-            [path for pair in self.pairs for path in pair.imagery.paths],
+            [path for pair in self.pairs for path in pair.imagery.images[0]],
             transforms,
             self.pairs[0].legend,
             self.pairs[0].truth_legend,
-            [i for i, pair in enumerate(self.pairs) for _ in pair.imagery.paths],
+            [i for i, pair in enumerate(self.pairs) for _ in pair.imagery.images[0]],
         )
         self._take_rows()
 
@@ -103,7 +103,7 @@ class LRHRPairs(ChipDataset):
                 )
             )
             sources.append(first + numbers)
-            first += len(pair.imagery.paths)
+            first += len(pair.imagery.images[0])
         self._index = pandas.concat(tables)
         self.sources = np.concatenate(sources)
 
@@ -146,7 +146,7 @@ class LRHRPairs(ChipDataset):
             # Labels of several dates are those of each place's own date.
             lr, hr = labels, truth
         else:
-            places = [file.path for file in open_rasters(imagery)]  # type: ignore[arg-type]
+            places = [file.path for file in open_rasters(imagery, imagery=True)]  # type: ignore[arg-type]
             lr = label_rasters(labels)
             hr = label_rasters(truth) if truth is not None else None
         return cls(

@@ -60,6 +60,7 @@ class LRHRPair(ImageryChips):
         nodata: No-data value of the imagery (default: that of the files).
         legend: What the codes of *labels* mean, for :meth:`plot`.
         truth_legend: What the codes of *truth* mean, for :meth:`plot`.
+        stack: Files of one place, two dates say, are bands of one image.
 
     Raises:
         InputError: The files cannot be used, do not overlap, or the labels are finer
@@ -88,8 +89,11 @@ class LRHRPair(ImageryChips):
         nodata: float | None = None,
         legend: Legend | None = None,
         truth_legend: Legend | None = None,
+        stack: bool = False,
     ) -> None:
-        super().__init__(imagery, bands, nodata, transforms, legend, truth_legend)
+        super().__init__(
+            imagery, bands, nodata, transforms, legend, truth_legend, stack
+        )
         times = self.index.index
         self.labels = label_rasters(labels, times)
         self.truth = label_rasters(truth, times) if truth is not None else ()

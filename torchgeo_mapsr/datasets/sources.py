@@ -11,9 +11,7 @@ from typing import Any
 import geopandas
 import numpy as np
 import pandas
-import rasterio
 import shapely
-from rasterio.enums import ColorInterp
 from torchgeo.datasets import (
     GeoDataset,
     IntersectionDataset,
@@ -217,6 +215,7 @@ def open_imagery(
     source: ImagerySource,
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
+    stack: bool = False,
 ) -> Imagery:
     """Open imagery of files or of a torchgeo dataset's files.
 
@@ -224,20 +223,21 @@ def open_imagery(
         source: The imagery.
         bands: Bands to read, from 1 (default: those of the dataset, or all but alpha).
         nodata: No-data value (default: that of the dataset, or of the files).
+        stack: Files of one place are bands of one image.
 
     Raises:
         InputError: It cannot be used.
     """
     if isinstance(source, Imagery):
-        if bands is not None or nodata is not None:
-            raise InputError('give bands and nodata to Imagery, not to the pair')
+        if bands is not None or nodata is not None or stack:
+            raise InputError('give bands, nodata and stack to Imagery, not to the pair')
         return source
     files = DatedFiles.of(source)
     if files is not None:
         bands = files.bands if bands is None else bands
         nodata = files.nodata if nodata is None else nodata
-        return Imagery(files.paths, bands, nodata)
-    return Imagery(source, bands, nodata)  # type: ignore[arg-type]
+        return Imagery(files.paths, bands, nodata, stack)
+    return Imagery(source, bands, nodata, stack)  # type: ignore[arg-type]
 
 
 def label_rasters(
@@ -266,39 +266,6 @@ def label_rasters(
     if rasters and len(rasters) == len(sources):
         return rasters
     return LabelRaster.open([i for i in sources if not isinstance(i, LabelRaster)])
-
-
-def band_names(
-    imagery: Imagery, bands: Sequence[int] | None
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...]]:
-    """Names of the bands of imagery, as its first file has them.
-
-    Args:
-        imagery: The imagery.
-        bands: Bands that were asked for.
-
-    Returns:
-        Name of each band of the file, its description or number; names of those that it
-        calls red, green and blue, none if it does not; and numbers of those that are
-        read, from 1.
-    """
-    with rasterio.open(imagery.paths[0]) as file:
-        colours = {colour: i for i, colour in enumerate(file.colorinterp)}
-        alpha = colours.get(ColorInterp.alpha)
-        names = [text or str(i + 1) for i, text in enumerate(file.descriptions)]
-    if len(set(names)) < len(names):
-        names = [str(i + 1) for i in range(len(names))]
-    rgb = ColorInterp.red, ColorInterp.green, ColorInterp.blue
-    named = all(colour in colours for colour in rgb)
-    if bands is None:
-        bands = [i + 1 for i in range(len(names))]
-        if len(bands) > imagery.bands and alpha is not None:
-            bands.remove(alpha + 1)
-    return (
-        tuple(names),
-        tuple(names[colours[colour]] for colour in rgb) if named else (),
-        tuple(bands),
-    )
 
 
 def _named(index: geopandas.GeoDataFrame, crs: Any) -> geopandas.GeoDataFrame:

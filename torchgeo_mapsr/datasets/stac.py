@@ -116,11 +116,12 @@ class Search:
             raise InputError(f'{text}: name a collection, as ?collections=NAME.')
         return search
 
-    def items(self, area: AreaOfInterest) -> 'tuple[Any, ...]':
+    def items(self, area: AreaOfInterest, dates: bool = False) -> 'tuple[Any, ...]':
         """Find the items of an area, newest first, and only those that add to it.
 
         Args:
             area: The area.
+            dates: Keep all dates of a place.
 
         Returns:
             Items of pystac. Composites take all of them; for one file a place, those
@@ -143,12 +144,16 @@ class Search:
                 f'{when} in the area.'
             )
         found.sort(key=lambda item: (-_time(item).timestamp(), item.id))
-        if len(self.assets) > 1:
+        if dates or len(self.assets) > 1:
             return tuple(found)
         return tuple(_covering(found, area))
 
-    def files(self, area: AreaOfInterest) -> tuple[str, ...]:
+    def files(self, area: AreaOfInterest, dates: bool = False) -> tuple[str, ...]:
         """Names of the files of an area, newest first; see :meth:`items`.
+
+        Args:
+            area: The area.
+            dates: Keep all dates of a place.
 
         Raises:
             InputError: Also if an item lacks the asset.
@@ -159,7 +164,7 @@ class Search:
                 'they have to be put together first.'
             )
         return tuple(
-            name_of(item, _asset(item, self.assets)) for item in self.items(area)
+            name_of(item, _asset(item, self.assets)) for item in self.items(area, dates)
         )
 
 
@@ -206,7 +211,7 @@ def is_search(text: str) -> bool:
 
 
 def resolve(
-    text: str, area: AreaOfInterest, date: str | None, folder: Path
+    text: str, area: AreaOfInterest, date: str | None, folder: Path, stack: bool = False
 ) -> tuple[tuple[str, ...], str | None]:
     """Files of a search, ready for readers.
 
@@ -215,6 +220,7 @@ def resolve(
         area: The area.
         date: A date, see :meth:`Search.parse`.
         folder: Where a composite is kept, if one has to be made.
+        stack: Take all dates of a place, to be used as bands. A composite is one date.
 
     Returns:
         Names of files, and the legend of their classes, if they are a map.
@@ -224,7 +230,7 @@ def resolve(
     """
     search = Search.parse(text, date)
     if len(search.assets) <= 1:
-        return search.files(area), search.legend
+        return search.files(area, stack), search.legend
     items = search.items(area)
     names = [name_of(item, asset) for item in items for asset in search.assets]
     parts = [(name, etag(name)) for name in names]

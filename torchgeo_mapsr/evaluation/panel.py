@@ -4,10 +4,10 @@
 """One picture of a run: imagery, LR labels, map and confidence side by side."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,7 +18,8 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from ..datasets.geo.raster import address_of
+from ..datasets.geo.raster import WarpedRaster, open_raster
+from ..datasets.geo.zarr import ZarrRaster
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
@@ -60,7 +61,9 @@ def save_panel(
     """
     grid = _thumbnail(imagery.geobox)
     colors = np.concatenate([legend.colors, [_NOTHING]]).astype(np.uint8)
-    shown = list(bands[:3]) if min(len(bands), imagery.bands) >= 3 else [bands[0]]
+    # of a stack the first image
+    count = imagery.bands // len(imagery.images)
+    shown = list(bands[:3]) if min(len(bands), count) >= 3 else [bands[0]]
     mapped = legend.index(_codes(map_path, grid))
     pictures = [('imagery', imagery_picture(imagery, grid, shown, mapped >= 0))]
     if labels and crosswalk is not None:
@@ -145,7 +148,7 @@ def imagery_picture(
     """
     values = np.zeros((len(bands), *grid.shape))
     covered = np.zeros(grid.shape, bool)
-    for path in imagery.paths:
+    for path in imagery.images[0]:
         read = _read(path, grid, bands, Resampling.average)
         fresh = np.isfinite(read).all(0) & ~covered
         values[:, fresh] = read[:, fresh]
@@ -171,7 +174,12 @@ def _read(
     path: str | Path, grid: GeoBox, bands: list[int], resampling: Resampling
 ) -> NDArray[np.float32]:
     """A raster on the small grid, (bands, h, w) float32; NaN where it has no data."""
-    with rasterio.open(address_of(path)) as source:
+    with ExitStack() as stack:
+        source = stack.enter_context(open_raster(path))
+        if isinstance(source, ZarrRaster):
+            source = stack.enter_context(source.thumbnail(2 * _SIZE))
+        elif isinstance(source, WarpedRaster):
+            source = source.dataset
         full = GeoBox.from_rio(source)
         if full.zoom_out(max(1.0, max(full.shape) / max(grid.shape))) == grid:
             # A fraction of the time of warping.

@@ -47,6 +47,7 @@ def fit(
     propagate: str = 'none',
     chip_size: int = 448,
     device: str = 'auto',
+    stack: bool = False,
 ) -> LandCoverModel:
     """Fit a model to imagery and coarse labels of the same place.
 
@@ -67,6 +68,7 @@ def fit(
         propagate: Spec of the spatial refinement.
         chip_size: Side of what the backbone sees at once, in pixels.
         device: auto, cpu or cuda:N.
+        stack: Files of one place, two dates say, are bands of one image.
 
     Returns:
         The model.
@@ -87,9 +89,9 @@ def fit(
     options = options or FitOptions()
     scoring = ScoringOptions(upsampler=upsampler, propagate=propagate)
     compute = ComputeOptions(device=device)
-    with ExitStack() as stack:
-        images = stack.enter_context(_imagery(imagery))
-        rasters = stack.enter_context(_labels(labels))
+    with ExitStack() as opened:
+        images = opened.enter_context(_imagery(imagery, stack))
+        rasters = opened.enter_context(_labels(labels))
         walk = Crosswalk.load(legend, target, crosswalk)
         inputs = Inputs((images,), rasters, walk.target, walk)
         frozen = create_backbone(
@@ -108,6 +110,7 @@ def map_array(
     *,
     probabilities: bool = False,
     chip_size: int = 448,
+    stack: bool = False,
 ) -> Any:
     """Map imagery in memory.
 
@@ -122,6 +125,7 @@ def map_array(
         probabilities: Give the probability of every class in percent, instead of the
             code of the most probable one.
         chip_size: Side of what the backbone sees at once, in pixels.
+        stack: As in :func:`fit`.
 
     Returns:
         Codes of the classes, (H, W) uint8, or percent, (C, H, W) uint8; 255 where there
@@ -131,11 +135,11 @@ def map_array(
     Raises:
         InputError: If the imagery cannot be used, or has other bands than the model's.
     """
-    with ExitStack() as stack:
-        images = stack.enter_context(_imagery(imagery))
+    with ExitStack() as opened:
+        images = opened.enter_context(_imagery(imagery, stack))
         rasters: tuple[LabelRaster, ...] = ()
         if labels is not None:
-            rasters = stack.enter_context(_labels(labels))
+            rasters = opened.enter_context(_labels(labels))
         if model.bands is not None and model.bands != images.bands:
             raise InputError(
                 f'The model was made for imagery of {model.bands} bands, this has '
@@ -216,12 +220,12 @@ def _grid(array: Any) -> GeoBox:
 
 
 @contextmanager
-def _imagery(source: Any) -> Iterator[Imagery]:
+def _imagery(source: Any, stack: bool = False) -> Iterator[Imagery]:
     """Imagery of an array or of files."""
     if isinstance(source, Imagery):
         yield source
         return
-    with _raster(source, Imagery) as images:
+    with _raster(source, lambda files: Imagery(files, stack=stack)) as images:
         yield images
 
 
@@ -239,6 +243,8 @@ def _labels(source: Any) -> Iterator[tuple[LabelRaster, ...]]:
 def _raster(source: Any, opened: Callable[[Any], T]) -> Iterator[T]:
     """What opens files, on an array too: it is a file in memory meanwhile."""
     if hasattr(source, 'coords') and hasattr(source, 'dims'):
+        if hasattr(source, 'data_vars'):  # a dataset: a band a variable
+            source = source.to_dataarray('band')
         values, grid = np.asarray(source.values), _grid(source)
         nodata = getattr(source.odc, 'nodata', None)
     elif (

@@ -3,8 +3,9 @@
 
 """Everything that a mapping job can be told: one small dataclass a stage.
 
-The command line, YAML files, the digest that resuming depends on, and the report all
-read these: :data:`FLAGS` says what each field is called on the command line.
+The command line, job files (:mod:`.job_file`), the digest that resuming depends on, and
+the report all read these: :data:`FLAGS` says what each field is called on the command
+line.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from ..models.head.options import (
     RECIPES,
     SCORES,
     FitOptions,
-    check_range,
+    check_field,
 )
 
 PRECISIONS = ('fp32', 'bf16', 'fp16')
@@ -32,6 +33,19 @@ EXECUTORS = ('process', 'dask')
 
 # Far more than any raster or machine has, and far below where integers overflow.
 _MOST = 2**31 - 1
+
+_RANGES: dict[str, tuple[float, float]] = {
+    'chips.size': (1, _MOST),
+    'chips.tile_size': (1, _MOST),
+    'chips.overlap': (1, _MOST),
+    'scoring.prior': (0, 1e6),
+    'seed': (0, 2**63 - 1),
+    'bands': (1, _MOST),
+    'bbox': (-360, 360),
+    'ensemble_weights': (1e-9, 1e9),
+    'min_area': (0, 1e12),
+    'compute.workers': (1, 4096),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +130,8 @@ class MapJob:
         crosswalk: How the labels' classes become the map's, a name or a file.
         bands: Bands of the imagery, from 1.
         nodata: Value of imagery pixels without data.
+        stack: Files of one place, two dates say, are bands of one image instead of a
+            mosaic.
         overwrite: Replace outputs that exist.
         confidence: Write the probability of the mapped class.
         scores: Write the probability of every class.
@@ -157,6 +173,7 @@ class MapJob:
     crosswalk: str | None = None
     bands: tuple[int, ...] | None = None
     nodata: float | None = None
+    stack: bool = False
     overwrite: bool = False
     confidence: bool = True
     scores: bool = False
@@ -180,14 +197,8 @@ class MapJob:
 
     def __post_init__(self) -> None:
         self._coerce()
-        self._check_numbers()
         for flag in FLAGS:
-            value = value_at(self, flag.path)
-            if flag.choices and value is not None and value not in flag.choices:
-                raise InputError(
-                    f'{flag.option} must be one of {", ".join(flag.choices)}, '
-                    f'not {value!r}.'
-                )
+            check_value(flag.path, value_at(self, flag.path), flag.option)
         self._check_together()
 
     def _coerce(self) -> None:
@@ -203,36 +214,6 @@ class MapJob:
             object.__setattr__(self, name, None if value is None else Path(value))
         if isinstance(self.backbone, str):
             object.__setattr__(self, 'backbone', BackboneOptions(spec=self.backbone))
-
-    def _check_numbers(self) -> None:
-        """Numbers are finite, and in their ranges."""
-        ranges: dict[str, tuple[float, float]] = {
-            'chips.size': (1, _MOST),
-            'chips.tile_size': (1, _MOST),
-            'chips.overlap': (1, _MOST),
-            'scoring.prior': (0, 1e6),
-            'seed': (0, 2**63 - 1),
-            'min_area': (0, 1e12),
-            'compute.workers': (1, 4096),
-        }
-        for flag in FLAGS:
-            value = value_at(self, flag.path)
-            for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, bool) or not isinstance(number, int | float):
-                    continue
-                # A no-data value may be NaN or infinite: files declare such.
-                if flag.name != 'nodata' and not math.isfinite(number):
-                    raise InputError(f'{flag.option} must be a number, not {number}.')
-                low, high = ranges.get(flag.path, (-math.inf, math.inf))
-                if number < low:
-                    raise InputError(f'{flag.option} must be at least {low:g}.')
-                if number > high:
-                    raise InputError(f'{flag.option} must be at most {high:g}.')
-        for band in self.bands or ():
-            if band < 1:
-                raise InputError('--bands counts from 1.')
-        if any(weight <= 0 for weight in self.ensemble_weights):
-            raise InputError('--ensemble-weights must be above 0.')
 
     def _check_together(self) -> None:
         """What is said together makes sense together."""
@@ -277,6 +258,8 @@ class MapJob:
                     f'{flag.option} has no effect on a trained network; leave it out '
                     'with --checkpoint.'
                 )
+        if self.fit.seed not in (0, self.seed):
+            raise InputError('fit.seed has no effect in a job; set its seed (--seed).')
         if self.ensemble_weights and not self.checkpoint:
             raise InputError('--ensemble-weights needs --checkpoint.')
         if self.aoi and self.bbox:
@@ -305,23 +288,47 @@ class MapJob:
         Raises:
             InputError: If they contradict one another.
         """
-        nested: dict[str, Any] = {}
-        for flag in FLAGS:
-            if flag.name not in values:
-                continue
-            value = values.pop(flag.name)
-            stage, _, name = flag.path.rpartition('.')
-            if stage == 'fit':
-                check_range(name, value, flag.option)
+        return cls.from_paths(_by_path(values))
+
+    @classmethod
+    def from_paths(cls, values: Mapping[str, Any]) -> 'MapJob':
+        """A job by where its values are.
+
+        Args:
+            values: Values by names joined by dots, such as ``chips.size``.
+
+        Raises:
+            InputError: If they contradict one another, or the output is missing.
+        """
+        if 'output' not in values:
+            raise InputError('Say where the map goes: --output, a .tif or a folder.')
+        nested: dict[str, Any] = {'imagery': ()}
+        for path, value in values.items():
+            stage, _, name = path.rpartition('.')
             (nested.setdefault(stage, {}) if stage else nested)[name] = (
                 tuple(value) if isinstance(value, list) else value
             )
-        if values:
-            raise TypeError(f'no such option: {", ".join(values)}')
-        for name, kind in _STAGES.items():
+        for name, kind in STAGES.items():
             if isinstance(nested.get(name), dict):
                 nested[name] = kind(**nested[name])
         return cls(**nested)
+
+    @classmethod
+    def from_file(cls, path: str | Path, **values: Any) -> 'MapJob':
+        """A job that a file describes, as ``--config`` reads it.
+
+        Args:
+            path: A YAML or JSON file with the fields of this class, nested as they are;
+                or the report of a run, whose settings are taken.
+            **values: Values of :data:`FLAGS` by their names, in place of the file's.
+
+        Raises:
+            InputError: If the file cannot be read, or holds what a job has not; the line
+                names the key.
+        """
+        from .job_file import read_job
+
+        return cls.from_paths(_merged(read_job(path), _by_path(values)))
 
     def located(self) -> 'MapJob':
         """The same job with absolute paths of what is on this machine.
@@ -330,8 +337,14 @@ class MapJob:
         again from another one.
         """
         weights = self.backbone.weights
+        files = {
+            name: _absolute(getattr(self, name))
+            for name in ('legend', 'target', 'crosswalk')
+            if Path(getattr(self, name) or '').suffix
+        }
         return replace(
             self,
+            **files,
             imagery=tuple(map(_absolute, self.imagery)),
             labels=tuple(map(_absolute, self.labels)),
             backbone=BackboneOptions(
@@ -357,7 +370,8 @@ class MapJob:
         return settings
 
 
-_STAGES: dict[str, Any] = {
+#: Fields of :class:`MapJob` that are dataclasses.
+STAGES: dict[str, Any] = {
     'backbone': BackboneOptions,
     'fit': FitOptions,
     'scoring': ScoringOptions,
@@ -399,7 +413,7 @@ class Flag:
     def default(self) -> Any:
         """The value where nothing is said; MISSING where something must be."""
         stage, _, name = self.path.rpartition('.')
-        item = next(f for f in fields(_STAGES.get(stage, MapJob)) if f.name == name)
+        item = next(f for f in fields(STAGES.get(stage, MapJob)) if f.name == name)
         if item.default_factory is not MISSING:
             return item.default_factory()
         return item.default
@@ -408,7 +422,7 @@ class Flag:
     def hint(self) -> Any:
         """Type of the value."""
         stage, _, name = self.path.rpartition('.')
-        return get_type_hints(_STAGES.get(stage, MapJob))[name]
+        return get_type_hints(STAGES.get(stage, MapJob))[name]
 
 
 def _fit(name: str, field_name: str, help: str, **more: Any) -> Flag:
@@ -418,8 +432,9 @@ def _fit(name: str, field_name: str, help: str, **more: Any) -> Flag:
 
 #: Every option of ``torchgeo-mapsr map``, in the order of its help.
 FLAGS = (
-    Flag('imagery', 'imagery', 'input', 'HR imagery, one or more files', 'IMAGERY',
-         result=False),
+    Flag('imagery', 'imagery', 'input',
+         'HR imagery: files, folders, .zip, .zarr (or x.zarr:variable), or searches in a '
+         'catalogue', 'IMAGERY', result=False),
     Flag('labels', 'labels', 'input',
          'coarse label rasters, in any grid and CRS, of a part of the imagery or all',
          'FILE', result=False),
@@ -446,6 +461,9 @@ FLAGS = (
          'bands of the imagery to use, from 1 (default: all but alpha)', 'N'),
     Flag('nodata', 'nodata', 'input',
          'value of imagery pixels without data (default: what the files say)', 'VALUE'),
+    Flag('stack', 'stack', 'input',
+         'use files of one place, two dates say, as bands of one image in place of a '
+         'mosaic; --bands are those of each file'),
     Flag('output', 'output', 'output',
          'the map, a .tif; or a folder, which gets a map for each file of imagery',
          'PATH', result=False),
@@ -547,25 +565,80 @@ def value_at(job: MapJob, path: str) -> Any:
     return value
 
 
+def check_value(path: str, value: Any, name: str) -> None:
+    """Make sure that a value is one of its words, finite, and in its range.
+
+    Args:
+        path: Where it is in :class:`MapJob`, names joined by dots.
+        value: The value, or a tuple of them.
+        name: What the user calls it.
+
+    Raises:
+        InputError: If it is not.
+    """
+    choices = next((flag.choices for flag in FLAGS if flag.path == path), None)
+    if choices and value is not None and value not in choices:
+        raise InputError(f'{name} must be one of {", ".join(choices)}, not {value!r}.')
+    stage, _, field_name = path.rpartition('.')
+    if stage == 'fit':
+        check_field(field_name, value, name)
+    low, high = _RANGES.get(path, (-math.inf, math.inf))
+    for number in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        # A no-data value may be NaN or infinite: files declare such. Integers are
+        # finite, and may be larger than a float.
+        if isinstance(number, float) and path != 'nodata' and not math.isfinite(number):
+            raise InputError(f'{name} must be a number, not {number}.')
+        if number < low:
+            raise InputError(f'{name} must be at least {low:g}.')
+        if number > high:
+            raise InputError(f'{name} must be at most {high:g}.')
+
+
+def _by_path(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of flags by where they are in a job, checked."""
+    flags = {flag.name: flag for flag in FLAGS}
+    unknown = [name for name in values if name not in flags]
+    if unknown:
+        raise TypeError(f'no such option: {", ".join(unknown)}')
+    for name, value in values.items():
+        check_value(flags[name].path, value, flags[name].option)
+    return {flags[name].path: value for name, value in values.items()}
+
+
+def _merged(values: Mapping[str, Any], instead: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a job, some of them replaced; an area replaces the other kind of area."""
+    areas = {'aoi', 'bbox'}
+    dropped = areas if areas & set(instead) else set()
+    rest = {path: value for path, value in values.items() if path not in dropped}
+    return rest | dict(instead)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add an option for each of :data:`FLAGS`; imagery is positional.
+
+    Options that are not written leave nothing behind, so that what was written can
+    replace what a file says.
 
     Args:
         parser: The parser to add them to.
     """
     groups: dict[str, Any] = {}
+    absent = argparse.SUPPRESS
     for flag in FLAGS:
         if flag.group not in groups:
             groups[flag.group] = parser.add_argument_group(flag.group)
         group, text = groups[flag.group], flag.help.replace('%', '%%')
         default = flag.default
         if flag.hint is bool:
-            action = argparse.BooleanOptionalAction if default else 'store_true'
-            group.add_argument(flag.option, action=action, default=default, help=text)
+            if default:
+                text = f'{text} (default: yes)'
+            action = argparse.BooleanOptionalAction
+            group.add_argument(flag.option, action=action, default=absent, help=text)
             continue
         kind, several = _kind(flag.hint)
-        required = default is MISSING
-        if not required and default not in (None, ()):
+        if default not in (None, (), MISSING):
             text = f'{text} (default: {default})'
         options: dict[str, Any] = {
             'type': kind,
@@ -573,14 +646,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             'help': text,
             'metavar': flag.metavar,
             'choices': flag.choices,
+            'default': absent,
         }
         if flag.name == 'imagery':
             group.add_argument(flag.name, **{**options, 'nargs': '*'})
             options['help'] = 'the same, as an option'
-            group.add_argument('--imagery', dest='more_imagery', default=[], **options)
+            group.add_argument('--imagery', dest='more_imagery', **options)
         else:
-            options['default'] = None if required else default
-            group.add_argument(flag.option, required=required, **options)
+            group.add_argument(flag.option, **options)
+    groups['input'].add_argument(
+        '--config',
+        metavar='FILE',
+        help='YAML with these options, or the report of a run, whose settings are taken; '
+        'options that are written replace those of the file',
+    )
 
 
 def job_of(options: argparse.Namespace) -> MapJob:
@@ -592,11 +671,19 @@ def job_of(options: argparse.Namespace) -> MapJob:
     Raises:
         InputError: If they contradict one another.
     """
-    values = {flag.name: getattr(options, flag.name) for flag in FLAGS}
-    values['imagery'] = [*values['imagery'], *options.more_imagery]
-    if values['score'] == 'auto':
+    values = {
+        flag.name: getattr(options, flag.name)
+        for flag in FLAGS
+        if hasattr(options, flag.name)
+    }
+    imagery = [*values.pop('imagery', ()), *getattr(options, 'more_imagery', ())]
+    if imagery:
+        values['imagery'] = imagery
+    if values.get('score') == 'auto':
         values['score'] = None
-    return MapJob.from_flags(**values)
+    if options.config is None:
+        return MapJob.from_flags(**values)
+    return MapJob.from_file(options.config, **values)
 
 
 def _kind(hint: Any) -> tuple[Any, bool]:
@@ -632,7 +719,12 @@ def may_be_search(text: str) -> bool:
 
 def _absolute(path: str) -> str:
     """An absolute path of what is there; anything else is a URL or a name of GDAL's."""
-    return os.path.abspath(path) if os.path.exists(path) else path
+    if os.path.exists(path):
+        return os.path.abspath(path)
+    file, colon, part = path.rpartition(':')
+    if colon and os.path.exists(file):  # a layer, or a variable, of a file
+        return f'{os.path.abspath(file)}:{part}'
+    return path
 
 
 def _plain(value: Any) -> Any:

@@ -58,7 +58,9 @@ class Inputs:
         crosswalk = None
         if job.legend is not None:
             crosswalk = Crosswalk.load(job.legend, target, job.crosswalk)
-        images = tuple(Imagery(o.imagery, job.bands, job.nodata) for o in outputs.maps)
+        images = tuple(
+            Imagery(o.imagery, job.bands, job.nodata, job.stack) for o in outputs.maps
+        )
         area = area_of(job)
         if area is not None:
             images = tuple(image.within(area) for image in images)
@@ -178,7 +180,9 @@ def searched(job: MapJob) -> MapJob:
         files: list[str] = []
         for text in getattr(job, name):
             if may_be_search(text):
-                names, classes = resolve(text, area, job.date, folder)
+                names, classes = resolve(
+                    text, area, job.date, folder, job.stack and name == 'imagery'
+                )
                 files += names
                 legend = legend or (classes if name == 'labels' else None)
             else:

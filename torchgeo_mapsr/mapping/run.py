@@ -69,7 +69,9 @@ class MapResult:
     report_path: Path
 
 
-def map_region(job: MapJob, console: Console | None = None) -> MapResult:
+def map_region(
+    job: MapJob, console: Console | None = None, job_file: str | Path | None = None
+) -> MapResult:
     """Make land-cover maps of a region.
 
     A fit pass looks at some chips, a map pass at all. Finished tiles and the fit are
@@ -78,6 +80,7 @@ def map_region(job: MapJob, console: Console | None = None) -> MapResult:
     Args:
         job: What to do.
         console: Where progress and a summary go; nowhere by default.
+        job_file: File that the job was read from, which is never written over.
 
     Returns:
         What was made.
@@ -91,8 +94,12 @@ def map_region(job: MapJob, console: Console | None = None) -> MapResult:
     watch = Stopwatch()
     with watch('read'):
         job = searched(job)
-        files = [file.path for file in open_rasters(job.imagery)]
+        files = [file.path for file in open_rasters(job.imagery, imagery=True)]
         outputs = Outputs.of(job.output, files)
+        if job.stack and len(outputs.maps[0].imagery) < len(files):
+            raise InputError(
+                '--stack makes one map of all files: give a .tif after --output.'
+            )
         if job.polygons is not None and len(outputs.maps) > 1:
             raise InputError(
                 '--polygons is of one map: give a .tif after --output, or export each '
@@ -105,7 +112,7 @@ def map_region(job: MapJob, console: Console | None = None) -> MapResult:
     # Everything is checked before the folder of the work is touched.
     check_outputs(
         [*outputs.files(job.confidence, job.scores), *_kept(job)],
-        inputs.files(job),
+        [*inputs.files(job), *([] if job_file is None else [job_file])],
         job.overwrite,
         store.published,
     )
@@ -249,6 +256,10 @@ class Run:
         notes = map_notes(provenance, list(summaries.values()))
         timings = self.watch.to_dict()
         report = run_report(settings, provenance, summaries, timings, notes)
+        report['bands'] = {
+            str(output.map): image.band_names
+            for output, image in zip(self.outputs.maps, self.inputs.images, strict=True)
+        }
         report['nodata'] = {
             str(output.map): image.sources_of_nodata()
             for output, image in zip(self.outputs.maps, self.inputs.images, strict=True)

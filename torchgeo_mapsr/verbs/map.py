@@ -34,5 +34,5 @@ def run(options: argparse.Namespace) -> int:
     job = job_of(options)
     from ..mapping.run import map_region
 
-    map_region(job, terminal(job.quiet))
+    map_region(job, terminal(job.quiet), job_file=options.config)
     return 0

@@ -1,19 +1,25 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""One raster file: checked when it is named, opened when it is read."""
+"""One raster file: checked when it is named, opened when it is read.
+
+:func:`open_raster` is the one place where imagery is opened, whatever holds it: a file that
+GDAL reads, a file in a ZIP archive, a Zarr store, a file in a STAC catalogue, or a file
+that is placed by ground control points or a camera model.
+"""
 
 import atexit
 import hashlib
 import os
 import threading
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from xml.etree import ElementTree
 
 import numpy as np
@@ -22,13 +28,15 @@ from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from pyproj.exceptions import ProjError
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from ...errors import InputError
+from ...errors import InputError, InputWarning
 from .grid import bring_together
+from .zarr import ZarrRaster, is_zarr, zarr_store
 
 PathLike = str | os.PathLike[str]
 
@@ -68,6 +76,9 @@ class RasterFile:
         files: Local files that the raster consists of: itself, side-car files, a VRT's
             sources.
         tags: Digest of the file's own tags.
+        names: Description of each band; empty where there is none.
+        warped: Whether pixels are warped to a grid when they are read, because the file
+            is placed by points or a camera model.
     """
 
     path: str
@@ -85,10 +96,17 @@ class RasterFile:
     compression: str = ''
     files: tuple[str, ...] = field(default=(), repr=False)
     tags: str = field(default='', repr=False)
+    names: tuple[str, ...] = ()
+    warped: bool = False
 
     @classmethod
-    def open(cls, path: PathLike) -> 'RasterFile':
+    def open(cls, path: PathLike, imagery: bool = False) -> 'RasterFile':
         """Read and check the header.
+
+        Args:
+            path: What :func:`open_raster` opens.
+            imagery: Take files without a grid, whose pixels are warped (bilinear, which
+                would mix class codes).
 
         Raises:
             InputError: The file cannot be read, is truncated or has no georeference.
@@ -99,8 +117,8 @@ class RasterFile:
             with warnings.catch_warnings():
                 # said in one line by the check
                 warnings.simplefilter('ignore', NotGeoreferencedWarning)
-                with rasterio.open(address_of(name)) as source:
-                    return cls._checked(name, source)
+                with open_raster(name) as source:
+                    return cls._checked(name, source, imagery)
         except InputError:
             raise
         except (RasterioError, OSError, ValueError) as error:
@@ -111,11 +129,19 @@ class RasterFile:
             raise InputError(f'{name}: cannot be read as a raster ({reason})') from None
 
     @classmethod
-    def _checked(cls, name: str, source: DatasetReader) -> 'RasterFile':
+    def _checked(cls, name: str, source: Any, imagery: bool) -> 'RasterFile':
         if source.count == 0:
             raise InputError(f'{name}: has no bands; name one of its subdatasets')
-        if source.transform.is_identity or source.crs is None:
-            _check_points(name, source)
+        warped = isinstance(source, WarpedRaster)
+        if warped and not imagery:
+            raise InputError(_without_grid(name, source))
+        if warped and source.camera:
+            warnings.warn(
+                f'{name}: is placed by its camera model (RPC) at sea level; in hills '
+                'orthorectify it first (gdalwarp -rpc -to RPC_DEM=dem.tif in.tif out.tif)',
+                InputWarning,
+                stacklevel=2,
+            )
         if source.crs is None:
             raise InputError(
                 f'{name}: has no coordinate reference system; assign one, '
@@ -167,6 +193,8 @@ class RasterFile:
             tags=hashlib.sha256(
                 repr(sorted(source.tags().items())).encode(errors='surrogateescape')
             ).hexdigest(),
+            names=tuple(text or '' for text in source.descriptions),
+            warped=warped,
         )
         # A truncated file opens. Its last block tells, at the cost of one block.
         last = Window(source.width - 1, source.height - 1, 1, 1)
@@ -258,31 +286,179 @@ class RasterFile:
         digest.update(repr((header, self.tags)).encode())
         values = self.colors, self.scales, self.offsets, self.palettes
         digest.update(repr(values).encode())
+        home = local_file(self.path)
+        # a member of an archive, or a variable of a store
+        inner = self.path.rpartition(home)[2] if home != self.path else ''
+        digest.update(repr((inner, *([self.warped] if self.warped else []))).encode())
         if self.path.startswith(_CATALOGUED):
             from ..stac import etag
 
             digest.update(etag(self.path).encode())
             return digest.hexdigest()
-        home = os.path.dirname(os.path.abspath(self.path))
+        home = os.path.dirname(os.path.abspath(home))
         names = {name: _relative(name, home) for name in self.files}
         if not names:
             digest.update(self.path.encode(errors='surrogateescape'))
         for path, name in sorted(names.items(), key=lambda item: item[1]):
             digest.update(repr((name, _stamp(path))).encode())
-            if os.path.isfile(path):
-                with open(path, 'rb') as stream:
+            headers = [path, *(os.path.join(path, n) for n in _ZARR_HEADERS)]
+            for header in filter(os.path.isfile, headers):
+                with open(header, 'rb') as stream:
                     digest.update(stream.read(1 << 16))
         return digest.hexdigest()
 
 
-def open_rasters(paths: PathLike | Iterable[PathLike]) -> tuple[RasterFile, ...]:
-    """Open a raster, several rasters, or all rasters of folders.
+def open_raster(path: PathLike) -> Any:
+    """Open a raster, whatever holds it.
 
     Args:
-        paths: Files, URLs that rasterio opens, or folders.
+        path: A path, an address, a name of GDAL's, a Zarr store (``x.zarr`` or
+            ``x.zarr:variable``), or a name of
+            :func:`~torchgeo_mapsr.datasets.stac.name_of`.
 
     Returns:
-        The files: as they were given, a folder's by name.
+        A :class:`rasterio.io.DatasetReader`, or what reads like one: a
+        :class:`WarpedRaster`, a :class:`~torchgeo_mapsr.datasets.geo.zarr.ZarrRaster`.
+
+    Raises:
+        InputError: A Zarr store cannot be used.
+        RasterioError: The file cannot be opened.
+    """
+    name = os.fspath(path)
+    if is_zarr(name):
+        return ZarrRaster.open(name)
+    source = rasterio.open(address_of(name))
+    bare = source.transform.is_identity or source.crs is None
+    if bare and (source.gcps[0] or source.rpcs is not None):
+        return WarpedRaster(source)
+    return source
+
+
+class WarpedRaster:
+    """A raster without a grid, whose pixels are warped to one when they are read.
+
+    The grid is that of ``gdalwarp`` without options: north up, pixels of about the file's
+    size, in the CRS of the ground control points; in degrees for a camera model. Values
+    are those of ``gdalwarp -r bilinear -et 0``, of a palette nearest. What the file does not cover, or declares as
+    no data, is masked.
+
+    Args:
+        source: The file. Everything but the pixels and the grid is taken from it.
+    """
+
+    def __init__(self, source: DatasetReader) -> None:
+        self._source = source
+        #: whether it is placed by a camera model
+        self.camera = not source.gcps[0]
+        colors = source.colorinterp
+        self._masked = ColorInterp.alpha not in colors
+        indexed = ColorInterp.palette in colors
+        self._warped = WarpedVRT(
+            source,
+            # points bring their own; a camera model is of degrees
+            src_crs='EPSG:4326' if self.camera else None,
+            resampling=Resampling.nearest if indexed else Resampling.bilinear,
+            # Also where there is a no-data value: with that alone rasterio places pixels
+            # by a camera model a fifth of a pixel off gdalwarp's.
+            add_alpha=self._masked,
+            # there is no value for it then; GDAL 3.12 warns
+            init_dest_nodata=not self._masked,
+            # exact, or pixels would depend on the window that they are read with
+            tolerance=0,
+        )
+        for name in ('crs', 'transform', 'height', 'width', 'shape', 'bounds'):
+            setattr(self, name, getattr(self._warped, name))
+        self.read = self._warped.read
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def read_masks(self, indexes: Sequence[int], window: Window) -> NDArray[np.uint8]:
+        """Read masks of bands, as rasterio does: 0 where the file does not reach."""
+        if not self._masked:
+            masks: NDArray[np.uint8] = self._warped.read_masks(indexes, window=window)
+            return masks
+        # GDAL makes no mask of a band of transparency that holds floats
+        alpha = self._warped.read(self._source.count + 1, window=window)
+        mask = np.where(alpha > 0, np.uint8(255), np.uint8(0))
+        return np.broadcast_to(mask, (len(indexes), *mask.shape))
+
+    @property
+    def nodatavals(self) -> tuple[float | None, ...]:
+        """No-data value of each band; the mask has them all."""
+        if self._masked:
+            return (None,) * int(self._source.count)
+        return tuple(self._source.nodatavals)
+
+    @property
+    def mask_flag_enums(self) -> list[list[MaskFlags]]:
+        """Which masks there are, as rasterio has it."""
+        if not self._masked:
+            return list(self._source.mask_flag_enums)
+        return [[MaskFlags.per_dataset]] * int(self._source.count)
+
+    @property
+    def dataset(self) -> WarpedVRT:
+        """What rasterio's functions take."""
+        return self._warped
+
+    def close(self) -> None:
+        """Close the file."""
+        self._warped.close()
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def local_file(name: str) -> str:
+    """What holds a raster on this machine: itself, its archive or its store.
+
+    Args:
+        name: What :func:`open_raster` opens.
+    """
+    if name.startswith(_ARCHIVED):
+        return name.removeprefix(_ARCHIVED).partition('}')[0]
+    return zarr_store(name) or name
+
+
+def _members(name: str) -> list[str]:
+    """Names of the rasters of a ZIP archive, as GDAL opens them.
+
+    Raises:
+        InputError: It has none, or is no archive.
+    """
+    try:
+        with zipfile.ZipFile(name) as archive:
+            members = sorted(
+                member
+                for member in archive.namelist()
+                if member.lower().endswith(SUFFIXES)
+                and not member.startswith('__MACOSX/')
+            )
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f'{name}: cannot be read as a ZIP archive ({error})') from None
+    if not members:
+        raise InputError(
+            f'{name}: the archive holds no rasters ({", ".join(SUFFIXES)})'
+        )
+    return [f'{_ARCHIVED}{name}}}/{member}' for member in members]
+
+
+def open_rasters(
+    paths: PathLike | Iterable[PathLike], imagery: bool = False
+) -> tuple[RasterFile, ...]:
+    """Open a raster, several rasters, or all rasters of folders and ZIP archives.
+
+    Args:
+        paths: Files, URLs that rasterio opens, Zarr stores, folders, or ZIP archives.
+        imagery: Take files without a grid, see :meth:`RasterFile.open`.
+
+    Returns:
+        The files: as they were given, those of a folder or an archive by name.
 
     Raises:
         InputError: There is none, or one cannot be used.
@@ -290,7 +466,9 @@ def open_rasters(paths: PathLike | Iterable[PathLike]) -> tuple[RasterFile, ...]
     names: list[str] = []
     for path in [paths] if isinstance(paths, str | bytes | os.PathLike) else paths:
         name = _name(path)
-        if os.path.isdir(name):
+        if name.lower().endswith('.zip') and os.path.isfile(name):
+            names.extend(_members(name))
+        elif os.path.isdir(name) and not is_zarr(name):
             try:
                 content = sorted(
                     p for p in Path(name).rglob('*') if p.suffix.lower() in SUFFIXES
@@ -308,7 +486,7 @@ def open_rasters(paths: PathLike | Iterable[PathLike]) -> tuple[RasterFile, ...]
             names.append(name)
     if not names:
         raise InputError('no raster files were given')
-    return tuple(RasterFile.open(name) for name in names)
+    return tuple(RasterFile.open(name, imagery) for name in names)
 
 
 def side_by_side(files: Sequence[RasterFile]) -> tuple[RasterFile, ...]:
@@ -400,18 +578,17 @@ def _kind(dtype: str) -> str:
         return 'c'
 
 
-def _check_points(name: str, source: DatasetReader) -> None:
-    """Tell of a file that is placed by points or a camera model instead of a grid."""
-    if source.gcps[0]:
-        raise InputError(
+def _without_grid(name: str, source: WarpedRaster) -> str:
+    """What is said of a file that is placed by points or a camera model."""
+    if not source.camera:
+        return (
             f'{name}: is placed by {len(source.gcps[0])} ground control points and has '
-            'no grid; warp it first: gdalwarp -r bilinear in.tif out.tif (labels: -r near)'
+            'no grid; only imagery may be: warp it first (gdalwarp -r near in.tif out.tif)'
         )
-    if source.rpcs is not None:
-        raise InputError(
-            f'{name}: is placed by a camera model (RPC) and has no grid; orthorectify it '
-            'first: gdalwarp -rpc -to RPC_DEM=dem.tif in.tif out.tif'
-        )
+    return (
+        f'{name}: is placed by a camera model (RPC) and has no grid; only imagery may be: '
+        'orthorectify it first (gdalwarp -r near -rpc -to RPC_DEM=dem.tif in.tif out.tif)'
+    )
 
 
 def _palette(source: DatasetReader, band: int) -> Palette | None:
@@ -514,10 +691,11 @@ def _relative(path: str, folder: str) -> str:
 
 def _files(name: str, source: DatasetReader) -> tuple[str, ...]:
     """Local files of a raster; those of a URL are not asked for."""
-    if not os.path.exists(name):
+    home = local_file(name)
+    if not os.path.exists(home):
         return ()
     local = {os.path.abspath(f) for f in source.files if os.path.exists(f)}
-    return tuple(sorted(local | {os.path.abspath(name)}))
+    return tuple(sorted(local | {os.path.abspath(home)}))
 
 
 def _stamps(files: Iterable[str]) -> tuple[int, ...]:
@@ -526,16 +704,31 @@ def _stamps(files: Iterable[str]) -> tuple[int, ...]:
 
 
 def _stamp(path: str) -> tuple[int, ...]:
-    """Size and modification time of a local file."""
+    """Size and modification time of a local file; of a store those of all its files."""
     try:
-        status = os.stat(path)
+        if not os.path.isdir(path):
+            status = os.stat(path)
+            return status.st_size, status.st_mtime_ns
+        files = [
+            os.stat(os.path.join(folder, name))
+            for folder, _, names in os.walk(path)
+            for name in names
+        ]
     except (OSError, ValueError):
         return ()
-    return status.st_size, status.st_mtime_ns
+    return (
+        len(files),
+        sum(status.st_size for status in files),
+        max((status.st_mtime_ns for status in files), default=0),
+    )
 
 
-# Names of files in a STAC catalogue begin so.
+# Names of files in a STAC catalogue begin so, and those in an archive.
 _CATALOGUED = 'stac-item:'
+_ARCHIVED = '/vsizip/{'
+
+# What says how a Zarr store is laid out, of versions 2 and 3.
+_ZARR_HEADERS = ('.zattrs', '.zgroup', '.zmetadata', 'zarr.json')
 
 
 def address_of(path: PathLike) -> str:
@@ -566,7 +759,7 @@ def _renewed(name: str, stamp: tuple[int, ...]) -> bool:
 _local = threading.local()
 
 
-def _handle(path: str, stamp: tuple[int, ...]) -> DatasetReader:
+def _handle(path: str, stamp: tuple[int, ...]) -> Any:
     """This thread's handle on a file; GDAL's must not be shared between threads.
 
     A forked process starts afresh: with an inherited handle it would share the
@@ -575,10 +768,10 @@ def _handle(path: str, stamp: tuple[int, ...]) -> DatasetReader:
     if getattr(_local, 'process', None) != os.getpid():
         _local.process = os.getpid()
         _local.handles = OrderedDict()
-    handles: OrderedDict[Any, DatasetReader] = _local.handles
+    handles: OrderedDict[Any, Any] = _local.handles
     key = path, stamp
     if key not in handles:
-        handles[key] = rasterio.open(address_of(path))
+        handles[key] = open_raster(path)
         if len(handles) > OPEN_FILES:
             handles.popitem(last=False)[1].close()
     handles.move_to_end(key)

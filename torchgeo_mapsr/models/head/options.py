@@ -13,6 +13,14 @@ SCORES = ('fusion', 'probe', 'lda', 'cosine')
 NOISE = ('auto', 'none', 'denoise', 'sce', 'small-loss')
 CLASS_WEIGHTS = ('power', 'log')
 
+#: Values of the fields of :class:`FitOptions` that are words.
+CHOICES = {
+    'recipe': RECIPES,
+    'score': SCORES,
+    'noise': NOISE,
+    'class_weight': CLASS_WEIGHTS,
+}
+
 #: Widest smoothing of the labels, in LR cells: chips have a margin of three such.
 MAX_SIGMA = 1.0
 
@@ -30,8 +38,8 @@ _RANGES = {
 }
 
 
-def check_range(field: str, value: Any, name: str) -> None:
-    """Make sure that an option is in its range.
+def check_field(field: str, value: Any, name: str) -> None:
+    """Make sure that an option is in its range, or one of its words.
 
     Args:
         field: The field of :class:`FitOptions`.
@@ -41,6 +49,10 @@ def check_range(field: str, value: Any, name: str) -> None:
     Raises:
         InputError: If it is not.
     """
+    if field in CHOICES and value not in CHOICES[field]:
+        raise InputError(
+            f'{name} must be one of {", ".join(CHOICES[field])}, not {value!r}'
+        )
     if field not in _RANGES or value is None:
         return
     low, high = _RANGES[field]
@@ -106,20 +118,8 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        choices = {
-            'recipe': RECIPES,
-            'score': SCORES,
-            'noise': NOISE,
-            'class_weight': CLASS_WEIGHTS,
-        }
-        for name, values in choices.items():
-            if getattr(self, name) not in values:
-                raise InputError(
-                    f'{name} must be one of {", ".join(values)}, not '
-                    f'{getattr(self, name)!r}'
-                )
-        for name in _RANGES:
-            check_range(name, getattr(self, name), name)
+        for name in (*CHOICES, *_RANGES):
+            check_field(name, getattr(self, name), name)
 
     def check_together(self) -> None:
         """Make sure that each option has an effect with the others.
