@@ -47,6 +47,7 @@ def fit(
     propagate: str = 'none',
     chip_size: int = 448,
     device: str = 'auto',
+    calibrate: bool = True,
 ) -> LandCoverModel:
     """Fit a model to imagery and coarse labels of the same place.
 
@@ -67,6 +68,7 @@ def fit(
         propagate: Spec of the spatial refinement.
         chip_size: Side of what the backbone sees at once, in pixels.
         device: auto, cpu or cuda:N.
+        calibrate: Whether the probabilities of a map are calibrated.
 
     Returns:
         The model.
@@ -85,7 +87,9 @@ def fit(
         (192, 192)
     """
     options = options or FitOptions()
-    scoring = ScoringOptions(upsampler=upsampler, propagate=propagate)
+    scoring = ScoringOptions(
+        upsampler=upsampler, propagate=propagate, calibrate=calibrate
+    )
     compute = ComputeOptions(device=device)
     with ExitStack() as stack:
         images = stack.enter_context(_imagery(imagery))
@@ -170,7 +174,14 @@ def _scored(
     codes = np.full(256, 255, np.uint8)
     codes[:classes] = model.target.codes
     for tile, blended in sweep(
-        plan, tiles, classes, read, score, scores.threads, probabilities
+        plan,
+        tiles,
+        classes,
+        read,
+        score,
+        scores.threads,
+        probabilities,
+        calibration=scores.calibration,
     ):
         part = codes[blended.classes] if blended.scores is None else blended.scores
         values[..., tile.rows, tile.cols] = part

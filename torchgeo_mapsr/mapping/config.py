@@ -58,12 +58,14 @@ class ScoringOptions:
         upsampler: How values get from tokens to pixels: bilinear or bilateral.
         propagate: Spec of the spatial refinement: none, tokens or superpixels, with
             its constants as options: ``superpixels?neighbours=100&alpha=0.5``.
+        calibrate: Whether the confidence is calibrated; no class depends on it.
     """
 
     score: str | None = None
     prior: float | None = None
     upsampler: str | None = None
     propagate: str | None = None
+    calibrate: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -473,6 +475,9 @@ FLAGS = (
          'spatial refinement: none, tokens or superpixels, with options as in '
          'superpixels?neighbours=100&alpha=0.5 (default: as the fit says, or none)',
          'SPEC', of_fits=True),
+    Flag('calibrate', 'scoring.calibrate', 'model',
+         'calibrate confidence and scores by coarse cells that a fit has not seen; the '
+         'classes stay the same (default: as the fit says, or on)', of_fits=True),
     _fit('prompts', 'prompts', 'prompts per class (k-means)', metavar='N'),
     _fit('confidence_quantile', 'confidence_quantile',
          'build prompts above this quantile of the probe’s confidence', metavar='Q'),
@@ -540,8 +545,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             groups[flag.group] = parser.add_argument_group(flag.group)
         group, text = groups[flag.group], flag.help.replace('%', '%%')
         default = flag.default
-        if flag.hint is bool:
-            action = argparse.BooleanOptionalAction if default else 'store_true'
+        if flag.hint in (bool, bool | None):
+            action = (
+                'store_true' if default is False else argparse.BooleanOptionalAction
+            )
             group.add_argument(flag.option, action=action, default=default, help=text)
             continue
         kind, several = _kind(flag.hint)

@@ -202,6 +202,7 @@ def fit_region(
             spread,
             scoring.propagate or 'none',
             compute.precision,
+            calibrate=scoring.calibrate is not False,
         )
 
 

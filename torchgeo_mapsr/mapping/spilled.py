@@ -3,7 +3,7 @@
 
 """Scored chips on their way from a Trainer's processes to tiles."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..datasets.geo.plan import ChipIndex
+from ..models.head.calibration import Calibration
 from .tiles import ScoredChip, TileItem
 from .timing import Stopwatch
 
@@ -28,10 +29,12 @@ class SpilledScores:
     Args:
         folder: Where the files lie; all processes see it.
         work: Name of the work that they are part of.
+        calibration: What makes confidences of blended probabilities.
     """
 
     folder: Path
     work: str
+    calibration: Calibration = field(default_factory=Calibration)
 
     #: Chips that are best scored at once: they are scored already.
     threads = 1

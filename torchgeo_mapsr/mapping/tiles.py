@@ -22,6 +22,7 @@ from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from ..memory import give_back
+from ..models.head.calibration import Calibration
 from ..models.model import ChipModel, ModelFile, chips_at_once
 from ..models.networks.model import NetworkFiles
 from ..threads import prefetch, torch_threads
@@ -84,6 +85,7 @@ def sweep(
     threads: int = 1,
     every: bool = False,
     watch: Stopwatch | None = None,
+    calibration: Calibration | None = None,
 ) -> Iterator[tuple[Tile, BlendedTile]]:
     """Score the chips of tiles and blend them.
 
@@ -102,12 +104,21 @@ def sweep(
             scored in this thread.
         every: Whether tiles get the probability of every class.
         watch: Counts the time of blending.
+        calibration: Makes confidences and scores of blended probabilities; no class
+            depends on it. None to leave them as they are.
 
     Yields:
         Each tile when it is finished.
     """
     chips = schedule(plan, tiles)
-    blend = partial(_blend, plan, tiles, classes, every, watch or Stopwatch())
+    canvas = partial(
+        _Canvas,
+        plan,
+        classes=classes,
+        every=every,
+        calibration=calibration or Calibration(),
+    )
+    blend = partial(_blend, plan, tiles, canvas, watch or Stopwatch())
     if threads == 1:
         with closing(prefetch(read, chips)) as reads:
             yield from blend(map(score, reads))
@@ -124,8 +135,7 @@ def sweep(
 def _blend(
     plan: Plan,
     tiles: Sequence[Tile],
-    classes: int,
-    every: bool,
+    canvas_of: 'Callable[[Tile], _Canvas]',
     watch: Stopwatch,
     scores: Iterator[ScoredChip],
 ) -> Iterator[tuple[Tile, BlendedTile]]:
@@ -134,7 +144,7 @@ def _blend(
     for tile, following in zip_longest(tiles, tiles[1:]):
         needed = set(plan.chips(following)) if following else set()
         kept: dict[ChipIndex, ScoredChip] = {}
-        canvas = _Canvas(plan, tile, classes, every)
+        canvas = canvas_of(tile)
         for chip in plan.chips(tile):
             scored = handed.pop(chip) if chip in handed else next(scores)
             with watch('blend'):
@@ -155,8 +165,16 @@ class _Canvas:
     those that its row of chips has a weight in are held as sums.
     """
 
-    def __init__(self, plan: Plan, tile: Tile, classes: int, every: bool) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        tile: Tile,
+        classes: int,
+        every: bool,
+        calibration: Calibration,
+    ) -> None:
         self.plan, self.tile, self.classes = plan, tile, classes
+        self.calibration = calibration
         height, width = tile.shape
         self.found = BlendedTile(
             np.full(tile.shape, NO_CLASS, np.uint8),
@@ -224,6 +242,10 @@ class _Canvas:
         index = len(part) - ((part == best).byte() * rank[:, None, None]).amax(0)
         to = slice(self.top + rows.start, self.top + rows.stop)
         self.found.classes[to] = np.where(valid, index.cpu().numpy(), NO_CLASS)
+        if not self.calibration.is_identity:
+            # After the choice: no class depends on it.
+            part = self.calibration.apply(part)
+            best = part.gather(0, index[None].long())[0]
         self.found.confidence[to] = np.where(valid, _percent(best), NO_PERCENT)
         if self.found.scores is not None:
             self.found.scores[:, to] = np.where(valid, _percent(part), NO_PERCENT)
@@ -248,6 +270,10 @@ class ChipScores(Protocol):
     @property
     def threads(self) -> int:
         """Chips that are best scored at once."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """What makes confidences of blended probabilities."""
 
     def read(self, item: 'TileItem', chip: ChipIndex, watch: Stopwatch) -> Any:
         """Read what :meth:`score` needs, in another thread."""
@@ -279,6 +305,11 @@ class ModelScores:
     def threads(self) -> int:
         """Chips that are best scored at once."""
         return chips_at_once(self.model.device)
+
+    @property
+    def calibration(self) -> Calibration:
+        """What makes confidences of blended probabilities."""
+        return self.model.calibration
 
     def read(self, item: 'TileItem', chip: ChipIndex, watch: Stopwatch) -> Chip:
         """Read a chip; see :class:`ChipScores`."""
@@ -378,6 +409,7 @@ class MapPass:
                 self.scores.threads,
                 self.every,
                 self.watch,
+                self.scores.calibration,
             )
             for tile, blended in made:
                 with self.watch('write'):

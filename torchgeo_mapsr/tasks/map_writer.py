@@ -30,6 +30,7 @@ from ..mapping.store import WorkStore
 from ..mapping.tile_files import TileFiles
 from ..mapping.timing import Stopwatch
 from ..models.backbones.backbone import Backbone
+from ..models.head.calibration import Calibration
 from ..samplers.lattice import LatticeQuery, LatticeSampler, pairs_of
 
 # Of networks whose reach nobody has told: the largest stride of common encoders, and
@@ -164,9 +165,10 @@ class MapWriter(BasePredictionWriter):
         files = TileFiles(outputs.work.absolute(), digest)
         watch = Stopwatch()
         run = Run(outputs, inputs, files, watch, self.confidence, self.scores)
-        self._predictions = _Predictions(
-            run, SpilledScores(files.folder, files.work), store
-        )
+        model = getattr(pl_module, 'land_cover', None)
+        calibration = getattr(model, 'calibration', Calibration())
+        spilled = SpilledScores(files.folder, files.work, calibration)
+        self._predictions = _Predictions(run, spilled, store)
 
     def write_on_batch_end(
         self,

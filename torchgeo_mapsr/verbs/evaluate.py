@@ -194,8 +194,8 @@ def _with_truth(
     from ..datasets.labels import LabelRaster
     from ..datasets.legends.crosswalk import Crosswalk
     from ..evaluation.accuracy import assess, pixel_metres
-    from ..evaluation.calibration import map_reliability
     from ..evaluation.class_maps import layer_path
+    from ..evaluation.reliability import map_reliability
 
     target = options.target or legend
     map_crosswalk = Crosswalk.load(legend, target)
