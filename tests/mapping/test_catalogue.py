@@ -43,7 +43,8 @@ def test_resumed_with_another_token(
 
         def run() -> None:
             stac._read_item.cache_clear()
-            map_region(replace(job, imagery=found('naip'), labels=found('nlcd')))
+            pair = {'imagery': found('naip'), 'labels': found('nlcd')}
+            map_region(replace(job, html=True, **pair))
 
         made = []
         save = TileFiles.save

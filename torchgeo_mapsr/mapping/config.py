@@ -84,6 +84,28 @@ class ChipOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PostprocessOptions:
+    """What is done to the classes of a map that was scored.
+
+    Args:
+        reweight: Weights by which scores of classes are multiplied before the best is
+            taken, ``CLASS=WEIGHT`` each (Malkin et al. 2019, appendix E); a mapping
+            will do.
+        min_area: Minimum mapping unit in square metres: smaller patches go to the class
+            that they share the longest edge with.
+    """
+
+    reweight: tuple[str, ...] = ()
+    min_area: float = 0.0
+
+    def __post_init__(self) -> None:
+        weights = self.reweight
+        if isinstance(weights, Mapping):
+            weights = tuple(f'{name}={value:g}' for name, value in weights.items())
+        object.__setattr__(self, 'reweight', tuple(weights))
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComputeOptions:
     """Where and how numbers are computed.
 
@@ -131,7 +153,7 @@ class MapJob:
         bbox: West, south, east and north in degrees, in place of *aoi*.
         date: A year or a date, for imagery and labels that are searches in a catalogue.
         polygons: Where polygons of the map are written.
-        min_area: Polygons of fewer square metres are left out.
+        html: Write a page to look at, NAME.html beside the report.
         progress: How progress is told: bar (on a terminal) or json (a line a step, on
             standard error).
         backbone: The frozen features; a spec will do.
@@ -139,6 +161,7 @@ class MapJob:
         scoring: How pixels are scored.
         chips: What is looked at at once.
         compute: Where numbers are computed.
+        postprocess: What is done to the classes.
 
     Raises:
         InputError: If the fields contradict one another, or are out of range.
@@ -171,13 +194,14 @@ class MapJob:
     bbox: tuple[float, ...] | None = None
     date: str | None = None
     polygons: Path | None = None
-    min_area: float = 0.0
+    html: bool = False
     progress: str = 'bar'
     backbone: BackboneOptions = field(default_factory=BackboneOptions)
     fit: FitOptions = field(default_factory=FitOptions)
     scoring: ScoringOptions = field(default_factory=ScoringOptions)
     chips: ChipOptions = field(default_factory=ChipOptions)
     compute: ComputeOptions = field(default_factory=ComputeOptions)
+    postprocess: PostprocessOptions = field(default_factory=PostprocessOptions)
 
     def __post_init__(self) -> None:
         self._coerce()
@@ -213,7 +237,7 @@ class MapJob:
             'chips.overlap': (1, _MOST),
             'scoring.prior': (0, 1e6),
             'seed': (0, 2**63 - 1),
-            'min_area': (0, 1e12),
+            'postprocess.min_area': (0, 1e12),
             'compute.workers': (1, 4096),
         }
         for flag in FLAGS:
@@ -272,8 +296,6 @@ class MapJob:
             from .polygons import format_of
 
             format_of(self.polygons)
-        elif self.min_area:
-            raise InputError('--min-area needs --polygons.')
         searches = [n for n in (*self.imagery, *self.labels) if may_be_search(n)]
         if searches and not (self.aoi or self.bbox):
             raise InputError(
@@ -350,6 +372,7 @@ _STAGES: dict[str, Any] = {
     'scoring': ScoringOptions,
     'chips': ChipOptions,
     'compute': ComputeOptions,
+    'postprocess': PostprocessOptions,
 }
 
 
@@ -435,8 +458,15 @@ FLAGS = (
     Flag('polygons', 'polygons', 'output',
          'write polygons of the map too: .gpkg, .fgb, .parquet or .pmtiles', 'FILE',
          result=False),
-    Flag('min_area', 'min_area', 'output',
-         'leave out polygons of fewer square metres', 'M2', result=False),
+    Flag('html', 'html', 'output',
+         'write a page to look at too, NAME.html: map, imagery, areas; with --scores a '
+         'slider for each class', result=False),
+    Flag('reweight', 'postprocess.reweight', 'output',
+         'multiply the scores of classes before the best is taken, by name or code: '
+         'impervious=2 water=0.5', 'CLASS=WEIGHT'),
+    Flag('min_area', 'postprocess.min_area', 'output',
+         'minimum mapping unit: smaller patches, in square metres, go to the class '
+         'around them', 'M2'),
     Flag('overwrite', 'overwrite', 'output', 'replace outputs that exist', result=False),
     Flag('confidence', 'confidence', 'output',
          'write NAME_confidence.tif: probability of the mapped class, 0–100'),
