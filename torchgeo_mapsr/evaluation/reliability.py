@@ -130,6 +130,7 @@ def map_reliability(
     reference: Sequence[LabelRaster],
     map_crosswalk: Crosswalk,
     crosswalk: Crosswalk,
+    bins: int = BINS,
 ) -> Reliability:
     """Compare a map's confidence with labels, block by block.
 
@@ -139,6 +140,7 @@ def map_reliability(
         reference: Labels, HR or LR; the first that has one at a pixel's centre counts.
         map_crosswalk: From the map's legend to the one that is compared.
         crosswalk: From the labels' legend to the same.
+        bins: Number of bins.
 
     Returns:
         The sums over all pixels that have all three.
@@ -147,7 +149,7 @@ def map_reliability(
         LabelRaster.open(map_path),
         LabelRaster.open(confidence_path),
     )
-    total = Reliability.of(np.zeros(0), np.zeros(0))
+    total = Reliability.of(np.zeros(0), np.zeros(0), bins)
     for rows, cols in blocks_of(mapped.geobox, _BLOCK):
         block = crop(mapped.geobox, (rows.start, cols.start, rows.stop, cols.stop))
         confidence = percent.read(rows, cols)
@@ -156,5 +158,5 @@ def map_reliability(
             truth = np.where(truth < 0, crosswalk.index(raster.at(block)), truth)
         index = map_crosswalk.index(mapped.read(rows, cols))
         valid = (truth >= 0) & (index >= 0) & (confidence >= 0)
-        total += Reliability.of(confidence[valid] / 100, (truth == index)[valid])
+        total += Reliability.of(confidence[valid] / 100, (truth == index)[valid], bins)
     return total
