@@ -151,4 +151,5 @@ TABLE = Table(
     release_rows,
     markdown,
     rows=tuple(STRATA),
+    pages=[(Path(__file__).parent.parent / 'docs' / 'area.md', 'coverage', markdown)],
 )

@@ -227,7 +227,7 @@ class Map(Verb):
         self.addParameter(
             QgsProcessingParameterNumber(
                 'MIN_AREA',
-                'Smallest polygon (m²)',
+                'Smallest patch (m²)',
                 QgsProcessingParameterNumber.Double,
                 0,
                 minValue=0,
@@ -260,8 +260,9 @@ class Map(Verb):
         if parameters.get('POLYGONS'):
             polygons = self.parameterAsOutputLayer(parameters, 'POLYGONS', context)
             results['POLYGONS'] = polygons
-            smallest = self.parameterAsDouble(parameters, 'MIN_AREA', context)
-            arguments += ['--polygons', polygons, '--min-area', f'{smallest:g}']
+            arguments += ['--polygons', polygons]
+        smallest = self.parameterAsDouble(parameters, 'MIN_AREA', context)
+        arguments += ['--min-area', f'{smallest:g}'] if smallest else []
         arguments += ['--output', str(output)]
         return arguments + self.overwrite(parameters, context), results
 

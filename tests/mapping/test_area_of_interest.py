@@ -118,7 +118,6 @@ def test_nothing_far_from_the_area_is_read(
         (['--bbox', '10', '50', '11', '51'], 'outside the imagery'),
         (['--bbox', '10', '50'], 'west, south, east and north'),
         (['--aoi', 'a.gpkg', '--bbox', '1', '2', '3', '4'], 'not both'),
-        (['--min-area', '5'], '--polygons'),
         (['--polygons', 'a.shp'], 'give one of these suffixes'),
     ],
 )

@@ -46,7 +46,7 @@ def test_resumed_with_another_token(
         args = arguments(
             job, imagery=(search('naip'),), labels=(search('nlcd'),), bbox=tuple(bbox)
         )
-        args += ['--bbox', *map(str, bbox), '--date', '2021']
+        args += ['--bbox', *map(str, bbox), '--date', '2021', '--html']
 
         def run() -> int:
             stac._read_item.cache_clear()
@@ -66,7 +66,9 @@ def test_resumed_with_another_token(
             assert run() == 130
         folder = Path(f'{job.output}.parts')
         assert len(list(folder.glob('*.tile'))) == 3
-        finished = {path.name: path.stat().st_mtime_ns for path in folder.glob('*.tile')}
+        finished = {
+            path.name: path.stat().st_mtime_ns for path in folder.glob('*.tile')
+        }
         catalogue.token = 'second'
 
         resumed = []

@@ -8,7 +8,7 @@ import pytest
 
 from torchgeo_mapsr.main import main
 
-VERBS = ('evaluate', 'sample', 'area', 'change', 'report', 'postprocess')
+VERBS = ('map', 'evaluate', 'sample', 'area', 'change', 'report', 'postprocess')
 
 
 @pytest.mark.parametrize('verb', VERBS)

@@ -485,7 +485,7 @@ class _Layer:
         names = [text or str(i) for i, text in enumerate(file.names, 1)]
         if len(names) < file.count or len(set(names)) < len(names):
             names = [str(i) for i in range(1, file.count + 1)]
-        channels = {}
+        channels: dict[str, str] = {}
         for i, name in enumerate(names):
             if file.palettes and file.palettes[i]:
                 channels |= {f'{name}:{c}': c for c in ('red', 'green', 'blue')}

@@ -31,7 +31,7 @@ from rasterio.windows import Window
 from shapely.geometry import shape
 
 from ..datasets.geo.grid import crop
-from ..datasets.geo.raster import PathLike, open_rasters
+from ..datasets.geo.raster import PathLike, address_of, open_rasters
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -102,8 +102,8 @@ class SignalPair:
         warp = Resampling.nearest if self.legend else Resampling.bilinear
         with (
             warnings.catch_warnings(),
-            rasterio.open(self.files[0].path) as first,
-            rasterio.open(self.files[1].path) as after,
+            rasterio.open(address_of(self.files[0].path)) as first,
+            rasterio.open(address_of(self.files[1].path)) as after,
             WarpedVRT(
                 first,
                 crs=str(grid.crs.to_wkt()) if grid.crs else None,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from ..datasets.geo.grid import box_in, clip, crop
-from ..datasets.geo.raster import PathLike, open_rasters
+from ..datasets.geo.raster import PathLike, address_of, open_rasters
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -90,7 +90,7 @@ def map_legend(path: PathLike, legend: str | Path | None = None) -> Legend:
     if legend is not None:
         return Legend.load(legend)
     open_rasters([path])
-    with rasterio.open(path) as dataset:
+    with rasterio.open(address_of(path)) as dataset:
         tags = dataset.tags()
         name, classes = tags.get('LEGEND'), tags.get('CLASSES')
         if name in Legend.names():

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
+from ..datasets.geo.raster import address_of
 from ..datasets.geo.region import cell_diameter, region_map
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
@@ -109,7 +110,7 @@ def summarise(
     n = len(legend)
     pixels, cells, agreeing = (np.zeros(n, np.int64) for _ in range(3))
     hectares, nodata = np.zeros(n), 0
-    with rasterio.open(path) as dataset:
+    with rasterio.open(address_of(path)) as dataset:
         geobox = GeoBox.from_rio(dataset)
         areas = row_areas(geobox) / 1e4
         for rows, cols in blocks_of(geobox, _BLOCK):
@@ -239,7 +240,7 @@ def composition(
     length, n = len(lr_legend), len(legend)
     cells = np.zeros(length, np.int64)
     shares, squares = np.zeros((length, n)), np.zeros((length, n))
-    with rasterio.open(path) as dataset:
+    with rasterio.open(address_of(path)) as dataset:
         geobox = GeoBox.from_rio(dataset)
         for rows, cols in blocks_of(geobox, _BLOCK):
             for raster in labels:

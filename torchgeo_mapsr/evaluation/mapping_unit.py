@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from safetensors.numpy import load_file, save_file
 from skimage.measure import label
 
 #: Gives the class indices of a window, (h, w); -1 = no data.

@@ -19,6 +19,7 @@ from odc.geo.geobox import GeoBox
 from PIL import Image
 from rasterio.enums import Resampling
 
+from ..datasets.geo.raster import address_of
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
@@ -27,6 +28,7 @@ from ..errors import InputError
 from .area import row_areas
 from .class_maps import layer_path, map_legend
 from .panel import imagery_picture
+from .reweighting import class_weights
 
 #: Pixels of a picture's longer side.
 SIZE = 900
@@ -136,8 +138,11 @@ def _setting(report: Mapping[str, Any], name: str) -> Any:
     return next(_all(report['settings'], name), None)
 
 
-def _locate(report: Path, name: str) -> Path:
+def _locate(report: Path, name: str) -> str | Path:
     """A file of a report: where it says, or beside the report if both were moved."""
+    if '://' in name or name.startswith('/vsi') or address_of(name) != name:
+        # An address, or the name of a file in a catalogue: it is where it is.
+        return name
     path = Path(name)
     for place in (path, report.parent / path, report.parent / path.name):
         if place.exists():
@@ -149,7 +154,7 @@ def _view(
     path: Path, report: dict[str, Any], entry: dict[str, Any], number: int, size: int
 ) -> dict[str, Any]:
     """One map with everything that is shown of it."""
-    map_path = _locate(path, entry['map'])
+    map_path = Path(_locate(path, entry['map']))
     target = _setting(report, 'target')
     try:
         legend = Legend.load(target) if target else map_legend(map_path)
@@ -178,6 +183,7 @@ def _view(
         'pixels': [full.width, full.height],
         'agreement': entry.get('lr_agreement'),
         'scores': [],
+        'weights': _weights(report, legend),
         'confidence': None,
         'labels': None,
         'imagery': None,
@@ -206,6 +212,12 @@ def _view(
     return view
 
 
+def _weights(report: dict[str, Any], legend: Legend) -> list[float]:
+    """Weights of the classes that the map was made with."""
+    values = _setting(report, 'reweight') or ()
+    return list(class_weights(values, legend) or [1.0] * len(legend))
+
+
 def _hectares(entry: dict[str, Any], legend: Legend) -> list[float]:
     """Hectares of each class as the report has them."""
     by_code = {row['code']: row['hectares'] for row in entry['classes']}
@@ -215,7 +227,7 @@ def _hectares(entry: dict[str, Any], legend: Legend) -> list[float]:
 def _read(path: Path, shape: tuple[int, int], thin: bool) -> NDArray[Any]:
     """A raster at the size of the picture, the same pixels of each layer, (B, h, w)."""
     options = {'OVERVIEW_LEVEL': 'NONE'} if thin else {}
-    with rasterio.open(path, **options) as dataset:
+    with rasterio.open(address_of(path), **options) as dataset:
         values: NDArray[Any] = dataset.read(
             out_shape=(dataset.count, *shape), resampling=Resampling.nearest
         )

@@ -3,11 +3,43 @@
 
 """Class weights at prediction: scores times a weight a class, and the best class anew."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..datasets.legends.legend import Legend
+from ..errors import InputError
+from .class_maps import parse_named
+
 #: No data in score files, whose values are percentages.
 NO_PERCENT = 255
+
+
+def class_weights(values: Iterable[str], legend: Legend) -> tuple[float, ...]:
+    """Read what ``--reweight`` was given.
+
+    Args:
+        values: ``CLASS=WEIGHT`` each, the class by its name or code.
+        legend: The classes.
+
+    Returns:
+        A weight for each class, 1 where none is given; nothing if all are 1.
+
+    Raises:
+        InputError: If one cannot be read, or is negative.
+
+    >>> class_weights(['impervious=2'], Legend.load('land-cover-4'))
+    (1.0, 1.0, 1.0, 2.0)
+    """
+    weights = [1.0] * len(legend)
+    for index, weight in parse_named(values, legend, '--reweight').items():
+        if not 0 <= weight < np.inf:
+            raise InputError(f'--reweight {weight:g}: weights are 0 or more.')
+        weights[index] = weight
+    if not any(weights):
+        raise InputError('--reweight: one class at least has a weight above 0.')
+    return tuple(weights) if set(weights) != {1.0} else ()
 
 
 def reweighted(

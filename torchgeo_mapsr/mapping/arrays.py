@@ -48,6 +48,7 @@ def fit(
     chip_size: int = 448,
     device: str = 'auto',
     stack: bool = False,
+    calibrate: bool = True,
 ) -> LandCoverModel:
     """Fit a model to imagery and coarse labels of the same place.
 
@@ -69,6 +70,7 @@ def fit(
         chip_size: Side of what the backbone sees at once, in pixels.
         device: auto, cpu or cuda:N.
         stack: Files of one place, two dates say, are bands of one image.
+        calibrate: Whether the probabilities of a map are calibrated.
 
     Returns:
         The model.
@@ -87,7 +89,9 @@ def fit(
         (192, 192)
     """
     options = options or FitOptions()
-    scoring = ScoringOptions(upsampler=upsampler, propagate=propagate)
+    scoring = ScoringOptions(
+        upsampler=upsampler, propagate=propagate, calibrate=calibrate
+    )
     compute = ComputeOptions(device=device)
     with ExitStack() as opened:
         images = opened.enter_context(_imagery(imagery, stack))
@@ -174,7 +178,14 @@ def _scored(
     codes = np.full(256, 255, np.uint8)
     codes[:classes] = model.target.codes
     for tile, blended in sweep(
-        plan, tiles, classes, read, score, scores.threads, probabilities
+        plan,
+        tiles,
+        classes,
+        read,
+        score,
+        scores.threads,
+        probabilities,
+        calibration=scores.calibration,
     ):
         part = codes[blended.classes] if blended.scores is None else blended.scores
         values[..., tile.rows, tile.cols] = part

@@ -43,7 +43,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     'bands': (1, _MOST),
     'bbox': (-360, 360),
     'ensemble_weights': (1e-9, 1e9),
-    'min_area': (0, 1e12),
+    'postprocess.min_area': (0, 1e12),
     'compute.workers': (1, 4096),
 }
 
@@ -73,12 +73,14 @@ class ScoringOptions:
         propagate: Spec of the spatial refinement: none, tokens, superpixels, pixels or
             published, with its constants as options:
             ``superpixels?neighbours=100&alpha=0.5``.
+        calibrate: Whether the confidence is calibrated; no class depends on it.
     """
 
     score: str | None = None
     prior: float | None = None
     upsampler: str | None = None
     propagate: str | None = None
+    calibrate: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,28 @@ class ChipOptions:
     size: int = 448
     overlap: int | None = None
     tile_size: int = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostprocessOptions:
+    """What is done to the classes of a map that was scored.
+
+    Args:
+        reweight: Weights by which scores of classes are multiplied before the best is
+            taken, ``CLASS=WEIGHT`` each (Malkin et al. 2019, appendix E); a mapping
+            will do.
+        min_area: Minimum mapping unit in square metres: smaller patches go to the class
+            that they share the longest edge with.
+    """
+
+    reweight: tuple[str, ...] = ()
+    min_area: float = 0.0
+
+    def __post_init__(self) -> None:
+        weights = self.reweight
+        if isinstance(weights, Mapping):
+            weights = tuple(f'{name}={value:g}' for name, value in weights.items())
+        object.__setattr__(self, 'reweight', tuple(weights))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +170,7 @@ class MapJob:
         bbox: West, south, east and north in degrees, in place of *aoi*.
         date: A year or a date, for imagery and labels that are searches in a catalogue.
         polygons: Where polygons of the map are written.
-        min_area: Polygons of fewer square metres are left out.
+        html: Write a page to look at, NAME.html beside the report.
         progress: How progress is told: bar (on a terminal) or json (a line a step, on
             standard error).
         backbone: The frozen features; a spec will do.
@@ -154,6 +178,7 @@ class MapJob:
         scoring: How pixels are scored.
         chips: What is looked at at once.
         compute: Where numbers are computed.
+        postprocess: What is done to the classes.
 
     Raises:
         InputError: If the fields contradict one another, or are out of range.
@@ -187,13 +212,14 @@ class MapJob:
     bbox: tuple[float, ...] | None = None
     date: str | None = None
     polygons: Path | None = None
-    min_area: float = 0.0
+    html: bool = False
     progress: str = 'bar'
     backbone: BackboneOptions = field(default_factory=BackboneOptions)
     fit: FitOptions = field(default_factory=FitOptions)
     scoring: ScoringOptions = field(default_factory=ScoringOptions)
     chips: ChipOptions = field(default_factory=ChipOptions)
     compute: ComputeOptions = field(default_factory=ComputeOptions)
+    postprocess: PostprocessOptions = field(default_factory=PostprocessOptions)
 
     def __post_init__(self) -> None:
         self._coerce()
@@ -247,8 +273,6 @@ class MapJob:
                     f'{flag.option} has no effect on a fit that is kept; leave it out '
                     'with --model.'
                 )
-        if self.fit.seed not in (FitOptions.seed, self.seed):
-            raise InputError('Give the seed of a job as seed, not as fit.seed.')
         if not self.model and not self.checkpoint:
             score = self.scoring.score or self.fit.score
             replace(self.fit, score=score).check_together()
@@ -268,8 +292,6 @@ class MapJob:
             from .polygons import format_of
 
             format_of(self.polygons)
-        elif self.min_area:
-            raise InputError('--min-area needs --polygons.')
         searches = [n for n in (*self.imagery, *self.labels) if may_be_search(n)]
         if searches and not (self.aoi or self.bbox):
             raise InputError(
@@ -337,7 +359,7 @@ class MapJob:
         again from another one.
         """
         weights = self.backbone.weights
-        files = {
+        files: dict[str, Any] = {
             name: _absolute(getattr(self, name))
             for name in ('legend', 'target', 'crosswalk')
             if Path(getattr(self, name) or '').suffix
@@ -377,6 +399,7 @@ STAGES: dict[str, Any] = {
     'scoring': ScoringOptions,
     'chips': ChipOptions,
     'compute': ComputeOptions,
+    'postprocess': PostprocessOptions,
 }
 
 
@@ -470,8 +493,15 @@ FLAGS = (
     Flag('polygons', 'polygons', 'output',
          'write polygons of the map too: .gpkg, .fgb, .parquet or .pmtiles', 'FILE',
          result=False),
-    Flag('min_area', 'min_area', 'output',
-         'leave out polygons of fewer square metres', 'M2', result=False),
+    Flag('html', 'html', 'output',
+         'write a page to look at too, NAME.html: map, imagery, areas; with --scores a '
+         'slider for each class', result=False),
+    Flag('reweight', 'postprocess.reweight', 'output',
+         'multiply the scores of classes before the best is taken, by name or code: '
+         'impervious=2 water=0.5', 'CLASS=WEIGHT'),
+    Flag('min_area', 'postprocess.min_area', 'output',
+         'minimum mapping unit: smaller patches, in square metres, go to the class '
+         'around them', 'M2'),
     Flag('overwrite', 'overwrite', 'output', 'replace outputs that exist', result=False),
     Flag('confidence', 'confidence', 'output',
          'write NAME_confidence.tif: probability of the mapped class, 0–100'),
@@ -510,6 +540,9 @@ FLAGS = (
          'spatial refinement: none, tokens, superpixels or published, with options as in '
          'superpixels?neighbours=100&alpha=0.5 (default: as the fit says, or none)',
          'SPEC', of_fits=True),
+    Flag('calibrate', 'scoring.calibrate', 'model',
+         'calibrate confidence and scores by coarse cells that a fit has not seen; the '
+         'classes stay the same (default: as the fit says, or on)', of_fits=True),
     _fit('prompts', 'prompts', 'prompts per class (k-means)', metavar='N'),
     _fit('confidence_quantile', 'confidence_quantile',
          'build prompts above this quantile of the probe’s confidence', metavar='Q'),
@@ -631,7 +664,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             groups[flag.group] = parser.add_argument_group(flag.group)
         group, text = groups[flag.group], flag.help.replace('%', '%%')
         default = flag.default
-        if flag.hint is bool:
+        if flag.hint in (bool, bool | None):
             if default:
                 text = f'{text} (default: yes)'
             action = argparse.BooleanOptionalAction

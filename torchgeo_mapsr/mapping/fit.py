@@ -205,6 +205,7 @@ def fit_region(
             spread,
             scoring.propagate or 'none',
             compute.precision,
+            calibrate=scoring.calibrate is not False,
         )
 
 

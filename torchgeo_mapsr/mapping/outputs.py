@@ -107,12 +107,18 @@ class Outputs:
         )
         return cls(maps, path / 'report.json', path / 'torchgeo-mapsr.parts')
 
-    def files(self, confidence: bool, scores: bool) -> list[Path]:
+    @property
+    def page(self) -> Path:
+        """The page of all maps, beside the report."""
+        return self.report.with_suffix('.html')
+
+    def files(self, confidence: bool, scores: bool, html: bool = False) -> list[Path]:
         """All files that are written.
 
         Args:
             confidence: Whether the probability of the mapped class is.
             scores: Whether the probability of every class is.
+            html: Whether a page is.
         """
         files = []
         for output in self.maps:
@@ -120,7 +126,7 @@ class Outputs:
             if confidence:
                 files += [output.confidence, *output.confidence_styles]
             files += [output.scores] * scores
-        return [*files, self.report]
+        return [*files, self.report, *[self.page] * html]
 
 
 def check_outputs(

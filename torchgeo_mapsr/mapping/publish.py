@@ -5,12 +5,17 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.geo.plan import Plan, Tile
+from ..datasets.legends.legend import Legend
+from ..evaluation.area import row_areas
 from ..evaluation.consistency import MapSummary, summarise
+from ..evaluation.mapping_unit import MappingUnit
 from ..evaluation.panel import save_panel
 from .cog import Layer, map_nodata, write_cog
 from .inputs import Inputs
@@ -18,6 +23,7 @@ from .outputs import Output
 from .polygons import PolygonOutput, polygonise
 from .store import WorkStore
 from .style import write_class_styles, write_confidence_styles
+from .tiles import score_of
 from .timing import Stopwatch
 
 
@@ -30,6 +36,8 @@ def publish(
     bands: Sequence[int] | None,
     watch: Stopwatch,
     polygons: PolygonOutput | None = None,
+    scores: bool = True,
+    min_area: float = 0.0,
 ) -> MapSummary:
     """Put the tiles of a map together, and give all files of it their names at once.
 
@@ -45,6 +53,8 @@ def publish(
         bands: Bands that were used; the first three are drawn.
         watch: Counts the time.
         polygons: Where polygons of the map are written, if anywhere.
+        scores: Whether the probability of every class is written, where it is kept.
+        min_area: Minimum mapping unit in square metres; 0 for none.
 
     Returns:
         What the map holds.
@@ -59,11 +69,22 @@ def publish(
         'scores': (output.scores, Layer.scores(target)),
     }
     kept = store.tiles.names(number, next(plan.tiles()))
-    layers = {name: layer for name, layer in every.items() if name in kept}
+    layers = {
+        name: layer
+        for name, layer in every.items()
+        if name in kept and (scores or name != 'scores')
+    }
     scratch = {name: store.scratch(path.name) for name, (path, _) in layers.items()}
+
+    generalised = None
+    if min_area > 0:
+        with watch('generalise'):
+            generalised = _Generalised.of(store, number, plan, target, min_area)
 
     def write(name: str) -> None:
         def load(tile: Tile) -> NDArray[np.uint8]:
+            if generalised is not None and name != 'scores':
+                return generalised.load(tile, name)
             return store.tiles.load(number, tile, name)
 
         with watch('write'):
@@ -129,3 +150,63 @@ def publish(
     # The map comes last: where it is, the rest is too.
     store.publish(scratch['classes'], output.map)
     return summary
+
+
+@dataclass(frozen=True)
+class _Generalised:
+    """Tiles of a map whose patches are as large as a minimum mapping unit.
+
+    Args:
+        store: Where the tiles are.
+        number: Number of the map in the store.
+        plan: Its tiles.
+        target: Its legend.
+        unit: What becomes of its patches; windows are tiles, row by row.
+    """
+
+    store: WorkStore
+    number: int
+    plan: Plan
+    target: Legend
+    unit: MappingUnit
+
+    @classmethod
+    def of(
+        cls, store: WorkStore, number: int, plan: Plan, target: Legend, min_area: float
+    ) -> Self:
+        """Find the patches.
+
+        Args:
+            store: Where the tiles are.
+            number: Number of the map in the store.
+            plan: Its tiles.
+            target: Its legend.
+            min_area: Least area of a patch in square metres.
+        """
+        tiles = {(t.rows.start, t.cols.start): t for t in plan.tiles()}
+
+        def read(rows: slice, cols: slice) -> NDArray[np.int64]:
+            tile = tiles[rows.start, cols.start]
+            return target.index(store.tiles.load(number, tile, 'classes'))
+
+        grid = plan.geobox
+        unit = MappingUnit.scan(
+            read, grid.shape.yx, row_areas(grid), min_area, plan.tile
+        )
+        return cls(store, number, plan, target, unit)
+
+    def load(self, tile: Tile, name: str) -> NDArray[np.uint8]:
+        """The classes of a tile, or the score of each.
+
+        Args:
+            tile: The tile.
+            name: ``classes`` or ``confidence``.
+        """
+        load = self.store.tiles.load
+        before = self.target.index(load(self.number, tile, 'classes'))
+        across = -(-self.plan.geobox.width // self.plan.tile)
+        index = self.unit.apply(tile.row * across + tile.col, before)
+        if name == 'confidence':
+            return score_of(load(self.number, tile, 'scores'), index)
+        codes = np.append(self.target.codes, map_nodata(self.target))
+        return codes.astype(np.uint8)[index]

@@ -25,7 +25,9 @@ from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..errors import InputError
 from ..evaluation.consistency import MapSummary, summarise
+from ..evaluation.page import build_page, notebook_html
 from ..evaluation.report import area_table, map_notes, run_report
+from ..evaluation.reweighting import class_weights
 from ..models.backbones.backbone import Backbone
 from ..models.backbones.create import create_backbone
 from ..models.model import (
@@ -67,6 +69,10 @@ class MapResult:
     maps: tuple[Path, ...]
     report: dict[str, Any]
     report_path: Path
+
+    def _repr_html_(self) -> str:
+        """The page of the run, as Jupyter shows it."""
+        return notebook_html(self.report_path)
 
 
 def map_region(
@@ -111,7 +117,7 @@ def map_region(
     store = WorkStore(outputs.work, description, overwrite=job.overwrite)
     # Everything is checked before the folder of the work is touched.
     check_outputs(
-        [*outputs.files(job.confidence, job.scores), *_kept(job)],
+        [*outputs.files(job.confidence, job.scores, job.html), *_kept(job)],
         [*inputs.files(job), *([] if job_file is None else [job_file])],
         job.overwrite,
         store.published,
@@ -120,7 +126,17 @@ def map_region(
         # What may be larger than meant: the files of a mosaic may lie far apart.
         if len(image.paths) > 1:
             console.print(f'Imagery: {escape(str(image))}')
-    run = Run(outputs, inputs, store.tiles, watch, job.confidence, job.scores)
+    run = Run(
+        outputs,
+        inputs,
+        store.tiles,
+        watch,
+        job.confidence,
+        job.scores,
+        class_weights(job.postprocess.reweight, inputs.target),
+        job.postprocess.min_area,
+        job.html,
+    )
     source = _source(job, run, executor)
     with store:
         if store.notice:
@@ -141,6 +157,9 @@ class Run:
         watch: Counts the time.
         confidence: Whether the probability of the mapped class is written.
         scores: Whether the probability of every class is.
+        weights: Weight of each class when the best is taken; no weights by default.
+        min_area: Minimum mapping unit in square metres; 0 for none.
+        html: Whether a page is made of the maps.
     """
 
     outputs: Outputs
@@ -149,6 +168,9 @@ class Run:
     watch: Stopwatch
     confidence: bool
     scores: bool
+    weights: tuple[float, ...] = ()
+    min_area: float = 0.0
+    html: bool = False
 
     def plans(
         self, size: int, tile_size: int, overlap: int | None, halo: int, stride: int
@@ -207,8 +229,10 @@ class Run:
             self.inputs.target,
             self.tiles,
             self.confidence,
-            self.scores,
+            # What a patch becomes is not known yet: its confidence is looked up.
+            self.scores or (self.confidence and self.min_area > 0),
             self.watch,
+            self.weights,
         )
         for _ in executor.run(work, groups, tick):
             pass
@@ -250,6 +274,8 @@ class Run:
                     bands,
                     self.watch,
                     polygons,
+                    self.scores,
+                    self.min_area,
                 )
                 store.finish(number)
             summaries[str(output.map)] = summary
@@ -268,6 +294,11 @@ class Run:
         text = json.dumps(report, indent=1)
         scratch.write_text(text + '\n')
         store.publish(scratch, self.outputs.report)
+        if self.html:
+            with self.watch('report'):
+                page = store.scratch(self.outputs.page.name)
+                page.write_text(build_page([self.outputs.report]), encoding='utf-8')
+            store.publish(page, self.outputs.page)
         store.discard()
         return summaries, json.loads(text)
 
@@ -419,7 +450,7 @@ def _polygons(job: MapJob, run: Run) -> PolygonOutput | None:
     """Where polygons are written."""
     if job.polygons is None:
         return None
-    return PolygonOutput(job.polygons, job.min_area)
+    return PolygonOutput(job.polygons)
 
 
 def check_model(model: ChipModel, inputs: Inputs, target: str) -> None:
@@ -477,9 +508,13 @@ def _tell(
     console.print(area_table(list(summaries.values())))
     for note in notes:
         console.print(f'Note: {escape(note)}')
+    if run.confidence:
+        console.print(f'Confidence: {escape(model.calibration.description)}.')
     for path in summaries:
         console.print(f'Map: {escape(path)}')
     console.print(f'Report: {escape(str(run.outputs.report))}')
+    if run.html:
+        console.print(f'Page: {escape(str(run.outputs.page))}')
 
 
 def _starter(bar: Progress | JsonProgress, name: str) -> Callable[[int], Tick]:

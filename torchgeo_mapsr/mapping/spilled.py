@@ -3,7 +3,7 @@
 
 """Scored chips on their way from a Trainer's processes to tiles."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from ..datasets.geo.plan import ChipIndex
+from ..models.head.calibration import Calibration
 from .tiles import ScoredChip, TileItem
 from .timing import Stopwatch
 
@@ -29,10 +30,12 @@ class SpilledScores:
     Args:
         folder: Where the files lie; all processes see it.
         work: Name of the work that they are part of.
+        calibration: What makes confidences of blended probabilities.
     """
 
     folder: Path
     work: str
+    calibration: Calibration = field(default_factory=Calibration)
 
     #: Chips that are best scored at once: they are scored already.
     threads = 1
@@ -44,7 +47,9 @@ class SpilledScores:
             image: Number of the raster.
             chip: The chip.
         """
-        return self.folder / f'chip_{image}_{chip.row}_{chip.col}_{self.work}.safetensors'
+        return (
+            self.folder / f'chip_{image}_{chip.row}_{chip.col}_{self.work}.safetensors'
+        )
 
     def save(
         self,

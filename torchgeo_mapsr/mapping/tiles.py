@@ -21,7 +21,9 @@ from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
+from ..evaluation.reweighting import reweighted
 from ..memory import give_back
+from ..models.head.calibration import Calibration
 from ..models.model import ChipModel, ModelFile, chips_at_once
 from ..models.networks.model import NetworkFiles
 from ..threads import prefetch, torch_threads
@@ -84,6 +86,8 @@ def sweep(
     threads: int = 1,
     every: bool = False,
     watch: Stopwatch | None = None,
+    calibration: Calibration | None = None,
+    weights: Sequence[float] = (),
 ) -> Iterator[tuple[Tile, BlendedTile]]:
     """Score the chips of tiles and blend them.
 
@@ -102,12 +106,24 @@ def sweep(
             scored in this thread.
         every: Whether tiles get the probability of every class.
         watch: Counts the time of blending.
+        calibration: Makes confidences and scores of blended probabilities; no class
+            depends on it. None to leave them as they are.
+        weights: Weight of each class when the best is taken of the scores, which are
+            whole percentages then; no weights by default.
 
     Yields:
         Each tile when it is finished.
     """
     chips = schedule(plan, tiles)
-    blend = partial(_blend, plan, tiles, classes, every, watch or Stopwatch())
+    canvas = partial(
+        _Canvas,
+        plan,
+        classes=classes,
+        every=every,
+        calibration=calibration or Calibration(),
+        weights=weights,
+    )
+    blend = partial(_blend, plan, tiles, canvas, watch or Stopwatch())
     if threads == 1:
         with closing(prefetch(read, chips)) as reads:
             yield from blend(map(score, reads))
@@ -124,8 +140,7 @@ def sweep(
 def _blend(
     plan: Plan,
     tiles: Sequence[Tile],
-    classes: int,
-    every: bool,
+    canvas_of: 'Callable[[Tile], _Canvas]',
     watch: Stopwatch,
     scores: Iterator[ScoredChip],
 ) -> Iterator[tuple[Tile, BlendedTile]]:
@@ -134,7 +149,7 @@ def _blend(
     for tile, following in zip_longest(tiles, tiles[1:]):
         needed = set(plan.chips(following)) if following else set()
         kept: dict[ChipIndex, ScoredChip] = {}
-        canvas = _Canvas(plan, tile, classes, every)
+        canvas = canvas_of(tile)
         for chip in plan.chips(tile):
             scored = handed.pop(chip) if chip in handed else next(scores)
             with watch('blend'):
@@ -155,8 +170,17 @@ class _Canvas:
     those that its row of chips has a weight in are held as sums.
     """
 
-    def __init__(self, plan: Plan, tile: Tile, classes: int, every: bool) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        tile: Tile,
+        classes: int,
+        every: bool,
+        calibration: Calibration,
+        weights: Sequence[float],
+    ) -> None:
         self.plan, self.tile, self.classes = plan, tile, classes
+        self.calibration, self.weights = calibration, weights
         height, width = tile.shape
         self.found = BlendedTile(
             np.full(tile.shape, NO_CLASS, np.uint8),
@@ -223,10 +247,23 @@ class _Canvas:
         rank = torch.arange(len(part), 0, -1, dtype=torch.uint8, device=part.device)
         index = len(part) - ((part == best).byte() * rank[:, None, None]).amax(0)
         to = slice(self.top + rows.start, self.top + rows.stop)
-        self.found.classes[to] = np.where(valid, index.cpu().numpy(), NO_CLASS)
-        self.found.confidence[to] = np.where(valid, _percent(best), NO_PERCENT)
-        if self.found.scores is not None:
-            self.found.scores[:, to] = np.where(valid, _percent(part), NO_PERCENT)
+        classes = np.where(valid, index.cpu().numpy(), NO_CLASS)
+        if not self.calibration.is_identity:
+            # After the choice: no class depends on it.
+            part = self.calibration.apply(part)
+            best = part.gather(0, index[None].long())[0]
+        confidence = _percent(best)
+        if self.weights or self.found.scores is not None:
+            scores = np.where(valid, _percent(part), NO_PERCENT)
+            if self.weights:
+                mapped = np.where(valid, classes.astype(np.int64), -1)
+                mapped = reweighted(scores, mapped, self.weights)
+                classes = np.where(valid, mapped, NO_CLASS)
+                confidence = score_of(scores, mapped)
+            if self.found.scores is not None:
+                self.found.scores[:, to] = scores
+        self.found.classes[to] = classes
+        self.found.confidence[to] = np.where(valid, confidence, NO_PERCENT)
 
 
 def _common(here: slice, there: slice) -> tuple[slice, slice]:
@@ -236,6 +273,20 @@ def _common(here: slice, there: slice) -> tuple[slice, slice]:
         slice(start - here.start, stop - here.start),
         slice(start - there.start, stop - there.start),
     )
+
+
+def score_of(scores: NDArray[np.uint8], index: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The score of the class of each pixel.
+
+    Args:
+        scores: Percentages, (C, H, W).
+        index: Class index, (H, W); -1 = no data.
+
+    Returns:
+        (H, W); NO_PERCENT where there is no class.
+    """
+    one = np.take_along_axis(scores, np.maximum(index, 0)[None], 0)[0]
+    return np.where(index < 0, np.uint8(NO_PERCENT), one)
 
 
 def _percent(probability: Tensor) -> NDArray[np.uint8]:
@@ -248,6 +299,10 @@ class ChipScores(Protocol):
     @property
     def threads(self) -> int:
         """Chips that are best scored at once."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """What makes confidences of blended probabilities."""
 
     def read(self, item: 'TileItem', chip: ChipIndex, watch: Stopwatch) -> Any:
         """Read what :meth:`score` needs, in another thread."""
@@ -279,6 +334,11 @@ class ModelScores:
     def threads(self) -> int:
         """Chips that are best scored at once."""
         return chips_at_once(self.model.device)
+
+    @property
+    def calibration(self) -> Calibration:
+        """What makes confidences of blended probabilities."""
+        return self.model.calibration
 
     def read(self, item: 'TileItem', chip: ChipIndex, watch: Stopwatch) -> Chip:
         """Read a chip; see :class:`ChipScores`."""
@@ -337,6 +397,7 @@ class MapPass:
         confidence: Whether the probability of the mapped class is kept.
         every: Whether the probability of every class is.
         watch: Counts the time.
+        weights: Weight of each class when the best is taken; no weights by default.
     """
 
     scores: ChipScores
@@ -345,6 +406,7 @@ class MapPass:
     confidence: bool
     every: bool
     watch: Stopwatch
+    weights: tuple[float, ...] = ()
 
     def __call__(
         self, items: Iterable[TileItem], tick: Callable[[], None]
@@ -378,6 +440,8 @@ class MapPass:
                 self.scores.threads,
                 self.every,
                 self.watch,
+                self.scores.calibration,
+                self.weights,
             )
             for tile, blended in made:
                 with self.watch('write'):

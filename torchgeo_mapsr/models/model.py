@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -28,6 +28,7 @@ from ..versions import versions
 from .backbones.backbone import Backbone
 from .backbones.create import create_backbone
 from .backbones.rcf import MAX_BANDS
+from .head.calibration import Calibration, CalibrationSample
 from .head.cells import Cells, CellTable
 from .head.fit import fit_head
 from .head.head import Head
@@ -103,6 +104,10 @@ class ChipModel(Protocol):
     @property
     def provenance(self) -> dict[str, Any]:
         """Where it comes from, as JSON types."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """What makes the probabilities of a map, when chips are blended, sure enough."""
 
     def probabilities(self, chip: Chip, timer: Timer = no_timer) -> Tensor:
         """Probabilities of the classes of the pixels of a chip's core.
@@ -210,6 +215,8 @@ class LandCoverModel:
             :func:`~torchgeo_mapsr.models.propagation.propagation.parse_propagation`.
         precision: Arithmetic of the backbone: fp32, bf16 or fp16.
         report: What else is to be known of the fit, as JSON types.
+        calibrate: Whether a map's confidence is calibrated.
+        sample: What it is calibrated by; None if too few LR cells could be held out.
 
     Raises:
         InputError: If there is no such upsampler or propagation.
@@ -223,6 +230,8 @@ class LandCoverModel:
     propagate: str = 'none'
     precision: str = 'fp32'
     report: Mapping[str, Any] = field(default_factory=dict)
+    calibrate: bool = True
+    sample: CalibrationSample | None = None
 
     def __post_init__(self) -> None:
         if self.upsampler not in UPSAMPLERS:
@@ -281,9 +290,26 @@ class LandCoverModel:
             'prior_weight': self.head.prior.weight,
             'upsampler': self.upsampler,
             'propagate': self.propagate,
+            'calibration': self.calibration.to_dict(),
             'parameters': self.parameters,
             'bytes': len(self.to_bytes()),
         }
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """What calibrates the confidence of a map, by this score and prior.
+
+        :meth:`probabilities` are those of the fit, which are blended, and decide the
+        classes; the blended ones are calibrated when they become a confidence, so that
+        no class depends on it.
+        """
+        if not self.calibrate:
+            return Calibration(description='not calibrated: switched off')
+        if self.sample is None:
+            return Calibration(
+                description='not calibrated: the fit held out no coarse cells'
+            )
+        return self.sample.calibration(self.head.score, self.head.prior.weight)
 
     def tokens(self, image: Tensor) -> Tokens:
         """Features of one image; see :func:`extract`.
@@ -343,6 +369,7 @@ class LandCoverModel:
         prior: float | None = None,
         upsampler: str | None = None,
         propagate: str | None = None,
+        calibrate: bool | None = None,
     ) -> Self:
         """The same fit, used in another way.
 
@@ -351,6 +378,7 @@ class LandCoverModel:
             prior: Weight of the LR labels.
             upsampler: How values get from tokens to pixels.
             propagate: Spec of the spatial refinement.
+            calibrate: Whether a map's confidence is calibrated.
         """
         head = self.head
         if score is not None:
@@ -362,6 +390,7 @@ class LandCoverModel:
             head=head,
             upsampler=upsampler or self.upsampler,
             propagate=propagate or self.propagate,
+            calibrate=self.calibrate if calibrate is None else calibrate,
         )
 
     def to_bytes(self) -> bytes:
@@ -374,6 +403,10 @@ class LandCoverModel:
             **{f'head.{name}': tensor for name, tensor in tensors.items()},
             **{f'backbone.{name}': t for name, t in self.origin.calibration.items()},
         }
+        sample = None
+        if self.sample is not None:
+            drawn, sample = self.sample.state()
+            content |= {f'calibration.{name}': tensor for name, tensor in drawn.items()}
         content = {n: t.detach().cpu().contiguous() for n, t in content.items()}
         fields: dict[str, Any] = {
             'backbone': self.origin.fields(),
@@ -381,6 +414,8 @@ class LandCoverModel:
             'upsampler': self.upsampler,
             'spread': list(self.spread),
             'propagate': self.propagate,
+            'calibrate': self.calibrate,
+            'calibration': sample,
             'report': dict(self.report),
         }
         fields['digest'] = _digest(content, fields)
@@ -457,7 +492,13 @@ class LandCoverModel:
                 _part(tensors, 'backbone.'),
             )
             head = Head.from_state(_part(tensors, 'head.'), fields['head'])
+            sample = fields.get('calibration')
+            if sample is not None:
+                drawn = _part(tensors, 'calibration.')
+                sample = CalibrationSample.from_state(drawn, sample)
             model_fields = {
+                'calibrate': fields.get('calibrate', True),
+                'sample': sample,
                 'upsampler': fields['upsampler'],
                 'spread': tuple(fields['spread']),
                 'propagate': fields['propagate'],
@@ -497,6 +538,7 @@ def fit_model(
     propagate: str = 'none',
     precision: str = 'fp32',
     probe: LinearProbe | None = None,
+    calibrate: bool = True,
 ) -> LandCoverModel:
     """Fit a model to what chips have shown of LR cells.
 
@@ -515,6 +557,7 @@ def fit_model(
         precision: Arithmetic of the backbone.
         probe: A linear probe that was trained elsewhere, on features as the backbone
             gives them.
+        calibrate: Whether a map's confidence is calibrated.
 
     Returns:
         The model, on the backbone's device.
@@ -529,6 +572,11 @@ def fit_model(
     with torch_threads(1 if len(table) < _FEW else torch.get_num_threads()):
         pixel_features = backbone.channels[0] if backbone.strides[0] == 1 else 0
         head = fit_head(table, crosswalk, options, probe, pixel_features)
+        sample = None
+        if calibrate:
+            sample = CalibrationSample.of(
+                table, crosswalk, head, options, pixel_features
+            )
     report = {
         'chips': len(torch.unique(cells.chips, dim=0)),
         'labels': _label_counts(table, crosswalk),
@@ -537,7 +585,16 @@ def fit_model(
         'versions': versions(),
     }
     model = LandCoverModel(
-        backbone, head, origin, upsampler, spread, propagate, precision, report
+        backbone,
+        head,
+        origin,
+        upsampler,
+        spread,
+        propagate,
+        precision,
+        report,
+        calibrate,
+        sample,
     )
     return model.to(device_of_module(backbone))
 

@@ -22,6 +22,7 @@ from ..datasets.geo.plan import Plan
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.mosaic import LRHRPairs
 from ..errors import InputError
+from ..evaluation.reweighting import class_weights
 from ..mapping.inputs import Inputs
 from ..mapping.outputs import Outputs, check_outputs
 from ..mapping.run import Run
@@ -30,6 +31,7 @@ from ..mapping.store import WorkStore
 from ..mapping.tile_files import TileFiles
 from ..mapping.timing import Stopwatch
 from ..models.backbones.backbone import Backbone
+from ..models.head.calibration import Calibration
 from ..samplers.lattice import LatticeQuery, LatticeSampler, pairs_of
 
 # Of networks whose reach nobody has told: the largest stride of common encoders, and
@@ -61,6 +63,10 @@ class MapWriter(BasePredictionWriter):
         tile_size: Side of what is blended at once, in pixels.
         confidence: Write NAME_confidence.tif.
         scores: Write NAME_scores.tif.
+        reweight: Weights by which scores of classes are multiplied before the best is
+            taken, ``CLASS=WEIGHT`` each.
+        min_area: Minimum mapping unit in square metres.
+        html: Write a page to look at, beside the report.
         overwrite: Replace outputs that exist.
     """
 
@@ -74,13 +80,17 @@ class MapWriter(BasePredictionWriter):
         confidence: bool = True,
         scores: bool = False,
         overwrite: bool = False,
+        reweight: Sequence[str] = (),
+        min_area: float = 0.0,
+        html: bool = False,
     ) -> None:
         super().__init__('batch')
         self.output = output
         self.overlap, self.halo, self.align = overlap, halo, align
         self.tile_size = tile_size
         self.confidence, self.scores = confidence, scores
-        self.overwrite = overwrite
+        self.reweight, self.min_area = tuple(reweight), min_area
+        self.html, self.overwrite = html, overwrite
         self._predictions: _Predictions | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -148,7 +158,9 @@ class MapWriter(BasePredictionWriter):
         sources = [*(p for image in images for p in image.paths)]
         sources += [path for raster in labels.values() for path in raster.paths]
         check_outputs(
-            outputs.files(self.confidence, self.scores), sources, self.overwrite
+            outputs.files(self.confidence, self.scores, self.html),
+            sources,
+            self.overwrite,
         )
         store, message, work = None, '', uuid4().hex[:12]
         if trainer.is_global_zero:
@@ -163,10 +175,21 @@ class MapWriter(BasePredictionWriter):
             raise InputError(message)
         files = TileFiles(outputs.work.absolute(), digest)
         watch = Stopwatch()
-        run = Run(outputs, inputs, files, watch, self.confidence, self.scores)
-        self._predictions = _Predictions(
-            run, SpilledScores(files.folder, files.work), store
+        run = Run(
+            outputs,
+            inputs,
+            files,
+            watch,
+            self.confidence,
+            self.scores,
+            class_weights(self.reweight, inputs.target),
+            self.min_area,
+            self.html,
         )
+        model = getattr(pl_module, 'land_cover', None)
+        calibration = getattr(model, 'calibration', Calibration())
+        spilled = SpilledScores(files.folder, files.work, calibration)
+        self._predictions = _Predictions(run, spilled, store)
 
     def write_on_batch_end(
         self,

@@ -92,6 +92,8 @@ class MapSRTask(LandCoverTask):
         propagate: Spatial refinement: none, tokens, superpixels, pixels or published,
             with its constants as options, ``superpixels?neighbours=100&alpha=0.5``.
         seed: Seed of drawn filters and pixels, of folds and clusters.
+        calibrate: Whether the confidence of a map (MapWriter) is calibrated by LR cells
+            that a fit has not seen. Probabilities of a batch are those of the fit.
 
     Raises:
         InputError: If an argument does not fit the others.
@@ -126,6 +128,7 @@ class MapSRTask(LandCoverTask):
         upsampler: Literal['bilinear', 'bilateral'] = 'bilinear',
         propagate: str = 'none',
         seed: int = 0,
+        calibrate: bool = True,
     ) -> None:
         #: How the head is fitted.
         self.fit_options = replace(_options(fit), seed=seed)
@@ -415,6 +418,7 @@ class MapSRTask(LandCoverTask):
             self._spread,
             h['propagate'],
             probe=probe,
+            calibrate=h['calibrate'],
         )
         if self._trains:
             fitted = replace(fitted, report={**fitted.report, 'solver': 'sgd'})

@@ -181,14 +181,14 @@ def _signal(options: argparse.Namespace) -> tuple[str, bool]:
     """What is compared, and whether both files are class maps."""
     import rasterio
 
-    from ..datasets.geo.raster import open_rasters
+    from ..datasets.geo.raster import address_of, open_rasters
     from ..evaluation.class_maps import layer_path
 
     pair = (options.before, options.after)
     files = open_rasters(pair)
     tagged = True
     for path in pair:
-        with rasterio.open(path) as dataset:
+        with rasterio.open(address_of(path)) as dataset:
             tagged &= 'LEGEND' in dataset.tags()
     one_band = all(file.count == 1 for file in files)
     is_map = one_band and (tagged or options.legend is not None)

@@ -24,7 +24,7 @@ from .console import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..evaluation.accuracy import Assessment
+    from ..evaluation.accuracy import Assessment, Confusion
 
 _EXAMPLES = """examples:
   torchgeo-mapsr evaluate map.tif --truth lc.tif --truth-legend chesapeake-7
@@ -37,6 +37,16 @@ _EXAMPLES = """examples:
 The confidence and scores that lie beside a map (NAME_confidence.tif, NAME_scores.tif) are
 no maps and are left out of MAP…; the confidence is compared with the truth.
 """
+
+# Figures of a group, and how they are called.
+_FIGURES = {
+    'accuracy': 'accuracy',
+    'miou': 'mIoU',
+    'fwiou': 'FWIoU',
+    'macro_f1': 'mean F1',
+    'mean_recall': 'mean recall',
+    'kappa': 'kappa',
+}
 
 
 def add(verbs: Verbs) -> None:
@@ -194,8 +204,8 @@ def _with_truth(
     from ..datasets.labels import LabelRaster
     from ..datasets.legends.crosswalk import Crosswalk
     from ..evaluation.accuracy import assess, pixel_metres
-    from ..evaluation.calibration import map_reliability
     from ..evaluation.class_maps import layer_path
+    from ..evaluation.reliability import map_reliability
 
     target = options.target or legend
     map_crosswalk = Crosswalk.load(legend, target)
@@ -242,6 +252,8 @@ def _with_truth(
             scratch = stack.enter_context(output_path(path, inputs, options.overwrite))
             reliability.save_png(scratch, 'high-resolution labels')
     show_accuracy(console, {'map': result.total})
+    _show_classes(console, result.total)
+    _show_matrix(console, result.total)
     _show_groups(console, result)
     content = {'crosswalk': truth_crosswalk.name, **result.to_dict()}
     if reliability is not None:
@@ -308,6 +320,40 @@ def _groups(options: argparse.Namespace) -> dict[str, Any]:
     return groups
 
 
+def _show_classes(console: 'Console', result: 'Confusion') -> None:
+    from rich.table import Table
+
+    from ..evaluation.report import percent
+
+    width = result.boundary_width
+    table = Table(title='By class (%)')
+    figures = ('iou', 'f1', 'precision', 'recall', 'boundary_iou', 'share')
+    for name in ('', 'IoU', 'F1', 'user’s', 'producer’s'):
+        table.add_column(name, justify='right' if name else 'left')
+    table.add_column(
+        'boundary IoU' if width is None else f'boundary IoU ({width:g} m)',
+        justify='right',
+    )
+    table.add_column('of truth', justify='right')
+    for i, name in enumerate(result.legend.class_names):
+        values = (percent(getattr(result, figure)[i]) for figure in figures)
+        table.add_row(name if result.present[i] else f'{name} (absent)', *values)
+    console.print(table)
+
+
+def _show_matrix(console: 'Console', result: 'Confusion') -> None:
+    from rich.table import Table
+
+    table = Table(title='Pixels by true class (row) and mapped class (column)')
+    table.add_column('truth')
+    for name in result.legend.class_names:
+        table.add_column(name, justify='right')
+    for i, name in enumerate(result.legend.class_names):
+        counts = (f'{count:,}' for count in result.matrix[i].tolist())
+        table.add_row(name if result.present[i] else f'{name} (absent)', *counts)
+    console.print(table)
+
+
 def _show_groups(console: 'Console', result: 'Assessment') -> None:
     from rich.table import Table
 
@@ -315,12 +361,15 @@ def _show_groups(console: 'Console', result: 'Assessment') -> None:
 
     for kind, by_name in result.groups.items():
         table = Table(title=f'By {kind} (%)')
-        for name in ('', 'pixels', 'accuracy', 'mIoU', 'kappa'):
+        width = result.total.boundary_width
+        boundary = 'boundary IoU' if width is None else f'boundary IoU ({width:g} m)'
+        for name in ('', 'pixels', *_FIGURES.values(), boundary):
             table.add_column(name, justify='right' if name else 'left')
         for name, part in by_name.items():
             pixels = int(part.matrix.sum())
             if pixels:
-                figures = (part.accuracy, part.miou, part.kappa)
+                figures = [getattr(part, figure) for figure in _FIGURES]
+                figures.append(part.mean_boundary_iou)
                 table.add_row(name, f'{pixels:,}', *map(percent, figures))
         console.print(table)
 

@@ -8,6 +8,21 @@ import argparse
 from ..mapping.config import add_arguments, job_of
 from .console import Verbs, terminal
 
+_EXAMPLES = """examples:
+  torchgeo-mapsr map imagery.tif --labels nlcd.tif --legend nlcd --output landcover.tif
+  torchgeo-mapsr map a.tif b.tif --labels nlcd.tif --legend nlcd --output maps/
+  torchgeo-mapsr map a.tif --labels nlcd.tif --legend nlcd --output landcover.tif \\
+      --scores --html
+  torchgeo-mapsr map a.tif --labels nlcd.tif --legend nlcd --output landcover.tif \\
+      --reweight impervious=2 --min-area 500 --overwrite
+  torchgeo-mapsr map a.tif --labels nlcd.tif --legend nlcd --output landcover.tif \\
+      --save-model fit.safetensors
+  torchgeo-mapsr map b.tif --model fit.safetensors --output b_landcover.tif
+
+NAME.json beside the map is the report: settings, areas, agreement, and how the confidence
+was calibrated. `--progress json` tells programs how far it is, on standard error.
+"""
+
 
 def add(verbs: Verbs) -> None:
     """Add the verb and its options.
@@ -20,6 +35,8 @@ def add(verbs: Verbs) -> None:
         help='make a land-cover map from imagery and coarse labels',
         description='Make a land-cover map at the resolution of imagery, with no labels '
         'but coarse ones. Interrupted, the same command goes on where it stopped.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
     parser.set_defaults(run=run, resumes=True)

@@ -90,9 +90,9 @@ def run(options: argparse.Namespace) -> int:
     from ..datasets.geo.raster import open_rasters
     from ..datasets.labels import LabelRaster
     from ..evaluation.area import row_areas
-    from ..evaluation.class_maps import blocks_of, layer_path, map_legend, parse_named
+    from ..evaluation.class_maps import blocks_of, layer_path, map_legend
     from ..evaluation.mapping_unit import MappingUnit
-    from ..evaluation.reweighting import reweighted
+    from ..evaluation.reweighting import class_weights, reweighted
     from ..mapping.cog import Layer, map_nodata, write_cog
 
     if not options.reweight and options.min_area is None:
@@ -106,11 +106,7 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, inputs[:2], options.overwrite)
     check_json(options, inputs)
     legend = map_legend(options.map, options.legend)
-    weights = np.ones(len(legend))
-    for index, weight in parse_named(options.reweight, legend, '--reweight').items():
-        if not 0 <= weight < np.inf:
-            raise InputError(f'--reweight {weight:g}: weights are 0 or more.')
-        weights[index] = weight
+    weights = np.array(class_weights(options.reweight, legend) or [1.0] * len(legend))
     raster = LabelRaster(open_rasters([options.map]))
     grid = raster.geobox
     scores = None
@@ -153,7 +149,9 @@ def run(options: argparse.Namespace) -> int:
                 legend.codes.tolist(),
             ]
             key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-            saved = options.output.with_name(f'.{options.output.stem}.{key}.safetensors')
+            saved = options.output.with_name(
+                f'.{options.output.stem}.{key}.safetensors'
+            )
             if saved.exists():
                 unit = MappingUnit.load(saved)
                 console.print('Going on with patches that were found before.')

@@ -6,7 +6,15 @@
 import argparse
 from pathlib import Path
 
-from .console import Verbs, output_path, terminal, working
+from .console import (
+    Verbs,
+    check_json,
+    json_option,
+    output_path,
+    terminal,
+    working,
+    write_json,
+)
 
 _EXAMPLES = """examples:
   torchgeo-mapsr report landcover.json
@@ -63,6 +71,7 @@ def add(verbs: Verbs) -> None:
         help='longer side of the pictures; larger maps are thinned out '
         '(default: %(default)s)',
     )
+    json_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -82,11 +91,20 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f'--output {output} is not a .html file.')
     console = terminal()
     inputs = [*options.reports, *options.figures]
+    check_json(options, [*inputs, output])
     with (
         output_path(output, inputs, options.overwrite) as scratch,
         working(console, 'Making the page'),
     ):
         page = build_page(options.reports, options.figures, options.title, options.size)
         scratch.write_text(page, encoding='utf-8')
-    console.print(f'Page: {output} ({output.stat().st_size / 1e6:.1f} MB)')
+    size = output.stat().st_size
+    console.print(f'Page: {output} ({size / 1e6:.1f} MB)')
+    content = {
+        'page': str(output),
+        'bytes': size,
+        'reports': [str(path) for path in options.reports],
+        'figures': [str(path) for path in options.figures],
+    }
+    write_json(options, content, [*inputs, output])
     return 0

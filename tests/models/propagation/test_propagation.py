@@ -1,8 +1,8 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-from dataclasses import replace
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -165,7 +165,11 @@ def test_published_constants() -> None:
     """exp(-d^2 / .01) with distances in sides of a window of 112 pixels."""
     published = parse_propagation('published')
     assert 2 * published.sigma**2 == pytest.approx(0.01 * 112**2, rel=1e-4)
-    assert (published.nodes, published.window, published.components) == ('pixels', 112, 0)
+    assert (published.nodes, published.window, published.components) == (
+        'pixels',
+        112,
+        0,
+    )
     assert (published.neighbours, published.gamma, published.alpha) == (400, 3, 0.95)
     assert parse_propagation('published?alpha=0.5').alpha == 0.5
 

@@ -301,9 +301,9 @@ class RasterFile:
             digest.update(self.path.encode(errors='surrogateescape'))
         for path, name in sorted(names.items(), key=lambda item: item[1]):
             digest.update(repr((name, _stamp(path))).encode())
-            headers = [path, *(os.path.join(path, n) for n in _ZARR_HEADERS)]
-            for header in filter(os.path.isfile, headers):
-                with open(header, 'rb') as stream:
+            members = [path, *(os.path.join(path, n) for n in _ZARR_HEADERS)]
+            for member in filter(os.path.isfile, members):
+                with open(member, 'rb') as stream:
                     digest.update(stream.read(1 << 16))
         return digest.hexdigest()
 

@@ -267,10 +267,44 @@ class CellTable:
         corner[:, 1:] = corner[:, 1:].div(BLOCK, rounding_mode='floor')
         return torch.unique(corner, dim=0, return_inverse=True)[1]
 
+    def subset(self, keep: Tensor, pixels: int) -> 'CellTable':
+        """Some cells, and pixels in them.
+
+        Args:
+            keep: Which, (n,) bool.
+            pixels: Pixels to take, at most; evenly spread, if there are more.
+        """
+        number = keep.cumsum(0) - 1
+        inside = spread(keep[self.owner], pixels)
+        return CellTable(
+            self.features[keep],
+            self.code[keep],
+            self.share[keep],
+            self.place[keep],
+            self.pixels[inside],
+            number[self.owner[inside]],
+        )
+
     def count(self) -> dict[int, int]:
         """Cells of each raw code."""
         codes, counts = np.unique(self.code.numpy(), return_counts=True)
         return dict(zip(codes.tolist(), counts.tolist(), strict=True))
+
+
+def spread(chosen: Tensor, most: int) -> Tensor:
+    """Evenly spread places where something is true.
+
+    Args:
+        chosen: (n,) bool.
+        most: Places to take, at most.
+
+    Returns:
+        Their indices, ascending.
+    """
+    index = chosen.nonzero()[:, 0]
+    if len(index) <= most:
+        return index
+    return index[torch.linspace(0, len(index) - 1, most).long()]
 
 
 #: Cells after which no further chip is looked at: more change the fit little.

@@ -326,8 +326,13 @@ def check_options(
         InputError: If an option has no effect with the others.
     """
     options.check_together()
-    soft = crosswalk is not None and options.recipe == 'codes' and not trained
-    if soft and options.noise == 'denoise' and not crosswalk.is_hard:
+    translated = options.recipe == 'codes' and not trained
+    if (
+        crosswalk is not None
+        and not crosswalk.is_hard
+        and translated
+        and options.noise == 'denoise'
+    ):
         raise InputError(
             f"noise denoise (--noise) needs codes that are one class each, and '"
             f"{crosswalk.name}' has codes of several: leave it out, or fit with recipe "

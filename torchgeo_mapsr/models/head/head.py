@@ -130,10 +130,37 @@ class Head:
         cosine = self.cosine.match_tokens(tokens)
         if window is not None:
             cosine = cosine[..., window[0], window[1]]
+        return self._with_evidence(self._softened(cosine), evidence)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Probabilities of the classes of feature vectors, without any label.
+
+        Args:
+            features: (n, D), as the backbone gives them.
+
+        Returns:
+            (n, C) float32.
+        """
+        projection = self.projection
+        if projection is None:
+            assert self.cosine is not None
+            return self._softened(self.cosine.match(features))
+        return self.decide(projection(features)[..., None, None])[..., 0, 0]
+
+    def by_score(self) -> 'dict[str, Head]':
+        """The same with each score that was fitted."""
+        return {
+            score: replace(self, score=score)
+            for score in SCORES
+            if score != 'cosine' or self.cosine is not None
+        }
+
+    def _softened(self, cosine: Tensor) -> Tensor:
+        """Probabilities of cosines, (B, C, …)."""
         absent = ~self.present.to(cosine.device)
         logits = cosine.float().div(self.temperature)
-        logits = logits.masked_fill(absent[:, None, None], ABSENT)
-        return self._with_evidence(logits.softmax(1), evidence)
+        shape = (-1, *(1,) * (cosine.dim() - 2))
+        return logits.masked_fill(absent.view(shape), ABSENT).softmax(1)
 
     @cached_property
     def projection(self) -> LinearProbe | None:

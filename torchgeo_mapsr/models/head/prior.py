@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
@@ -44,24 +45,42 @@ def neighbour_weights(place: Tensor, sigma: float, reach: int) -> sparse.csr_arr
     centre = (offset == 0).all(1)
     offset, weight = offset[~centre], weight[~centre] / weight[~centre].sum()
 
-    # Cells are found by a number that orders them by raster, row and column.
-    low = places[:, 1:].min(0) - reach
-    span = places[:, 1:].max(0) + reach + 1 - low
-    number = (places[:, 0] * span[0] + places[:, 1] - low[0]) * span[1]
-    number = number + places[:, 2] - low[1]
-    order = np.argsort(number)
-    ordered = number[order]
     rows, cols, values = [], [], []
     for (down, right), part in zip(offset.tolist(), weight.tolist(), strict=True):
-        wanted = number + down * span[1] + right
-        index = np.searchsorted(ordered, wanted).clip(max=len(order) - 1)
-        hit = np.flatnonzero(ordered[index] == wanted)
+        index = row_of(places, places + np.array([0, down, right]))
+        hit = np.flatnonzero(index >= 0)
         rows.append(hit)
-        cols.append(order[index[hit]])
+        cols.append(index[hit])
         values.append(np.full(len(hit), part))
     shape = len(places), len(places)
     entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))
     return sparse.csr_array(entries, shape=shape)
+
+
+def row_of(places: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Find cells by their places.
+
+    Args:
+        places: Raster, row and column of each cell, (n, 3).
+        wanted: Those to find, (m, 3).
+
+    Returns:
+        Row of each in *places*, (m,); -1 where there is none.
+    """
+    # By a number that orders them by raster, row and column; margins keep a neighbour
+    # beyond an edge from being one of the next line.
+    low = np.minimum(places.min(0), wanted.min(0))
+    span = np.maximum(places.max(0), wanted.max(0)) - low + 1
+
+    def number(of: NDArray[np.int64]) -> NDArray[np.int64]:
+        raster, row, col = (of - low).T
+        result: NDArray[np.int64] = (raster * span[1] + row) * span[2] + col
+        return result
+
+    keys = number(places)
+    order = np.argsort(keys)
+    index = np.searchsorted(keys[order], number(wanted)).clip(max=len(order) - 1)
+    return np.where(keys[order[index]] == number(wanted), order[index], -1)
 
 
 def choose_prior(

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...datasets.chip import Chip
 from ...datasets.legends.legend import Legend
 from ...errors import InputError
+from ..head.calibration import Calibration
 from ..model import HALF, Timer, device_of, file_digest, no_timer
 from .trained import Trained
 
@@ -34,6 +35,9 @@ class NetworkModel:
 
     #: Networks see the imagery alone.
     uses_labels = False
+
+    #: Their probabilities are what they say.
+    calibration = Calibration(description='not calibrated: the networks’ own')
 
     @property
     def target(self) -> Legend:

@@ -163,7 +163,9 @@ class Propagation:
             return self(probabilities[None], tokens, image[None], given, window)[0]
         own = probabilities.float()
         if self.nodes == 'pixels':
-            return self._of_pixels(own, tokens, valid, window or whole(own.shape[-2:]))
+            height, width = own.shape[-2:]
+            window = window or whole((height, width))
+            return self._of_pixels(own, tokens, valid, window)
         side = max(self.spacing, min(tokens.strides))
         regions = self._regions(image, valid, side)
         least, nodes = (int(number) for number in regions.aminmax())
