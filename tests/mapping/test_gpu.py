@@ -18,7 +18,7 @@ from torchgeo_mapsr.mapping.run import map_region
 
 from .conftest import BACKBONE, changed
 
-VIT = 'timm:vit_tiny_patch16_224?weights=random'
+VIT = 'timm:test_vit?weights=random'
 
 
 @pytest.fixture(scope='module')

@@ -245,7 +245,15 @@ def test_every_crash_state_is_resumed(
     with rasterio.open(job.output) as dataset:
         expected = dataset.read()
     assert len(copies) > 20
+    tried = set()
     for copy in copies:
+        state = frozenset(
+            (path.name, path.read_bytes() if path.is_file() else b'')
+            for path in copy.rglob('*')
+        )
+        if state in tried:
+            continue
+        tried.add(state)
         shutil.rmtree(home)
         copy.rename(home)
         assert main(arguments(job)) == 0, copy.name
