@@ -9,7 +9,7 @@ without another Python's paths::
     python3 qgis_picture.py qgis.png imagery.tif landcover.tif landcover_polygons.gpkg
 
 Each file is loaded as a person would by dragging it into QGIS, and gets a frame; nothing is
-styled here. The legend is that of all layers.
+styled here. The legend is that of all layers but images of several bands.
 """
 
 import os
@@ -33,7 +33,7 @@ from qgis.core import (
 )
 
 # Millimetres of a frame's side, of the gap beside it, and of the legend.
-SIDE, GAP, LEGEND = 80.0, 4.0, 55.0
+SIDE, GAP, LEGEND = 80.0, 4.0, 95.0
 
 
 def main(picture: str, paths: 'list[str]') -> None:
@@ -61,12 +61,14 @@ def main(picture: str, paths: 'list[str]') -> None:
             layer = QgsRasterLayer(path, name)
         project.addMapLayer(layer)
         layers.append(layer)
+        if i == 0:
+            project.setCrs(layer.crs())
         frame = QgsLayoutItemMap(layout)
         frame.attemptMove(QgsLayoutPoint(GAP + i * (SIDE + GAP), GAP + 6))
         frame.attemptResize(QgsLayoutSize(SIDE, SIDE))
         frame.setCrs(layers[0].crs())
         frame.setLayers([layer])
-        frame.zoomToExtent(layers[-1].extent() if i == 0 else layers[0].extent())
+        frame.setExtent(layers[0].extent())
         frame.setFrameEnabled(True)
         frame.setFrameStrokeWidth(QgsLayoutMeasurement(0.2))
         layout.addLayoutItem(frame)
@@ -76,7 +78,10 @@ def main(picture: str, paths: 'list[str]') -> None:
         label.attemptResize(QgsLayoutSize(SIDE, 6))
         layout.addLayoutItem(label)
     legend = QgsLayoutItemLegend(layout)
-    legend.setAutoUpdateModel(True)
+    legend.setAutoUpdateModel(False)
+    for layer in layers:
+        if isinstance(layer, QgsRasterLayer) and layer.bandCount() > 1:
+            legend.model().rootGroup().removeLayer(layer)  # bands of an image
     legend.attemptMove(QgsLayoutPoint(GAP + len(paths) * (SIDE + GAP), GAP + 6))
     layout.addLayoutItem(legend)
     layout.refresh()

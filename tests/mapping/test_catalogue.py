@@ -117,7 +117,7 @@ def test_dates_of_a_search_are_a_stack(
         made = {}
         for name, imagery in ways.items():
             output = tmp_path / name / 'cover.tif'
-            args = arguments(job, imagery=imagery, output=output)
+            args = arguments(job, imagery=imagery, output=output, bbox=box)
             args += ['--bbox', *map(str, box), '--stack']
             assert main(args) == 0
             made[name] = output.read_bytes()
