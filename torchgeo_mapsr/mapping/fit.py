@@ -15,6 +15,7 @@ from ..datasets.geo.plan import ChipIndex, Plan
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..errors import InputError
+from ..memory import give_back
 from ..models.backbones.backbone import Backbone
 from ..models.head.cells import MAX_CELLS, Cells
 from ..models.head.fit import check_options
@@ -195,8 +196,11 @@ def fit_region(
             'and their place.'
         )
     with watch('probe'):
-        return fit_model(
-            Cells.merge(parts),
+        cells = Cells.merge(parts)
+        # Features of chips left gaps that pixels and fit do not fill.
+        give_back()
+        model = fit_model(
+            cells,
             crosswalk,
             backbone,
             origin,
@@ -207,6 +211,10 @@ def fit_region(
             compute.precision,
             calibrate=scoring.calibrate is not False,
         )
+        # The map pass is to begin where one with a fit that was kept does.
+        del cells
+        give_back()
+        return model
 
 
 def look(

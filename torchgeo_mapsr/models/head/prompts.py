@@ -143,8 +143,9 @@ def within_class_discriminant(
     for c in present[:, 0].nonzero()[:, 0].tolist():
         members = label == c
         of_class, centres = features[members], prompts[c].to(features)
-        nearest = torch.cdist(of_class, centres).argmin(1)
-        residual = of_class - centres[nearest]
+        if k > 1:
+            centres = centres[torch.cdist(of_class, centres).argmin(1)]
+        residual = of_class - centres
         # Deviations have zero mean: single precision is enough, at half the time.
         covariance += (residual.T * weight[members]) @ residual
         total += float(weight[members].sum())
