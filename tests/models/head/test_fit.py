@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from torchgeo_mapsr.datasets.geo.region import region_map
@@ -25,6 +26,8 @@ from torchgeo_mapsr.models.head.cells import CellTable
 from torchgeo_mapsr.models.head.fit import (
     CAUTIOUS,
     CLEAN,
+    COLOUR,
+    COLOUR_L2,
     NOISY,
     FitOptions,
     error_ratio,
@@ -490,6 +493,28 @@ def test_codes_are_translated_by_what_they_hold() -> None:
     torch.testing.assert_close(made.prior.composition, shares)
     count = torch.tensor([int((table.code == code).sum()) for code in MIXED])
     torch.testing.assert_close(made.prior.frequency, count / count.sum() @ shares)
+
+
+def test_half_of_the_probe_is_of_pixels_colours() -> None:
+    """The same from scikit-learn, fitted to pixels by the labels of their cells."""
+    blobs, colours = Blobs(side=12, seed=1), 2
+    options = FitOptions(noise='none', l2=1e-3)
+    cells = fit_head(blobs.table, SAME, options).probe
+    mixed = fit_head(blobs.table, SAME, options, pixel_features=colours).probe
+    x = blobs.table.pixels.double().numpy()
+    x = (x - x.mean(0)) / x.std(0, ddof=1)
+    y = blobs.label[blobs.table.owner].numpy()
+    weight = np.bincount(y)[y] ** -0.5
+    oracle = LogisticRegression(C=1 / (COLOUR_L2 * colours), tol=1e-8, max_iter=1000)
+    oracle.fit(x[:, :colours], y, weight / weight.sum())
+    of_pixels = torch.from_numpy(oracle.decision_function(x[:, :colours]))
+    of_cells, both = (probe(blobs.table.pixels) for probe in (cells, mixed))
+    expected = (1 - COLOUR) * of_cells + COLOUR * of_pixels
+    # Within a hundredth: what probabilities ask for.
+    torch.testing.assert_close(
+        both.softmax(1), expected.float().softmax(1), rtol=0, atol=1e-2
+    )
+    assert (both.softmax(1) - of_cells.softmax(1)).abs().max() > 0.1
 
 
 def test_a_class_is_lifted_by_codes_that_have_cells() -> None:
