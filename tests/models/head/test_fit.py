@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from torchgeo_mapsr.datasets.geo.region import region_map
@@ -26,10 +27,14 @@ from torchgeo_mapsr.models.head.cells import CellTable
 from torchgeo_mapsr.models.head.fit import (
     CAUTIOUS,
     CLEAN,
+    COLOUR,
+    COLOUR_L2,
     NOISY,
+    SOFT,
     FitOptions,
     error_ratio,
     fit_head,
+    label_weight,
     lift,
 )
 from torchgeo_mapsr.models.head.head import SCORES, Head
@@ -499,6 +504,28 @@ def test_codes_are_translated_by_what_they_hold() -> None:
     torch.testing.assert_close(made.prior.frequency, count / count.sum() @ shares)
 
 
+def test_half_of_the_probe_is_of_pixels_colours() -> None:
+    """The same from scikit-learn, fitted to pixels by the labels of their cells."""
+    blobs, colours = Blobs(side=12, seed=1), 2
+    options = FitOptions(noise='none', l2=1e-3)
+    cells = fit_head(blobs.table, SAME, options).probe
+    mixed = fit_head(blobs.table, SAME, options, pixel_features=colours).probe
+    x = blobs.table.pixels.double().numpy()
+    x = (x - x.mean(0)) / x.std(0, ddof=1)
+    y = blobs.label[blobs.table.owner].numpy()
+    weight = np.bincount(y)[y] ** -0.5
+    oracle = LogisticRegression(C=1 / (COLOUR_L2 * colours), tol=1e-8, max_iter=1000)
+    oracle.fit(x[:, :colours], y, weight / weight.sum())
+    of_pixels = torch.from_numpy(oracle.decision_function(x[:, :colours]))
+    of_cells, both = (probe(blobs.table.pixels) for probe in (cells, mixed))
+    expected = (1 - COLOUR) * of_cells + COLOUR * of_pixels
+    # Within a hundredth: what probabilities ask for.
+    torch.testing.assert_close(
+        both.softmax(1), expected.float().softmax(1), rtol=0, atol=1e-2
+    )
+    assert (both.softmax(1) - of_cells.softmax(1)).abs().max() > 0.1
+
+
 def test_a_class_is_lifted_by_codes_that_have_cells() -> None:
     """Class 2 leads none but the last code, of which there is one cell."""
     composition = torch.tensor([[0.9, 0.1, 0], [0.2, 0.5, 0.3], [0, 0.1, 0.9]]).double()
@@ -517,36 +544,55 @@ def test_a_class_is_lifted_by_codes_that_have_cells() -> None:
 
 
 def test_errors_of_imagery_and_of_neighbours() -> None:
-    """The dense form, with all pairs of cells."""
+    """The dense form, with all pairs of cells; codes 0 and 3 are of one class."""
     generator = torch.Generator().manual_seed(0)
     place = F.pad(torch.cartesian_prod(torch.arange(9), torch.arange(9)), (1, 0))
-    label = (torch.rand(81, generator=generator) < 0.3).long() + place[:, 1] // 5
+    label = (torch.rand(81, generator=generator) < 0.3).long() + place[:, 1] // 4
     index = torch.randperm(81, generator=generator)[:70].sort().values
-    logits = torch.randn(70, 3, generator=generator) + 2 * F.one_hot(label[index], 3)
+    logits = torch.randn(70, 4, generator=generator) + 2 * F.one_hot(label[index], 4)
     held = HeldOut(index, logits.log_softmax(1), 1e-3, 0.0, {}, torch.zeros(0))
+    composition = torch.tensor([[0.7, 0.2, 0.1], [0, 1, 0], [0.1, 0, 0.9], [1, 0, 0]])
 
     offset = (place[index][:, None] - place[index][None])[..., 1:]
     near = torch.exp(-offset.square().sum(2) / 2) * (offset.abs().amax(2) <= 2)
     near.fill_diagonal_(0)
-    votes = near @ F.one_hot(label[index], 3).float()
-    wrong = [(v.argmax(1) != label[index]).float().mean() for v in (logits, votes)]
-    assert 0 < wrong[0] < wrong[1]
-    ratio = error_ratio(held, label, place)
-    assert ratio == pytest.approx(float(wrong[0] / wrong[1]), rel=1e-5)
+    votes = near @ F.one_hot(label[index], 4).float()
+    truth = torch.tensor([0, 1, 2, 0])[label[index]]
+    imagery, neighbours = (
+        float(((p @ composition).argmax(1) != truth).float().mean())
+        for p in (logits.softmax(1), votes)
+    )
+    assert 0.1 < imagery < neighbours
+    arguments = held, label, place, composition.double()
+    ratio = error_ratio(*arguments)
+    assert ratio == pytest.approx(imagery / neighbours, rel=1e-5)
+    expected = (imagery - 0.1) / (neighbours - 0.1)
+    assert error_ratio(*arguments, 0.1) == pytest.approx(expected, rel=1e-5)
     # Alone, a cell has no neighbour.
-    assert error_ratio(held, label, 10 * place) == 1
+    assert error_ratio(held, label, 10 * place, composition.double()) == 1
+
+
+def test_weight_of_the_labels() -> None:
+    """It is less where the imagery knows cells better than their neighbours do."""
+    weights = [label_weight(True, None, r) for r in (0.1, 0.75, 1, 3)]
+    assert weights == pytest.approx([NOISY / 2, SOFT * 0.75**2, SOFT, SOFT])
+    weights = [label_weight(False, 0.0, r) for r in (0.1, 0.75, 1, 3)]
+    assert weights == pytest.approx([NOISY / 2, CLEAN * 0.75**2, CLEAN, CLEAN])
+    for rate in (0.2, None):
+        weights = [label_weight(False, rate, r) for r in (0.1, 1, 1.2, 3)]
+        expected = [NOISY / 2, NOISY, NOISY * 1.44, 2 * NOISY]
+        assert weights == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(('patch', 'apart'), [(1, 1.2), (8, 0.3)])
-def test_weight_of_the_labels(patch: int, apart: float) -> None:
-    """It is less where the imagery knows cells better than their neighbours do."""
+def test_weight_of_the_labels_of_a_fit(patch: int, apart: float) -> None:
+    """Labels that are alike over patches are known from their neighbours."""
     blobs = Blobs(side=16, apart=apart, patch=patch, seed=2)
     made = fit_head(blobs.table, SAME)
     fit = made.provenance['fit']
-    rate, ratio = fit['label_errors'], fit.get('error_ratio', 1)
-    expected = max(NOISY, CLEAN * (1 - 8 * rate) * min(1, ratio) ** 2)
-    assert made.prior.weight == pytest.approx(expected, abs=2e-3)
-    assert (ratio < 1) == (patch == 1)
+    expected = label_weight(False, fit['label_errors'], fit['error_ratio'])
+    assert made.prior.weight == pytest.approx(expected, abs=5e-3)
+    assert (fit['error_ratio'] < 1) == (patch == 1)
 
 
 def test_translation_is_the_total_probability() -> None:

@@ -40,13 +40,13 @@ CAUTIOUS = 1e-2
 # asks for more than their translation does.
 MAX_CODE_L2 = 1e-3
 
-# The colour expert: what it weighs, its penalty, and pixels that it looks at.
-COLOUR, COLOUR_L2, COLOUR_PIXELS = 0.25, 1e-4, 10_000
+# The colour expert: what it weighs, its penalty, and pixels that it looks at. As much as
+# the probe of cells: a quarter was .01 below on nearly every scene, and so were two
+# thirds on half of them.
+COLOUR, COLOUR_L2, COLOUR_PIXELS = 0.5, 1e-4, 10_000
 
-# Weight of the labels at prediction, and their smoothing in cells. Held-out cells cannot
-# say what is right for pixels. SOFT is the least that keeps every development scene at
-# its labels' own accuracy; labels whose codes are single classes get CLEAN less what the
-# rate of errors ν and the imagery's knowledge of held-out cells ask for, NOISY at least.
+# Weight of the labels at prediction, and their smoothing in cells, see label_weight. SOFT
+# is the least that keeps every development scene at its labels' own accuracy.
 SOFT, CLEAN, NOISY, SIGMA = 0.6, 1.2, 0.3, 0.5
 
 # Agreeing pixels that the prompts and their covariance are made from, at most. The
@@ -130,6 +130,16 @@ class _Labelled:
         """Label of the cell of each pixel, (N,); -1 if none."""
         return self.label[self.table.owner]
 
+    def whole_cell(self, pixels: Tensor) -> Tensor:
+        """Whole cell that each of some pixels lies in, (m,); -1 if in none.
+
+        Args:
+            pixels: Which, (m,).
+        """
+        row = torch.full((len(self.table),), -1)
+        row[self.used] = torch.arange(len(self.used))
+        return row[self.table.owner[pixels]]
+
     @property
     def place(self) -> Tensor:
         """Place of each whole cell, (n, 3)."""
@@ -162,9 +172,9 @@ def fit_head(
     r"""Fit everything after the backbone, without any HR label.
 
     1. A linear probe on the mean features of whole LR cells (MapSR, stage 1) scores
-       the codes of the labels, its strength chosen by held-out blocks of cells. Where a
-       code is several classes, a probe of a pixel's colours alone is mixed in, as a
-       weighted geometric mean: it is linear still.
+       the codes of the labels, its strength chosen by held-out blocks of cells. A probe
+       of a pixel's colours alone, which sees what means over cells hide, is mixed in as
+       a geometric mean: it is linear still.
     2. The crosswalk's shares Q translate codes to classes (:class:`Head`).
     3. Class prompts under a within-class covariance, from pixels where the probe and
        the LR label agree (MapSR, stage 2); a pixel of a cell of code k that is found
@@ -211,7 +221,7 @@ def fit_head(
     space = CellSpace.of(data.features)
     if blocks < 2:
         l2 = CAUTIOUS if l2 is None else l2
-    elif l2 is None or (asks_prior and options.score != 'cosine'):
+    elif l2 is None or (options.prior is None and options.score != 'cosine'):
         strengths = STRENGTHS if l2 is None else (l2,)
         held = hold_out(space, label, codes, folds, weight, strengths, options.seed)
         l2 = held.l2
@@ -244,8 +254,8 @@ def fit_head(
         start = None if near is None else near.theta
         probe = space.fit(belief, codes, strength, weight, start=start)
         probe = probe.to(torch.float32)
-        if soft and pixel_features:
-            probe = _with_colour(probe, data, pixel_features, options)
+        if options.recipe == 'codes' and pixel_features:
+            probe = _with_colour(probe, data, belief, pixel_features, options)
     else:
         probe = probe.unscale(-data.mean / data.scale, 1 / data.scale)
     translation = None
@@ -282,17 +292,13 @@ def fit_head(
         prior = 0.0 if prior is None else prior
     if prior is None and options.recipe == 'classes' and held is not None:
         prior, sigma = _chosen_prior(data, held, frequency, weight, sigma)
-    if prior is None and soft:
-        prior = SOFT
-    elif prior is None:
-        # Without denoising nothing is known of the errors.
-        rate = 1.0 if cleaned is None else cleaned.rate
-        prior = CLEAN * (1 - 8 * rate)
-        if held is not None and prior > NOISY:
-            ratio = error_ratio(held, data.target, data.place)
+    if prior is None:
+        rate = None if cleaned is None else cleaned.rate
+        ratio = 1.0
+        if held is not None:
+            ratio = error_ratio(held, label, data.place, data.composition, rate or 0.0)
             report['error_ratio'] = round(ratio, 4)
-            prior *= min(1.0, ratio) ** 2
-        prior = max(NOISY, prior)
+        prior = label_weight(soft, rate, ratio)
     sigma = SIGMA if sigma is None else sigma
     report |= {'prior_weight': prior, 'prior_sigma': sigma, 'pixels': len(table.pixels)}
     composition = _compositions(data, crosswalk, pixels, cleaned)
@@ -381,31 +387,63 @@ def lift(p: Tensor, composition: Tensor, count: Tensor) -> Tensor:
     return t
 
 
-def error_ratio(held: HeldOut, label: Tensor, place: Tensor) -> float:
-    """How often the imagery is wrong about held-out cells, as against neighbours.
+def label_weight(soft: bool, rate: float | None, ratio: float) -> float:
+    """What the labels weigh at prediction.
 
-    Errors of labels that neighbours share make neighbours look better than they are,
-    and this ratio too large. So it may lessen the weight of the labels and never raise
-    it: that is what went wrong in version 0.1.0.
+    Held-out cells cannot say what is right for pixels, and errors that neighbours share
+    make labels look better than they are. So it is a fixed weight: SOFT for codes that
+    are several classes; CLEAN for single ones, less what their errors ask for, and at
+    least NOISY. The squared ratio of errors changes it within narrow limits: down to
+    half of NOISY, where the imagery knows more than neighbours do, and up to twice NOISY
+    or that fixed weight, whichever is more.
+
+    Args:
+        soft: Whether a code is several classes.
+        rate: Rate of errors ν among the labels; None where it was not estimated.
+        ratio: From :func:`error_ratio`.
+
+    Returns:
+        The weight.
+    """
+    fixed = SOFT
+    if not soft:
+        fixed = NOISY if rate is None else max(NOISY, CLEAN * (1 - 8 * rate))
+    return min(max(fixed * ratio**2, NOISY / 2), max(fixed, 2 * NOISY))
+
+
+def error_ratio(
+    held: HeldOut, label: Tensor, place: Tensor, composition: Tensor, rate: float = 0.0
+) -> float:
+    r"""How often the imagery is wrong about held-out cells, as against neighbours.
+
+    .. math:: (e_\mathrm{imagery} - \nu) / (e_\mathrm{neighbours} - \nu)
+
+    of the shares of cells whose main class is another: both err at least where the
+    label itself is wrong.
 
     Args:
         held: What probes say of cells that they were not fitted to.
-        label: Label of each whole cell, (n,).
+        label: Code of each whole cell, (n,).
         place: Place of each, (n, 3).
+        composition: Shares of the classes in each code, (K, C).
+        rate: Rate of errors ν among the labels.
 
     Returns:
-        The error rate of the probe divided by that of the commonest label around, over
-        cells that have neighbours; 1 if there are none.
+        The ratio, over cells that have neighbours; 1 if there are none.
     """
     label = label[held.index]
     neighbours = neighbour_weights(place[held.index], 1.0, 2)
-    around = torch.from_numpy(neighbours @ one_hot(label, int(label.max()) + 1).numpy())
+    around = torch.from_numpy(neighbours @ one_hot(label, len(composition)).numpy())
     beside = around.sum(1) > 0
     if not beside.any():
         return 1.0
-    wrong = (held.log_probability.argmax(1) != label)[beside].double().mean()
-    by_neighbours = (around.argmax(1) != label)[beside].double().mean()
-    return float(wrong / by_neighbours.clamp(min=1e-3))
+    of_class = composition[label].argmax(1)
+    wrong = [
+        (p @ composition).argmax(1)[beside] != of_class[beside]
+        for p in (held.log_probability.double().exp(), around)
+    ]
+    by_imagery, by_neighbours = (float(w.double().mean()) - rate for w in wrong)
+    return max(by_imagery, 0.0) / max(by_neighbours, 1e-3)
 
 
 def _index_of(values: Tensor, keys: Tensor) -> Tensor:
@@ -432,25 +470,36 @@ def _moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _with_colour(
-    probe: LinearProbe, data: _Labelled, features: int, options: FitOptions
+    probe: LinearProbe,
+    data: _Labelled,
+    belief: Tensor,
+    features: int,
+    options: FitOptions,
 ) -> LinearProbe:
-    """Mix a probe with one of pixels' colours: log p = .75 log A + .25 log B."""
-    label = data.pixel_label
-    some = (label >= 0).nonzero()[:, 0]
+    """Mix a probe with one of pixels' colours: log p = ½ log A + ½ log B.
+
+    A pixel is believed to be what its cell is believed to be, (n, K).
+    """
+    some = (data.pixel_label >= 0).nonzero()[:, 0]
     generator = torch.Generator().manual_seed(options.seed)
     some = some[torch.randperm(len(some), generator=generator)[:COLOUR_PIXELS]]
     codes = len(probe.bias)
-    balance, kind = options.balance, options.class_weight
-    weight = class_weights(label[some], codes, balance, kind)
-    colours = data.standard(some, features)
-    space = CellSpace.of(colours)
-    expert = space.fit(label[some], codes, COLOUR_L2, weight, precise=False)
+    target = one_hot(data.pixel_label[some], codes)
+    cell = data.whole_cell(some)
+    target = torch.where(cell[:, None] >= 0, belief[cell.clamp(min=0)], target)
+    weight = class_weights(target, codes, options.balance, options.class_weight)
+    space = CellSpace.of(data.standard(some, features))
+    expert = space.fit(target, codes, COLOUR_L2, weight, precise=False)
     expert = expert.to(torch.float32)
     mixed = (1 - COLOUR) * probe.weight
     mixed[:, :features] += COLOUR * expert.weight
-    # A code that no pixel was drawn of is left to the cells' probe.
+    # A code that no pixel was drawn of is left to the cells' probe, and one that no
+    # whole cell has is none.
     bias = torch.where(expert.bias > ABSENT, COLOUR * expert.bias, 0)
-    return LinearProbe(mixed, (1 - COLOUR) * probe.bias + bias)
+    bias = torch.where(
+        probe.bias > ABSENT, (1 - COLOUR) * probe.bias + bias, probe.bias
+    )
+    return LinearProbe(mixed, bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -489,9 +538,7 @@ def _prompts(
     known = pixels.label >= 0
     belief = data.composition[pixels.label.clamp(min=0), of_class]
     if cleaned is not None:
-        row = torch.full((len(data.table),), -1)
-        row[data.used] = torch.arange(len(data.used))
-        owner = row[data.table.owner]
+        owner = data.whole_cell(torch.arange(len(pixels.label)))
         belief = torch.where(
             owner >= 0, cleaned.target[owner.clamp(min=0), of_class], belief
         )
