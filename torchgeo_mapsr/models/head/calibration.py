@@ -233,10 +233,11 @@ class CalibrationSample:
         fold = folds_of(table.block, options.seed, _PARTS)
         held = (fold == 0) & (label >= 0)
         inside = spread(held[table.owner], _HELD_OUT)
-        if not len(inside) or int(fold.max()) == 0:
+        rest = table.subset(fold != 0, _FITTED)
+        if not len(inside) or not len(rest.pixels):
             return None
         fit = head.provenance['fit']
-        chosen = {
+        chosen: dict[str, Any] = {
             'l2': fit['l2'],
             'prior': fit['prior_weight'],
             'prior_sigma': fit['prior_sigma'],
@@ -245,17 +246,13 @@ class CalibrationSample:
             chosen['noise'] = 'denoise' if 'label_errors' in fit else 'none'
         settings = FitOptions(**{**options.to_dict(), **chosen})
         try:
-            other = fit_head(
-                table.subset(fold != 0, _FITTED),
-                crosswalk,
-                settings,
-                pixel_features=pixel_features,
-            )
+            other = fit_head(rest, crosswalk, settings, pixel_features=pixel_features)
         except InputError:
             # Two classes are not left.
             return None
         expected = label[table.owner[inside]]
-        agreement, ceiling = {}, {}
+        agreement: dict[str, float] = {}
+        ceiling: dict[str, float] = {}
         for score, scorer in other.by_score().items():
             parts = [scorer.classify(table.pixels[i]) for i in inside.split(ROWS)]
             confidence, classes = torch.cat(parts).max(1)
