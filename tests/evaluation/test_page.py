@@ -24,6 +24,7 @@ from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.consistency import summarise
 from torchgeo_mapsr.evaluation.page import build_page, notebook_html
 from torchgeo_mapsr.evaluation.report import run_report
+from torchgeo_mapsr.evaluation.reweighting import reweighted
 from torchgeo_mapsr.main import main
 
 WEIGHTS = ['--reweight', 'Water=0.5', 'Impervious=1.74']
@@ -193,6 +194,42 @@ def test_sliders_do_what_the_command_does(
     np.testing.assert_array_equal(drawn[..., 3] > 0, expected > 0)
     valid = expected > 0
     np.testing.assert_array_equal(drawn[..., :3][valid], colors[expected[valid]])
+    browser.find_element('id', 'reset').click()
+    np.testing.assert_array_equal(classes(browser), mapped - 1)
+    assert not [e for e in browser.get_log('browser') if e['level'] == 'SEVERE']
+
+
+def test_sliders_begin_at_the_weights_of_the_run(
+    run: Path, opened: Open, tmp_path: Path
+) -> None:
+    path = tmp_path / 'weighted.tif'
+    arguments = ['postprocess', str(run.with_suffix('.tif')), '--output', str(path)]
+    assert main([*arguments, *WEIGHTS]) == 0
+    for layer in ('scores', 'confidence'):
+        shutil.copy(
+            run.with_name(f'map_{layer}.tif'), tmp_path / f'weighted_{layer}.tif'
+        )
+    content = json.loads(run.read_text())
+    content['settings']['postprocess'] = {'reweight': WEIGHTS[1:], 'min_area': 0.0}
+    content['maps'][0]['map'] = str(path)
+    report = tmp_path / 'weighted.json'
+    report.write_text(json.dumps(content))
+    assert main(['report', str(report), '--json', str(tmp_path / 'page.json')]) == 0
+    about = json.loads((tmp_path / 'page.json').read_text())
+    assert about['page'] == str(report.with_suffix('.html'))
+    assert about['bytes'] == report.with_suffix('.html').stat().st_size
+    browser = opened(report.with_suffix('.html'))
+    mapped = read(path)
+    np.testing.assert_array_equal(classes(browser), mapped - 1)
+    shown = browser.execute_script(
+        'return [...document.querySelectorAll(".weight output")].map(e => e.textContent)'
+    )
+    assert shown == ['× 0.5', '× 1', '× 1', '× 1.74']
+    weigh(browser, {0: 1, 3: 1})
+    with rasterio.open(tmp_path / 'weighted_scores.tif') as dataset:
+        expected = reweighted(dataset.read(), mapped - 1, [1, 1, 1, 1])
+    assert (expected != mapped - 1).mean() > 0.02
+    np.testing.assert_array_equal(classes(browser), expected)
     browser.find_element('id', 'reset').click()
     np.testing.assert_array_equal(classes(browser), mapped - 1)
     assert not [e for e in browser.get_log('browser') if e['level'] == 'SEVERE']

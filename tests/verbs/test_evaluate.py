@@ -56,6 +56,10 @@ def test_a_glob_of_a_folder_of_maps(
     shown = capsys.readouterr().out
     assert 'kappa' in shown
     assert 'boundary IoU' in shown
+    for title in ('By class', 'By lr', 'By tile', 'Pixels by true class'):
+        assert title in shown
+    for figure in ('FWIoU', 'F1', 'recall', 'mIoU', 'accuracy'):
+        assert shown.count(figure) >= 2
     result = json.loads(out.read_text())
     assert result['maps'] == [str(path) for path in maps]
     assert result['accuracy'] == pytest.approx(0.8, abs=0.01)

@@ -43,9 +43,10 @@ _FIGURES = {
     'accuracy': 'accuracy',
     'miou': 'mIoU',
     'fwiou': 'FWIoU',
-    'macro_f1': 'mean F1',
-    'mean_recall': 'mean recall',
+    'macro_f1': 'F1',
+    'mean_recall': 'recall',
     'kappa': 'kappa',
+    'mean_boundary_iou': 'boundary',
 }
 
 
@@ -355,22 +356,27 @@ def _show_matrix(console: 'Console', result: 'Confusion') -> None:
 
 
 def _show_groups(console: 'Console', result: 'Assessment') -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from ..evaluation.report import percent
 
+    width = result.total.boundary_width
+    near = '' if width is None else f' within {width:g} m'
     for kind, by_name in result.groups.items():
-        table = Table(title=f'By {kind} (%)')
-        width = result.total.boundary_width
-        boundary = 'boundary IoU' if width is None else f'boundary IoU ({width:g} m)'
-        for name in ('', 'pixels', *_FIGURES.values(), boundary):
-            table.add_column(name, justify='right' if name else 'left')
+        title = f'By {kind} (%; F1 and recall: means; boundary: IoU{near})'
+        # Nine columns have to go into a terminal of 80 characters.
+        table = Table(
+            title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+        )
+        table.add_column('')
+        for name in ('pixels', *_FIGURES.values()):
+            table.add_column(name, justify='right', no_wrap=True)
         for name, part in by_name.items():
             pixels = int(part.matrix.sum())
             if pixels:
-                figures = [getattr(part, figure) for figure in _FIGURES]
-                figures.append(part.mean_boundary_iou)
-                table.add_row(name, f'{pixels:,}', *map(percent, figures))
+                figures = (percent(getattr(part, figure)) for figure in _FIGURES)
+                table.add_row(name, f'{pixels:,}', *figures)
         console.print(table)
 
 

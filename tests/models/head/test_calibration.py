@@ -128,6 +128,24 @@ def test_a_head_is_calibrated_by_what_it_has_not_seen() -> None:
     assert 'not calibrated' in sample.calibration('cosine', 0.0).description
 
 
+def test_labels_that_are_wrong_here_and_there_do_not_make_it_unsure() -> None:
+    table, truth = table_of(40, wrong=0.4), table_of(40)
+    options = FitOptions(noise='denoise')
+    head = fit_head(table, WALK, options)
+    sample = CalibrationSample.of(table, WALK, head, options)
+    assert sample is not None
+    assert sample.agreement['fusion'] < 0.75
+    calibration = sample.calibration('fusion', 0.0)
+    p = head.classify(truth.pixels).T
+    right = p.argmax(0).numpy() == WALK.index(truth.code[truth.owner].numpy())
+    naive = fit_temperature(p, sample.agreement['fusion'], sample.pixels)
+    errors = [
+        Reliability.of(c.apply(p).amax(0).numpy(), right).ece
+        for c in (calibration, naive)
+    ]
+    assert errors[0] < 0.5 * errors[1]
+
+
 def test_the_sample_comes_back_from_its_state() -> None:
     table = table_of(12)
     head = fit_head(table, WALK, FitOptions(score='cosine'))

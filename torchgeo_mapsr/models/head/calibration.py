@@ -25,6 +25,11 @@ from .probe import folds_of
 # Least probability, so that powers of 0 and products of it stay numbers.
 _LEAST = 1e-6
 
+# Share of the held-out pixels that a fit is surest of: what they disagree with is mostly
+# the labels' own errors. Without this, labels of which a third was drawn at random made
+# the error of the confidence four times as large as it was before.
+_SUREST = 0.2
+
 # Temperatures that are looked at: what needs others has another fault.
 _COLDEST, _HOTTEST = 0.2, 50.0
 
@@ -34,7 +39,7 @@ _PARTS = 3
 
 # Pixels of the cells that are fitted to, and of those that are held out, at most: all of
 # a large fit's would take another 170 MB.
-_FITTED, _HELD_OUT = 30_000, 20_000
+_FITTED, _HELD_OUT = 20_000, 10_000
 
 # Pixels whose probabilities stand for the map's: their mean confidence is known to half
 # a percent, and a fit's file grows by some ten kilobytes a class.
@@ -97,14 +102,19 @@ class Calibration:
 
 
 def fit_temperature(
-    probabilities: Tensor, agreement: float, pixels: int, shift: Tensor | None = None
+    probabilities: Tensor,
+    agreement: float,
+    pixels: int,
+    ceiling: float = 1.0,
+    shift: Tensor | None = None,
 ) -> Calibration:
     """Find the temperature from LR cells that a fit has not seen. No HR label is needed.
 
     The mean confidence of the map becomes the share of pixels in held-out cells that
-    are mapped as the cell is labelled. Two things make that share differ from the
-    accuracy, and they pull against each other: a pixel may rightly differ from its cell,
-    and map and label may make the same mistake. In cells that a fit *has* seen, and
+    are mapped as the cell is labelled, divided by what that share is where the fit is
+    surest: labels that are wrong here and there are wrong there, too. Two things make it
+    differ from the accuracy still, and they pull against each other: a pixel may rightly
+    differ from its cell, and map and label may make the same mistake. In cells that a fit *has* seen, and
     whose labels are its prior, the share is .94 to .98 whatever the accuracy: it says
     nothing. What that did on real scenes stands in docs/evaluate.md.
 
@@ -114,6 +124,7 @@ def fit_temperature(
         agreement: Share of the pixels of held-out cells whose class, by a fit that has
             not seen these cells, is the one that the cell is labelled as.
         pixels: Number of these pixels.
+        ceiling: That share of the pixels that the fit is surest of.
         shift: Factors of the classes, see :func:`fit_shift`; applied first.
 
     Returns:
@@ -122,7 +133,8 @@ def fit_temperature(
     if not pixels or not probabilities.numel():
         return Calibration(description='not calibrated: no coarse cell was held out')
     # Not above what no temperature reaches, nor below an even draw.
-    target = min(max(agreement, 1 / len(probabilities) + 0.01), 0.999)
+    share = agreement / max(ceiling, 1e-9)
+    target = min(max(share, 1 / len(probabilities) + 0.01), 0.999)
     values = probabilities.double()
 
     def excess(log_temperature: float) -> float:
@@ -139,7 +151,8 @@ def fit_temperature(
     temperature = math.exp(root)
     description = (
         f'temperature {temperature:.2f}: of {pixels} pixels in coarse cells that a fit '
-        f'had not seen, {100 * agreement:.1f} % were mapped as their cell is labelled'
+        f'had not seen, {100 * agreement:.1f} % were mapped as their cell is labelled, '
+        f'and {100 * ceiling:.1f} % where that fit was surest'
     )
     return Calibration(temperature, shift, description)
 
@@ -185,12 +198,14 @@ class CalibrationSample:
             float32.
         agreement: Share of the pixels of held-out cells whose class, by a fit that has
             not seen these cells, is that of the cell's label; by the name of each score.
+        ceiling: That share of the pixels that this fit is surest of.
         pixels: Number of these pixels.
     """
 
     probabilities: Mapping[str, Tensor]
     evidence: Tensor
     agreement: Mapping[str, float]
+    ceiling: Mapping[str, float]
     pixels: int
 
     @classmethod
@@ -218,10 +233,11 @@ class CalibrationSample:
         fold = folds_of(table.block, options.seed, _PARTS)
         held = (fold == 0) & (label >= 0)
         inside = spread(held[table.owner], _HELD_OUT)
-        if not len(inside) or int(fold.max()) == 0:
+        rest = table.subset(fold != 0, _FITTED)
+        if not len(inside) or not len(rest.pixels):
             return None
         fit = head.provenance['fit']
-        chosen = {
+        chosen: dict[str, Any] = {
             'l2': fit['l2'],
             'prior': fit['prior_weight'],
             'prior_sigma': fit['prior_sigma'],
@@ -230,25 +246,21 @@ class CalibrationSample:
             chosen['noise'] = 'denoise' if 'label_errors' in fit else 'none'
         settings = FitOptions(**{**options.to_dict(), **chosen})
         try:
-            other = fit_head(
-                table.subset(fold != 0, _FITTED),
-                crosswalk,
-                settings,
-                pixel_features=pixel_features,
-            )
+            other = fit_head(rest, crosswalk, settings, pixel_features=pixel_features)
         except InputError:
             # Two classes are not left.
             return None
         expected = label[table.owner[inside]]
-        agreement = {}
+        agreement: dict[str, float] = {}
+        ceiling: dict[str, float] = {}
         for score, scorer in other.by_score().items():
-            classes = torch.cat(
-                [
-                    scorer.classify(table.pixels[some]).argmax(1)
-                    for some in inside.split(ROWS)
-                ]
-            )
-            agreement[score] = float((classes == expected).double().mean())
+            parts = [scorer.classify(table.pixels[i]) for i in inside.split(ROWS)]
+            confidence, classes = torch.cat(parts).max(1)
+            agrees = (classes == expected).double()
+            agreement[score] = float(agrees.mean())
+            surest = confidence.argsort(descending=True, stable=True)
+            surest = surest[: max(round(_SUREST * len(inside)), 1)]
+            ceiling[score] = float(agrees[surest].mean())
         generator = torch.Generator().manual_seed(options.seed)
         order = torch.randperm(len(table.pixels), generator=generator)
         some = order[:_PIXELS].sort().values
@@ -257,6 +269,7 @@ class CalibrationSample:
             {score: h.classify(features) for score, h in head.by_score().items()},
             evidence_at(table, table.owner[some], head.prior, generator),
             agreement,
+            ceiling,
             len(inside),
         )
 
@@ -272,12 +285,18 @@ class CalibrationSample:
         p = self.probabilities[score]
         if prior > 0:
             p = (p.clamp(min=1e-30).log() + prior * self.evidence).softmax(1)
-        return fit_temperature(p.T, self.agreement[score], self.pixels)
+        return fit_temperature(
+            p.T, self.agreement[score], self.pixels, self.ceiling[score]
+        )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors, and JSON types."""
         tensors = {f'p.{score}': p for score, p in self.probabilities.items()}
-        fields = {'agreement': dict(self.agreement), 'pixels': self.pixels}
+        fields = {
+            'agreement': dict(self.agreement),
+            'ceiling': dict(self.ceiling),
+            'pixels': self.pixels,
+        }
         return {**tensors, 'evidence': self.evidence}, fields
 
     @classmethod
@@ -295,6 +314,7 @@ class CalibrationSample:
             {score: tensors[f'p.{score}'] for score in scores},
             tensors['evidence'],
             scores,
+            fields['ceiling'],
             fields['pixels'],
         )
 
