@@ -40,9 +40,9 @@ def utm(shape: tuple[int, int], cell: float = 1, x: float = 0, y: float = 0) -> 
 def test_order_is_spread_and_seeded(tmp_path: Path) -> None:
     plan = Plan(utm((3000, 3000)), 96, 512, overlap=24)
     over = labels_on(tmp_path, utm((16, 12), 30, 900, 1200))
-    chips = labelled_chips([plan], [[over]], 0)
-    assert chips == labelled_chips([plan], [[over]], 0)
-    other = labelled_chips([plan], [[over]], 1)
+    chips = list(labelled_chips([plan], [[over]], 0))
+    assert chips == list(labelled_chips([plan], [[over]], 0))
+    other = list(labelled_chips([plan], [[over]], 1))
     assert chips != other
     assert set(chips) == set(other)
     # Only chips whose own pixels lie over the labels: 480 m × 360 m of 3 km × 3 km.

@@ -339,8 +339,9 @@ class _Counts:
         self.shape = shape
         self.pixels = np.zeros(len(SOURCES), np.int64)
         self.read = self.valid = 0
-        #: marks of counted blocks, one array a page that has removed pixels
-        self._marks: dict[tuple[int, int], NDArray[np.bool_]] = {}
+        #: marks of counted blocks, one bit each, by page that has removed pixels; None
+        #: where all are marked
+        self._marks: dict[tuple[int, int], NDArray[np.uint8] | None] = {}
 
     def add(self, sources: NDArray[np.uint8], offset: tuple[int, int]) -> None:
         """Count a window that begins at a row and column of the grid."""
@@ -377,11 +378,13 @@ class _Counts:
         """Mark a block; whether it was not marked before."""
         (page_row, row), (page_col, col) = divmod(row, 128), divmod(col, 128)
         key = page_row, page_col
-        if key not in self._marks:
-            self._marks[key] = np.zeros((128, 128), bool)
-        new = not self._marks[key][row, col]
-        self._marks[key][row, col] = True
-        return new
+        marks = self._marks.setdefault(key, np.zeros((128, 16), np.uint8))
+        if marks is None or marks[row, col >> 3] >> (col & 7) & 1:
+            return False
+        marks[row, col >> 3] |= 1 << (col & 7)
+        if marks[row, col >> 3] == 255 and (marks == 255).all():
+            self._marks[key] = None
+        return True
 
     def by_name(self) -> dict[str, int]:
         """Pixels by name of their source, where there are any."""

@@ -7,7 +7,7 @@ import logging
 import os
 import pickle
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from typing import Any, NamedTuple, Self, TypeVar
@@ -20,7 +20,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
 
 from ..errors import InputError
 from ..versions import versions
-from .executor import Executor, Tick, Work
+from .executor import Executor, Group, Groups, Tick, Work
 
 T = TypeVar('T')
 R = TypeVar('R')
@@ -81,13 +81,12 @@ class DaskCluster(Executor):
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def split(self, items: Sequence[T], most: int) -> list[Sequence[T]]:
+    def split(self, items: Group, most: int) -> Groups[Group]:
         """Groups of a few items, so that every worker gets several."""
-        size = min(max(len(items) // (4 * self._slots()), 1), most)
-        return [items[i : i + size] for i in range(0, len(items), size)]
+        return Groups(items, min(max(len(items) // (4 * self._slots()), 1), most))
 
     def run(
-        self, work: Work[T, R], groups: Iterable[Sequence[T]], tick: Tick
+        self, work: Work[T, R], groups: Iterable[T], tick: Tick
     ) -> Generator[R, None, None]:
         """Do work on the workers.
 

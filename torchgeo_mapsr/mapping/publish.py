@@ -58,7 +58,7 @@ def publish(
         'confidence': (output.confidence, Layer.confidence()),
         'scores': (output.scores, Layer.scores(target)),
     }
-    kept = store.tiles.names(number, next(plan.tiles()))
+    kept = store.tiles.names(number, plan.tiles()[0])
     layers = {name: layer for name, layer in every.items() if name in kept}
     scratch = {name: store.scratch(path.name) for name, (path, _) in layers.items()}
 

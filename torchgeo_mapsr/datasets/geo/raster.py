@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -99,7 +100,7 @@ class RasterFile:
             with warnings.catch_warnings():
                 # said in one line by the check
                 warnings.simplefilter('ignore', NotGeoreferencedWarning)
-                with rasterio.open(address_of(name)) as source:
+                with _environment(name), rasterio.open(address_of(name)) as source:
                     return cls._checked(name, source)
         except InputError:
             raise
@@ -308,7 +309,8 @@ def open_rasters(paths: PathLike | Iterable[PathLike]) -> tuple[RasterFile, ...]
             names.append(name)
     if not names:
         raise InputError('no raster files were given')
-    return tuple(RasterFile.open(name) for name in names)
+    with _environment(names[0]):  # one for all: it takes as long as opening a file
+        return tuple(RasterFile.open(name) for name in names)
 
 
 def side_by_side(files: Sequence[RasterFile]) -> tuple[RasterFile, ...]:
@@ -563,6 +565,17 @@ def _renewed(name: str, stamp: tuple[int, ...]) -> bool:
     return True
 
 
+def _environment(name: str) -> AbstractContextManager[Any]:
+    """GDAL's options while a raster is opened: where it looks for side-car files.
+
+    It would list the whole folder of each file: of 10 000 files in one, that took nine
+    tenths of the time. Asked for by their names they are found all the same.
+    """
+    if rasterio.env.hasenv() or not os.path.exists(name):
+        return nullcontext()
+    return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='TRUE')  # type: ignore[no-any-return]
+
+
 _local = threading.local()
 
 
@@ -578,7 +591,8 @@ def _handle(path: str, stamp: tuple[int, ...]) -> DatasetReader:
     handles: OrderedDict[Any, DatasetReader] = _local.handles
     key = path, stamp
     if key not in handles:
-        handles[key] = rasterio.open(address_of(path))
+        with _environment(path):
+            handles[key] = rasterio.open(address_of(path))
         if len(handles) > OPEN_FILES:
             handles.popitem(last=False)[1].close()
     handles.move_to_end(key)
