@@ -6,6 +6,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .offline import forbid_network, is_offline
+
 if TYPE_CHECKING:
     from .datamodules import (
         ChesapeakePairsDataModule,
@@ -151,6 +153,7 @@ __all__ = (
     'collate_pairs',
     'create_backbone',
     'fit',
+    'forbid_network',
     'make_scene',
     'map_array',
     'map_region',
@@ -235,6 +238,11 @@ _HOMES = {
     ),
     'transforms': ('ClassMix', 'RegionAggregation', 'ResolutionAlignment'),
 }
+
+# Asked for by an environment variable, also in the processes of a Trainer or of Dask.
+if is_offline():
+    forbid_network()
+
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 

@@ -61,6 +61,10 @@ SAME_UNIT, SAME_UNIT_OF_TYPES = 64.0, 4.0
 # pixels inside it (JPEG's blocks of halved colour have 16) with errors up to RIM_ERROR.
 RIM_DEPTH, RIM_ERROR, RIM_MARGIN = 16, 24, 32
 
+# Pixels along a side of the corner blocks in which a collar is looked for, at most, and in
+# how many files.
+COLLAR, COLLAR_FILES = 32, 8
+
 # Pixels along a side of the blocks in which removed pixels are counted once.
 BLOCK = 32
 
@@ -130,6 +134,7 @@ class Imagery:
         if len(files) > 1:
             for image in self._images:
                 _check_units([self._layers[i] for i in image])
+        _tell_collars(self._layers)
         whole = hull(boxes)
         #: the grid
         self.geobox = crop(grid, whole)
@@ -437,6 +442,17 @@ class _Layer:
             for i, component in self.picks
         ]
         return np.result_type(*types)
+
+    @property
+    def tells_nodata(self) -> bool:
+        """Whether anything in the file says which of its pixels have no data."""
+        return bool(
+            self.alphas
+            or self.file.masked
+            or any(band in self.file.band_masks for band in self.bands)
+            or any(value is not None for value in self.nodata)
+            or any(component is not None for _, component in self.picks)
+        )
 
     @property
     def gains(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
@@ -757,6 +773,59 @@ def _check_same_place(layers: Sequence[_Layer], boxes: Sequence[Box]) -> None:
                 'which would hide it; leave one of them out, or use both as bands '
                 '(Imagery(…, stack=True))'
             )
+
+
+def _tell_collars(layers: Sequence[_Layer]) -> None:
+    """Tell of a black or white collar that no file declares to be one.
+
+    Looked for in the corners of a few files: a block of one value, 0 or the largest, in
+    all bands, where the middle of the file has others. After lossy compression the values
+    are nearly that one.
+
+    Warns:
+        InputWarning: There is one.
+    """
+    framed: list[tuple[_Layer, float]] = []
+    for layer in layers[:: max(1, len(layers) // COLLAR_FILES)]:
+        value = None if layer.tells_nodata else _collar(layer)
+        if value is not None:
+            framed.append((layer, value))
+    if not framed:
+        return
+    layer, value = framed[0]
+    others = f' (and of {len(framed) - 1} other files)' if len(framed) > 1 else ''
+    warnings.warn(
+        f'{layer.file.path}: a corner of it{others} is {value:g} in all bands, which the '
+        'file does not declare as no data: it is mapped as land; if it is a collar, give '
+        f'--nodata {value:g} (gdal_edit -a_nodata {value:g}), which also trims the rim of '
+        'a JPEG collar',
+        InputWarning,
+        stacklevel=3,
+    )
+
+
+def _collar(layer: _Layer) -> float | None:
+    """The value of a collar in a corner of a file; None if there is none."""
+    height, width = layer.file.geobox.shape
+    side = min(COLLAR, height // 8, width // 8)
+    if side < 4:
+        return None
+    ends = (slice(0, side), slice(-side, None))
+    error = RIM_ERROR / 3 if layer.file.compression else 0.0
+    values = [0.0]
+    if layer.file.dtypes[layer.bands[0] - 1].startswith('uint'):
+        values.append(_largest(layer.file.dtypes[layer.bands[0] - 1]))
+    middle = layer.file.read(layer.bands, *next(_windows(layer.file.geobox, [1])))
+    for rows, cols in ((r, c) for r in ends for c in ends):
+        corner = layer.file.read(
+            layer.bands,
+            slice(*rows.indices(height)[:2]),
+            slice(*cols.indices(width)[:2]),
+        ).astype(np.float64)
+        for value in values:
+            if np.abs(corner - value).max() <= error and np.median(corner) == value:
+                return value if (np.abs(middle - value) > error).any() else None
+    return None
 
 
 def _same_place(boxes: Sequence[Box]) -> list[tuple[int, int]]:

@@ -29,6 +29,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ...errors import InputError
+from ...offline import check_file
 from .grid import bring_together
 
 PathLike = str | os.PathLike[str]
@@ -96,6 +97,7 @@ class RasterFile:
         """
         _check_proj()
         name = _name(path)
+        check_file(name)
         try:
             with warnings.catch_warnings():
                 # said in one line by the check
@@ -144,7 +146,7 @@ class RasterFile:
         colors = source.colorinterp
         alphas = [i for i, color in enumerate(colors, 1) if color == ColorInterp.alpha]
         flags = source.mask_flag_enums
-        files = _files(name, source)
+        stamps = _local_files(name, source)
         file = cls(
             path=name,
             geobox=GeoBox(source.shape, source.transform, _crs(name, source.crs)),
@@ -153,7 +155,7 @@ class RasterFile:
             alpha=alphas[-1] if alphas else None,
             masked=MaskFlags.per_dataset in flags[0]
             and MaskFlags.alpha not in flags[0],
-            stamp=_stamps(files),
+            stamp=tuple(number for stamp in stamps.values() for number in stamp),
             colors=tuple(color.name for color in colors),
             scales=tuple(source.scales),
             offsets=tuple(source.offsets),
@@ -164,7 +166,7 @@ class RasterFile:
             # a mask of one band: no flag is set
             band_masks=tuple(i for i, flag in enumerate(flags, 1) if not flag),
             compression=_lossy(source),
-            files=files,
+            files=tuple(stamps),
             tags=hashlib.sha256(
                 repr(sorted(source.tags().items())).encode(errors='surrogateescape')
             ).hexdigest(),
@@ -514,12 +516,16 @@ def _relative(path: str, folder: str) -> str:
         return path
 
 
-def _files(name: str, source: DatasetReader) -> tuple[str, ...]:
-    """Local files of a raster; those of a URL are not asked for."""
-    if not os.path.exists(name):
-        return ()
-    local = {os.path.abspath(f) for f in source.files if os.path.exists(f)}
-    return tuple(sorted(local | {os.path.abspath(name)}))
+def _local_files(name: str, source: DatasetReader) -> dict[str, tuple[int, ...]]:
+    """Local files of a raster, each with its stamp; those of a URL are not asked for."""
+    home = os.path.abspath(name)
+    stamps = {home: _stamp(home)}
+    if not stamps[home]:
+        return {}
+    for file in {os.path.abspath(file) for file in source.files} - {home}:
+        if stamp := _stamp(file):
+            stamps[file] = stamp
+    return dict(sorted(stamps.items()))
 
 
 def _stamps(files: Iterable[str]) -> tuple[int, ...]:
