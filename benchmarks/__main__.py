@@ -11,7 +11,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import chesapeake, coverage, faults, frozen_noise, noisy, scenes, speed, training
+from . import (
+    chesapeake,
+    coverage,
+    faults,
+    frozen_noise,
+    large,
+    noisy,
+    scenes,
+    speed,
+    training,
+)
 from .measure import clock
 from .package import mapsr
 from .regions import SHARED
@@ -21,7 +31,7 @@ from .table import Table
 TABLES: dict[str, Table] = {
     module.TABLE.name: module.TABLE
     for module in (
-        scenes, training, speed, chesapeake, noisy, frozen_noise, coverage, faults,
+        scenes, training, speed, chesapeake, noisy, frozen_noise, coverage, faults, large,
     )
 }  # fmt: skip
 

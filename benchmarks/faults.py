@@ -186,6 +186,14 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[object]]]:
             'select MAP': ['select', path, '--minority', 4, '--output', 'p.gpkg'],
             'sample MAP': ['sample', path, '--output', 'p.gpkg'],
             'area --points': ['area', made, '--points', path, '--json', 'a.json'],
+            'change BEFORE': ['change', path, made, '--output', 'c.tif'],
+            'change AFTER': ['change', made, path, '--output', 'c.tif'],
+            'export MAP': ['export', path, '--polygons', 'p.gpkg'],
+            'report REPORT': ['report', path],
+            'postprocess MAP': ['postprocess', path, '--output', 'c.tif'],
+            'low2high TILES': ['low2high', path, '--output', 'index'],
+            'fit --config': ['fit', '--config', path],
+            'predict --config': ['predict', '--config', path],
         }  # fmt: skip
         for verb, args in commands.items():
             yield f'{verb} {name}', args

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import Affine
+from rasterio.warp import transform_bounds
 
 from torchgeo_mapsr.datasets.imagery import Imagery, _Counts
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.scene.scene import Scene
-from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.config import MapJob
 from torchgeo_mapsr.mapping.run import map_region
 from torchgeo_mapsr.mapping.tile_files import TileFiles
@@ -88,9 +88,7 @@ def test_a_box_of_a_huge_raster_is_mapped_as_that_of_a_small_one(
     scene: Scene, job: MapJob, tmp_path: Path
 ) -> None:
     with rasterio.open(scene.imagery) as file:
-        left, _, _, top = rasterio.warp.transform_bounds(
-            file.crs, 'EPSG:4326', *file.bounds
-        )
+        left, _, _, top = transform_bounds(file.crs, 'EPSG:4326', *file.bounds)
     box = (left - 0.01, top - 0.0015, left + 0.002, top + 0.01)
     maps = []
     for name in (str(scene.imagery), str(write_vrt(tmp_path / 'huge.vrt', scene))):
@@ -189,11 +187,3 @@ def test_codes_of_a_huge_label_raster_are_counted_in_blocks(
     assert codes.total() <= 64 * 512**2
     # Of its 383 000 blocks, a list would be 40 MB.
     assert tracemalloc.get_traced_memory()[1] - before < 15e6
-
-
-def test_a_command_says_how_large_the_imagery_is(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    args = ['map', str(folder), '--labels', str(folder / '00.tif'), '--legend', 'nlcd']
-    assert main([*args, '--output', str(tmp_path / 'map.tif')]) == 2
-    assert 'labels are one band' in capsys.readouterr().err
