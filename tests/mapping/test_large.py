@@ -15,6 +15,9 @@ import rasterio
 from rasterio.transform import Affine
 from rasterio.warp import transform_bounds
 
+from torchgeo_mapsr.datasets import LRHRPair, base
+from torchgeo_mapsr.datasets.base import ChipQuery
+from torchgeo_mapsr.datasets.geo.grid import box_in
 from torchgeo_mapsr.datasets.imagery import Imagery, _Counts
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.scene.scene import Scene
@@ -187,3 +190,29 @@ def test_codes_of_a_huge_label_raster_are_counted_in_blocks(
     assert codes.total() <= 64 * 512**2
     # Of its 383 000 blocks, a list would be 40 MB.
     assert tracemalloc.get_traced_memory()[1] - before < 15e6
+
+
+def test_a_chip_of_a_dataset_looks_at_the_files_near_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+    monkeypatch.setattr(
+        base, 'box_in', lambda *grids: looked.append(0) or box_in(*grids)
+    )
+    labels = folder.parent / 'labels.tif'
+    with rasterio.open(
+        labels, 'w', driver='GTiff', width=70, height=4, count=1, dtype='uint8',
+        crs='EPSG:32618', transform=Affine(30, 0, 5e5, 0, -30, 4e6 + 30),
+    ) as file:  # fmt: skip
+        file.write(np.full((4, 70), 41, np.uint8), 1)
+    dataset = LRHRPair(folder, labels)
+    imagery = dataset.imagery
+    query = ChipQuery(0, imagery.geobox[:32, 400:464])
+    sample = dataset[query]
+    assert len(looked) < 6
+    image, valid = imagery.read(query.geobox)
+    np.testing.assert_array_equal(sample['image'], image)
+    np.testing.assert_array_equal(sample['mask_valid'] > 0, valid)
+    # beyond the files, nothing
+    far = dataset[ChipQuery(0, imagery.geobox[:32, :32].translate_pix(-500, 0))]
+    assert not far['mask_valid'].any()

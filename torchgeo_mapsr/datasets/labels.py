@@ -48,6 +48,11 @@ class LabelRaster:
                 raise InputError(
                     f'{file.path}: has {bands} bands; labels are one band of class codes'
                 )
+            if file.compression:
+                raise InputError(
+                    f'{file.path}: is compressed with losses ({file.compression}), which '
+                    'turns class codes into others; take the file that it was made of'
+                )
             if pixel_offset(file.geobox, first) is None:
                 raise InputError(
                     f'{file.path}: is not on the grid of {self._files[0].path}'

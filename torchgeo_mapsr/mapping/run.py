@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from ..datasets.geo.plan import Plan, default_overlap
-from ..datasets.geo.raster import open_rasters
+from ..datasets.geo.raster import list_rasters
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..errors import InputError
@@ -91,7 +91,7 @@ def map_region(job: MapJob, console: Console | None = None) -> MapResult:
     watch = Stopwatch()
     with watch('read'):
         job = searched(job)
-        files = [file.path for file in open_rasters(job.imagery)]
+        files = list_rasters(job.imagery)
         outputs = Outputs.of(job.output, files)
         if job.polygons is not None and len(outputs.maps) > 1:
             raise InputError(

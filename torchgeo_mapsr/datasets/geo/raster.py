@@ -290,6 +290,20 @@ def open_rasters(paths: PathLike | Iterable[PathLike]) -> tuple[RasterFile, ...]
     Raises:
         InputError: There is none, or one cannot be used.
     """
+    names = list_rasters(paths)
+    with _environment(names[0]):  # one for all: it takes as long as opening a file
+        return tuple(RasterFile.open(name) for name in names)
+
+
+def list_rasters(paths: PathLike | Iterable[PathLike]) -> list[str]:
+    """Name the rasters that :func:`open_rasters` opens, without opening them.
+
+    Args:
+        paths: Files, URLs that rasterio opens, or folders.
+
+    Raises:
+        InputError: There is none.
+    """
     names: list[str] = []
     for path in [paths] if isinstance(paths, str | bytes | os.PathLike) else paths:
         name = _name(path)
@@ -311,8 +325,7 @@ def open_rasters(paths: PathLike | Iterable[PathLike]) -> tuple[RasterFile, ...]
             names.append(name)
     if not names:
         raise InputError('no raster files were given')
-    with _environment(names[0]):  # one for all: it takes as long as opening a file
-        return tuple(RasterFile.open(name) for name in names)
+    return names
 
 
 def side_by_side(files: Sequence[RasterFile]) -> tuple[RasterFile, ...]:
