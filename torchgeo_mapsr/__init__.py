@@ -6,7 +6,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .offline import forbid_network, is_offline
+from .offline import heed_variable
 
 if TYPE_CHECKING:
     from .datamodules import (
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .models.head.options import FitOptions
     from .models.model import LandCoverModel
     from .models.tokens.tokens import Tokens
+    from .offline import forbid_network
     from .samplers import (
         BalancedChipSampler,
         ChipSampler,
@@ -212,6 +213,7 @@ _HOMES = {
     'models.head.options': ('FitOptions',),
     'models.export': ('ExportableModel',),
     'models.model': ('LandCoverModel',),
+    'offline': ('forbid_network',),
     'samplers': (
         'BalancedChipSampler',
         'ChipSampler',
@@ -239,9 +241,7 @@ _HOMES = {
     'transforms': ('ClassMix', 'RegionAggregation', 'ResolutionAlignment'),
 }
 
-# Asked for by an environment variable, also in the processes of a Trainer or of Dask.
-if is_offline():
-    forbid_network()
+heed_variable()
 
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -63,6 +63,12 @@ def forbid_network() -> None:
         sys.addaudithook(_guard)
 
 
+def heed_variable() -> None:
+    """Forbid the network if the environment says so: in workers too, that inherit it."""
+    if is_offline():
+        forbid_network()
+
+
 def is_offline() -> bool:
     """Whether the network is forbidden."""
     return os.environ.get(VARIABLE, '') not in ('', '0')

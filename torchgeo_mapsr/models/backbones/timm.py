@@ -89,7 +89,7 @@ def timm_backbone(
     if weights is None:
         weights = _cached_file(cfg)
         if weights is None:
-            announce_download(label, constants.ENDPOINT)
+            announce_download(label, constants.ENDPOINT, cached=cfg is None)
     if weights == 'random':
         expected = available
     elif weights is not None:

@@ -152,13 +152,15 @@ def is_reachable(url: str, seconds: float = 5) -> bool:
         return False
 
 
-def announce_download(label: str, url: str) -> None:
+def announce_download(label: str, url: str, cached: bool = False) -> None:
     """Say that a server is asked for weights, and make sure that it may be and answers.
 
     Args:
         label: Name of the network; also that of a saved fit, whose file holds none of
             its backbone's weights.
         url: Address of the server.
+        cached: Whether the weights may be on this machine all the same: then whoever
+            reads them finds out.
 
     Raises:
         InputError: The network is forbidden, or the server cannot be reached.
@@ -166,15 +168,18 @@ def announce_download(label: str, url: str) -> None:
     Warns:
         InputWarning: The server is asked.
     """
+    reachable = not is_offline() and is_reachable(url)
+    if cached and not reachable:
+        return
     if is_offline():
         raise no_weights(
             label, f'they are at {url} and the network is forbidden (--offline)'
         )
-    if not is_reachable(url):
+    if not reachable:
         raise no_weights(label, f'{url} cannot be reached')
     warnings.warn(
-        f'Weights of backbone {label} are not on this machine: {url} is asked for them '
-        f'(--offline, or {VARIABLE}=1, forbids that)',
+        f'Weights of backbone {label}: {url} is asked for them (--offline, or '
+        f'{VARIABLE}=1, forbids that)',
         InputWarning,
         stacklevel=3,
     )
