@@ -7,6 +7,7 @@ import hashlib
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -787,9 +788,13 @@ def _tell_collars(layers: Sequence[_Layer]) -> None:
     """
     framed: list[tuple[_Layer, float]] = []
     for layer in layers[:: max(1, len(layers) // COLLAR_FILES)]:
-        value = None if layer.tells_nodata else _collar(layer)
-        if value is not None:
-            framed.append((layer, value))
+        if layer.tells_nodata:
+            continue
+        # What is damaged is told where it is read.
+        with suppress(InputError):
+            value = _collar(layer)
+            if value is not None:
+                framed.append((layer, value))
     if not framed:
         return
     layer, value = framed[0]
@@ -815,7 +820,6 @@ def _collar(layer: _Layer) -> float | None:
     values = [0.0]
     if layer.file.dtypes[layer.bands[0] - 1].startswith('uint'):
         values.append(_largest(layer.file.dtypes[layer.bands[0] - 1]))
-    middle = layer.file.read(layer.bands, *next(_windows(layer.file.geobox, [1])))
     for rows, cols in ((r, c) for r in ends for c in ends):
         corner = layer.file.read(
             layer.bands,
@@ -824,6 +828,8 @@ def _collar(layer: _Layer) -> float | None:
         ).astype(np.float64)
         for value in values:
             if np.abs(corner - value).max() <= error and np.median(corner) == value:
+                window = next(_windows(layer.file.geobox, [1]))
+                middle = layer.file.read(layer.bands, *window).astype(np.float64)
                 return value if (np.abs(middle - value) > error).any() else None
     return None
 
