@@ -267,7 +267,9 @@ class Tiles(Sequence[Tile]):
         count, step = 0, 1 << 16
         axes = self.plan.axes
         for first in range(0, len(self), step):
-            some = np.asarray(self.numbers[max(first - 1, 0) : first + step], np.int64)
+            some = self.numbers[max(first - 1, 0) : first + step]
+            if isinstance(some, range):  # as an array it would be made number by number
+                some = np.arange(some.start, some.stop, some.step)
             spans = []
             for axis, place in zip(axes, self._places(some), strict=True):
                 start = place * self.plan.tile
