@@ -17,6 +17,7 @@ from . import (
     coverage,
     faults,
     frozen_noise,
+    large,
     noisy,
     scenes,
     speed,
@@ -32,6 +33,7 @@ TABLES: dict[str, Table] = {
     module.TABLE.name: module.TABLE
     for module in (
         scenes, training, speed, chesapeake, noisy, frozen_noise, calibration, coverage, faults,
+        large,
     )
 }  # fmt: skip
 

@@ -87,17 +87,20 @@ def run_in(folder: Path, *args: object) -> tuple[int, str, str]:
     def stop(*_: object) -> None:
         raise TimeoutError(f'hangs for {HANGS} s')
 
+    # Windows has no such clock.
     main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGALRM, stop) if main_thread else None
-    signal.alarm(HANGS if main_thread else 0)
+    clock = main_thread and hasattr(signal, 'SIGALRM')
+    before = signal.signal(signal.SIGALRM, stop) if clock else None
+    if clock:
+        signal.alarm(HANGS)
     try:
         with contextlib.chdir(folder):
             return run_command(*(args or MAP))
     except Exception as error:  # noqa: BLE001 (whatever gets out is looked for)
         return -1, '', repr(error)
     finally:
-        signal.alarm(0)
-        if main_thread:
+        if clock:
+            signal.alarm(0)
             signal.signal(signal.SIGALRM, before)
 
 
@@ -183,6 +186,14 @@ def bad_inputs(folder: Path) -> Iterator[tuple[str, list[object]]]:
             'select MAP': ['select', path, '--minority', 4, '--output', 'p.gpkg'],
             'sample MAP': ['sample', path, '--output', 'p.gpkg'],
             'area --points': ['area', made, '--points', path, '--json', 'a.json'],
+            'change BEFORE': ['change', path, made, '--output', 'c.tif'],
+            'change AFTER': ['change', made, path, '--output', 'c.tif'],
+            'export MAP': ['export', path, '--polygons', 'p.gpkg'],
+            'report REPORT': ['report', path],
+            'postprocess MAP': ['postprocess', path, '--output', 'c.tif'],
+            'low2high TILES': ['low2high', path, '--output', 'index'],
+            'fit --config': ['fit', '--config', path],
+            'predict --config': ['predict', '--config', path],
         }  # fmt: skip
         for verb, args in commands.items():
             yield f'{verb} {name}', args

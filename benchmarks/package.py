@@ -10,6 +10,7 @@ this folder.
 import contextlib
 import io
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from torch import Tensor
 import torchgeo_mapsr as mapsr
 from torchgeo_mapsr.datasets import RecoveredLabels, region_map
 from torchgeo_mapsr.datasets.geo.grid import starts
-from torchgeo_mapsr.datasets.geo.plan import Axis, Plan, default_overlap
+from torchgeo_mapsr.datasets.geo.plan import Axis, Plan, Tile, default_overlap
 from torchgeo_mapsr.datasets.legends.statistics import class_counts
 from torchgeo_mapsr.datasets.patches import select_patches
 from torchgeo_mapsr.datasets.scene.scene import ORIGIN, Scene
 from torchgeo_mapsr.evaluation.accuracy import Confusion, compare
 from torchgeo_mapsr.evaluation.reliability import Reliability, map_reliability
 from torchgeo_mapsr.main import main as command
+from torchgeo_mapsr.mapping.tile_files import TileFiles
 from torchgeo_mapsr.mapping.tiles import ModelScores, TileItem
 from torchgeo_mapsr.mapping.timing import Stopwatch
 from torchgeo_mapsr.memory import frugal
@@ -62,6 +64,34 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 }
 
 Indices = NDArray[np.int64]
+
+
+def first_tiles(count: int, output: str, **values: Any) -> None:
+    """Fit, and map so many tiles or all; what was made is thrown away."""
+    made: list[Tile] = []
+    save = TileFiles.save
+
+    def stop(self: TileFiles, image: int, tile: Tile, **arrays: Any) -> None:
+        save(self, image, tile, **arrays)
+        made.append(tile)
+        if len(made) == count:
+            raise KeyboardInterrupt
+
+    TileFiles.save = stop  # type: ignore[method-assign]
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            run_job(output=output, **values)
+    finally:
+        TileFiles.save = save  # type: ignore[method-assign]
+        shutil.rmtree(f'{output}.parts', ignore_errors=True)
+
+
+def open_files(folder: str) -> None:
+    """Open imagery as a job does, tell it from other imagery, and read a chip."""
+    imagery = mapsr.Imagery(folder)
+    imagery.fingerprint()
+    assert not imagery.changed()
+    imagery.read(imagery.geobox[:448, :448])
 
 
 def run_job(

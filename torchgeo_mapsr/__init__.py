@@ -6,6 +6,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .offline import heed_variable
+
 if TYPE_CHECKING:
     from .datamodules import (
         ChesapeakePairsDataModule,
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from .models.head.options import FitOptions
     from .models.model import LandCoverModel
     from .models.tokens.tokens import Tokens
+    from .offline import forbid_network
     from .samplers import (
         BalancedChipSampler,
         ChipSampler,
@@ -151,6 +154,7 @@ __all__ = (
     'collate_pairs',
     'create_backbone',
     'fit',
+    'forbid_network',
     'make_scene',
     'map_array',
     'map_region',
@@ -209,6 +213,7 @@ _HOMES = {
     'models.head.options': ('FitOptions',),
     'models.export': ('ExportableModel',),
     'models.model': ('LandCoverModel',),
+    'offline': ('forbid_network',),
     'samplers': (
         'BalancedChipSampler',
         'ChipSampler',
@@ -235,6 +240,9 @@ _HOMES = {
     ),
     'transforms': ('ClassMix', 'RegionAggregation', 'ResolutionAlignment'),
 }
+
+heed_variable()
+
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 

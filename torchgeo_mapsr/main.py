@@ -13,8 +13,10 @@ from typing import Any, NoReturn
 from . import __version__
 from .errors import InputError, InputWarning
 from .memory import frugal
+from .offline import VARIABLE, forbid_network
 from .verbs import VERBS
 
+OFFLINE = '--offline'
 LIGHTNING_VERBS = ('fit', 'validate', 'test', 'predict')
 
 _EXAMPLES = """examples:
@@ -50,8 +52,10 @@ def main(args: Sequence[str] | None = None) -> int:
     frugal()
     warnings.showwarning = _show_warning
     given = sys.argv[1:] if args is None else list(args)
+    if OFFLINE in given:
+        forbid_network()
     if given and given[0] in LIGHTNING_VERBS:
-        return _lightning(None if args is None else given)
+        return _lightning([text for text in given if text != OFFLINE])
     parser = _parser()
     options = parser.parse_args(given)
     kept = _KEPT if getattr(options, 'resumes', False) else ''
@@ -92,7 +96,7 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _lightning(args: list[str] | None) -> int:
+def _lightning(args: list[str]) -> int:
     """Torchgeo's own verbs, with this package's classes known by their names."""
     from torchgeo.main import main as torchgeo_main
 
@@ -128,6 +132,13 @@ def _parser() -> argparse.ArgumentParser:
 
     for own in VERBS:
         own.add(verbs)
+    # Each of them may be handed an address, or a backbone of a hub.
+    for parser_of_verb in verbs.choices.values():
+        parser_of_verb.add_argument(
+            OFFLINE,
+            action='store_true',
+            help=f'forbid all use of the network (also the variable {VARIABLE}=1)',
+        )
     for verb in LIGHTNING_VERBS:
         verbs.add_parser(
             verb, help=f'Lightning: {verb} a task from a YAML configuration'

@@ -36,12 +36,15 @@ RGB = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
 RGBA = [*RGB, ColorInterp.alpha]
 PLACES = {
     'EPSG:26917': HR,
+    'EPSG:3857': Affine(1.5, 0, -8.5e6, 0, -1.5, 4.6e6),
     'EPSG:4326': Affine(1e-5, 0, -76.5, 0, -1e-5, 38.2),
     'EPSG:5070': Affine(30, 0, 1.7e6, 0, -30, 1.9e6),
 }
+DTYPES = 'uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32', 'float32', 'float64'
 TURNS = {
     'north-up': Affine.identity(),
     'south-up': Affine.scale(1, -1),
+    'mirrored': Affine.scale(-1, 1),
     'rotated': Affine.rotation(20),
 }
 
@@ -65,7 +68,8 @@ class Profile:
     def write(self, path: Path) -> None:
         rng = np.random.default_rng(self.seed)
         shape = self.count, 40, 50
-        values = rng.integers(1, 200, shape).astype(self.dtype)
+        largest = 120 if self.dtype == 'int8' else 200
+        values = rng.integers(1, largest, shape).astype(self.dtype)
         if self.nodata is not None:
             values[:, :, :7] = self.nodata
             values[rng.random(shape) < 0.05] = self.nodata
@@ -107,17 +111,21 @@ class Profile:
 
 @st.composite
 def profiles(draw: st.DrawFn) -> Profile:
-    dtype = draw(st.sampled_from(['uint8', 'uint16', 'int16', 'float32', 'float64']))
+    dtype = draw(st.sampled_from(DTYPES))
     extra = draw(st.sampled_from(['', 'alpha', 'palette' if dtype == 'uint8' else '']))
-    opaque = {'uint8': 255.0, 'float32': 1.0, 'float64': 255.0}.get(dtype, 2047.0)
-    lowest = [-9999.0] if dtype[0] != 'u' else []
+    opaque = {'uint8': 255.0, 'int8': 127.0, 'float32': 1.0, 'float64': 255.0}.get(
+        dtype, 2047.0
+    )
+    small = dtype in ('uint8', 'int8')
+    lowest = [-128.0 if small else -9999.0] if dtype[0] != 'u' else []
+    usual = [0.0, 120.0 if dtype == 'int8' else 200.0]
     undefined = [float('nan')] if dtype[0] == 'f' else []
     return Profile(
         dtype,
         1 if extra == 'palette' else draw(st.integers(1, 4)),
         extra,
         draw(st.sampled_from([opaque, 1.0])),
-        draw(st.sampled_from([None, 0.0, 200.0, *lowest, *undefined])),
+        draw(st.sampled_from([None, *usual, *lowest, *undefined])),
         draw(st.sampled_from(['', 'internal', 'external'])),
         1.0 if extra == 'palette' else draw(st.sampled_from([1.0, 1e-4, 2.0])),
         0.0 if extra == 'palette' else draw(st.sampled_from([0.0, -0.1])),
@@ -348,6 +356,54 @@ class TestNoData:
             InputError, match=r'a\.tif: no pixel .* band 2 holds no number'
         ):
             imagery.check_data()
+
+
+@pytest.mark.parametrize('collar', [0, 255])
+@pytest.mark.parametrize('lossy', [False, True])
+def test_collar_that_nothing_declares_is_told(
+    write: Write, collar: int, lossy: bool
+) -> None:
+    """A collar that no file calls one: a warning, and --nodata trims it with its rim."""
+    values = np.random.default_rng(0).integers(30, 220, (3, 256, 256), np.uint8)
+    values = np.repeat(np.repeat(values[:, ::8, ::8], 8, 1), 8, 2)  # JPEG keeps it
+    values[:, :61] = values[:, :, :53] = collar
+    options: dict[str, object] = {'photometric': 'rgb'}
+    if lossy:
+        options = {'photometric': 'ycbcr', 'compress': 'jpeg', 'JPEG_QUALITY': 75}
+        options |= {'tiled': True, 'blockxsize': 128, 'blockysize': 128}
+    path = write('collar.tif', values, **options)
+    with pytest.warns(InputWarning, match=rf'collar\.tif: .* give --nodata {collar} '):
+        imagery = Imagery(path)
+    assert imagery.read(imagery.geobox)[1].all()
+    trimmed = Imagery(path, nodata=collar)
+    valid = trimmed.read(trimmed.geobox)[1]
+    inside = np.zeros((256, 256), bool)
+    inside[61:, 53:] = True
+    assert not valid[:57].any()
+    assert not valid[:, :49].any()
+    assert np.mean(valid == inside) > 0.98
+
+
+@pytest.mark.parametrize(
+    'kind', ['dark corner', 'black all over', 'grey corner', 'mask']
+)
+def test_corners_that_are_no_collar(write: Write, kind: str) -> None:
+    values = np.random.default_rng(0).integers(30, 220, (3, 256, 256), np.uint8)
+    options: dict[str, object] = {'photometric': 'rgb'}
+    match kind:
+        case 'dark corner':
+            values[:, :60, :60] //= 110  # 0 and 1: water
+        case 'black all over':
+            values[:] = 0
+        case 'grey corner':
+            values[:, :60, :60] = 128
+        case 'mask':
+            values[:, :60, :60] = 0
+            options['nodata'] = 0
+    path = write('corner.tif', values, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', InputWarning)
+        Imagery(path)
 
 
 def test_palette_is_read_as_its_colours(write: Write) -> None:

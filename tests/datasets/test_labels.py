@@ -271,3 +271,20 @@ def test_alpha_of_any_opaque_value(write: Write, dtype: str, full: int) -> None:
     (labels,) = LabelRaster.open(path)
     expected = np.where(values[1] > 0, 41, -1)
     np.testing.assert_array_equal(labels.read(slice(0, 9), slice(0, 9)), expected)
+
+
+def test_lossy_compression_is_refused(tmp_path: Path) -> None:
+    """JPEG turns 41 into 40 and 43: other classes, without a word."""
+    path = tmp_path / 'labels.tif'
+    codes = np.random.default_rng(0).choice([11, 41, 81], (64, 64)).astype(np.uint8)
+    with rasterio.open(
+        path, 'w', driver='GTiff', width=64, height=64, count=1, dtype='uint8',
+        crs='EPSG:5070', transform=Affine(30, 0, 1.6e6, 0, -30, 1.9e6), compress='jpeg',
+    ) as file:  # fmt: skip
+        file.write(codes, 1)
+    with rasterio.open(path) as file:
+        assert set(np.unique(file.read(1))) - {11, 41, 81}
+    with pytest.raises(
+        InputError, match=r'labels\.tif: is compressed with losses \(JPEG'
+    ):
+        LabelRaster.open(path)

@@ -151,7 +151,7 @@ def test_contradictions(settings: dict[str, Any], message: str) -> None:
 
 
 def test_seed_of_a_job_is_one() -> None:
-    with pytest.raises(InputError, match='fit.seed has no effect in a job'):
+    with pytest.raises(InputError, match=r'fit\.seed has no effect in a job'):
         replace(JOB, fit=FitOptions(seed=5))
     assert replace(JOB, fit=FitOptions(seed=5), seed=5).seed == 5
 

@@ -93,6 +93,24 @@ def test_any_number_of_workers_gives_the_same_bytes(
     assert not Path(f'{job.output}.parts').exists()
 
 
+def test_other_users_cannot_use_the_workers() -> None:
+    """A task is any code: who lacks the key of this cluster gets no answer."""
+    with DaskCluster(None, workers=1) as cluster:
+        client = cluster._client
+        client.wait_for_workers(1)
+        info = client.scheduler_info()
+        worker = next(iter(info['workers'].values()))
+        addresses = info['address'], next(iter(info['workers'])), worker['nanny']
+        assert client.submit(os.getpid).result() != os.getpid()
+        for address in addresses:
+            assert address.startswith('tls://127.0.0.1:')
+            plain = address.replace('tls://', 'tcp://')
+            foreign = distributed.Security.temporary()
+            for tried, security in ((plain, None), (address, foreign)):
+                with pytest.raises(OSError, match=r'Timed out|TLS|SSL|onnect'):
+                    distributed.Client(tried, security=security, timeout=2)
+
+
 def test_workers_take_turns_at_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     monkeypatch.setattr('torch.cuda.device_count', lambda: 2)

@@ -94,6 +94,7 @@ def test_killed_run_is_resumed(
     assert 'Going on' in capsys.readouterr().out
 
 
+@pytest.mark.skipif(os.name == 'nt', reason='Windows sends no SIGINT to a child alone')
 def test_ctrl_c_keeps_what_is_finished(
     job: MapJob, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +116,7 @@ def test_disk_full_is_one_line(
 
     The fit is larger than the limit, so that it is set when all tiles are made.
     """
+    pytest.importorskip('resource')
     before = (
         'import resource\n'
         'from torchgeo_mapsr.mapping import run\n'

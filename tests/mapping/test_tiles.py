@@ -1,7 +1,10 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import pickle
 from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +14,13 @@ from odc.geo.geobox import GeoBox
 
 from torchgeo_mapsr.datasets.geo.plan import ChipIndex, Plan
 from torchgeo_mapsr.mapping.cog import NO_PERCENT
+from torchgeo_mapsr.mapping.executor import Groups
 from torchgeo_mapsr.mapping.tiles import (
     NO_CLASS,
     BlendedTile,
+    MapTiles,
     ScoredChip,
+    TileItems,
     schedule,
     sweep,
 )
@@ -129,6 +135,53 @@ def test_schedule_is_what_is_scored(valid: np.ndarray) -> None:
     assert set(log) == set(part.lattice())
     alone = sum(len(part.chips(tile)) for tile in tiles)
     assert len(log) < alone  # neighbours hand chips on
+
+
+def test_tiles_are_a_sequence() -> None:
+    tiles = plan(100).tiles()
+    listed = list(tiles)
+    assert len(listed) == len(tiles)
+    assert len({(tile.row, tile.col) for tile in listed}) == len(tiles)
+    for before, tile in pairwise(listed):  # each has an edge in common with the next
+        assert abs(before.row - tile.row) + abs(before.col - tile.col) == 1
+    for part in (slice(3, 7), slice(None, None, 3), slice(1, -1), slice(50, 2)):
+        assert list(tiles[part]) == listed[part]
+    assert tiles[-1] == listed[-1]
+    with pytest.raises(IndexError):
+        _ = tiles[len(listed)]
+    some = {(tile.row, tile.col) for tile in listed[2:9:2]}
+    left = [tile for tile in listed if (tile.row, tile.col) not in some]
+    assert list(tiles.without(some)) == left
+    assert list(tiles.without(some)[1:4]) == left[1:4]
+
+
+@pytest.mark.parametrize('step', [1, 2, 3])
+@pytest.mark.parametrize('tile', [64, 100, 300])
+def test_chips_are_counted_as_they_are_scored(tile: int, step: int) -> None:
+    part = plan(tile)
+    for tiles in (part.tiles()[::step], part.tiles().without([(0, 0)])):
+        assert tiles.chip_count == len(list(schedule(part, list(tiles))))
+
+
+@pytest.mark.parametrize('size', [1, 3, 4, 100])
+def test_tiles_of_several_maps_are_cut_into_groups(size: int) -> None:
+    imagery: Any = None
+    maps = [
+        MapTiles(n, imagery, plan(tile).tiles()) for n, tile in enumerate((100, 300))
+    ]
+    items = TileItems([maps[0], MapTiles(7, imagery, maps[0].tiles[:0]), maps[1]])
+    listed = list(items)
+    assert [item.image for item in listed] == [0] * len(maps[0].tiles) + [1] * len(
+        maps[1].tiles
+    )
+    groups = Groups(items, size)
+    assert [list(group) for group in groups] == [
+        listed[i : i + size] for i in range(0, len(listed), size)
+    ]
+    for part in (slice(2, 9), slice(1, None, 2), slice(3, None, 5), slice(9, 9)):
+        assert list(items[part]) == listed[part]
+    assert items[-1] == listed[-1]
+    assert list(pickle.loads(pickle.dumps(items[1:5]))) == listed[1:5]
 
 
 def test_errors_of_the_reader_arrive() -> None:

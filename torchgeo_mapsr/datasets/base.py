@@ -33,7 +33,16 @@ from .plot import plot_sample
 from .sources import DatedFiles, ImagerySource, open_imagery
 
 #: What a pixel outside of the index holds, by key of the sample.
-OUTSIDE = {'image': 0, 'mask_valid': 0, 'mask_region': 0, 'mask': -1, 'mask_share': 0}
+OUTSIDE: dict[str, int] = {
+    'image': 0,
+    'mask_valid': 0,
+    'mask_region': 0,
+    'mask': -1,
+    'mask_share': 0,
+}
+
+# Rows of an index among which those near a chip are looked for in its tree.
+MANY_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,7 @@ class ChipDataset(GeoDataset):
         self._grids = tuple(tiles)
         self._files = tuple(paths)
         self._rasters = tuple(rasters or [0] * len(self._grids))
+        self._raster_numbers = np.array(self._rasters)
         grid = self._grids[0]
         assert grid.crs is not None
         self._res = (grid.affine.a, -grid.affine.e)
@@ -332,7 +342,7 @@ class ChipDataset(GeoDataset):
             InputError: *query* asks for another resolution.
         """
         if isinstance(query, ChipQuery):
-            return self._sample_of(query, self._rows_of(query.raster))
+            return self._sample_of(query, self._rows_of(query))
         x, y, t = self._disambiguate_slice(query)
         if not np.allclose((x.step, y.step), self.res):
             raise InputError(
@@ -347,9 +357,15 @@ class ChipDataset(GeoDataset):
         same = [row for row in rows if self._rasters[self.sources[row]] == raster]
         return self._sample_of(ChipQuery(raster, self.snap(x, y, best)), np.array(same))
 
-    def _rows_of(self, raster: int) -> NDArray[np.int64]:
-        """Rows of the index that are of a raster."""
-        return np.flatnonzero(np.array(self._rasters)[self.sources] == raster)
+    def _rows_of(self, query: ChipQuery) -> NDArray[np.int64]:
+        """Rows of the index that are of a chip's raster; of many, only those near it."""
+        rows = np.flatnonzero(self._raster_numbers[self.sources] == query.raster)
+        if len(rows) <= MANY_ROWS:
+            return rows
+        grid = self._grids[0]
+        assert grid.crs is not None
+        bounds = query.geobox.footprint(grid.crs).geom.buffer(max(self.res)).bounds
+        return np.intersect1d(rows, self.index.sindex.query(shapely.box(*bounds)))
 
     def meets(self, query: ChipQuery) -> bool:
         """Whether the index has any of the pixels of a chip.
@@ -357,7 +373,7 @@ class ChipDataset(GeoDataset):
         Args:
             query: The chip.
         """
-        return bool(self._inside(query.geobox, self._rows_of(query.raster)).any())
+        return bool(self._inside(query.geobox, self._rows_of(query)).any())
 
     def _hits(
         self, x: slice, y: slice, t: slice

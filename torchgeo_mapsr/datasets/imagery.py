@@ -7,6 +7,7 @@ import hashlib
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -61,6 +62,10 @@ SAME_UNIT, SAME_UNIT_OF_TYPES = 64.0, 4.0
 # The rim of a collar after lossy compression: the collar's value comes back up to RIM_DEPTH
 # pixels inside it (JPEG's blocks of halved colour have 16) with errors up to RIM_ERROR.
 RIM_DEPTH, RIM_ERROR, RIM_MARGIN = 16, 24, 32
+
+# Pixels along a side of the corner blocks in which a collar is looked for, at most, and in
+# how many files.
+COLLAR, COLLAR_FILES = 32, 8
 
 # Pixels along a side of the blocks in which removed pixels are counted once.
 BLOCK = 32
@@ -133,6 +138,7 @@ class Imagery:
         if len(files) > 1:
             for image in self._images:
                 _check_units([self._layers[i] for i in image])
+        _tell_collars(self._layers)
         whole = hull(boxes)
         #: the grid
         self.geobox = crop(grid, whole)
@@ -393,8 +399,9 @@ class _Counts:
         self.shape = shape
         self.pixels = np.zeros(len(SOURCES), np.int64)
         self.read = self.valid = 0
-        #: marks of counted blocks, one array a page that has removed pixels
-        self._marks: dict[tuple[int, int], NDArray[np.bool_]] = {}
+        #: marks of counted blocks, one bit each, by page that has removed pixels; None
+        #: where all are marked
+        self._marks: dict[tuple[int, int], NDArray[np.uint8] | None] = {}
 
     def add(self, sources: NDArray[np.uint8], offset: tuple[int, int]) -> None:
         """Count a window that begins at a row and column of the grid."""
@@ -431,11 +438,13 @@ class _Counts:
         """Mark a block; whether it was not marked before."""
         (page_row, row), (page_col, col) = divmod(row, 128), divmod(col, 128)
         key = page_row, page_col
-        if key not in self._marks:
-            self._marks[key] = np.zeros((128, 128), bool)
-        new = not self._marks[key][row, col]
-        self._marks[key][row, col] = True
-        return new
+        marks = self._marks.setdefault(key, np.zeros((128, 16), np.uint8))
+        if marks is None or marks[row, col >> 3] >> (col & 7) & 1:
+            return False
+        marks[row, col >> 3] |= 1 << (col & 7)
+        if marks[row, col >> 3] == 255 and (marks == 255).all():
+            self._marks[key] = None
+        return True
 
     def by_name(self) -> dict[str, int]:
         """Pixels by name of their source, where there are any."""
@@ -512,6 +521,17 @@ class _Layer:
             for i, component in self.picks
         ]
         return np.result_type(*types)
+
+    @property
+    def tells_nodata(self) -> bool:
+        """Whether anything in the file says which of its pixels have no data."""
+        return bool(
+            self.alphas
+            or self.file.masked
+            or any(band in self.file.band_masks for band in self.bands)
+            or any(value is not None for value in self.nodata)
+            or any(component is not None for _, component in self.picks)
+        )
 
     @property
     def gains(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
@@ -828,6 +848,64 @@ def _check_same_place(layers: Sequence[_Layer], boxes: Sequence[Box]) -> None:
                 'which would hide it; leave one of them out, or use both as bands of one '
                 'image (--stack, Imagery(…, stack=True))'
             )
+
+
+def _tell_collars(layers: Sequence[_Layer]) -> None:
+    """Tell of a black or white collar that no file declares to be one.
+
+    Looked for in the corners of a few files: a block of one value, 0 or the largest, in
+    all bands, where the middle of the file has others. After lossy compression the values
+    are nearly that one.
+
+    Warns:
+        InputWarning: There is one.
+    """
+    framed: list[tuple[_Layer, float]] = []
+    for layer in layers[:: max(1, len(layers) // COLLAR_FILES)]:
+        if layer.tells_nodata:
+            continue
+        # What is damaged is told where it is read.
+        with suppress(InputError):
+            value = _collar(layer)
+            if value is not None:
+                framed.append((layer, value))
+    if not framed:
+        return
+    layer, value = framed[0]
+    others = f' (and of {len(framed) - 1} other files)' if len(framed) > 1 else ''
+    warnings.warn(
+        f'{layer.file.path}: a corner of it{others} is {value:g} in all bands, which the '
+        'file does not declare as no data: it is mapped as land; if it is a collar, give '
+        f'--nodata {value:g} (gdal_edit -a_nodata {value:g}), which also trims the rim of '
+        'a JPEG collar',
+        InputWarning,
+        stacklevel=3,
+    )
+
+
+def _collar(layer: _Layer) -> float | None:
+    """The value of a collar in a corner of a file; None if there is none."""
+    height, width = layer.file.geobox.shape
+    side = min(COLLAR, height // 8, width // 8)
+    if side < 4:
+        return None
+    ends = (slice(0, side), slice(-side, None))
+    error = RIM_ERROR / 3 if layer.file.compression else 0.0
+    values = [0.0]
+    if layer.file.dtypes[layer.bands[0] - 1].startswith('uint'):
+        values.append(_largest(layer.file.dtypes[layer.bands[0] - 1]))
+    for rows, cols in ((r, c) for r in ends for c in ends):
+        corner = layer.file.read(
+            layer.bands,
+            slice(*rows.indices(height)[:2]),
+            slice(*cols.indices(width)[:2]),
+        ).astype(np.float64)
+        for value in values:
+            if np.abs(corner - value).max() <= error and np.median(corner) == value:
+                window = next(_windows(layer.file.geobox, [1]))
+                middle = layer.file.read(layer.bands, *window).astype(np.float64)
+                return value if (np.abs(middle - value) > error).any() else None
+    return None
 
 
 def _same_place(boxes: Sequence[Box]) -> list[tuple[int, int]]:

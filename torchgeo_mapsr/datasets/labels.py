@@ -48,6 +48,11 @@ class LabelRaster:
                 raise InputError(
                     f'{file.path}: has {bands} bands; labels are one band of class codes'
                 )
+            if file.compression:
+                raise InputError(
+                    f'{file.path}: is compressed with losses ({file.compression}), which '
+                    'turns class codes into others; take the file that it was made of'
+                )
             if pixel_offset(file.geobox, first) is None:
                 raise InputError(
                     f'{file.path}: is not on the grid of {self._files[0].path}'
@@ -158,10 +163,8 @@ class LabelRaster:
             Cells by code, those that have no data left out; and cells that hold the
             no-data value of their file, by that value, where it is a whole number.
         """
-        grid = crop(self._files[0].geobox, (0, 0, 1, 1))
-        first = self._files[0].geobox
-        boxes = [box_in(file.geobox, first) for file in self._files]
-        whole = hull(boxes)
+        grid = crop(self.geobox, (0, 0, 1, 1))
+        whole = (0, 0, *self.geobox.shape.yx)
         windows = [whole]
         for i, area in enumerate(areas):
             windows = windows if i else []
@@ -177,27 +180,17 @@ class LabelRaster:
             )
             if box[0] < box[2] and box[1] < box[3]:
                 windows.append(box)
-        blocks = [
-            (row, col, min(row + COUNTED, bottom), min(col + COUNTED, right))
-            for top, left, bottom, right in windows
-            for row in _steps(top, bottom)
-            for col in _steps(left, right)
-        ]
-        step = max(1, -(-len(blocks) // COUNTED_BLOCKS))
+        total = sum(len(_Blocks(window)) for window in windows)
+        step, number = max(1, -(-total // COUNTED_BLOCKS)), 0
+        chosen: list[Box] = []
+        for blocks in map(_Blocks, windows):
+            chosen += [blocks[i] for i in range(-number % step, len(blocks), step)]
+            number += len(blocks)
         codes: Counter[int] = Counter()
         absent: Counter[int] = Counter()
-        for block in blocks[::step]:
-            for file, (top, left, bottom, right) in zip(
-                self._files, boxes, strict=True
-            ):
-                inner = (
-                    max(block[0], top) - top,
-                    max(block[1], left) - left,
-                    min(block[2], bottom) - top,
-                    min(block[3], right) - left,
-                )
-                if inner[0] >= inner[2] or inner[1] >= inner[3]:
-                    continue
+        for block in chosen:
+            rows, cols = slice(block[0], block[2]), slice(block[1], block[3])
+            for file, inner, _ in self._parts(rows, cols):
                 values, counts = np.unique(_codes(file, inner), return_counts=True)
                 codes.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
                 nodata = file.nodata[_band(file) - 1]
@@ -294,8 +287,21 @@ def _matched(codes: Counter[int], legend: Legend) -> tuple[int, int]:
     return codes.total(), sum(count for code, count in codes.items() if code in named)
 
 
-def _steps(start: int, stop: int) -> range:
-    return range(start, stop, COUNTED)
+class _Blocks:
+    """Blocks of COUNTED cells that a window is cut into, row by row."""
+
+    def __init__(self, window: Box) -> None:
+        self.window = window
+        self.shape = tuple(-(-(window[i + 2] - window[i]) // COUNTED) for i in range(2))
+
+    def __len__(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    def __getitem__(self, index: int) -> Box:
+        row, col = divmod(index, self.shape[1])
+        top, left = self.window[0] + row * COUNTED, self.window[1] + col * COUNTED
+        _, _, bottom, right = self.window
+        return top, left, min(top + COUNTED, bottom), min(left + COUNTED, right)
 
 
 def _band(file: RasterFile) -> int:

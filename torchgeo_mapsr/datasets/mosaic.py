@@ -15,7 +15,7 @@ from torchgeo.datasets import GeoDataset
 from .._compat import Sample
 from ..errors import InputError
 from .base import ChipDataset, ChipQuery, chip_query
-from .geo.raster import PathLike, open_rasters
+from .geo.raster import PathLike, list_rasters
 from .legends.legend import Legend
 from .pair import LRHRPair
 from .sources import DatedFiles, ImagerySource, LabelSource, label_rasters
@@ -146,7 +146,7 @@ class LRHRPairs(ChipDataset):
             # Labels of several dates are those of each place's own date.
             lr, hr = labels, truth
         else:
-            places = [file.path for file in open_rasters(imagery, imagery=True)]  # type: ignore[arg-type]
+            places = list_rasters(imagery)  # type: ignore[arg-type]
             lr = label_rasters(labels)
             hr = label_rasters(truth) if truth is not None else None
         return cls(

@@ -15,6 +15,7 @@ import numpy as np
 import pandas
 from odc.geo.geobox import GeoBox
 
+from ..atomic import take_name
 from ..errors import InputError
 from .geo.grid import crop, starts
 from .geo.raster import PathLike, open_rasters
@@ -174,7 +175,7 @@ def write_footprints(patches: geopandas.GeoDataFrame, path: PathLike) -> None:
         else:
             table.to_file(scratch, layer='patches', driver='GPKG', index=True)
         # a name for the finished file, which fails if there is one by now
-        os.link(scratch, target)
+        take_name(scratch, target)
     except FileExistsError:
         raise InputError(f'{target} exists; give another name') from None
     finally:

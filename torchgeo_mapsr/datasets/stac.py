@@ -30,6 +30,7 @@ from odc.geo.geobox import GeoBox, GeoboxTiles
 from rasterio.windows import Window
 
 from ..errors import InputError
+from ..offline import check_online, is_this_machine
 from .geo.aoi import AreaOfInterest
 
 PREFIX = 'stac-item:'
@@ -408,6 +409,8 @@ def _search(search: Search, area: AreaOfInterest) -> list[Any]:
     outline = area.geometry_in_degrees
     try:
         if search.url.startswith('http'):
+            if not is_this_machine(urlsplit(search.url).hostname):
+                check_online(f'The catalogue {search.url}')
             catalog = pystac_client.Client.open(search.url)
             if catalog.conforms_to('ITEM_SEARCH'):
                 # Large polygons do not fit into a request; their box does.

@@ -163,7 +163,7 @@ def _scored(
 ) -> NDArray[np.uint8]:
     """Codes (H, W) or percent (C, H, W) of all pixels."""
     scores, watch = ModelScores(model, rasters), Stopwatch()
-    tiles = list(plan.tiles())
+    tiles = plan.tiles()
     item = TileItem(0, images, plan, tiles[0])
 
     def read(chip: ChipIndex) -> Any:

@@ -12,7 +12,7 @@ more in a tag.
 
 import errno
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def write_cog(
     path: Path,
     geobox: GeoBox,
     layer: Layer,
-    tiles: Iterable[Tile],
+    tiles: Sequence[Tile],
     load: Callable[[Tile], NDArray[np.uint8]],
 ) -> None:
     """Put a cloud-optimised GeoTIFF together from tiles, and read it back.
@@ -109,7 +109,6 @@ def write_cog(
     Raises:
         OSError: If the file could not be written completely.
     """
-    tiles = list(tiles)
     flat = path.with_name(f'{path.name}.flat.tif')
     height, width = geobox.shape
     profile = {

@@ -7,20 +7,23 @@ import logging
 import os
 import pickle
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from typing import Any, NamedTuple, Self, TypeVar
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import dask
 import torch
 from dask.system import CPU_COUNT
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker
+from distributed.security import Security
 
 from ..errors import InputError
+from ..offline import check_online, is_this_machine
 from ..versions import versions
-from .executor import Executor, Tick, Work
+from .executor import Executor, Group, Groups, Tick, Work
 
 T = TypeVar('T')
 R = TypeVar('R')
@@ -63,13 +66,18 @@ class DaskCluster(Executor):
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
+            security: Security | None = None
             if self._scheduler is None:
-                address = stack.enter_context(_local(self._workers)).scheduler_address
+                security = _keys()
+                cluster = _local(self._workers, security)
+                address = stack.enter_context(cluster).scheduler_address
             else:
                 address = self._scheduler
+                if not is_this_machine(urlsplit(address).hostname):
+                    check_online(f'The Dask scheduler {address}')
             try:
                 self._client = stack.enter_context(
-                    Client(address, set_as_default=False)
+                    Client(address, security=security, set_as_default=False)
                 )
             except (OSError, ValueError) as error:
                 raise InputError(
@@ -81,13 +89,12 @@ class DaskCluster(Executor):
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def split(self, items: Sequence[T], most: int) -> list[Sequence[T]]:
+    def split(self, items: Group, most: int) -> Groups[Group]:
         """Groups of a few items, so that every worker gets several."""
-        size = min(max(len(items) // (4 * self._slots()), 1), most)
-        return [items[i : i + size] for i in range(0, len(items), size)]
+        return Groups(items, min(max(len(items) // (4 * self._slots()), 1), most))
 
     def run(
-        self, work: Work[T, R], groups: Iterable[Sequence[T]], tick: Tick
+        self, work: Work[T, R], groups: Iterable[T], tick: Tick
     ) -> Generator[R, None, None]:
         """Do work on the workers.
 
@@ -193,7 +200,26 @@ def _result(future: Future[Any]) -> _Done:
     return found
 
 
-def _local(workers: int) -> LocalCluster:
+def _keys() -> Security:
+    """A certificate for one cluster: who lacks its key is not talked to.
+
+    A task is any code. Without this, every user of this machine could send one to the
+    open port of the scheduler, or of a worker, and it would run as who started the
+    command.
+
+    Raises:
+        InputError: The package that makes certificates is not installed.
+    """
+    try:
+        return Security.temporary()
+    except ImportError:
+        raise InputError(
+            'Workers on this machine need the package cryptography, which keeps other '
+            "users out: pip install 'torchgeo-mapsr[dask]'"
+        ) from None
+
+
+def _local(workers: int, security: Security) -> LocalCluster:
     """A cluster on this machine, a context."""
     threads = str(max(CPU_COUNT // workers, 1))
     names = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
@@ -205,6 +231,8 @@ def _local(workers: int) -> LocalCluster:
     with dask.config.set(settings):
         return LocalCluster(
             n_workers=workers,
+            security=security,
+            host='127.0.0.1',
             threads_per_worker=1,
             # Tasks take what they take, and leave nothing that Dask could move out.
             memory_limit=0,

@@ -5,12 +5,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 from .timing import Stopwatch
 
 T = TypeVar('T')
 R = TypeVar('R')
+# What items come in: a list, or a sequence whose slices are of its own kind.
+Group = TypeVar('Group', bound=Sequence[Any])
 T_contra = TypeVar('T_contra', contravariant=True)
 R_co = TypeVar('R_co', covariant=True)
 
@@ -30,16 +32,42 @@ class Work(Protocol[T_contra, R_co]):
     def watch(self) -> Stopwatch:
         """Counts the time."""
 
-    def __call__(self, items: Iterable[T_contra], tick: Tick) -> Iterator[R_co]:
+    def __call__(self, items: T_contra, tick: Tick) -> Iterator[R_co]:
         """Work through items.
 
         Args:
-            items: The items.
+            items: A group of items.
             tick: To be called after each chip.
 
         Yields:
             A result for each item, in their order.
         """
+
+
+class Groups(Sequence[Group], Generic[Group]):
+    """A sequence cut into groups of neighbours, each made when it is asked for.
+
+    Args:
+        items: The sequence.
+        size: Items in a group, at least 1; the last may have fewer.
+    """
+
+    def __init__(self, items: Group, size: int) -> None:
+        self.items, self.size = items, size
+
+    def __len__(self) -> int:
+        return (len(self.items) + self.size - 1) // self.size
+
+    @overload
+    def __getitem__(self, index: int) -> Group: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Group]: ...
+    def __getitem__(self, index: int | slice) -> Group | list[Group]:
+        numbers = range(len(self))[index]
+        if isinstance(numbers, range):
+            return [self[number] for number in numbers]
+        first = numbers * self.size
+        return self.items[first : first + self.size]  # type: ignore[return-value]
 
 
 class Executor(ABC):
@@ -49,17 +77,17 @@ class Executor(ABC):
     elsewhere: bool
 
     @abstractmethod
-    def split(self, items: Sequence[T], most: int) -> list[Sequence[T]]:
+    def split(self, items: Group, most: int) -> Groups[Group]:
         """Cut items into groups that are worked on at a time.
 
         Args:
-            items: The items; neighbours stay neighbours.
+            items: The items; neighbours stay neighbours, and groups are slices.
             most: Items in a group that is sent to another process, at most.
         """
 
     @abstractmethod
     def run(
-        self, work: Work[T, R], groups: Iterable[Sequence[T]], tick: Tick
+        self, work: Work[T, R], groups: Iterable[T], tick: Tick
     ) -> Generator[R, None, None]:
         """Do work. Not more is begun than what is asked for and what is under way.
 
@@ -87,12 +115,12 @@ class Here(Executor):
 
     elsewhere = False
 
-    def split(self, items: Sequence[T], most: int) -> list[Sequence[T]]:
+    def split(self, items: Group, most: int) -> Groups[Group]:
         """One group of all."""
-        return [items] if items else []
+        return Groups(items, max(len(items), 1))
 
     def run(
-        self, work: Work[T, R], groups: Iterable[Sequence[T]], tick: Tick
+        self, work: Work[T, R], groups: Iterable[T], tick: Tick
     ) -> Generator[R, None, None]:
         """Do work, one item after another."""
         for group in groups:

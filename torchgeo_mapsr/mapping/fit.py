@@ -159,13 +159,15 @@ def fit_region(
         options = replace(options, prior=scoring.prior)
     check_options(options, crosswalk)
     labels = [inputs.labels] * len(plans)
-    items = [
-        FitItem(image, inputs.images[image], plans[image], chip)
-        for image, chip in labelled_chips(plans, labels, options.seed)
-    ]
+    chips = labelled_chips(plans, labels, options.seed)
+
+    def items() -> Iterator[FitItem]:
+        for image, chip in chips:
+            yield FitItem(image, inputs.images[image], plans[image], chip)
+
     guided = scoring.upsampler == 'bilateral'
     with watch('backbone'):
-        some = list(_images(items, options.calibration_chips))
+        some = list(_images(items(), options.calibration_chips))
         if not some:
             for image in inputs.images:
                 image.check_data()
@@ -175,7 +177,7 @@ def fit_region(
         spread = band_spread(some)
     origin = FrozenBackbone.of(backbone, inputs.bands, inputs.integers)
     executor = executor or Here()
-    expected = min(len(items), options.max_chips)
+    expected = min(len(chips), options.max_chips)
     work = FitPass(
         origin,
         inputs.labels,
@@ -187,7 +189,7 @@ def fit_region(
         spread if guided else None,
         None if executor.elsewhere else backbone,
     )
-    parts = look(executor, work, items, options.max_chips, start(expected))
+    parts = look(executor, work, items(), options.max_chips, start(expected))
     if not parts:
         for image in inputs.images:
             image.check_data()
@@ -218,7 +220,7 @@ def fit_region(
 
 
 def look(
-    executor: Executor, work: FitPass, items: Sequence[FitItem], chips: int, tick: Tick
+    executor: Executor, work: FitPass, items: Iterable[FitItem], chips: int, tick: Tick
 ) -> list[Cells]:
     """Look at chips until enough have shown labels.
 
@@ -236,10 +238,12 @@ def look(
     """
     parts: list[Cells] = []
     cells = 0
-    while items and len(parts) < chips and cells < MAX_CELLS:
+    rest = iter(items)
+    while len(parts) < chips and cells < MAX_CELLS:
         # Some may show none: then as many again are looked at as are missing.
-        missing = chips - len(parts)
-        some, items = items[:missing], items[missing:]
+        some = list(islice(rest, chips - len(parts)))
+        if not some:
+            break
         with closing(executor.run(work, executor.split(some, _ROW), tick)) as results:
             for part in results:
                 if not len(part):
@@ -251,7 +255,7 @@ def look(
     return parts
 
 
-def _images(items: Sequence[FitItem], count: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _images(items: Iterable[FitItem], count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Some images and their validity, as a backbone's calibration takes them."""
 
     def read(item: FitItem) -> Chip:

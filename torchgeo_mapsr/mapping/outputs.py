@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ..errors import InputError
 from .style import style_paths
@@ -93,7 +93,8 @@ class Outputs:
             mosaic = (Output(tuple(imagery), path),)
             work = path.with_name(f'{path.name}.parts')
             return cls(mosaic, path.with_suffix('.json'), work)
-        stems = [PurePosixPath(file.split('?')[0]).stem for file in imagery]
+        # The last part of a path of this system, or of an address.
+        stems = [Path(os.path.basename(file.split('?')[0])).stem for file in imagery]
         stem, count = Counter(stems).most_common(1)[0]
         if count > 1:
             raise InputError(

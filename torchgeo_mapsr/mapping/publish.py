@@ -68,7 +68,7 @@ def publish(
         'confidence': (output.confidence, Layer.confidence()),
         'scores': (output.scores, Layer.scores(target)),
     }
-    kept = store.tiles.names(number, next(plan.tiles()))
+    kept = store.tiles.names(number, plan.tiles()[0])
     layers = {
         name: layer
         for name, layer in every.items()

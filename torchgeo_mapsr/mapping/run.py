@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from ..datasets.geo.plan import Plan, default_overlap
-from ..datasets.geo.raster import open_rasters
+from ..datasets.geo.raster import list_rasters
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..errors import InputError
@@ -49,7 +49,7 @@ from .progress import JsonProgress
 from .publish import publish
 from .store import WorkStore
 from .tile_files import TileFiles
-from .tiles import ChipScores, MapPass, ModelScores, TileItem, chips_of
+from .tiles import ChipScores, MapPass, MapTiles, ModelScores, TileItems
 from .timing import Stopwatch
 
 # Tiles that a worker makes in a row: each hands chips on to the next.
@@ -100,7 +100,7 @@ def map_region(
     watch = Stopwatch()
     with watch('read'):
         job = searched(job)
-        files = [file.path for file in open_rasters(job.imagery, imagery=True)]
+        files = list_rasters(job.imagery)
         outputs = Outputs.of(job.output, files)
         if job.stack and len(outputs.maps[0].imagery) < len(files):
             raise InputError(
@@ -190,25 +190,29 @@ class Run:
             for image in self.inputs.images
         )
 
-    def items(self, plans: Sequence[Plan], done: Iterable[int] = ()) -> list[TileItem]:
+    def items(self, plans: Sequence[Plan], done: Iterable[int] = ()) -> TileItems:
         """Tiles that are still to be made.
 
         Args:
             plans: Plan of each raster.
             done: Numbers of rasters whose maps are there.
         """
-        return [
-            TileItem(number, self.inputs.images[number], plan, tile)
-            for number, plan in enumerate(plans)
-            if number not in set(done)
-            for tile in plan.tiles()
-            if not self.tiles.has(number, tile)
-        ]
+        finished = set(done)
+        there = self.tiles.places()
+        maps = []
+        for number, plan in enumerate(plans):
+            if number in finished:
+                continue
+            tiles = plan.tiles()
+            if number in there:
+                tiles = tiles.without(self.tiles.finished(number, tiles))
+            maps.append(MapTiles(number, self.inputs.images[number], tiles))
+        return TileItems(maps)
 
     def make_tiles(
         self,
         scores: ChipScores,
-        items: Sequence[TileItem],
+        items: TileItems,
         executor: Executor | None = None,
         start: Callable[[int], Tick] = lambda total: lambda: None,
     ) -> None:
@@ -223,7 +227,7 @@ class Run:
         """
         executor = executor or Here()
         groups = executor.split(items, _ROW)
-        tick = start(sum(map(chips_of, groups)))
+        tick = start(sum(group.chip_count for group in groups))
         work = MapPass(
             scores,
             self.inputs.target,

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from ..atomic import take_name
 from ..errors import InputError
 from ..models.model import LandCoverModel, is_intact
 from .tile_files import TileFiles, part_of, replacing, sync
@@ -30,18 +31,6 @@ _NAMES = re.compile(
 )
 
 _SIDECAR = '.aux.xml'
-
-# What os.link raises where there are no hard links, and both it and os.replace for
-# another disk.
-_NO_LINKS = {
-    errno.EXDEV,
-    errno.EPERM,
-    errno.EACCES,
-    errno.ENOSYS,
-    errno.EMLINK,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-}
 
 
 def digest(content: Mapping[str, Any]) -> str:
@@ -402,30 +391,21 @@ def _rename(scratch: Path, path: Path, replace: bool) -> None:
         if replace:
             os.replace(scratch, path)
         else:
-            os.link(scratch, path)  # unlike a rename, it fails where the name is taken
-            scratch.unlink()
+            take_name(scratch, path)
         return
-    except FileExistsError:
-        raise
     except OSError as error:
-        if error.errno not in _NO_LINKS or (replace and error.errno != errno.EXDEV):
+        if error.errno != errno.EXDEV:
             raise
+    # On another disk: a complete copy beside the name first.
     part = part_of(path)
     try:
         shutil.copyfile(scratch, part)
         shutil.copymode(scratch, part)
         sync(part)
-        if not replace:
-            try:
-                os.link(part, path)
-            except FileExistsError:
-                raise
-            except OSError:
-                # No hard links here: an empty file keeps the name until it is replaced.
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL))
-                os.replace(part, path)
-        else:
+        if replace:
             os.replace(part, path)
+        else:
+            take_name(part, path)
     finally:
         part.unlink(missing_ok=True)
     scratch.unlink()

@@ -6,7 +6,7 @@
 import hashlib
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -101,6 +101,33 @@ class TileFiles:
             pass
         path.unlink(missing_ok=True)
         return False
+
+    def finished(self, image: int, tiles: Sequence[Tile]) -> list[tuple[int, int]]:
+        """Rows and columns of those of some tiles that are finished, as :meth:`has` says.
+
+        Args:
+            image: Number of the map.
+            tiles: Tiles of it. If they are many, the folder is listed, and only those
+                that are there are asked for: a file system answers that sooner.
+        """
+        if len(tiles) > 64:
+            there = set(self.places().get(image, ()))
+            if not there:
+                return []
+            tiles = [tile for tile in tiles if (tile.row, tile.col) in there]
+        return [(tile.row, tile.col) for tile in tiles if self.has(image, tile)]
+
+    def places(self) -> dict[int, list[tuple[int, int]]]:
+        """Rows and columns of the tiles that have a file, by number of the map."""
+        places: dict[int, list[tuple[int, int]]] = {}
+        if not self.folder.is_dir():
+            return places
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                if self.owns(Path(entry.name)) and entry.name[0].isdigit():
+                    image, row, col = map(int, entry.name.split('_')[:3])
+                    places.setdefault(image, []).append((row, col))
+        return places
 
     def save(self, image: int, tile: Tile, **arrays: NDArray[np.uint8]) -> None:
         """Keep the finished arrays of a tile, each (…, h, w)."""

@@ -3,12 +3,12 @@
 
 """The map pass: chips are scored, blended and kept as tiles."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby, zip_longest
-from typing import Any, Protocol, TypeVar
+from itertools import zip_longest
+from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..datasets.chip import Chip, read_chip
-from ..datasets.geo.plan import ChipIndex, Plan, Tile
+from ..datasets.geo.plan import ChipIndex, Plan, Tile, Tiles
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
@@ -373,17 +373,70 @@ class TileItem:
     tile: Tile
 
 
-def chips_of(items: Iterable[TileItem]) -> int:
-    """How many chips are scored for tiles that are made in a row.
+@dataclass(frozen=True)
+class MapTiles:
+    """Tiles of one map.
 
     Args:
-        items: The tiles.
+        image: Number of the map.
+        imagery: Its raster.
+        tiles: The tiles, with the raster's plan.
     """
-    count = 0
-    for _, group in groupby(items, lambda item: item.image):
-        some = list(group)
-        count += sum(1 for _ in schedule(some[0].plan, [item.tile for item in some]))
-    return count
+
+    image: int
+    imagery: Imagery
+    tiles: Tiles
+
+
+class TileItems(Sequence[TileItem]):
+    """Tiles of several maps, one map after another; each is made when it is asked for.
+
+    Args:
+        maps: Tiles of each map.
+    """
+
+    def __init__(self, maps: Sequence[MapTiles]) -> None:
+        self.maps = [part for part in maps if len(part.tiles)]
+
+    def __len__(self) -> int:
+        return sum(len(part.tiles) for part in self.maps)
+
+    @overload
+    def __getitem__(self, index: int) -> TileItem: ...
+    @overload
+    def __getitem__(self, index: slice) -> 'TileItems': ...
+    def __getitem__(self, index: int | slice) -> 'TileItem | TileItems':
+        if isinstance(index, slice):
+            return self._slice(range(len(self))[index])
+        index = range(len(self))[index]
+        for part in self.maps:
+            if index < len(part.tiles):
+                tile = part.tiles[index]
+                return TileItem(part.image, part.imagery, part.tiles.plan, tile)
+            index -= len(part.tiles)
+        raise IndexError(index)
+
+    def _slice(self, numbers: range) -> 'TileItems':
+        """Those with some ascending numbers."""
+        maps, offset = [], 0
+        for part in self.maps:
+            end = offset + len(part.tiles)
+            # The first number from here on, and the first from the next map on.
+            first, stop = (
+                max(-(-(edge - numbers.start) // numbers.step), 0)
+                for edge in (offset, end)
+            )
+            local = numbers[first:stop]
+            if len(local):
+                cut = slice(local[0] - offset, local[-1] + 1 - offset, numbers.step)
+                maps.append(replace(part, tiles=part.tiles[cut]))
+            offset = end
+        return TileItems(maps)
+
+    @property
+    def chip_count(self) -> int:
+        """How many chips are scored if the tiles are made in a row."""
+        return sum(part.tiles.chip_count for part in self.maps)
 
 
 @dataclass(frozen=True)
@@ -408,9 +461,7 @@ class MapPass:
     watch: Stopwatch
     weights: tuple[float, ...] = ()
 
-    def __call__(
-        self, items: Iterable[TileItem], tick: Callable[[], None]
-    ) -> Iterator[None]:
+    def __call__(self, items: TileItems, tick: Callable[[], None]) -> Iterator[None]:
         """Yield when a tile is kept."""
         if not self.files.folder.is_dir():
             raise InputError(
@@ -423,16 +474,16 @@ class MapPass:
             tick()
             return scored
 
-        for image, group in groupby(items, lambda item: item.image):
-            some = list(group)
-            first = some[0]
-            tiles = [i.tile for i in some if not self.files.has(image, i.tile)]
+        for part in items.maps:
+            plan, image, first = part.tiles.plan, part.image, TileItems([part])[0]
+            # Another try of this group may have made some.
+            tiles = part.tiles.without(self.files.finished(image, part.tiles))
 
             def read(chip: ChipIndex, first: TileItem = first) -> Any:
                 return self.scores.read(first, chip, self.watch)
 
             made = sweep(
-                first.plan,
+                plan,
                 tiles,
                 len(self.target),
                 read,
@@ -447,7 +498,7 @@ class MapPass:
                 with self.watch('write'):
                     self.files.save(image, tile, **self._arrays(blended))
                 yield
-            for _ in range(len(some) - len(tiles)):
+            for _ in range(len(part.tiles) - len(tiles)):
                 yield
 
     def _arrays(self, tile: BlendedTile) -> Mapping[str, NDArray[np.uint8]]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.errors import InputError, InputWarning
 from torchgeo_mapsr.models.backbones.create import create_backbone
 from torchgeo_mapsr.models.backbones.frozen import FrozenNetwork
 
@@ -281,14 +281,17 @@ def test_offline_with_weights_in_the_hubs_cache(offline: Path) -> None:
 def test_download_that_fails(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server answers and the file is not to be had."""
     monkeypatch.setattr(
-        'torchgeo_mapsr.models.backbones.timm.is_reachable', lambda url: True
+        'torchgeo_mapsr.models.backbones.weights.is_reachable', lambda url: True
     )
     monkeypatch.setattr(
         timm.models._builder,
         'load_state_dict_from_hf',
         lambda *args, **kwargs: (_ for _ in ()).throw(OSError('gone\nfor ever')),
     )
-    with pytest.raises(InputError, match=r'gone\. Give a local file'):
+    with (
+        pytest.warns(InputWarning, match=r'test_resnet: http.* is asked for them'),
+        pytest.raises(InputError, match=r'gone\. Give a local file'),
+    ):
         create_backbone('timm:test_resnet', 3)
 
 

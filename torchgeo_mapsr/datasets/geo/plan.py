@@ -7,17 +7,21 @@
 *Tiles* are what is written: they partition the raster, and each needs only the chips
 that touch it. Since the lattice does not know about tiles, a pixel gets the same value
 whichever tile computes it, so tiles are independent and have no seams.
+
+Neither chips nor tiles are ever listed: both are sequences that compute an item when it
+is asked for. What is kept of a raster grows with its side (some 20 bytes a pixel), not
+with its area.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from odc.geo.geobox import GeoBox, GeoboxTiles
+from odc.geo.geobox import GeoBox
 
 from ...errors import InputError
 from .grid import Window, crop
@@ -110,8 +114,20 @@ class Axis:
 
     def touching(self, span: slice) -> NDArray[np.int64]:
         """Indices of the chips that have a weight somewhere in *span*."""
+        start, stop = self.touching_range(span.start, span.stop)
+        return np.arange(int(start), int(stop))
+
+    def touching_range(self, start: Any, stop: Any) -> tuple[Any, Any]:
+        """First and last + 1 chip that have a weight in spans.
+
+        Args:
+            start: First pixel of each span, a number or an array.
+            stop: Last + 1 pixel of each.
+        """
         first, last = self._support.T
-        return np.flatnonzero((first < span.stop) & (last > span.start))
+        return np.searchsorted(last, start, 'right'), np.searchsorted(
+            first, stop, 'left'
+        )
 
     def core(self, index: int) -> slice:
         """Pixels of chip *index* that have a weight, counted from its start."""
@@ -123,11 +139,15 @@ class Axis:
         start = int(self.starts[index])
         return slice(start, start + self.size)
 
+    @cached_property
+    def edges(self) -> NDArray[np.int64]:
+        """Edges of the partition that :meth:`own` gives, (chips + 1,)."""
+        middle = (self.starts[1:] + self.starts[:-1] + self.size) // 2
+        return np.concatenate([[0], middle, [self.length]])
+
     def own(self, index: int) -> slice:
         """Pixels nearer to the middle of chip *index* than of any other chip."""
-        middle = (self.starts[1:] + self.starts[:-1] + self.size) // 2
-        edges = np.concatenate([[0], middle, [self.length]])
-        return slice(int(edges[index]), int(edges[index + 1]))
+        return slice(int(self.edges[index]), int(self.edges[index + 1]))
 
 
 @dataclass(frozen=True)
@@ -151,6 +171,125 @@ class Tile:
     def shape(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.rows.stop - self.rows.start, self.cols.stop - self.cols.start
+
+
+class Lattice(Sequence[ChipIndex]):
+    """All chips of a raster, row by row.
+
+    Args:
+        shape: Chips along rows and along columns.
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.shape = shape
+
+    def __len__(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    @overload
+    def __getitem__(self, index: int) -> ChipIndex: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ChipIndex]: ...
+    def __getitem__(self, index: int | slice) -> ChipIndex | list[ChipIndex]:
+        numbers = range(len(self))[index]
+        if isinstance(numbers, range):
+            return [ChipIndex(*divmod(number, self.shape[1])) for number in numbers]
+        return ChipIndex(*divmod(numbers, self.shape[1]))
+
+
+class Tiles(Sequence[Tile]):
+    """Tiles of a raster in a serpentine: each has an edge in common with the next.
+
+    Args:
+        plan: Plan of the raster.
+        numbers: Places of the tiles in the serpentine of all (default: all). Those of a
+            run that goes on take 8 bytes a tile.
+    """
+
+    def __init__(
+        self, plan: 'Plan', numbers: range | NDArray[np.int64] | None = None
+    ) -> None:
+        self.plan = plan
+        self.grid = tuple(-(-size // plan.tile) for size in plan.geobox.shape)
+        self.numbers = (
+            range(self.grid[0] * self.grid[1]) if numbers is None else numbers
+        )
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Tile: ...
+    @overload
+    def __getitem__(self, index: slice) -> 'Tiles': ...
+    def __getitem__(self, index: int | slice) -> 'Tile | Tiles':
+        if isinstance(index, slice):
+            return Tiles(self.plan, self.numbers[index])
+        row, col = (int(at) for at in self._places(self.numbers[index]))
+        top, left = row * self.plan.tile, col * self.plan.tile
+        height, width = self.plan.geobox.shape
+        return Tile(
+            row,
+            col,
+            slice(top, min(top + self.plan.tile, height)),
+            slice(left, min(left + self.plan.tile, width)),
+        )
+
+    def _places(self, numbers: Any) -> tuple[Any, Any]:
+        """Row and column of tiles by their places in the serpentine."""
+        row, col = np.divmod(numbers, self.grid[1])
+        return row, np.where(row % 2 == 0, col, self.grid[1] - 1 - col)
+
+    def without(self, places: Iterable[tuple[int, int]]) -> 'Tiles':
+        """Those whose row and column on the grid of tiles are not among some.
+
+        Args:
+            places: Row and column of each tile that is left out.
+        """
+        cols = self.grid[1]
+        numbers = [
+            row * cols + (col if row % 2 == 0 else cols - 1 - col)
+            for row, col in places
+        ]
+        if not numbers:
+            return self
+        left: NDArray[np.int64] = np.setdiff1d(
+            self.numbers, numbers, assume_unique=True
+        )
+        return Tiles(self.plan, left)
+
+    @property
+    def chip_count(self) -> int:
+        """Chips that are scored if these tiles are made one after another.
+
+        What a tile has in common with the one before is handed on to it.
+        """
+        count, step = 0, 1 << 16
+        axes = self.plan.axes
+        for first in range(0, len(self), step):
+            some = self.numbers[max(first - 1, 0) : first + step]
+            if isinstance(some, range):  # as an array it would be made number by number
+                some = np.arange(some.start, some.stop, some.step)
+            spans = []
+            for axis, place in zip(axes, self._places(some), strict=True):
+                start = place * self.plan.tile
+                stop = np.minimum(start + self.plan.tile, axis.length)
+                spans.append(axis.touching_range(start, stop))
+            number = np.prod([stop - start for start, stop in spans], axis=0)
+            common = np.prod(
+                [
+                    np.maximum(
+                        np.minimum(stop[1:], stop[:-1])
+                        - np.maximum(start[1:], start[:-1]),
+                        0,
+                    )
+                    for start, stop in spans
+                ],
+                axis=0,
+            )
+            before = int(number[0]) if first else 0
+            count += int(number.sum()) - before - int(common.sum())
+        return count
 
 
 @dataclass(frozen=True)
@@ -186,26 +325,19 @@ class Plan:
             Axis(width, self.chip, self.overlap, self.halo, self.align),
         )
 
-    def tiles(self) -> Iterator[Tile]:
+    def tiles(self) -> Tiles:
         """All tiles, in a serpentine: each has an edge in common with the next."""
-        grid = GeoboxTiles(self.geobox, (self.tile, self.tile))
-        for row in range(grid.shape[0]):
-            cols = range(grid.shape[1])
-            for col in cols if row % 2 == 0 else reversed(cols):
-                rows, columns = grid.roi[row, col]
-                yield Tile(row, col, rows, columns)
+        return Tiles(self)
 
     @property
     def chip_count(self) -> int:
         """Number of chips."""
-        rows, cols = self.axes
-        return len(rows.starts) * len(cols.starts)
+        return len(self.lattice())
 
-    def lattice(self) -> Iterator[ChipIndex]:
+    def lattice(self) -> Lattice:
         """All chips, row by row."""
         rows, cols = self.axes
-        for row, col in product(range(len(rows.starts)), range(len(cols.starts))):
-            yield ChipIndex(row, col)
+        return Lattice((len(rows.starts), len(cols.starts)))
 
     def chips(self, tile: Tile) -> list[ChipIndex]:
         """Chips that have a weight in *tile*, in the order of the lattice."""

@@ -19,7 +19,13 @@ from ...errors import InputError
 from .frozen import FrozenNetwork, check_grids, choose_bands, per_band
 from .grids import TimmGrids
 from .spec import suggest
-from .weights import is_reachable, load_weights, no_weights, read_weights, strip_prefix
+from .weights import (
+    announce_download,
+    load_weights,
+    no_weights,
+    read_weights,
+    strip_prefix,
+)
 
 #: What the values of a file are divided by, to be about 0..1. Reflectances are
 #: usually stored times 10000.
@@ -82,8 +88,8 @@ def timm_backbone(
     state: dict[str, Tensor] | None = None
     if weights is None:
         weights = _cached_file(cfg)
-        if weights is None and cfg is not None and not is_reachable(constants.ENDPOINT):
-            raise no_weights(label, f'{constants.ENDPOINT} cannot be reached')
+        if weights is None:
+            announce_download(label, constants.ENDPOINT, cached=cfg is None)
     if weights == 'random':
         expected = available
     elif weights is not None:

@@ -19,7 +19,13 @@ from ...errors import InputError
 from .frozen import FrozenNetwork, choose_bands, per_band
 from .grids import DofaGrids, Grids, SwinGrids, TimmGrids
 from .spec import suggest
-from .weights import is_reachable, load_weights, no_weights, read_weights, strip_prefix
+from .weights import (
+    announce_download,
+    load_weights,
+    no_weights,
+    read_weights,
+    strip_prefix,
+)
 
 #: Models with a grid of tokens, by the beginning of their name in torchgeo.
 FAMILIES = ('resnet', 'vit', 'swin', 'scalemae', 'dofa')
@@ -157,8 +163,8 @@ def _state(
     cached = Path(
         torch.hub.get_dir(), 'checkpoints', Path(urlparse(entry.url).path).name
     )
-    if not cached.is_file() and not is_reachable(entry.url):
-        raise no_weights(label, f'{entry.url} cannot be reached')
+    if not cached.is_file():
+        announce_download(label, entry.url)
     try:
         state: dict[str, Tensor] = entry.get_state_dict(
             progress=False, check_hash=True, weights_only=True

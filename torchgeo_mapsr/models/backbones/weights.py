@@ -6,6 +6,7 @@
 import pickle
 import urllib.error
 import urllib.request
+import warnings
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -15,7 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ...errors import InputError
+from ...errors import InputError, InputWarning
+from ...offline import VARIABLE, is_offline
 
 # Where training frameworks keep the weights inside a checkpoint.
 _NESTS = ('state_dict', 'model_state_dict', 'model', 'teacher', 'module', 'backbone')
@@ -148,6 +150,39 @@ def is_reachable(url: str, seconds: float = 5) -> bool:
         return True
     except (OSError, ValueError):
         return False
+
+
+def announce_download(label: str, url: str, cached: bool = False) -> None:
+    """Say that a server is asked for weights, and make sure that it may be and answers.
+
+    Args:
+        label: Name of the network; also that of a saved fit, whose file holds none of
+            its backbone's weights.
+        url: Address of the server.
+        cached: Whether the weights may be on this machine all the same: then whoever
+            reads them finds out.
+
+    Raises:
+        InputError: The network is forbidden, or the server cannot be reached.
+
+    Warns:
+        InputWarning: The server is asked.
+    """
+    reachable = not is_offline() and is_reachable(url)
+    if cached and not reachable:
+        return
+    if is_offline():
+        raise no_weights(
+            label, f'they are at {url} and the network is forbidden (--offline)'
+        )
+    if not reachable:
+        raise no_weights(label, f'{url} cannot be reached')
+    warnings.warn(
+        f'Weights of backbone {label}: {url} is asked for them (--offline, or '
+        f'{VARIABLE}=1, forbids that)',
+        InputWarning,
+        stacklevel=3,
+    )
 
 
 def no_weights(label: str, reason: str) -> InputError:

@@ -1,0 +1,71 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""New names, also where there are no hard links."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from torchgeo_mapsr import memory
+from torchgeo_mapsr.atomic import take_name
+
+
+def no_links(number: int) -> object:
+    def link(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return link
+
+
+@pytest.fixture(params=['links', 'none on this disk', 'none on this system'])
+def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    match request.param:
+        case 'none on this disk':
+            monkeypatch.setattr(os, 'link', no_links(errno.EPERM), raising=False)
+        case 'none on this system':
+            monkeypatch.delattr(os, 'link', raising=False)
+    return request.param
+
+
+@pytest.mark.usefixtures('system')
+def test_a_free_name_is_taken(tmp_path: Path) -> None:
+    (tmp_path / 'a').write_text('new')
+    take_name(tmp_path / 'a', tmp_path / 'b')
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [('b', 'new')]
+
+
+@pytest.mark.usefixtures('system')
+def test_nothing_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / 'a').write_text('new')
+    (tmp_path / 'b').write_text('old')
+    with pytest.raises(FileExistsError):
+        take_name(tmp_path / 'a', tmp_path / 'b')
+    assert (tmp_path / 'a').read_text() == 'new'
+    assert (tmp_path / 'b').read_text() == 'old'
+
+
+def test_no_name_is_kept_for_a_file_that_never_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, or another one: the caller knows what to do, and the name is free."""
+    (tmp_path / 'a').write_text('new')
+    monkeypatch.delattr(os, 'link', raising=False)
+    monkeypatch.setattr(os, 'replace', no_links(errno.EXDEV))
+    with pytest.raises(OSError, match='ross-device'):
+        take_name(tmp_path / 'a', tmp_path / 'b')
+    assert [p.name for p in tmp_path.iterdir()] == ['a']
+
+
+@pytest.mark.parametrize('library', [TypeError, AttributeError, OSError])
+def test_c_libraries_without_glibcs_functions(
+    monkeypatch: pytest.MonkeyPatch, library: type[Exception]
+) -> None:
+    def load(*_: object) -> None:
+        raise library
+
+    monkeypatch.setattr('ctypes.CDLL', load)
+    memory.frugal()
+    memory.give_back()
