@@ -376,6 +376,8 @@ def _make(
         store, plans, job.to_dict(), model.provenance, job.bands, _polygons(job, run)
     )
     _tell(console, run, summaries, model, report['notes'])
+    if job.polygons is not None:
+        console.print(f'Polygons: {escape(str(job.polygons))}')
     maps = tuple(output.map for output in run.outputs.maps)
     return MapResult(maps, report, run.outputs.report)
 
