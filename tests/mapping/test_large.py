@@ -113,16 +113,14 @@ def test_a_box_of_a_huge_raster_is_mapped_as_that_of_a_small_one(
 
 @pytest.mark.usefixtures('traced')
 def test_blocks_without_data_are_counted_in_little_memory() -> None:
-    """No data on 10⁵ × 10⁵ pixels: a byte a block of 32² would be 10 MB."""
+    """A page of 4096² pixels has 16 384 blocks; where all are counted, none is kept."""
     counts = _Counts((SIDE, SIDE))
     window = np.ones((4096, 4096), np.uint8)
     before = tracemalloc.get_traced_memory()[0]
-    for row in range(3):
-        for col in range(8):
-            for _ in range(2):  # what is read twice is counted once
-                counts.add(window, (row * 4096, col * 4096))
-    assert counts.by_name() == {'outside the files': 24 * 4096**2}
-    assert tracemalloc.get_traced_memory()[0] - before < 24 * 500
+    for col in (0, 0, 1, 2):  # what is read twice is counted once
+        counts.add(window, (0, col * 4096))
+    assert counts.by_name() == {'outside the files': 3 * 4096**2}
+    assert tracemalloc.get_traced_memory()[0] - before < 3 * 700
 
 
 @pytest.fixture
@@ -133,13 +131,15 @@ def folder(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for number in range(60):
         place = Affine(1, 0, 5e5 + 32 * number, 0, -1, 4e6)
-        with rasterio.open(
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK='NO'), rasterio.open(
             folder / f'{number:02}.tif', 'w', driver='GTiff', width=32, height=32, count=3,
             dtype='uint8', crs='EPSG:32618', transform=place,
         ) as file:  # fmt: skip
             file.write(rng.integers(1, 250, (3, 32, 32), np.uint8))
             if number == 7:
-                file.write_mask(np.arange(32) > 15)
+                right = np.full((32, 32), 255, np.uint8)
+                right[:, :16] = 0
+                file.write_mask(right)
     return folder
 
 
