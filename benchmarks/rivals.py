@@ -53,7 +53,8 @@ def fit_forest(
 ) -> RandomForestClassifier:
     """Scikit-learn's random forest on the bands (N, C) of pixels with labels (N,)."""
     model = RandomForestClassifier(TREES, min_samples_leaf=leaf, random_state=seed)
-    return model.fit(bands, labels)
+    model.fit(bands, labels)
+    return model
 
 
 class _Annealed(SemanticSegmentationTask):

@@ -250,7 +250,7 @@ def fit_head(
         # What was asked for is what is taken.
         capped = soft and options.l2 is None
         strength = min(l2, MAX_CODE_L2) if capped else l2
-        near = held if cleaned is None else cleaned
+        near: HeldOut | DenoisedLabels | None = held if cleaned is None else cleaned
         start = None if near is None else near.theta
         probe = space.fit(belief, codes, strength, weight, start=start)
         probe = probe.to(torch.float32)
@@ -332,13 +332,9 @@ def check_options(
         InputError: If an option has no effect with the others.
     """
     options.check_together()
-    translated = options.recipe == 'codes' and not trained
-    if (
-        crosswalk is not None
-        and not crosswalk.is_hard
-        and translated
-        and options.noise == 'denoise'
-    ):
+    codes = options.recipe == 'codes' and not trained
+    mixed = crosswalk is not None and not crosswalk.is_hard
+    if crosswalk is not None and mixed and codes and options.noise == 'denoise':
         raise InputError(
             f"noise denoise (--noise) needs codes that are one class each, and '"
             f"{crosswalk.name}' has codes of several: leave it out, or fit with recipe "
