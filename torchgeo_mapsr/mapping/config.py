@@ -348,9 +348,11 @@ class MapJob:
             InputError: If the file cannot be read, or holds what a job has not; the line
                 names the key.
         """
-        from .job_file import read_job
+        from .job_file import Schema, read_job
 
-        return cls.from_paths(_merged(read_job(path), _by_path(values)))
+        names = {flag.name: flag.path for flag in FLAGS}
+        schema = Schema(cls, STAGES, names, check_value)
+        return cls.from_paths(_merged(read_job(path, schema), _by_path(values)))
 
     def located(self) -> 'MapJob':
         """The same job with absolute paths of what is on this machine.

@@ -12,7 +12,8 @@ import datetime
 import difflib
 import json
 import reprlib
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -20,7 +21,6 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from ..errors import InputError
-from .config import FLAGS, STAGES, MapJob, check_value
 
 #: Bytes of a job file at most; a report of ten thousand maps has twelve million.
 MAX_BYTES = 64_000_000
@@ -29,13 +29,31 @@ MAX_BYTES = 64_000_000
 _AUTO = ('scoring.score', 'scoring.prior')
 
 
-def read_job(path: str | Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Schema:
+    """What a job may have.
+
+    Args:
+        job: The dataclass of a job.
+        stages: Its fields that are dataclasses.
+        names: Names of the command line, and where their values are in the job.
+        check: Makes sure that a value at a path, of a name, is in its range.
+    """
+
+    job: Any
+    stages: Mapping[str, Any]
+    names: Mapping[str, str]
+    check: Callable[[str, Any, str], None]
+
+
+def read_job(path: str | Path, schema: Schema) -> dict[str, Any]:
     """Read the settings of a job.
 
     Args:
         path: A YAML or JSON file with the fields of
             :class:`~torchgeo_mapsr.mapping.config.MapJob`; or the report of a run, whose
             ``settings`` are taken.
+        schema: What a job may have.
 
     Returns:
         Values by where they are in the job, such as ``chips.size``.
@@ -54,45 +72,47 @@ def read_job(path: str | Path) -> dict[str, Any]:
         content, prefix = content['settings'], 'settings.'
         if not isinstance(content, dict):
             raise InputError(f'{path}: settings: should hold "key: value" pairs.')
-    hints = get_type_hints(MapJob)
+    hints = get_type_hints(schema.job)
     values: dict[str, Any] = {}
     for key, value in content.items():
         name = f'{path}: {prefix}{_shown(key)}'
         if key not in hints:
-            raise InputError(f'{name}: there is no such key{_hint(key, "")}')
-        if key in STAGES and not (key == 'backbone' and isinstance(value, str)):
-            values |= _stage(key, value, name)
+            raise InputError(f'{name}: there is no such key{_hint(key, "", schema)}')
+        if key in schema.stages and not (key == 'backbone' and isinstance(value, str)):
+            values |= _stage(key, value, name, schema)
         elif key == 'backbone':
             values['backbone.spec'] = value
         else:
-            values[key] = _checked(key, value, hints[key], name)
+            values[key] = _checked(key, value, hints[key], name, schema)
     return values
 
 
-def _stage(stage: str, content: Any, name: str) -> dict[str, Any]:
+def _stage(stage: str, content: Any, name: str, schema: Schema) -> dict[str, Any]:
     """Values of one of the nested groups."""
     if not isinstance(content, dict):
-        names = ', '.join(item.name for item in fields(STAGES[stage]))
+        names = ', '.join(item.name for item in fields(schema.stages[stage]))
         raise InputError(f'{name}: should hold "key: value" pairs of {names}.')
-    hints = get_type_hints(STAGES[stage])
+    hints = get_type_hints(schema.stages[stage])
     values = {}
     for key, value in content.items():
         inner = f'{name}.{_shown(key)}'
         if key not in hints:
-            raise InputError(f'{inner}: there is no such key{_hint(key, stage)}')
+            raise InputError(
+                f'{inner}: there is no such key{_hint(key, stage, schema)}'
+            )
         path = f'{stage}.{key}'
-        values[path] = _checked(path, value, hints[key], inner)
+        values[path] = _checked(path, value, hints[key], inner, schema)
     return values
 
 
-def _checked(path: str, value: Any, hint: Any, name: str) -> Any:
+def _checked(path: str, value: Any, hint: Any, name: str, schema: Schema) -> Any:
     """A value of the type that its field has, in its range."""
     if path in _AUTO and value == 'auto':
         return None
     if path == 'date':
         value = _date(value)
     converted = _converted(value, hint, name)
-    check_value(path, converted, name)
+    schema.check(path, converted, name)
     return converted
 
 
@@ -146,16 +166,16 @@ def _date(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 
-def _hint(key: Any, stage: str) -> str:
+def _hint(key: Any, stage: str, schema: Schema) -> str:
     """What a key was meant to be, if that can be guessed."""
-    paths = {flag.name: flag.path for flag in FLAGS}
-    for kind, options in STAGES.items():
+    paths = dict(schema.names)
+    for kind, options in schema.stages.items():
         paths |= {item.name: f'{kind}.{item.name}' for item in fields(options)}
-    paths |= {item.name: item.name for item in fields(MapJob)}
+    paths |= {item.name: item.name for item in fields(schema.job)}
     if not isinstance(key, str):
         return '.'
     word = key.replace('-', '_')
-    within = [item.name for item in fields(STAGES[stage])] if stage else []
+    within = [item.name for item in fields(schema.stages[stage])] if stage else []
     near = difflib.get_close_matches(word, within, 1)
     if near:
         return f'; did you mean {stage}.{near[0]}?'
