@@ -51,27 +51,27 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     frugal()
     warnings.showwarning = _show_warning
-    given = sys.argv[1:] if args is None else list(args)
-    if OFFLINE in given:
+    argv = sys.argv[1:] if args is None else list(args)
+    if OFFLINE in argv:
         forbid_network()
-    if given and given[0] in LIGHTNING_VERBS:
-        return _lightning([text for text in given if text != OFFLINE])
+    if argv and argv[0] in LIGHTNING_VERBS:
+        return _lightning([text for text in argv if text != OFFLINE])
     parser = _parser()
-    options = parser.parse_args(given)
-    kept = _KEPT if getattr(options, 'resumes', False) else ''
+    options = parser.parse_args(argv)
+    resumes = _KEPT if getattr(options, 'resumes', False) else ''
     try:
         return int(options.run(options))
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         sys.stderr.write('\n')
-        _fail(f'Stopped. {kept}')
+        _fail(f'Stopped. {resumes}')
         return 130
     except OSError as error:
         where = f' ({error.filename})' if error.filename else ''
         full = error.errno in _DISK_FULL
         what = 'The disk is full' if full else error.strerror or str(error)
-        return _fail(f'{what}{where}. {kept}')
+        return _fail(f'{what}{where}. {resumes}')
 
 
 def _show_warning(
@@ -106,10 +106,10 @@ def _lightning(args: list[str]) -> int:
         torchgeo_main(args)
     except ValueError as error:
         # jsonargparse wraps what the constructor of a task raises
-        own = error if isinstance(error, InputError) else error.__cause__
-        if not isinstance(own, InputError):
+        cause = error if isinstance(error, InputError) else error.__cause__
+        if not isinstance(cause, InputError):
             raise
-        return _fail(str(own))
+        return _fail(str(cause))
     return 0
 
 
@@ -130,8 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--version', action='version', version=__version__)
     verbs = parser.add_subparsers(title='verbs', metavar='VERB', required=True)
 
-    for own in VERBS:
-        own.add(verbs)
+    for command in VERBS:
+        command.add(verbs)
     # Each of them may be handed an address, or a backbone of a hub.
     for parser_of_verb in verbs.choices.values():
         parser_of_verb.add_argument(

@@ -25,14 +25,14 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of Python, GDAL and the packages that a map depends on."""
-    found = {
+    installed = {
         'torchgeo-mapsr': __version__,
         'python': platform.python_version(),
         'gdal': rasterio.__gdal_version__,
     }
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

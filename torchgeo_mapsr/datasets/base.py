@@ -448,8 +448,8 @@ class ChipDataset(GeoDataset):
         height = max(round((y.stop - y.start) / self.res[1]), 1)
         tile, corner = self._grids[number], Affine.translation(x.start, y.stop)
         scale = Affine.scale(self.res[0], -self.res[1])
-        asked = GeoBox((height, width), corner * scale, self._grids[0].crs)
-        row, col = project(asked, tile, np.array(height / 2), np.array(width / 2))
+        requested = GeoBox((height, width), corner * scale, self._grids[0].crs)
+        row, col = project(requested, tile, np.array(height / 2), np.array(width / 2))
         top, left = round(float(row) - height / 2), round(float(col) - width / 2)
         return crop(tile, (top, left, top + height, left + width))
 

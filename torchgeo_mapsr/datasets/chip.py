@@ -96,15 +96,15 @@ class Chip:
         for window in self.windows:
             h, w = window.code.shape
             row, col = torch.meshgrid(torch.arange(h), torch.arange(w), indexing='ij')
-            own = torch.stack([torch.zeros_like(row), row, col], -1).flatten(0, 1)
-            places.append(own + window.corner)
+            index = torch.stack([torch.zeros_like(row), row, col], -1).flatten(0, 1)
+            places.append(index + window.corner)
         return torch.cat(places)
 
     @property
     def labelled(self) -> Tensor:
         """Pixels whose cell has a label, (H, W) bool."""
-        known = torch.cat([torch.zeros(1, dtype=torch.bool), self.code >= 0])
-        return known[self.region]
+        has_label = torch.cat([torch.zeros(1, dtype=torch.bool), self.code >= 0])
+        return has_label[self.region]
 
     def sample(self) -> dict[str, Any]:
         """The chip as a torchgeo sample; :meth:`of` is the way back.
@@ -182,11 +182,11 @@ def _windows(batch: Mapping[str, Any], index: int) -> tuple[LabelWindow, ...]:
     corner = torch.zeros(count, 3, dtype=torch.int64)
     if 'lr_place' in batch:
         corner = batch['lr_place'][index].cpu().reshape(count, 3)
-    at = torch.full((count, 2, *size), torch.nan)
+    coordinates = torch.full((count, 2, *size), torch.nan)
     if 'mask_coordinates' in batch:
-        at = batch['mask_coordinates'][index].cpu().reshape(count, 2, *size)
+        coordinates = batch['mask_coordinates'][index].cpu().reshape(count, 2, *size)
     return tuple(
-        LabelWindow(code[i], at[i], corner[i], pixels[i]) for i in range(count)
+        LabelWindow(code[i], coordinates[i], corner[i], pixels[i]) for i in range(count)
     )
 
 
@@ -229,9 +229,9 @@ def read_chip(
         windows.append(window)
         has_label = np.concatenate([[False], window.code.numpy().ravel() >= 0])
         # What an earlier raster has a label for stays as it is.
-        better = has_label[cells] | ((region == 0) & (cells > 0))
-        better &= ~labelled[region]
-        region = np.where(better, cells + first, region)
+        replaces = has_label[cells] | ((region == 0) & (cells > 0))
+        replaces &= ~labelled[region]
+        region = np.where(replaces, cells + first, region)
         labelled = np.concatenate([labelled, has_label[1:]])
         first += len(has_label) - 1
     if own is not None:
@@ -368,14 +368,14 @@ def _cell_pixels(
     whole = whole.reshape(wide.window[2:])
     if not exact:
         return whole.astype(np.float32)
-    found = np.zeros((height, width), np.float32)
+    pixels = np.zeros((height, width), np.float32)
     down, right = wide.window[0] - top, wide.window[1] - left
     rows = slice(max(down, 0), max(min(down + wide.window[2], height), 0))
     cols = slice(max(right, 0), max(min(right + wide.window[3], width), 0))
-    found[rows, cols] = whole[
+    pixels[rows, cols] = whole[
         rows.start - down : rows.stop - down, cols.start - right : cols.stop - right
     ]
-    return found
+    return pixels
 
 
 def _common_shape(
@@ -402,9 +402,9 @@ def _window_shape(shape: tuple[int, int], hr: GeoBox, lr: GeoBox) -> tuple[int, 
     middle = (hr.height - height) / 2, (hr.width - width) / 2
     row = middle[0] + np.array([0, 0, height, height], float)
     col = middle[1] + np.array([0, width, 0, width], float)
-    at = project(hr, lr, row, col)
-    if not np.isfinite(at).all():
+    cells = project(hr, lr, row, col)
+    if not np.isfinite(cells).all():
         return 0, 0
     # The scale of a projection changes over a raster, by less than this.
-    h, w = ((at.max(1) - at.min(1)) * 1.01).tolist()
+    h, w = ((cells.max(1) - cells.min(1)) * 1.01).tolist()
     return math.ceil(h) + 1, math.ceil(w) + 1

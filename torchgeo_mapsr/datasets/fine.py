@@ -113,12 +113,12 @@ class FineLabelPair(ImageryChips):
         query = chip_query(query)
         geobox = query.geobox
         votes = self._votes(geobox)
-        known = (votes.count > 0).any(0) & (votes.voted >= self.least * votes.labels)
+        reliable = (votes.count > 0).any(0) & (votes.voted >= self.least * votes.labels)
         codes = self.crosswalk.target.codes[votes.count.argmax(0)]
-        arrays: dict[str, NDArray[np.generic]] = {'mask': np.where(known, codes, -1)}
+        arrays: dict[str, NDArray[np.generic]] = {'mask': np.where(reliable, codes, -1)}
         if self.shares:
             share = votes.count / np.maximum(votes.voted, 1)
-            arrays['mask_share'] = np.where(known, share, 0).astype(np.float32)
+            arrays['mask_share'] = np.where(reliable, share, 0).astype(np.float32)
         sample: Sample = self.read(query).sample()
         sample |= {key: torch.from_numpy(value) for key, value in arrays.items()}
         return sample | georeference(geobox, self.bounds[2])
@@ -134,11 +134,11 @@ class FineLabelPair(ImageryChips):
 
     def _votes(self, geobox: GeoBox) -> 'Votes':
         """Votes of each pixel, from the first raster that has any."""
-        found = count_votes(geobox, self.labels[0], self.crosswalk)
+        votes = count_votes(geobox, self.labels[0], self.crosswalk)
         for raster in self.labels[1:]:
-            if (found.voted == 0).any() and coverage(geobox, raster.geobox) > 0:
-                found = found.where_none(count_votes(geobox, raster, self.crosswalk))
-        return found
+            if (votes.voted == 0).any() and coverage(geobox, raster.geobox) > 0:
+                votes = votes.where_none(count_votes(geobox, raster, self.crosswalk))
+        return votes
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,9 +190,9 @@ def count_votes(geobox: GeoBox, labels: LabelRaster, crosswalk: Crosswalk) -> Vo
     for start in range(top, bottom, rows):
         stop = min(start + rows, bottom)
         window = crop(labels.geobox, (start, left, stop, right))
-        at = lr_coordinates(window, geobox)
-        known = np.isfinite(at).all(0)
-        row, col = np.floor(np.where(known, at, -1) + TIE).astype(np.int64)
+        coordinates = lr_coordinates(window, geobox)
+        finite = np.isfinite(coordinates).all(0)
+        row, col = np.floor(np.where(finite, coordinates, -1) + TIE).astype(np.int64)
         inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
         if not inside.any():
             continue
@@ -205,8 +205,8 @@ def count_votes(geobox: GeoBox, labels: LabelRaster, crosswalk: Crosswalk) -> Vo
         total[first:last] += np.bincount(pixel, minlength=size).reshape(-1, width)
         index = index[inside]
         voted = index >= 0
-        found = np.bincount(
+        counts = np.bincount(
             index[voted] * size + pixel[voted], minlength=classes * size
         )
-        count[:, first:last] += found.reshape(classes, -1, width)
+        count[:, first:last] += counts.reshape(classes, -1, width)
     return Votes(count, total)

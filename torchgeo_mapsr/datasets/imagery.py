@@ -692,14 +692,14 @@ class _Layer:
 
         weight = sample((removed == 0).astype(np.float32))
         # half of the pixel, with room for rounding where the grids are half a pixel off
-        known = weight > 0.49
+        defined = weight > 0.49
         for i, band in enumerate(values):
-            np.divide(sample(band), weight, out=image[i], where=known)
+            np.divide(sample(band), weight, out=image[i], where=defined)
         if removed.any():
             middle = place[:, points // 2 :: points, points // 2 :: points]
             nearest = map_coordinates(removed, middle, order=0, cval=_OUTSIDE)
             sources = np.where(nearest == 0, np.uint8(_OUTSIDE), nearest)
-        return image, np.where(known, np.uint8(0), sources)
+        return image, np.where(defined, np.uint8(0), sources)
 
 
 def _rim(values: NDArray[Any], nodata: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -1042,15 +1042,15 @@ def _transparency(files: Sequence[RasterFile]) -> list[tuple[tuple[int, float], 
         for i in members[::step]:
             answers[i] = tuple(_alpha(files[i], band) for band in kind)
         for place, band in enumerate(kind):
-            given = [(answers[i][place], files[i]) for i in members if i in answers]
-            sure = [alpha for alpha, _ in given if alpha.sure]
+            declared = [(answers[i][place], files[i]) for i in members if i in answers]
+            sure = [alpha for alpha, _ in declared if alpha.sure]
             # near infrared looks like transparency here and there, never the reverse
             common = next((a for a in sure if not a.transparent), None)
-            common = common or (sure[0] if sure else given[0][0])
+            common = common or (sure[0] if sure else declared[0][0])
             if not sure:
                 what = 'transparency' if common.transparent else 'an image band'
                 warnings.warn(
-                    f'{given[0][1].path}: band {band} is called alpha and was taken for '
+                    f'{declared[0][1].path}: band {band} is called alpha and was taken for '
                     f'{what} ({common.reason}); if that is wrong, name the bands to read '
                     'with bands, or tag it right (gdal_edit -colorinterp_N)',
                     InputWarning,

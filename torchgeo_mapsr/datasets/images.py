@@ -160,7 +160,7 @@ def _read(path: Path) -> tuple[Tensor, Tensor]:
     """Values (C, H, W) float32 and valid pixels (H, W) bool of a file."""
     try:
         with rasterio.open(path) as file:
-            values, known = file.read(out_dtype='float32'), file.dataset_mask() > 0
+            values, valid = file.read(out_dtype='float32'), file.dataset_mask() > 0
     except rasterio.errors.RasterioIOError as error:
         raise InputError(f'{path}: cannot be read; {error}') from error
-    return torch.from_numpy(values), torch.from_numpy(known)
+    return torch.from_numpy(values), torch.from_numpy(valid)

@@ -270,14 +270,14 @@ def _check_fits(path: str, codes: Counter[int], legend: Legend) -> None:
         return
     # The smallest first: a legend of many codes has those of others by chance.
     fitting.sort(key=lambda name: len(Legend.load(name)))
-    seen = ', '.join(str(code) for code in sorted(codes)[:12])
+    listed = ', '.join(str(code) for code in sorted(codes)[:12])
     advice = (
         f"'{fitting[0]}' has them" if fitting else 'give the legend that they are of'
     )
     more = f' (also {", ".join(fitting[1:4])})' if len(fitting) > 1 else ''
     raise InputError(
         f'{path}: only {matched} of {total} labelled cells have a code of '
-        f"the legend '{legend.name}'; their codes are {seen}: {advice}{more}"
+        f"the legend '{legend.name}'; their codes are {listed}: {advice}{more}"
     )
 
 

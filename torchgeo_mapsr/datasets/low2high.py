@@ -72,10 +72,10 @@ class Low2High(ChesapeakePairs):
             if split in (None, chip.split) and (states is None or chip.state in states)
         ]
         if not chosen:
-            there = ', '.join(sorted({chip.state for chip in chips}))
+            listed = ', '.join(sorted({chip.state for chip in chips}))
             raise InputError(
                 f'{Path(index) / CHIPS}: no chip of split {split} in states {states}; '
-                f'states are {there}'
+                f'states are {listed}'
             )
         super().__init__(
             root,

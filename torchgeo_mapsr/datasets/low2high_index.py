@@ -197,8 +197,8 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / SETTINGS
     if path.exists():
-        found = json.loads(path.read_text())
-        other = [key for key in settings if found.get(key) != settings[key]]
+        claim = json.loads(path.read_text())
+        other = [key for key in settings if claim.get(key) != settings[key]]
         if other:
             raise InputError(
                 f'{folder}: has an index made with other {", ".join(other)}; name '
@@ -263,11 +263,11 @@ def _is_diverse(crosswalk: Crosswalk, codes: NDArray[np.int64]) -> NDArray[np.bo
     classes = len(crosswalk.target)
     index = crosswalk.index(codes)
     counts = np.stack([(index == c).sum(axis=(0, 2)) for c in range(classes)])
-    known, pixels = counts.sum(axis=0), codes.shape[0] * codes.shape[2]
+    total, pixels = counts.sum(axis=0), codes.shape[0] * codes.shape[2]
     return (
-        (known >= (1 - _MISSING) * pixels)
+        (total >= (1 - _MISSING) * pixels)
         & ((counts > 0).sum(axis=0) >= 3)
-        & (counts.max(axis=0) <= 0.75 * known)
+        & (counts.max(axis=0) <= 0.75 * total)
     )
 
 

@@ -75,18 +75,18 @@ class OpenEarthMap(ImageChips):
                 f'{listed}: is not there; give the folder of OpenEarthMap that has '
                 'train.txt, val.txt and test.txt (https://zenodo.org/records/7223446)'
             )
-        there = {path.name: path for path in folder.glob('*/images/*.tif')}
+        paths = {path.name: path for path in folder.glob('*/images/*.tif')}
         names = listed.read_text().split()
-        found = [there[name] for name in names if name in there]
+        images = [paths[name] for name in names if name in paths]
         #: images of the list that are not there
-        self.missing = tuple(name for name in names if name not in there)
-        if not found:
+        self.missing = tuple(name for name in names if name not in paths)
+        if not images:
             raise DatasetNotFoundError(
                 f'{folder}: has none of the {len(names)} images of {listed}'
             )
         self.root, self.split = folder, split
         super().__init__(
-            [ChipFiles(path, _label(path)) for path in found],
+            [ChipFiles(path, _label(path)) for path in images],
             Legend.load('openearthmap'),
             transforms,
         )

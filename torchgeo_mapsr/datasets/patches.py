@@ -61,7 +61,7 @@ def class_shares(
         assert crs is not None
         for patch, row, col in _patches(raster.geobox, size, stride or size):
             window = raster.read(slice(row, row + size), slice(col, col + size))
-            found, counts = np.unique(window[window >= 0], return_counts=True)
+            classes, counts = np.unique(window[window >= 0], return_counts=True)
             rows.append(
                 {
                     'name': _name(patch),
@@ -69,7 +69,7 @@ def class_shares(
                     'row': row,
                     'col': col,
                     'size': size,
-                    **dict(zip(found.tolist(), counts / size**2, strict=True)),
+                    **dict(zip(classes.tolist(), counts / size**2, strict=True)),
                 }
             )
             outline = patch.extent if patch.crs == crs else patch.footprint(crs)
@@ -125,10 +125,10 @@ def select_patches(
     present = [code for code in dict.fromkeys(minority) if code in shares.columns]
     p_m = shares[present].sum(axis=1).sort_index()
     if not (p_m > 0).any():
-        found = ', '.join(str(code) for code in sorted(shares.columns))
+        codes = ', '.join(str(code) for code in sorted(shares.columns))
         raise InputError(
             f'no patch has a minority class ({", ".join(map(str, minority))}); '
-            f'the maps have the classes {found}'
+            f'the maps have the classes {codes}'
         )
     above = p_m.index[p_m >= threshold]
     below = p_m.index[(p_m > 0) & (p_m < threshold)]

@@ -299,10 +299,10 @@ def _of_the_years(
         start, stop = pandas.Timestamp(year, 1, 1), pandas.Timestamp(year + 1, 1, 1)
         hits |= index.index.overlaps(pandas.Interval(start, stop, 'neither'))
     if not hits.any():
-        there = ', '.join(sorted({_year(time) for time in index.index}))
+        available = ', '.join(sorted({_year(time) for time in index.index}))
         raise InputError(
             f'{type(source).__name__} asks for the years {list(years)} and its files are '
-            f'of {there}; give years=[{there}]'
+            f'of {available}; give years=[{available}]'
         )
     return index[hits]
 

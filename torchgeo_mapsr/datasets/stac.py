@@ -131,23 +131,23 @@ class Search:
         Raises:
             InputError: If the catalogue cannot be reached, or has nothing there.
         """
-        found = _search(self, area)
+        items = _search(self, area)
         if self.cloud is not None:
-            found = [
+            items = [
                 item
-                for item in found
+                for item in items
                 if item.properties.get('eo:cloud_cover', 0) <= self.cloud
             ]
-        if not found:
+        if not items:
             when = f' of {self.datetime}' if self.datetime else ''
             raise InputError(
                 f'{self.url}: has no item of {", ".join(self.collections) or "any kind"}'
                 f'{when} in the area.'
             )
-        found.sort(key=lambda item: (-_time(item).timestamp(), item.id))
+        items.sort(key=lambda item: (-_time(item).timestamp(), item.id))
         if dates or len(self.assets) > 1:
-            return tuple(found)
-        return tuple(_covering(found, area))
+            return tuple(items)
+        return tuple(_covering(items, area))
 
     def files(self, area: AreaOfInterest, dates: bool = False) -> tuple[str, ...]:
         """Names of the files of an area, newest first; see :meth:`items`.
@@ -420,8 +420,8 @@ def _search(search: Search, area: AreaOfInterest) -> list[Any]:
                     bbox=list(area.bounds),
                     max_items=search.limit,
                 )
-                found = list(page.items())
-                return [i for i in found if _meets(i, outline)]
+                items = list(page.items())
+                return [i for i in items if _meets(i, outline)]
         static = pystac.Catalog.from_file(search.url)
         return [
             item
@@ -472,15 +472,15 @@ def _covering(items: Sequence[Any], area: AreaOfInterest) -> list[Any]:
     return chosen or list(items[:1])
 
 
-def _asset(item: Any, wanted: Sequence[str]) -> str:
+def _asset(item: Any, names: Sequence[str]) -> str:
     """The asset of an item that is read."""
     keys = list(item.assets)
-    if wanted:
-        if wanted[0] not in keys:
+    if names:
+        if names[0] not in keys:
             raise InputError(
-                f'item {item.id}: has no asset {wanted[0]}; there are {", ".join(keys)}.'
+                f'item {item.id}: has no asset {names[0]}; there are {", ".join(keys)}.'
             )
-        return wanted[0]
+        return names[0]
     rasters = [
         key for key, asset in item.assets.items() if 'data' in (asset.roles or ())
     ] or [

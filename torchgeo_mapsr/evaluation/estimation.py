@@ -308,12 +308,12 @@ def allocate(
     result, free = least.copy().astype(float), np.ones(len(share), bool)
     while free.any():
         room = max(size - result[~free].sum(), 0)
-        wanted = room * share[free] / max(share[free].sum(), 1e-300)
-        result[free] = np.clip(wanted, least[free], most[free])
+        sizes = room * share[free] / max(share[free].sum(), 1e-300)
+        result[free] = np.clip(sizes, least[free], most[free])
         fixed = np.zeros(len(share), bool)
-        fixed[free] = wanted < least[free]
+        fixed[free] = sizes < least[free]
         if not fixed.any():
-            fixed[free] = wanted > most[free]
+            fixed[free] = sizes > most[free]
         if not fixed.any():
             break
         free &= ~fixed

@@ -206,8 +206,8 @@ def _view(
     files = imagery if len(report['maps']) == 1 else imagery[number : number + 1]
     if files:
         opened = Imagery([_locate(path, file) for file in files])
-        wanted = list(_setting(report, 'bands') or (1, 2, 3))[:3]
-        bands_shown = wanted if min(len(wanted), opened.bands) >= 3 else wanted[:1]
+        shown = list(_setting(report, 'bands') or (1, 2, 3))[:3]
+        bands_shown = shown if min(len(shown), opened.bands) >= 3 else shown[:1]
         view['imagery'] = _jpeg(imagery_picture(opened, grid, bands_shown, index >= 0))
     return view
 

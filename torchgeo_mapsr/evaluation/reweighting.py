@@ -70,7 +70,7 @@ def reweighted(
     best = values.argmax(0)
     top = np.take_along_axis(values, best[None], 0)[0]
     mapped = np.clip(index, 0, len(scores) - 1)
-    kept = np.take_along_axis(values, mapped[None], 0)[0] == top
-    result = np.where(kept, mapped, best)
+    unchanged = np.take_along_axis(values, mapped[None], 0)[0] == top
+    result = np.where(unchanged, mapped, best)
     missing = (index < 0) | (scores == NO_PERCENT).any(0)
     return np.where(missing, -1, result)

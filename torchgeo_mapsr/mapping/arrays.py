@@ -96,8 +96,8 @@ def fit(
     with ExitStack() as opened:
         images = opened.enter_context(_imagery(imagery, stack))
         rasters = opened.enter_context(_labels(labels))
-        walk = Crosswalk.load(legend, target, crosswalk)
-        inputs = Inputs((images,), rasters, walk.target, walk)
+        translation = Crosswalk.load(legend, target, crosswalk)
+        inputs = Inputs((images,), rasters, translation.target, translation)
         frozen = create_backbone(
             backbone, images.bands, weights, inputs.integers, options.seed
         ).to(device_of(device))

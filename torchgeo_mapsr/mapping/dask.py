@@ -121,11 +121,11 @@ class DaskCluster(Executor):
                     waiting.append(future)
                 if not waiting:
                     return
-                done = _result(waiting.popleft())
-                work.watch.add(done.seconds)
-                for _ in range(done.chips):
+                result = _result(waiting.popleft())
+                work.watch.add(result.seconds)
+                for _ in range(result.chips):
                     tick()
-                yield from done.results
+                yield from result.results
         finally:
             if waiting:
                 self._client.cancel(list(waiting), force=True)
@@ -154,11 +154,11 @@ def _do(
     Returns:
         What was done, or a mistake of the user's: to try again would not help.
     """
-    here = versions()
+    local = versions()
     for name in ('torchgeo-mapsr', 'torch'):
-        if here[name] != expected[name]:
+        if local[name] != expected[name]:
             return InputError(
-                f'A Dask worker has {name} {here[name]}, and this process '
+                f'A Dask worker has {name} {local[name]}, and this process '
                 f'{expected[name]}; install the same.'
             )
     if take_turns:
@@ -185,7 +185,7 @@ def _take_gpu() -> None:
 def _result(future: Future[Any]) -> _Done:
     """What a task has brought back; what it raised is raised here."""
     try:
-        found: _Done | InputError = future.result()
+        result: _Done | InputError = future.result()
     except KilledWorker as error:
         raise InputError(
             f'Dask workers died again and again at the same tiles ({error.last_worker}); '
@@ -195,9 +195,9 @@ def _result(future: Future[Any]) -> _Done:
         raise ConnectionError('The Dask scheduler is gone') from None
     except ModuleNotFoundError as error:
         raise InputError(f'A Dask worker cannot import a module: {error}') from None
-    if isinstance(found, InputError):
-        raise found
-    return found
+    if isinstance(result, InputError):
+        raise result
+    return result
 
 
 def _keys() -> Security:

@@ -174,7 +174,7 @@ def searched(job: MapJob) -> MapJob:
     assert area is not None
     folder = Path(job.output)
     folder = folder.parent if folder.suffix else folder
-    found: dict[str, tuple[str, ...]] = {}
+    results: dict[str, tuple[str, ...]] = {}
     legend = job.legend
     for name in ('imagery', 'labels'):
         files: list[str] = []
@@ -187,7 +187,9 @@ def searched(job: MapJob) -> MapJob:
                 legend = legend or (classes if name == 'labels' else None)
             else:
                 files.append(text)
-        found[name] = tuple(files)
-    if found['labels'] and legend is None:
+        results[name] = tuple(files)
+    if results['labels'] and legend is None:
         raise InputError('Give the legend of the labels with --legend.')
-    return replace(job, legend=legend, imagery=found['imagery'], labels=found['labels'])
+    return replace(
+        job, legend=legend, imagery=results['imagery'], labels=results['labels']
+    )

@@ -435,10 +435,10 @@ def _pixel_areas(geobox: GeoBox) -> Callable[[slice, slice], NDArray[np.float64]
         values = np.array(
             [[at_knot(i, j) for j in axes[1].tolist()] for i in axes[0].tolist()]
         )
-        for axis, (at, span) in enumerate(zip(axes, (rows, cols), strict=True)):
+        for axis, (edges, span) in enumerate(zip(axes, (rows, cols), strict=True)):
             pixels = np.arange(span.start, span.stop) + 0.5
-            place = pixels / _KNOTS - at[0] / _KNOTS
-            first = np.minimum(place.astype(int), len(at) - 2)
+            place = pixels / _KNOTS - edges[0] / _KNOTS
+            first = np.minimum(place.astype(int), len(edges) - 2)
             weight = place - first
             weight = weight[:, None] if axis == 0 else weight
             low, high = values.take(first, axis), values.take(first + 1, axis)
@@ -449,10 +449,10 @@ def _pixel_areas(geobox: GeoBox) -> Callable[[slice, slice], NDArray[np.float64]
 
 
 def _batches(
-    found: Iterator[ClassPolygon], names: dict[int, str], confidence: bool
+    polygons: Iterator[ClassPolygon], names: dict[int, str], confidence: bool
 ) -> Iterator[tuple[Sequence[ClassPolygon], dict[str, list[object]]]]:
     """Polygons and their columns, some thousand at a time."""
-    while batch := [p for _, p in zip(range(_BATCH), found, strict=False)]:
+    while batch := [p for _, p in zip(range(_BATCH), polygons, strict=False)]:
         columns: dict[str, list[object]] = {
             'class': [p.code for p in batch],
             'name': [names[p.code] for p in batch],
@@ -467,7 +467,7 @@ def _batches(
 
 def _write_vector(
     path: Path,
-    found: Iterator[ClassPolygon],
+    polygons: Iterator[ClassPolygon],
     names: dict[int, str],
     crs: CRS,
     confidence: bool,
@@ -483,7 +483,7 @@ def _write_vector(
     def stream() -> Iterator[pa.RecordBatch]:
         nonlocal count
         try:
-            for batch, columns in _batches(found, names, confidence):
+            for batch, columns in _batches(polygons, names, confidence):
                 count += len(batch)
                 yield _record_batch(batch, columns, schema)
         except BaseException as error:
@@ -528,7 +528,7 @@ def _zooms(geobox: GeoBox) -> dict[str, Any]:
 
 def _write_parquet(
     path: Path,
-    found: Iterator[ClassPolygon],
+    polygons: Iterator[ClassPolygon],
     names: dict[int, str],
     crs: CRS,
     confidence: bool,
@@ -547,7 +547,7 @@ def _write_parquet(
     schema = _schema(confidence).with_metadata({'geo': json.dumps(geo)})
     count = 0
     with pq.ParquetWriter(path, schema) as writer:
-        for batch, columns in _batches(found, names, confidence):
+        for batch, columns in _batches(polygons, names, confidence):
             writer.write_batch(_record_batch(batch, columns, schema))
             count += len(batch)
     return count

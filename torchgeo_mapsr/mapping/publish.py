@@ -68,11 +68,11 @@ def publish(
         'confidence': (output.confidence, Layer.confidence()),
         'scores': (output.scores, Layer.scores(target)),
     }
-    kept = store.tiles.names(number, plan.tiles()[0])
+    names = store.tiles.names(number, plan.tiles()[0])
     layers = {
         name: layer
         for name, layer in every.items()
-        if name in kept and (scores or name != 'scores')
+        if name in names and (scores or name != 'scores')
     }
     scratch = {name: store.scratch(path.name) for name, (path, _) in layers.items()}
 

@@ -154,15 +154,15 @@ class WorkStore:
     def _open(self) -> None:
         """Resume this work if there is any of it."""
         content = self._read()
-        found = content is not None or any(map(self._owns, self.folder.iterdir()))
+        resumes = content is not None or any(map(self._owns, self.folder.iterdir()))
         if content is None and self._manifest.exists():
             self.notice = (
                 f'{self._manifest.name} is damaged: finished tiles are kept, but outputs '
                 'that are there are not known to be of this work.'
             )
-        elif not found:
+        elif not resumes:
             self.notice = self._others()
-        self.resumed = found
+        self.resumed = resumes
         self._load_outputs(content)
         for entry in list(self.folder.iterdir()):
             scratch = self._owns(entry) and not self.tiles.owns(entry)
@@ -188,11 +188,11 @@ class WorkStore:
                 self.published.append(str(path))
                 self._marks[name] = mark
         for image, names in content['images'].items():
-            there = [
+            present = [
                 name in self._marks and self._absolute(name).exists() for name in names
             ]
             # A map that was moved away is made again.
-            if all(there):
+            if all(present):
                 self.finished.append(int(image))
                 self._of_image[int(image)] = names
 
@@ -288,14 +288,14 @@ class WorkStore:
         sync(scratch)
         # safetensors makes files that only their owner can read
         shutil.copymode(self._manifest, scratch)
-        own = str(path.absolute()) in self.published
-        if own and path.exists() and path.stat().st_size:
-            own = _mark(path) == self._marks[self._relative(path)]
+        published = str(path.absolute()) in self.published
+        if published and path.exists() and path.stat().st_size:
+            published = _mark(path) == self._marks[self._relative(path)]
         before = dict(self._marks)
         self._marks[self._relative(path)] = _mark(scratch)
         self._write()
         try:
-            _rename(scratch, path, replace=self.overwrite or own)
+            _rename(scratch, path, replace=self.overwrite or published)
         except FileExistsError:
             self._marks = before
             self._write()

@@ -111,10 +111,10 @@ class TileFiles:
                 that are there are asked for: a file system answers that sooner.
         """
         if len(tiles) > 64:
-            there = set(self.places().get(image, ()))
-            if not there:
+            present = set(self.places().get(image, ()))
+            if not present:
                 return []
-            tiles = [tile for tile in tiles if (tile.row, tile.col) in there]
+            tiles = [tile for tile in tiles if (tile.row, tile.col) in present]
         return [(tile.row, tile.col) for tile in tiles if self.has(image, tile)]
 
     def places(self) -> dict[int, list[tuple[int, int]]]:

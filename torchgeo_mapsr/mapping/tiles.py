@@ -148,16 +148,16 @@ def _blend(
     handed: dict[ChipIndex, ScoredChip] = {}
     for tile, following in zip_longest(tiles, tiles[1:]):
         needed = set(plan.chips(following)) if following else set()
-        kept: dict[ChipIndex, ScoredChip] = {}
+        recent: dict[ChipIndex, ScoredChip] = {}
         canvas = canvas_of(tile)
         for chip in plan.chips(tile):
             scored = handed.pop(chip) if chip in handed else next(scores)
             with watch('blend'):
                 canvas.add(chip, scored)
             if chip in needed:
-                kept[chip] = scored
+                recent[chip] = scored
         with watch('blend'):
-            handed, made = kept, canvas.finish()
+            handed, made = recent, canvas.finish()
         del canvas  # or it would be there beside the next
         yield tile, made
         del made
@@ -197,8 +197,8 @@ class _Canvas:
         """Add the part of a chip's core that lies in the tile."""
         core, start = self.plan.core(chip), self.plan.window(chip)
         (rows, from_rows), (cols, from_cols) = (
-            _common(here, slice(whole.start + part.start, whole.start + part.stop))
-            for here, whole, part in zip(
+            _common(target, slice(whole.start + part.start, whole.start + part.stop))
+            for target, whole, part in zip(
                 (self.tile.rows, self.tile.cols), start, core, strict=True
             )
         )
@@ -226,16 +226,16 @@ class _Canvas:
 
     def _finish(self, bottom: int) -> None:
         """Choose the most probable class of the pixels above a row."""
-        done = bottom - self.top
+        rows = bottom - self.top
         if self.total is not None:
             # Some rows at a time: what lies between would be several times as much.
-            for first in range(0, done, STRIP):
-                self._choose(slice(first, min(first + STRIP, done)), self.total)
-            left = self.total[:, done:].clone()
+            for first in range(0, rows, STRIP):
+                self._choose(slice(first, min(first + STRIP, rows)), self.total)
+            left = self.total[:, rows:].clone()
             self.total[:, : left.shape[1]] = left
             self.total[:, left.shape[1] :] = 0
-        self.valid = np.roll(self.valid, -done, 0)
-        self.valid[self.depth - done :] = False
+        self.valid = np.roll(self.valid, -rows, 0)
+        self.valid[self.depth - rows :] = False
         self.top = bottom
         give_back()
 
@@ -266,12 +266,12 @@ class _Canvas:
         self.found.confidence[to] = np.where(valid, confidence, NO_PERCENT)
 
 
-def _common(here: slice, there: slice) -> tuple[slice, slice]:
+def _common(first: slice, second: slice) -> tuple[slice, slice]:
     """The common part of two spans, counted from the start of each."""
-    start, stop = max(here.start, there.start), min(here.stop, there.stop)
+    start, stop = max(first.start, second.start), min(first.stop, second.stop)
     return (
-        slice(start - here.start, stop - here.start),
-        slice(start - there.start, stop - there.start),
+        slice(start - first.start, stop - first.start),
+        slice(start - second.start, stop - second.start),
     )
 
 

@@ -41,9 +41,9 @@ class Stopwatch:
     def take(self) -> dict[str, float]:
         """Seconds by stage since the last time; they are forgotten here."""
         with self._lock:
-            taken = dict(self._seconds)
+            seconds = dict(self._seconds)
             self._seconds.clear()
-        return taken
+        return seconds
 
     def __reduce__(self) -> tuple[type['Stopwatch'], tuple[()]]:
         return Stopwatch, ()

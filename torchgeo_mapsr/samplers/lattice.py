@@ -350,9 +350,11 @@ class _Cover:
         """Yield the chips of a block, row by row."""
         row, col = divmod(self.blocks[index], self.shape[1] + 1)
         left, right = col * self.side, min((col + 1) * self.side, self.shape[1])
-        for at in range(row * self.side, min((row + 1) * self.side, self.shape[0])):
-            for place in self.chips.between(self.line(at, left), self.line(at, right)):
-                yield ChipIndex(at, place - self.line(at, 0))
+        for line in range(row * self.side, min((row + 1) * self.side, self.shape[0])):
+            for place in self.chips.between(
+                self.line(line, left), self.line(line, right)
+            ):
+                yield ChipIndex(line, place - self.line(line, 0))
 
 
 def _runs(
@@ -376,8 +378,8 @@ def _runs(
                 over |= _over(plan, rows + top, cols + left, raster)
             signs = over.reshape(bottom - top, -1).astype(np.int8)
             edge = np.diff(signs, axis=1, prepend=0, append=0)
-            at, first = np.nonzero(edge == 1)
-            row.append(at + top)
+            index, first = np.nonzero(edge == 1)
+            row.append(index + top)
             start.append(first + left)
             stop.append(np.nonzero(edge == -1)[1] + left)
         todo = todo[~small]
@@ -471,8 +473,9 @@ def _over(
     edges = [axis.edges.astype(float) for axis in plan.axes]
     part = np.array([0, 0.5, 1])
     row, col = (
-        edge[at, None] + (edge[at + 1] - edge[at])[:, None] * spread
-        for edge, at, spread in zip(
+        edge[coordinates, None]
+        + (edge[coordinates + 1] - edge[coordinates])[:, None] * spread
+        for edge, coordinates, spread in zip(
             edges, (rows, cols), (part.repeat(3), np.tile(part, 3)), strict=True
         )
     )

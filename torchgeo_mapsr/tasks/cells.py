@@ -63,9 +63,11 @@ class BatchCells:
             valid = batch['mask_valid'].reshape(-1, height, width) > 0
         codes, whole = batch['lr_label'], batch['lr_pixels']
         label = torch.from_numpy(crosswalk.index(codes.cpu().numpy())).to(codes.device)
-        seen = torch.where(valid, region, 0).flatten(1)
-        count = whole.new_zeros(len(seen), whole[0].numel() + 1)
-        count = count.scatter_add(1, seen, torch.ones_like(seen, dtype=count.dtype))
+        region_index = torch.where(valid, region, 0).flatten(1)
+        count = whole.new_zeros(len(region_index), whole[0].numel() + 1)
+        count = count.scatter_add(
+            1, region_index, torch.ones_like(region_index, dtype=count.dtype)
+        )
         share = count[:, 1:].view_as(whole) / whole.clamp(min=1)
         return cls(region, valid, codes, label, share.clamp(max=1))
 
@@ -90,5 +92,5 @@ class BatchCells:
             outside: Value of pixels outside of all cells, and without data.
         """
         flat = F.pad(values.flatten(1), (1, 0), value=outside)
-        found = flat.gather(1, self.region.flatten(1)).view_as(self.region)
-        return torch.where(self.valid, found, outside)
+        gathered = flat.gather(1, self.region.flatten(1)).view_as(self.region)
+        return torch.where(self.valid, gathered, outside)

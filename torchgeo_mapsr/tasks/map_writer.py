@@ -256,10 +256,12 @@ class MapWriter(BasePredictionWriter):
 
     def _settings(self, pl_module: LightningModule) -> dict[str, Any]:
         """What the task and this callback were told, as JSON types."""
-        given = {'task': type(pl_module).__name__, **pl_module.hparams}
-        own = {name: v for name, v in vars(self).items() if name[0] != '_'}
-        given |= {name: own[name] for name in own.keys() - {'interval'}}
-        return json.loads(json.dumps(given, default=str))
+        settings = {'task': type(pl_module).__name__, **pl_module.hparams}
+        attributes = {name: v for name, v in vars(self).items() if name[0] != '_'}
+        settings |= {
+            name: attributes[name] for name in attributes.keys() - {'interval'}
+        }
+        return json.loads(json.dumps(settings, default=str))
 
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str

@@ -312,8 +312,8 @@ class MapSRTask(LandCoverTask):
 
     def _saw_enough(self) -> bool:
         """Whether all processes together have seen as many chips as a fit wants."""
-        seen = torch.tensor(float(len(self._parts)), device=self.device)
-        total = self.trainer.strategy.reduce(seen, reduce_op='sum')
+        count = torch.tensor(float(len(self._parts)), device=self.device)
+        total = self.trainer.strategy.reduce(count, reduce_op='sum')
         return float(total) >= self.fit_options.max_chips
 
     def _calibrate(self, last: bool) -> bool:
@@ -325,17 +325,17 @@ class MapSRTask(LandCoverTask):
         Returns:
             Whether it is done.
         """
-        wanted = self.fit_options.calibration_chips
-        here = [
-            (order, *calibration_part(chip.image, chip.valid, wanted))
+        enough = self.fit_options.calibration_chips
+        local = [
+            (order, *calibration_part(chip.image, chip.valid, enough))
             for order, chip in self._waiting
             if bool(chip.valid.any())
         ]
-        seen = torch.tensor(float(len(here)), device=self.device)
-        total = self.trainer.strategy.reduce(seen, reduce_op='sum')
-        if float(total) < wanted and not last:
+        count = torch.tensor(float(len(local)), device=self.device)
+        total = self.trainer.strategy.reduce(count, reduce_op='sum')
+        if float(total) < enough and not last:
             return False
-        first = sorted(self._gather(here), key=lambda chip: int(chip[0]))[:wanted]
+        first = sorted(self._gather(local), key=lambda chip: int(chip[0]))[:enough]
         images = [(image.cpu(), valid) for _, image, valid in first]
         if self.backbone.needs_calibration:
             self.backbone.calibrate(images)
@@ -534,10 +534,10 @@ class MapSRTask(LandCoverTask):
         Args:
             batch: The batch.
         """
-        bands, wanted = batch['image'].shape[1], self.hparams['bands']
-        if bands != wanted:
+        bands, expected = batch['image'].shape[1], self.hparams['bands']
+        if bands != expected:
             raise InputError(
-                f'The imagery has {bands} bands and the task was made for {wanted}: '
+                f'The imagery has {bands} bands and the task was made for {expected}: '
                 f'give the task bands={bands}, or choose bands of the imagery.'
             )
 

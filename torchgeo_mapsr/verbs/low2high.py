@@ -73,6 +73,6 @@ def run(options: argparse.Namespace) -> int:
         options.seed,
         lambda tiles: track(tiles, 'tiles', console=console),
     )
-    found = ', '.join(f'{name} {count}' for name, count in counts.items())
-    console.print(f'{options.output}: {sum(counts.values())} chips ({found})')
+    listed = ', '.join(f'{name} {count}' for name, count in counts.items())
+    console.print(f'{options.output}: {sum(counts.values())} chips ({listed})')
     return 0

@@ -150,8 +150,8 @@ def run(options: argparse.Namespace) -> int:
             raise InputError('--expected CLASS=SHARE needs class among --strata.')
         for index, value in parse_named(named, legend, '--expected').items():
             name = legend.class_names[index]
-            at = [name in stratum.split(' | ') for stratum in sizes.names]
-            accuracy[at] = _share(str(value))
+            matches = [name in stratum.split(' | ') for stratum in sizes.names]
+            accuracy[matches] = _share(str(value))
         size = options.size or sample_size(
             sizes.weights, accuracy, options.standard_error, float(sizes.pixels.sum())
         )

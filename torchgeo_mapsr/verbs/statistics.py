@@ -79,13 +79,13 @@ def run(options: argparse.Namespace) -> int:
     crosswalk = Crosswalk.load(
         options.truth_legend or options.target, options.target, options.crosswalk
     )
-    found = measure_statistics(
+    statistics = measure_statistics(
         options.labels,
         options.truth,
         Legend.load(options.legend),
         crosswalk,
         options.output.stem,
     )
-    found.save(options.output)
-    terminal().print(statistics_table(found))
+    statistics.save(options.output)
+    terminal().print(statistics_table(statistics))
     return 0

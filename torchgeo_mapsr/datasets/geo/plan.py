@@ -225,7 +225,7 @@ class Tiles(Sequence[Tile]):
     def __getitem__(self, index: int | slice) -> 'Tile | Tiles':
         if isinstance(index, slice):
             return Tiles(self.plan, self.numbers[index])
-        row, col = (int(at) for at in self._places(self.numbers[index]))
+        row, col = (int(place) for place in self._places(self.numbers[index]))
         top, left = row * self.plan.tile, col * self.plan.tile
         height, width = self.plan.geobox.shape
         return Tile(

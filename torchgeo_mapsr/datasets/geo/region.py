@@ -68,11 +68,11 @@ def region_map(hr: GeoBox, lr: GeoBox, shares: bool = True) -> RegionMap:
         The cells, in a window snapped outward to whole cells.
     """
     ringed = lr_coordinates(hr.pad(1) if shares else hr, lr)
-    known: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(ringed))
-    place = ringed if known.all() else np.where(known, ringed, 0)
+    finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(ringed))
+    place = ringed if finite.all() else np.where(finite, ringed, 0)
     cells = np.floor(place + TIE).astype(np.int64)
     inner = (slice(1, -1), slice(1, -1)) if shares else (slice(None), slice(None))
-    inside = known[inner]
+    inside = finite[inner]
     if not inside.any():
         empty = np.zeros(hr.shape, np.int64)
         return RegionMap(empty, (0, 0, 0, 0), np.zeros(0), ringed[:, *inner])
@@ -80,7 +80,9 @@ def region_map(hr: GeoBox, lr: GeoBox, shares: bool = True) -> RegionMap:
     row, col = cells[:, *inner]
     whole = bool(inside.all())
     within = (row, col) if whole else (row[inside], col[inside])
-    (top, bottom), (left, right) = ((int(at.min()), int(at.max())) for at in within)
+    (top, bottom), (left, right) = (
+        (int(span.min()), int(span.max())) for span in within
+    )
     height, width = bottom - top + 1, right - left + 1
     mask_region = (row - top) * width + (col - left) + 1
     if not whole:
@@ -90,9 +92,9 @@ def region_map(hr: GeoBox, lr: GeoBox, shares: bool = True) -> RegionMap:
         window = top, left, height, width
         return RegionMap(mask_region, window, np.zeros(height * width), ringed)
     visible = np.bincount(mask_region.ravel(), minlength=height * width + 1)[1:]
-    ring = np.ones(known.shape, bool)
+    ring = np.ones(finite.shape, bool)
     ring[inner] = False
-    row, col = cells[:, ring & known]
+    row, col = cells[:, ring & finite]
     near = (row >= top) & (row < top + height) & (col >= left) & (col < left + width)
     cut = np.zeros(height * width, bool)
     cut[(row[near] - top) * width + col[near] - left] = True
@@ -159,9 +161,9 @@ def _bilinear(
 ) -> NDArray[np.float64]:
     """Interpolate (2, n, m) at fractional rows and columns, n and m above one."""
     # By hand: threads of a BLAS would wait busily for the next product.
-    for axis, at in ((1, rows), (2, cols)):
-        first = np.clip(np.floor(at).astype(np.int64), 0, grid.shape[axis] - 2)
-        beyond = (at - first)[:, None] if axis == 1 else at - first
+    for axis, positions in ((1, rows), (2, cols)):
+        first = np.clip(np.floor(positions).astype(np.int64), 0, grid.shape[axis] - 2)
+        beyond = (positions - first)[:, None] if axis == 1 else positions - first
         lower, grid = grid.take(first, axis), grid.take(first + 1, axis)
         grid -= lower
         grid *= beyond
@@ -198,9 +200,9 @@ def cell_diameter(hr: GeoBox, lr: GeoBox) -> int:
     """
     row, col = (size // 2 for size in hr.shape)
     pixel = hr[row : row + 1, col : col + 1].pad(1)
-    at = lr_coordinates(pixel, lr)
+    corners = lr_coordinates(pixel, lr)
     side = min(
-        math.hypot(*(at[:, 1, 2] - at[:, 1, 1])),
-        math.hypot(*(at[:, 2, 1] - at[:, 1, 1])),
+        math.hypot(*(corners[:, 1, 2] - corners[:, 1, 1])),
+        math.hypot(*(corners[:, 2, 1] - corners[:, 1, 1])),
     )
     return math.ceil(1.5 / side) + 2

@@ -242,15 +242,15 @@ class ZarrRaster:
         try:
             for array in self._arrays:
                 # bands of one variable share their chunks: they are read at once
-                wanted = [b for b in bands if self._channels[b - 1][0] is array]
-                if not wanted:
+                chosen = [b for b in bands if self._channels[b - 1][0] is array]
+                if not chosen:
                     continue
                 keys: dict[Any, Any] = {array.dims[i]: s for i, s in place.items()}
                 if array.ndim == 3:
-                    keys[array.dims[0]] = [self._channels[b - 1][1] for b in wanted]
+                    keys[array.dims[0]] = [self._channels[b - 1][1] for b in chosen]
                 values = np.asarray(array.isel(keys).values)
-                values = values.reshape(len(wanted), *values.shape[-2:])
-                parts |= dict(zip(wanted, values, strict=True))
+                values = values.reshape(len(chosen), *values.shape[-2:])
+                parts |= dict(zip(chosen, values, strict=True))
         except Exception as error:
             raise RasterioIOError(f'{type(error).__name__}: {error}') from error
         return np.stack([parts[band].astype(dtype, copy=False) for band in bands])
@@ -301,15 +301,15 @@ def _variables(name: str, dataset: Any, names: Sequence[str]) -> list[str]:
         for key, array in dataset.data_vars.items()
         if array.ndim >= 2 and array.odc.spatial_dims is not None
     )
-    there = ', '.join(map(str, dataset.data_vars)) or 'none'
+    variables = ', '.join(map(str, dataset.data_vars)) or 'none'
     for key in names:
         if key not in dataset.data_vars:
-            raise InputError(f'{name}: has no variable {key}; there are {there}')
+            raise InputError(f'{name}: has no variable {key}; there are {variables}')
     if names:
         return list(names)
     if not rasters:
         raise InputError(
-            f'{name}: has no variable with dimensions y and x; there are {there}'
+            f'{name}: has no variable with dimensions y and x; there are {variables}'
         )
     flat = all(_sizes(dataset[key]) == 2 for key in rasters)
     if len(rasters) > 1 and not flat:
@@ -372,8 +372,8 @@ def _grid(name: str, array: Any) -> GeoBox:
         except (TypeError, ValueError):
             continue
         corners = [(0, 0), (grid.width, 0), (0, grid.height), grid.shape.xy]
-        there = [~grid.affine * (exact * corner) for corner in corners]
-        if np.abs(np.subtract(there, corners)).max() < 1e-3:
+        moved = [~grid.affine * (exact * corner) for corner in corners]
+        if np.abs(np.subtract(moved, corners)).max() < 1e-3:
             return GeoBox(grid.shape, exact, grid.crs)
     return grid
 

@@ -39,13 +39,13 @@ def read(kind: str, name: str | Path) -> dict[str, Any]:
     Raises:
         InputError: If there is no such name or file, or it is not a mapping.
     """
-    own = Path(name).suffix.lower() in SUFFIXES
-    if not own and str(name) not in names(kind):
+    is_file = Path(name).suffix.lower() in SUFFIXES
+    if not is_file and str(name) not in names(kind):
         raise InputError(
             f"{kind}: there is no '{name}'; choose one of {', '.join(names(kind))}, "
             'or give the path of a .yaml or .json file'
         )
-    path = Path(name) if own else SHIPPED / kind / f'{name}.yaml'
+    path = Path(name) if is_file else SHIPPED / kind / f'{name}.yaml'
     try:
         # JSON is YAML as well
         content = yaml.safe_load(path.read_text(encoding='utf-8'))

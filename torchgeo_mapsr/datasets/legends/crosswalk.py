@@ -239,13 +239,13 @@ class Crosswalk:
     def _missing(cls, source: str, target: str, name: str | Path | None) -> str:
         between = cls.names(source, target)
         if between:
-            there = f'there are {", ".join(between)}'
+            options = f'there are {", ".join(between)}'
         else:
             pairs = {tuple(n.split('.')[:2]) for n in catalog.names('crosswalks')}
-            there = 'there are ' + ', '.join(f'{a} to {b}' for a, b in sorted(pairs))
+            options = 'there are ' + ', '.join(f'{a} to {b}' for a, b in sorted(pairs))
         which = f"crosswalk '{name}'" if name else 'crosswalk'
         return (
-            f"no {which} from legend '{source}' to '{target}': {there}; "
+            f"no {which} from legend '{source}' to '{target}': {options}; "
             'or give the path of a .yaml or .json file'
         )
 
@@ -314,10 +314,10 @@ class Crosswalk:
             Number of pixels by unknown code.
         """
         values = np.asarray(codes)
-        strange = values[self.source.index(values) < 0]
-        found, counts = np.unique(strange, return_counts=True)
+        unmatched = values[self.source.index(values) < 0]
+        distinct, counts = np.unique(unmatched, return_counts=True)
         return {
             int(code): int(count)
-            for code, count in zip(found, counts, strict=True)
+            for code, count in zip(distinct, counts, strict=True)
             if code not in (-1, self.source.nodata)
         }

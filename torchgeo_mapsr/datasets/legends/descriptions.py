@@ -40,16 +40,16 @@ def described_shares(
         InputError: The bounds are none, or leave less or more than nothing.
     """
     low, high = np.zeros(classes), np.zeros(classes)
-    given = np.zeros(classes, dtype=bool)
+    described = np.zeros(classes, dtype=bool)
     for index, (least, most) in intervals.items():
         if not 0 <= least <= most <= 1:
             raise InputError(
                 f'a share lies between two bounds of 0 to 1, not {least} and {most}'
             )
-        low[index], high[index], given[index] = least, most, True
+        low[index], high[index], described[index] = least, most, True
     mean, variance = (low + high) / 2, (high - low) ** 2 / 12
 
-    left, rest = 1 - mean.sum(), ~given
+    left, rest = 1 - mean.sum(), ~described
     if left < -0.01 or (left > 0.01 and not rest.any()):
         raise InputError(
             f'the middles of the described shares add up to {1 - left:.2f}; they may not '

@@ -95,10 +95,10 @@ def _count(
         ]
     codes = coarse.read(slice(top, bottom), slice(left, right))
     labelled = total.sum(axis=-1)
-    seen = labelled > 0
+    inside = labelled > 0
     # a pixel's area in cells; a cell that the grids' rotation gives a pixel more is whole
     share = np.minimum(labelled * pixel_ratio(fine.geobox, coarse.geobox), 1)
-    return codes[seen], total[seen], share[seen]
+    return codes[inside], total[inside], share[inside]
 
 
 def _blocks(height: int, width: int) -> Iterator[tuple[slice, slice]]:

@@ -60,16 +60,16 @@ class RecoveredLabels(LabelRaster):
             return codes
         pixels = self._fine.read(slice(box[0], box[2]), slice(box[1], box[3]))
         regions = region_map(crop(fine, box), window)
-        known = pixels >= 0
-        kinds, kind = np.unique(pixels[known], return_inverse=True)
+        labelled = pixels >= 0
+        kinds, kind = np.unique(pixels[labelled], return_inverse=True)
         if not kinds.size:
             return codes
         top, left, height, width = regions.window
-        cell = regions.mask_region[known] - 1
+        cell = regions.mask_region[labelled] - 1
         votes = np.bincount(
             cell * kinds.size + kind, minlength=height * width * kinds.size
         ).reshape(height, width, kinds.size)
-        found = np.where(votes.any(axis=2), kinds[votes.argmax(axis=2)], -1)
+        classes = np.where(votes.any(axis=2), kinds[votes.argmax(axis=2)], -1)
 
         # region_map's window is that of the pixels; what was asked for is a part of it
         first, start = max(top, 0), max(left, 0)
@@ -78,7 +78,7 @@ class RecoveredLabels(LabelRaster):
             min(left + width, codes.shape[1]),
         )
         if first < last and start < stop:
-            codes[first:last, start:stop] = found[
+            codes[first:last, start:stop] = classes[
                 first - top : last - top, start - left : stop - left
             ]
         return codes

@@ -33,8 +33,8 @@ def class_counts(
         Counts of shape (n, C).
     """
     region, index = np.asarray(mask_region), np.asarray(hr_index)
-    seen = (region > 0) & (index >= 0)
-    flat = (region[seen] - 1) * classes + index[seen]
+    labelled = (region > 0) & (index >= 0)
+    flat = (region[labelled] - 1) * classes + index[labelled]
     return np.bincount(flat, minlength=cells * classes).reshape(cells, classes)
 
 
@@ -178,8 +178,8 @@ class JointStatistics:
         shipped = Legend.names()
         content: dict[str, Any] = {'name': self.name}
         for key, legend in (('source', self.source), ('target', self.target)):
-            known = legend.name in shipped and Legend.load(legend.name) == legend
-            content[key] = legend.name if known else legend.to_dict()
+            is_shipped = legend.name in shipped and Legend.load(legend.name) == legend
+            content[key] = legend.name if is_shipped else legend.to_dict()
         content['reference'] = self.reference
         content['classes'] = {
             code: {
@@ -235,14 +235,14 @@ class JointStatistics:
         Returns:
             Probabilities of shape (n, L); 0 for classes without statistics.
         """
-        known = self.frequency > 0
-        std = np.maximum(self.std[known], floor)
-        offset = np.asarray(portion)[:, None, :] - self.mean[known]
-        log = np.log(self.frequency[known]) - np.log(std).sum(axis=1)
+        occurs = self.frequency > 0
+        std = np.maximum(self.std[occurs], floor)
+        offset = np.asarray(portion)[:, None, :] - self.mean[occurs]
+        log = np.log(self.frequency[occurs]) - np.log(std).sum(axis=1)
         log = log - 0.5 * ((offset / std) ** 2).sum(axis=-1)
         likelihood = np.exp(log - log.max(axis=1, keepdims=True))
         result = np.zeros((len(likelihood), len(self.source)))
-        result[:, known] = likelihood / likelihood.sum(axis=1, keepdims=True)
+        result[:, occurs] = likelihood / likelihood.sum(axis=1, keepdims=True)
         return result
 
 

@@ -170,6 +170,6 @@ class Landscape:
             canvas.paint(higher, kinds, tone, np.maximum(canvas.height, dome))
 
 
-def _nearest(axis: Coordinates, at: Coordinates) -> np.ndarray:
-    index = np.rint((at - axis[0]) / (axis[1] - axis[0])).astype(np.int64)
+def _nearest(axis: Coordinates, point: Coordinates) -> np.ndarray:
+    index = np.rint((point - axis[0]) / (axis[1] - axis[0])).astype(np.int64)
     return np.clip(index, 0, len(axis) - 1)

@@ -145,19 +145,19 @@ def _viewpoint(
 ) -> tuple[float, float]:
     """Find a window of the landscape with something of everything in it."""
     # water, woods, towns, and fields
-    wanted = np.array([0.1, 0.3, 0.3, 0.3])
+    target = np.array([0.1, 0.3, 0.3, 0.3])
     y = np.linspace(0, min(height, 2000), 40)
     x = np.linspace(0, min(width, 2000), 40)
-    best, found = -1.0, (0.0, 0.0)
+    best, corner = -1.0, (0.0, 0.0)
     for top, left in np.random.default_rng([seed, 2]).integers(-1000, 1000, (100, 2)):
         zones = landscape.zones(y + 30.0 * top, x + 30.0 * left)
         kind = np.where(zones.town > 0, 2, np.where(zones.wood > 0, 1, 3))
         kind[zones.water] = 0
         shares = np.bincount(kind.ravel(), minlength=4) / kind.size
-        least = float((shares / wanted).min())
+        least = float((shares / target).min())
         if least > best:
-            best, found = least, (30.0 * float(top), 30.0 * float(left))
-    return found
+            best, corner = least, (30.0 * float(top), 30.0 * float(left))
+    return corner
 
 
 def _blocks(size: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
@@ -211,8 +211,8 @@ def _label(
     noise: float,
 ) -> NDArray[np.uint8]:
     """Draw the code of each cell from its counts of HR pixels (h, w, C)."""
-    seen = counts.sum(axis=-1) > 0
-    portion = counts[seen] / counts[seen].sum(axis=-1, keepdims=True)
+    covered = counts.sum(axis=-1) > 0
+    portion = counts[covered] / counts[covered].sum(axis=-1, keepdims=True)
     if labels == TARGET:
         chance = np.eye(portion.shape[1])[portion.argmax(axis=1)]
     else:
@@ -225,11 +225,11 @@ def _label(
     j = first_column + np.arange(counts.shape[1])
     even = landscape.noise.smooth(i.astype(float), j.astype(float), 4, 300)
     rough = landscape.noise.normal(i[:, None], j, 301)
-    chosen = ndtr(np.sqrt(0.6) * even + np.sqrt(0.4) * rough)[seen]
+    chosen = ndtr(np.sqrt(0.6) * even + np.sqrt(0.4) * rough)[covered]
     up_to = chance.cumsum(axis=1)
     index = (up_to <= chosen[:, None] * up_to[:, -1:]).sum(axis=1)
-    codes = np.zeros(seen.shape, dtype=np.uint8)
-    codes[seen] = Legend.load(labels).codes[index]
+    codes = np.zeros(covered.shape, dtype=np.uint8)
+    codes[covered] = Legend.load(labels).codes[index]
     return codes
 
 

@@ -62,12 +62,12 @@ class Concat(Backbone):
         """Give every member its own; see :meth:`Backbone.load_calibration`."""
         for i, member in enumerate(self._members()):
             start = f'{i}.'
-            own = {
+            member_state = {
                 name.removeprefix(start): tensor
                 for name, tensor in calibration.items()
                 if name.startswith(start)
             }
-            member.load_calibration(own)
+            member.load_calibration(member_state)
 
     def _members(self) -> list[Backbone]:
         """The members, typed."""

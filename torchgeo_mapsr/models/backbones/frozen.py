@@ -255,14 +255,14 @@ def choose_bands(
 
 
 def per_band(
-    given: tuple[float, ...] | None, count: int, own: tuple[float, ...]
+    statistics: tuple[float, ...] | None, count: int, default: tuple[float, ...]
 ) -> tuple[float, ...]:
     """One value for each band that a network takes.
 
     Args:
-        given: The user's values, one for each band or one for all.
+        statistics: The user's values, one for each band or one for all.
         count: Bands that the network takes.
-        own: The weights' values, where the user gave none. Those of other bands are
+        default: The weights' values, where the user gave none. Those of other bands are
             averaged.
 
     Returns:
@@ -271,11 +271,11 @@ def per_band(
     Raises:
         InputError: If the user gave another number of values.
     """
-    if given is not None and len(given) not in (1, count):
+    if statistics is not None and len(statistics) not in (1, count):
         raise InputError(
-            f'Expected 1 or {count} values for mean and std, got {len(given)}'
+            f'Expected 1 or {count} values for mean and std, got {len(statistics)}'
         )
-    values = given if given is not None else own
+    values = statistics if statistics is not None else default
     if len(values) == count:
         return tuple(values)
     return (sum(values) / len(values),) * count

@@ -77,12 +77,12 @@ class TimmGrids(Grids):
         plain = len({layer['reduction'] for layer in info}) == 1
         self.norm = plain if norm is None else norm
         index = _take(layers, [layer['reduction'] for layer in info], label)
-        taken = [info[i] for i in index]
+        chosen = [info[i] for i in index]
         width = 'num_chs_norm' if self.norm else 'num_chs'  # SAM's norm is a projection
         super().__init__(
             model,
-            tuple(layer.get(width, layer['num_chs']) for layer in taken),
-            tuple(layer['reduction'] for layer in taken),
+            tuple(layer.get(width, layer['num_chs']) for layer in chosen),
+            tuple(layer['reduction'] for layer in chosen),
             square=isinstance(model, ScaleMAE),
             reductions=tuple(layer['reduction'] for layer in info),
             fixed=_made_for(model),
@@ -124,14 +124,14 @@ class SwinGrids(Grids):
         first: Any = model.features[0]
         stride = first[0].stride[0]
         strides = [stride * 2**i for i in range(len(model.features) // 2)]
-        taken = _take(layers, strides, label)
-        self.stages = tuple(2 * layer + 1 for layer in taken)
+        chosen = _take(layers, strides, label)
+        self.stages = tuple(2 * layer + 1 for layer in chosen)
         model.features = model.features[: max(self.stages) + 1]
         model.norm, model.head = nn.Identity(), nn.Identity()
         super().__init__(
             model,
-            channels=tuple(first[0].out_channels * 2**layer for layer in taken),
-            strides=tuple(strides[layer] for layer in taken),
+            channels=tuple(first[0].out_channels * 2**layer for layer in chosen),
+            strides=tuple(strides[layer] for layer in chosen),
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -111,8 +111,8 @@ class RCF(Backbone):
                 f'components={components}'
             )
         reduced = bands > MAX_BANDS and components < bands
-        kept = components if reduced else bands
-        fine, each = kept + colours, kept + 2 * filters
+        width = components if reduced else bands
+        fine, each = width + colours, width + 2 * filters
         # Reach of the filter, the mean and the interpolation on the coarsest level,
         # from the middle of a token: before it, a pixel looks to the other side.
         reach = math.ceil((kernel // 2 + 1.5) * max(strides))
@@ -120,15 +120,15 @@ class RCF(Backbone):
             bands, (fine, *(each for _ in strides)), (1, *strides), halo=reach
         )
         self.filters, self.kernel, self.seed = filters, kernel, seed
-        self.reduced, self.kept = reduced, kept
+        self.reduced, self.kept = reduced, width
         self._calibrated = False
         self.register_buffer('mean', torch.zeros(bands))
         self.register_buffer('std', torch.zeros(bands))
         if reduced:
-            self.register_buffer('axes', torch.zeros(kept, bands))
-        self.register_buffer('frequency', torch.zeros(colours, kept))
+            self.register_buffer('axes', torch.zeros(width, bands))
+        self.register_buffer('frequency', torch.zeros(colours, width))
         self.register_buffer('phase', torch.zeros(colours))
-        shape = (len(strides), filters, kept, kernel, kernel)
+        shape = (len(strides), filters, width, kernel, kernel)
         self.register_buffer('weight', torch.zeros(shape))
         self.register_buffer('bias', torch.zeros(len(strides), filters))
 
@@ -276,13 +276,13 @@ class RCF(Backbone):
         total = wave_scores(image[..., rows, cols], self.frequency, self.phase, first)
         for i, (stride, part) in enumerate(zip(self.strides[1:], parts, strict=True)):
             coarse = block_mean(image, stride)
-            seen = _seen(rows, stride), _seen(cols, stride)
-            grid = texture_scores(coarse, self.weight[i], self.bias[i], part, seen)
+            spans = _seen(rows, stride), _seen(cols, stride)
+            grid = texture_scores(coarse, self.weight[i], self.bias[i], part, spans)
             down, right = (
                 slice(pixels.start - first, pixels.stop - first)
                 for pixels, first in (
-                    (rows, seen[0].start * stride),
-                    (cols, seen[1].start * stride),
+                    (rows, spans[0].start * stride),
+                    (cols, spans[1].start * stride),
                 )
             )
             total += Bilinear().apply(grid, stride, (down, right))
@@ -360,11 +360,11 @@ class RCF(Backbone):
         number, rows, cols = place.T
         patches = torch.empty(PATCHES, self.weight[0, 0].numel())
         for n, (image, _) in enumerate(images):
-            own = number == n
+            from_image = number == n
             coarse = mirrored(block_mean(image[None], stride), self.kernel // 2)[0]
             windows = coarse.unfold(1, self.kernel, 1).unfold(2, self.kernel, 1)
-            found = windows[:, rows[own], cols[own]]
-            patches[own] = found.transpose(0, 1).flatten(1)
+            patch = windows[:, rows[from_image], cols[from_image]]
+            patches[from_image] = patch.transpose(0, 1).flatten(1)
         return patches
 
 

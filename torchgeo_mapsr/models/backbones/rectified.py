@@ -97,8 +97,8 @@ def texture_scores(
     means = torch.empty_like(scores)
     local_mean(scores, means)
     means = means[..., window[0].start - top :, window[1].start - left :]
-    wanted = [span.stop - span.start for span in window]
-    return means[..., : wanted[0], : wanted[1]]
+    shape = [span.stop - span.start for span in window]
+    return means[..., : shape[0], : shape[1]]
 
 
 def _pixels(image: Tensor) -> int:

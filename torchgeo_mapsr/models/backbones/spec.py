@@ -91,13 +91,13 @@ class Member:
             InputError: If an option is unknown or its text has not the right type.
         """
         parameters = list(inspect.signature(builder).parameters.values())[len(args) :]
-        known = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
-        is_open = len(known) < len(parameters)
+        names = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+        is_open = len(names) < len(parameters)
         is_class = isinstance(builder, type)
         hints = get_type_hints(vars(builder)['__init__'] if is_class else builder)
         values: dict[str, Any] = {}
         for key, text in self.options.items():
-            if key in known:
+            if key in names:
                 try:
                     values[key] = convert(text, hints[key])
                 except ValueError as error:
@@ -107,10 +107,10 @@ class Member:
             elif is_open:
                 values[key] = guess(text)
             else:
-                options = ', '.join(sorted(known)) or 'none'
+                options = ', '.join(sorted(names)) or 'none'
                 raise InputError(
                     f'Unknown option {key!r} of backbone {self.kind!r}'
-                    f'{suggest(key, known)} (options: {options})'
+                    f'{suggest(key, names)} (options: {options})'
                 )
         return builder(*args, **values)
 
@@ -148,17 +148,17 @@ def map_option(spec: str, name: str, function: Callable[[str], str]) -> str:
     return spec if changed == list(members) else '+'.join(map(str, changed))
 
 
-def suggest(name: str, known: set[str] | list[str]) -> str:
+def suggest(name: str, names: set[str] | list[str]) -> str:
     """Name what was probably meant.
 
     Args:
         name: What was given.
-        known: What there is.
+        names: What there is.
 
     Returns:
         A clause for the end of a sentence; empty if nothing is near.
     """
-    near = get_close_matches(name, known, n=3)
+    near = get_close_matches(name, names, n=3)
     return f': did you mean {" or ".join(near)}?' if near else ''
 
 

@@ -190,10 +190,10 @@ def _check_name(name: str) -> None:
             f'timm has no model {architecture!r}'
             f'{suggest(architecture, timm.list_models())}'
         )
-    known = timm.list_pretrained(f'{architecture}.*')
-    if tag and name not in known:
+    tags = timm.list_pretrained(f'{architecture}.*')
+    if tag and name not in tags:
         raise InputError(
-            f'timm has no weights {name!r} (there are: {", ".join(known) or "none"})'
+            f'timm has no weights {name!r} (there are: {", ".join(tags) or "none"})'
         )
 
 
@@ -255,9 +255,9 @@ def _adapt(
             raise InputError(f'{source} does not fit {label}: {error}') from error
     first = model.pretrained_cfg.get('first_conv')
     key = f'{first}.weight'
-    own = model.state_dict().get(key)
-    if key in state and own is not None and own.shape != state[key].shape:
-        shapes = own.shape[0] == state[key].shape[0], state[key].shape[1] == 3
+    original = model.state_dict().get(key)
+    if key in state and original is not None and original.shape != state[key].shape:
+        shapes = original.shape[0] == state[key].shape[0], state[key].shape[1] == 3
         if all(shapes):
             state = {**state, key: adapt_input_conv(bands, state[key])}
     return state

@@ -122,9 +122,9 @@ def _entry(name: str) -> WeightsEnum:
     try:
         return get_weight(name)
     except ValueError:
-        known = [str(entry) for model in _weighted_models() for entry in model[1]]
+        entries = [str(entry) for model in _weighted_models() for entry in model[1]]
         raise InputError(
-            f'torchgeo has no weights {name!r}{suggest(name, known)} '
+            f'torchgeo has no weights {name!r}{suggest(name, entries)} '
             '(the name is that of a class and its entry, e.g. '
             'Swin_V2_B_Weights.NAIP_RGB_MI_SATLAS)'
         ) from None
@@ -220,13 +220,13 @@ def _statistics(
     """
     transforms = entry.transforms
     steps = transforms.modules() if isinstance(transforms, nn.Module) else [transforms]
-    mean, std, found = torch.zeros(1), torch.ones(1), False
+    mean, std, normalises = torch.zeros(1), torch.ones(1), False
     for step in steps:
         if isinstance(step, Normalize):
             mean = mean + std * torch.tensor(step.mean)
             std = std * torch.tensor(step.std)
-            found = True
-    if not found:
+            normalises = True
+    if not normalises:
         return None, None
     count = max(len(mean), len(std))
     return tuple(mean.expand(count).tolist()), tuple(std.expand(count).tolist())

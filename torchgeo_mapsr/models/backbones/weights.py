@@ -75,11 +75,11 @@ def strip_prefix(state: dict[str, Tensor], names: Collection[str]) -> dict[str, 
         The tensors under the prefix by which most names agree; all tensors if the
         plain names agree best.
     """
-    own, prefixes = set(names), Counter({'': 0})
+    expected, prefixes = set(names), Counter({'': 0})
     for key in state:
         parts = key.split('.')
         for i in range(len(parts)):
-            if '.'.join(parts[i:]) in own:
+            if '.'.join(parts[i:]) in expected:
                 prefixes['.'.join([*parts[:i], ''])] += 1
     # The first of equal counts: no prefix where nothing agrees.
     prefix = max(prefixes, key=lambda p: (prefixes[p], -len(p)))
@@ -109,21 +109,23 @@ def load_weights(
             another shape: a network that is random in part gives wrong features in
             silence.
     """
-    own = network.state_dict()
-    fits = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    expected = network.state_dict()
+    fits = {
+        k: v for k, v in state.items() if k in expected and v.shape == expected[k].shape
+    }
     missing = [
         name
-        for name in own
+        for name in expected
         if name not in fits
         and not name.endswith('num_batches_tracked')
         and not name.startswith(tuple(optional))
     ]
     if missing:
-        first = f'{missing[0]} {tuple(own[missing[0]].shape)}'
+        first = f'{missing[0]} {tuple(expected[missing[0]].shape)}'
         if missing[0] in state:
             first += f', in the file {tuple(state[missing[0]].shape)}'
         raise InputError(
-            f'{source} does not fit {label}: {len(missing)} of {len(own)} tensors are '
+            f'{source} does not fit {label}: {len(missing)} of {len(expected)} tensors are '
             f'missing or have another shape (first: {first})'
         )
     network.load_state_dict(fits, strict=False)

@@ -360,10 +360,10 @@ def evidence_at(
     support, total = torch.zeros(2, len(owner), dtype=torch.float64)
     for i, down in enumerate(around.tolist()):
         for j, right in enumerate(around.tolist()):
-            wanted = place[owner] + torch.tensor([0, down, right])
-            row = torch.from_numpy(row_of(place.numpy(), wanted.numpy()))
-            seen = row >= 0
-            w = torch.where(seen, weight[:, 0, i] * weight[:, 1, j], 0)
+            neighbour = place[owner] + torch.tensor([0, down, right])
+            row = torch.from_numpy(row_of(place.numpy(), neighbour.numpy()))
+            exists = row >= 0
+            w = torch.where(exists, weight[:, 0, i] * weight[:, 1, j], 0)
             shares += w[:, None] * composition[row.clamp(min=0)]
             support += w * labelled[row.clamp(min=0)]
             total += w

@@ -77,11 +77,11 @@ class Cells:
         means, count = tokens.pool(region[None].to(device), len(chip.code))
         means, count = means[0].float().cpu(), count[0].cpu()
         share = count / chip.cell_pixels.clamp(min=1)
-        seen = (count > 0) & (chip.code >= 0)
+        used = (count > 0) & (chip.code >= 0)
         if not chip.partition:
-            seen &= share >= WHOLE
-        number = torch.full((len(seen) + 1,), -1)
-        number[1:][seen] = torch.arange(int(seen.sum()))
+            used &= share >= WHOLE
+        number = torch.full((len(used) + 1,), -1)
+        number[1:][used] = torch.arange(int(used.sum()))
         owner = number[region.flatten()]
         inside = (owner >= 0).nonzero()[:, 0]
         if len(inside) > pixels:
@@ -90,18 +90,18 @@ class Cells:
             inside = inside[torch.from_numpy(chosen)]
         width = region.shape[1]
         rows, cols = inside.div(width, rounding_mode='floor'), inside % width
-        at = (part.to(device) for part in (torch.zeros_like(rows), rows, cols))
-        features = tokens.gather(*at).float().cpu()
+        indices = (part.to(device) for part in (torch.zeros_like(rows), rows, cols))
+        features = tokens.gather(*indices).float().cpu()
         return cls(
-            sums=means[seen] * count[seen, None],
-            count=count[seen],
-            share=share[seen].double().clamp(max=1),
-            place=chip.place[seen],
-            code=chip.code[seen],
+            sums=means[used] * count[used, None],
+            count=count[used],
+            share=share[used].double().clamp(max=1),
+            place=chip.place[used],
+            code=chip.code[used],
             pixels=features,
             owner=owner[inside],
             chips=torch.tensor([chip.key], dtype=torch.int64),
-            pieces=seen.sum()[None],
+            pieces=used.sum()[None],
             drawn=torch.tensor([len(inside)]),
         )
 
@@ -180,10 +180,10 @@ class Cells:
         order = np.unique(self.chips.numpy(), axis=0, return_index=True)[1]
         rows = np.cumsum([0, *self.pieces.tolist()])
         dots = np.cumsum([0, *self.drawn.tolist()])
-        found = []
+        parts = []
         for i in order.tolist():
             row, dot = slice(rows[i], rows[i + 1]), slice(dots[i], dots[i + 1])
-            found.append(
+            parts.append(
                 Cells(
                     self.sums[row],
                     self.count[row],
@@ -197,7 +197,7 @@ class Cells:
                     self.drawn[i : i + 1],
                 )
             )
-        return found
+        return parts
 
     def table(self) -> 'CellTable':
         """Put the pieces of each cell together.
@@ -209,8 +209,8 @@ class Cells:
         ordered = self if keys == sorted(set(keys)) else Cells.concat(self.split())
         # Rasters by the order in which they are seen, whatever their numbers are.
         places = ordered.place.numpy().copy()
-        rasters, seen = np.unique(places[:, 0], return_index=True)
-        places[:, 0] = seen.argsort().argsort()[np.searchsorted(rasters, places[:, 0])]
+        rasters, start = np.unique(places[:, 0], return_index=True)
+        places[:, 0] = start.argsort().argsort()[np.searchsorted(rasters, places[:, 0])]
         place, first, cell_of = np.unique(
             places, axis=0, return_index=True, return_inverse=True
         )
@@ -321,16 +321,16 @@ def take(parts: Iterable[Cells], chips: int) -> list[Cells]:
     Returns:
         The first chips, until there are enough chips or MAX_CELLS cells.
     """
-    taken: list[Cells] = []
+    chosen: list[Cells] = []
     keys: set[tuple[int, ...]] = set()
     cells = 0
     for part in parts:
         key = tuple(part.chips.flatten().tolist())
-        if len(taken) >= chips or cells >= MAX_CELLS:
+        if len(chosen) >= chips or cells >= MAX_CELLS:
             break
         # A sampler of several processes repeats chips to fill the last batch.
         if len(part) and key not in keys:
             keys.add(key)
-            taken.append(part)
+            chosen.append(part)
             cells += len(part)
-    return taken
+    return chosen

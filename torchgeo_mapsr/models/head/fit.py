@@ -106,9 +106,9 @@ class _Labelled:
         if codes:
             whole = table.code[table.whole].unique().numpy()
             matrix = crosswalk.matrix(whole)
-            there = matrix.sum(1) > 0
-            composition = torch.from_numpy(matrix[there])
-            label = _index_of(table.code, torch.from_numpy(whole[there]))
+            occurs = matrix.sum(1) > 0
+            composition = torch.from_numpy(matrix[occurs])
+            label = _index_of(table.code, torch.from_numpy(whole[occurs]))
         else:
             composition = torch.eye(len(crosswalk.target)).double()
             label = torch.from_numpy(crosswalk.index(table.code.numpy()))
@@ -531,14 +531,14 @@ def _prompts(
     """Both kinds of prompts, and the temperature of the cosine."""
     classes = data.composition.shape[1]
     confidence, of_class = pixels.p.max(1)
-    known = pixels.label >= 0
+    labelled = pixels.label >= 0
     belief = data.composition[pixels.label.clamp(min=0), of_class]
     if cleaned is not None:
         owner = data.whole_cell(torch.arange(len(pixels.label)))
         belief = torch.where(
             owner >= 0, cleaned.target[owner.clamp(min=0), of_class], belief
         )
-    trust = torch.where(known, belief, 0).float()
+    trust = torch.where(labelled, belief, 0).float()
     keep = confident(confidence, of_class, trust > 0, options.confidence_quantile)
     chosen = keep.nonzero()[:, 0]
     if len(chosen) > PROMPT_PIXELS:
@@ -552,11 +552,11 @@ def _prompts(
     prompts = cluster(standard, *arguments)
     lda = within_class_discriminant(standard, of_class, prompts, weight=trust)
     # Of well separated classes, what is not ABSENT may be below it until it is scaled.
-    there = ~prompts[:, :, 0].isnan()
-    logits = lda(data.features).unflatten(1, there.shape).amax(2)
-    logits = logits.masked_fill(~there[:, 0], -torch.inf)
+    present = ~prompts[:, :, 0].isnan()
+    logits = lda(data.features).unflatten(1, present.shape).amax(2)
+    logits = logits.masked_fill(~present[:, 0], -torch.inf)
     sharpness = 1 / _temperature(logits, shares, weight)
-    bias = torch.where(there.flatten(), lda.bias * sharpness, ABSENT)
+    bias = torch.where(present.flatten(), lda.bias * sharpness, ABSENT)
     lda = LinearProbe(lda.weight * sharpness, bias).unscale(data.mean, data.scale)
     if options.score != 'cosine':
         return lda, None, 1.0
@@ -565,7 +565,7 @@ def _prompts(
     unit = F.normalize(data.table.pixels[chosen] - centre, dim=1)
     cosine = CosinePrompts(cluster(unit, *arguments), centre)
     similarity = cosine.match(data.table.features[data.used])
-    similarity = similarity.masked_fill(~there[:, 0], -torch.inf)
+    similarity = similarity.masked_fill(~present[:, 0], -torch.inf)
     return lda, cosine, _temperature(similarity, shares, weight)
 
 
@@ -620,8 +620,8 @@ def _compositions(
     """Codes, and what a cell of each is believed to hold."""
     codes = data.table.code.unique()
     matrix = torch.from_numpy(crosswalk.matrix(codes.numpy()))
-    there = matrix.sum(1) > 0
-    codes, matrix = codes[there], matrix[there]
+    occurs = matrix.sum(1) > 0
+    codes, matrix = codes[occurs], matrix[occurs]
     if cleaned is not None:
         trust = cleaned.trust * ESTIMATED
         for c in range(matrix.shape[1]):
@@ -709,11 +709,11 @@ def _check(data: _Labelled, crosswalk: Crosswalk) -> None:
     if len(present) >= 2 and len(data.target.unique()) >= 2:
         return
     labelled = int((data.label >= 0).sum())
-    there = f"only '{present[0]}'" if len(present) == 1 else 'no class'
+    found_classes = f"only '{present[0]}'" if len(present) == 1 else 'no class'
     if len(present) > 1:
-        there = f'only the code {int(data.table.code[data.used][0])}'
+        found_classes = f'only the code {int(data.table.code[data.used][0])}'
     raise InputError(
-        f'The labels have {there} among the {len(data.used)} whole cells of the '
+        f'The labels have {found_classes} among the {len(data.used)} whole cells of the '
         f'imagery ({labelled} labelled cells in all): a map needs two classes or more. '
         'Check the legend and the crosswalk, or give a larger area.'
     )

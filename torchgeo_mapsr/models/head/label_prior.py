@@ -77,13 +77,13 @@ class LabelPrior:
         first = 0
         for window in chip.windows:
             last = first + window.code.numel()
-            here = labelled & (region > first) & (region <= last)
+            inside = labelled & (region > first) & (region <= last)
             first = last
-            if not here.any():
+            if not inside.any():
                 continue
             shares, support = self._shares(window, rows, cols)
             scores = evidence(shares, support, self.frequency)
-            total = scores if bool(here.all()) else torch.where(here, scores, total)
+            total = scores if bool(inside.all()) else torch.where(inside, scores, total)
         return total
 
     def _shares(
@@ -92,9 +92,9 @@ class LabelPrior:
         """Smoothed shares (C, h, w) and support (h, w) at the pixels' centres."""
         code = window.code
         index = torch.searchsorted(self.codes, code).clamp(max=len(self.codes) - 1)
-        known = self.codes[index] == code
-        cells = self.composition[index].movedim(-1, 0) * known
-        smooth = _smooth(torch.cat([cells, known[None].float()]), self.sigma)
+        matches = self.codes[index] == code
+        cells = self.composition[index].movedim(-1, 0) * matches
+        smooth = _smooth(torch.cat([cells, matches[None].float()]), self.sigma)
         values = _interpolate(smooth, window.coordinates[:, rows, cols])
         return values[:-1], values[-1]
 

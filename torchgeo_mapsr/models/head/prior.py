@@ -57,20 +57,20 @@ def neighbour_weights(place: Tensor, sigma: float, reach: int) -> sparse.csr_arr
     return sparse.csr_array(entries, shape=shape)
 
 
-def row_of(places: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+def row_of(places: NDArray[np.int64], queries: NDArray[np.int64]) -> NDArray[np.int64]:
     """Find cells by their places.
 
     Args:
         places: Raster, row and column of each cell, (n, 3).
-        wanted: Those to find, (m, 3).
+        queries: Those to find, (m, 3).
 
     Returns:
         Row of each in *places*, (m,); -1 where there is none.
     """
     # By a number that orders them by raster, row and column; margins keep a neighbour
     # beyond an edge from being one of the next line.
-    low = np.minimum(places.min(0), wanted.min(0))
-    span = np.maximum(places.max(0), wanted.max(0)) - low + 1
+    low = np.minimum(places.min(0), queries.min(0))
+    span = np.maximum(places.max(0), queries.max(0)) - low + 1
 
     def number(of: NDArray[np.int64]) -> NDArray[np.int64]:
         raster, row, col = (of - low).T
@@ -79,8 +79,8 @@ def row_of(places: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.i
 
     keys = number(places)
     order = np.argsort(keys)
-    index = np.searchsorted(keys[order], number(wanted)).clip(max=len(order) - 1)
-    return np.where(keys[order[index]] == number(wanted), order[index], -1)
+    index = np.searchsorted(keys[order], number(queries)).clip(max=len(order) - 1)
+    return np.where(keys[order[index]] == number(queries), order[index], -1)
 
 
 def choose_prior(

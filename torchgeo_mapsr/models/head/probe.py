@@ -546,11 +546,11 @@ def _step(
             begin = d1.abs() + d2.abs()
         low, high = torch.where(d1 < 0, length, low), torch.where(d1 < 0, high, length)
         # A problem does not depend on those beside it.
-        done = d1.abs() <= 0.1 * begin
-        if bool(done.all()):
+        converged = d1.abs() <= 0.1 * begin
+        if bool(converged.all()):
             break
         newton = length - d1 / d2.clamp(min=1e-30)
         middle = torch.where(high.isinf(), 4 * length, (low + high) / 2)
         inside = (newton > low) & (newton < high) & (newton < 10 * length)
-        length = torch.where(done, length, torch.where(inside, newton, middle))
+        length = torch.where(converged, length, torch.where(inside, newton, middle))
     return torch.where(bend > 0, length, 0)

@@ -216,7 +216,7 @@ class CosinePrompts:
 
     def _best(self, cosine: Tensor, axis: int) -> Tensor:
         """The best prompt of each class, and -1 where a class has none."""
-        known = ~self.prompts[:, 0, 0].isnan()
+        present = ~self.prompts[:, 0, 0].isnan()
         best = cosine.amax(axis)
         shape = (1, -1, *(1,) * (best.dim() - 2))
-        return torch.where(known.view(shape), best, -1.0)
+        return torch.where(present.view(shape), best, -1.0)

@@ -119,29 +119,29 @@ class MaskedAutoencoder(nn.Module):
         Returns:
             Numbers of the patches that are kept (B, K) and masked (B, M), row by row.
         """
-        kept, masked = utils.random_token_mask(
+        visible, masked = utils.random_token_mask(
             (count, self.side**2), self.ratio, mask_class_token=True, device=device
         )
-        return kept, masked
+        return visible, masked
 
-    def forward(self, image: Tensor, kept: Tensor, masked: Tensor) -> Tensor:
+    def forward(self, image: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
         """Reconstruct masked patches.
 
         Args:
             image: Standardised images, (B, C, S, S).
-            kept: Numbers of the patches that are seen, (B, K).
+            visible: Numbers of the patches that are seen, (B, K).
             masked: Numbers of the others, (B, M).
 
         Returns:
             (B, M, C · 16²), as :meth:`target` has them.
         """
         if self.hidden == 'pixels':
-            image = image * self._visible(kept, image)
-        encoded = self.bridge(self.transformer.encode(image, idx_keep=kept))
+            image = image * self._visible(visible, image)
+        encoded = self.bridge(self.transformer.encode(image, idx_keep=visible))
         tokens = utils.repeat_token(
             self.decoder.mask_token, (len(image), self.side**2)
         ).to(encoded.dtype)
-        tokens = utils.set_at_index(tokens, kept, encoded)
+        tokens = utils.set_at_index(tokens, visible, encoded)
         decoded: Tensor = self.decoder(tokens)
         patches: Tensor = self.head(utils.get_at_index(decoded, masked))
         return patches
@@ -178,9 +178,9 @@ class MaskedAutoencoder(nn.Module):
         patches = utils.get_at_index(utils.patchify(image.float(), PATCH), masked)
         return utils.normalize_mean_var(patches)
 
-    def _visible(self, kept: Tensor, image: Tensor) -> Tensor:
+    def _visible(self, index: Tensor, image: Tensor) -> Tensor:
         """1 at pixels of patches that are seen, (B, 1, S, S)."""
-        visible = image.new_zeros(len(image), self.side**2).scatter(1, kept, 1.0)
+        visible = image.new_zeros(len(image), self.side**2).scatter(1, index, 1.0)
         visible = visible.view(-1, 1, self.side, self.side)
         return F.interpolate(visible, scale_factor=PATCH, mode='nearest')
 

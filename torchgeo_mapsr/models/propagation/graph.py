@@ -201,14 +201,14 @@ def _strongest(
         affinity[nodes - nodes[0], nodes - begin] = -torch.inf
         strongest, index = affinity.topk(min(neighbours, end - begin), sorted=False)
         chosen = strongest > gamma * math.log(NOTHING)
-        here = order[nodes[chosen.nonzero()[:, 0]]]
-        there = order[index[chosen] + begin]
-        keys.append(torch.minimum(here, there) * n + torch.maximum(here, there))
+        source = order[nodes[chosen.nonzero()[:, 0]]]
+        target = order[index[chosen] + begin]
+        keys.append(torch.minimum(source, target) * n + torch.maximum(source, target))
         affinities.append(strongest[chosen].exp_())
     return torch.cat(keys), torch.cat(affinities)
 
 
-def _squared_distances(here: Tensor, there: Tensor) -> Tensor:
+def _squared_distances(first: Tensor, second: Tensor) -> Tensor:
     """Squared distances of all pairs, (2, N) and (2, M) to (N, M)."""
-    down = (here[0, :, None] - there[0]).square_()
-    return down.add_((here[1, :, None] - there[1]).square_())
+    down = (first[0, :, None] - second[0]).square_()
+    return down.add_((first[1, :, None] - second[1]).square_())

@@ -159,22 +159,24 @@ class Propagation:
             Refined probabilities, float32, in the shape of the given ones.
         """
         if probabilities.ndim == 3:
-            given = None if valid is None else valid[None]
-            return self(probabilities[None], tokens, image[None], given, window)[0]
-        own = probabilities.float()
+            batch_valid = None if valid is None else valid[None]
+            return self(probabilities[None], tokens, image[None], batch_valid, window)[
+                0
+            ]
+        before_spread = probabilities.float()
         if self.nodes == 'pixels':
-            height, width = own.shape[-2:]
+            height, width = before_spread.shape[-2:]
             window = window or whole((height, width))
-            return self._of_pixels(own, tokens, valid, window)
+            return self._of_pixels(before_spread, tokens, valid, window)
         side = max(self.spacing, min(tokens.strides))
         regions = self._regions(image, valid, side)
         least, nodes = (int(number) for number in regions.aminmax())
         if not nodes:
-            return own
-        size = own.shape[-2], own.shape[-1]
-        positions, before, count = _average(own, regions, nodes)
+            return before_spread
+        size = before_spread.shape[-2], before_spread.shape[-1]
+        positions, before, count = _average(before_spread, regions, nodes)
         features = _features(
-            tokens.to(own.dtype), regions, count, window or whole(size)
+            tokens.to(before_spread.dtype), regions, count, window or whole(size)
         )
         after = before.clone()
         for b, present in enumerate(count > 0):
@@ -187,10 +189,14 @@ class Propagation:
         else:
             added = _painted(change, regions)
         # The differences within a node may overshoot; tiny is what no class is worth.
-        refined = added.add_(own, alpha=self.detail)
-        refined = refined.clamp_(min=torch.finfo(own.dtype).tiny)
+        refined = added.add_(before_spread, alpha=self.detail)
+        refined = refined.clamp_(min=torch.finfo(before_spread.dtype).tiny)
         refined /= refined.sum(1, keepdim=True)
-        return refined if least else torch.where(regions[:, None] > 0, refined, own)
+        return (
+            refined
+            if least
+            else torch.where(regions[:, None] > 0, refined, before_spread)
+        )
 
     def _spread(self, features: Tensor, positions: Tensor, before: Tensor) -> Tensor:
         """Values of nodes (N, C), spread on the graph of these nodes."""
@@ -202,12 +208,12 @@ class Propagation:
         return graph.spread(before, self.alpha)
 
     def _of_pixels(
-        self, own: Tensor, tokens: Tokens, valid: Tensor | None, window: Window
+        self, before: Tensor, tokens: Tokens, valid: Tensor | None, window: Window
     ) -> Tensor:
         """Probabilities (B, C, H, W), spread among the pixels of each window."""
-        refined, tokens = own.clone(), tokens.to(own.dtype)
-        images, _, height, width = own.shape
-        has_data = torch.ones_like(own[:, 0], dtype=torch.bool)
+        refined, tokens = before.clone(), tokens.to(before.dtype)
+        images, _, height, width = before.shape
+        has_data = torch.ones_like(before[:, 0], dtype=torch.bool)
         if valid is not None:
             has_data = valid > 0
         for b, top, left in product(
@@ -223,8 +229,8 @@ class Propagation:
                 rows + (window[0].start or 0),
                 cols + (window[1].start or 0),
             )
-            places = torch.stack([rows, cols], 1).to(own)
-            values = own[b, :, rows, cols].mT
+            places = torch.stack([rows, cols], 1).to(before)
+            values = before[b, :, rows, cols].mT
             refined[b, :, rows, cols] = self._spread(features, places, values).mT
         return refined
 
@@ -233,13 +239,13 @@ class Propagation:
         if self.nodes == 'tokens':
             squares = _squares(image, side).expand(len(image), -1, -1)
             return squares if valid is None else torch.where(valid > 0, squares, 0)
-        found = [
+        labels = [
             superpixels(
                 pixels, side, self.compactness, None if valid is None else valid[b]
             )
             for b, pixels in enumerate(image)
         ]
-        return torch.stack(found)
+        return torch.stack(labels)
 
 
 def principal(features: Tensor, components: int, iterations: int = 2) -> Tensor:
@@ -278,8 +284,8 @@ def _features(tokens: Tokens, regions: Tensor, count: Tensor, window: Window) ->
     if min(tokens.strides) >= SMOOTH:
         rows, cols = (slice(part.start, part.stop, 2) for part in window)
         some = regions[:, ::2, ::2]
-        features, found = tokens.pool(some, count.shape[1], window=(rows, cols))
-        if torch.equal(found > 0, count > 0):
+        features, counted = tokens.pool(some, count.shape[1], window=(rows, cols))
+        if torch.equal(counted > 0, count > 0):
             return features
     return tokens.pool(regions, count.shape[1], window=window)[0]
 

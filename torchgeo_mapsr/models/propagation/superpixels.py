@@ -94,8 +94,8 @@ def superpixels(
 def _colours(bands: Tensor, inside: Tensor) -> Tensor:
     """Stretched bands, or principal components of many, (at most 4, H, W)."""
     pixels = bands.flatten(1)
-    known = inside.flatten().nonzero()[:, 0]
-    sample = pixels[:, known[:: -(-len(known) // SAMPLE)]]
+    index = inside.flatten().nonzero()[:, 0]
+    sample = pixels[:, index[:: -(-len(index) // SAMPLE)]]
     low, high = torch.quantile(sample, torch.tensor(RANGE), dim=1)[..., None]
     extent = torch.where(high > low, high - low, 1.0) * math.sqrt(len(bands))
     top = 1 / math.sqrt(len(bands))

@@ -65,9 +65,9 @@ class JointBilateral(Upsampler):
         maps = F.pad(maps, (0, below[1], 0, below[0]))
         blocks = F.pixel_unshuffle(maps, stride)
         blocks = blocks.reshape(*maps.shape[:2], stride**2, h * w)
-        given = torch.einsum('btpk,bcpt->bckt', weights.to(maps), blocks)
+        blocks_grad = torch.einsum('btpk,bcpt->bckt', weights.to(maps), blocks)
         side = 2 * self.radius + 1
-        grid = F.fold(given.flatten(1, 2), (h, w), side, padding=self.radius)
+        grid = F.fold(blocks_grad.flatten(1, 2), (h, w), side, padding=self.radius)
         return F.pad(grid, (0, shape[1] - w, 0, shape[0] - h))
 
     def squared_norms(self, grid: Tensor, stride: int, size: tuple[int, int]) -> Tensor:

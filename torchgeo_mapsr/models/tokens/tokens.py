@@ -186,8 +186,8 @@ class Tokens:
         sums = []
         for level, stride in zip(self.levels, self.strides, strict=True):
             h, w = level.shape[-2:]
-            given = self._operator(stride).adjoint(maps.to(level), stride, (h, w))
-            sums.append(torch.einsum('bkij,bdij->bkd', given, level))
+            weights = self._operator(stride).adjoint(maps.to(level), stride, (h, w))
+            sums.append(torch.einsum('bkij,bdij->bkd', weights, level))
         return torch.cat(sums, dim=-1)
 
     def gather(self, batch: Tensor, rows: Tensor, cols: Tensor) -> Tensor:

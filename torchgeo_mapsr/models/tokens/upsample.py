@@ -141,9 +141,9 @@ def neighbour_products(grid: Tensor, dy: int, dx: int) -> Tensor:
     h, w = grid.shape[-2:]
     height, width = max(h - dy, 0), max(w - abs(dx), 0)
     left, right = min(max(-dx, 0), w), min(max(dx, 0), w)
-    here = grid[:, :, :height, left : left + width]
-    there = grid[:, :, dy : dy + height, right : right + width]
-    products = torch.einsum('bdij,bdij->bij', here, there)
+    first = grid[:, :, :height, left : left + width]
+    second = grid[:, :, dy : dy + height, right : right + width]
+    products = torch.einsum('bdij,bdij->bij', first, second)
     return F.pad(products, (left, w - width - left, 0, h - height))
 
 
@@ -205,13 +205,13 @@ class Bilinear(Upsampler):
         )
         same_row, next_row = rows.matrix.square(), rows.cross
         same_col, next_col = cols.matrix.square().T, cols.cross.T
-        own = neighbour_products(grid, 0, 0)
+        squares = neighbour_products(grid, 0, 0)
         right = neighbour_products(grid, 0, 1)
         down = neighbour_products(grid, 1, 0)
         # <F00, F11> + <F01, F10>: the second is held by the upper right token.
         diagonal = neighbour_products(grid, 1, 1)
         diagonal = diagonal + F.pad(neighbour_products(grid, 1, -1)[..., 1:], (0, 1))
-        in_row = own @ same_col + 2 * (right @ next_col)
+        in_row = squares @ same_col + 2 * (right @ next_col)
         across = 2 * (down @ same_col + diagonal @ next_col)
         return (same_row @ in_row + next_row @ across).clamp(min=0)
 
