@@ -13,10 +13,15 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
 
 import pytest
 import torch
+from hypothesis import settings
 
 from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
 
 from .pretend import pretended
+
+# No test fails for its time: another program may have the machine.
+settings.register_profile('untimed', deadline=None)
+settings.load_profile('untimed')
 
 
 @pytest.fixture(autouse=True)

@@ -115,7 +115,7 @@ MISTAKES = [
     ('fit: {recipe: cake}', 'fit.recipe must be one of codes, classes'),
     ('fit: {seed: 3}', 'fit.seed has no effect'),
     ('fit: {max_pixels: 3}', 'fit.max_pixels must be between 100'),
-    ('min_area: -.inf', 'min_area must be a number'),
+    ('postprocess: {min_area: -.inf}', 'min_area must be a number'),
     ('bands: [0]', 'bands must be at least 1'),
     ('bands: [1, two]', 'bands[1]: must be a whole number'),
     ('bbox: [.nan, 1, 2, 3]', 'bbox must be a number'),
