@@ -14,6 +14,7 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
 import pytest
 import torch
 from hypothesis import settings
+from rasterio._env import del_gdal_config
 
 from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
 
@@ -29,12 +30,16 @@ def environment() -> Iterator[None]:
     """Take back what a test leaves in the environment.
 
     torchgeo's command line puts GDAL_DISABLE_READDIR_ON_OPEN and others there: GDAL
-    then finds no side-car files, in whatever test comes next.
+    then finds no side-car files, in whatever test comes next. (rasterio's Env makes
+    what it finds in the environment GDAL's own setting when it ends.)
     """
     before = dict(os.environ)
     yield
+    changed = set(os.environ.items()) ^ set(before.items())
     os.environ.clear()
     os.environ.update(before)
+    for name in {name for name, _ in changed if name.startswith('GDAL_')}:
+        del_gdal_config(name)
 
 
 @pytest.fixture(scope='session')

@@ -30,6 +30,7 @@ from ..evaluation.report import area_table, map_notes, run_report
 from ..evaluation.reweighting import class_weights
 from ..models.backbones.backbone import Backbone
 from ..models.backbones.create import create_backbone
+from ..models.backbones.spec import is_asked_for
 from ..models.model import (
     ChipModel,
     LandCoverModel,
@@ -334,7 +335,10 @@ def _source(
         if job.model is not None:
             model = LandCoverModel.load(job.model, device, weights)
             check_model(model, inputs, job.target)
-            if job.backbone.spec not in (BackboneOptions.spec, model.origin.spec):
+            spec = job.backbone.spec
+            if spec != BackboneOptions.spec and not is_asked_for(
+                spec, model.origin.spec
+            ):
                 raise InputError(
                     f'{job.model} was fitted on the backbone {model.origin.spec!r}: '
                     'leave out --backbone.'

@@ -11,6 +11,7 @@ from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models.backbones.spec import (
     Member,
     convert,
+    is_asked_for,
     map_option,
     parse_spec,
     suggest,
@@ -115,3 +116,17 @@ def test_booleans_are_strict() -> None:
 def test_suggest() -> None:
     assert suggest('resnet81', ['resnet18', 'vgg']) == ': did you mean resnet18?'
     assert suggest('zzz', ['resnet18']) == ''
+
+
+@pytest.mark.parametrize(
+    ('spec', 'is_it'),
+    [
+        ('rcf?filters=6+identity', True),
+        ('rcf?filters=6&seed=0+identity', True),
+        ('rcf?filters=6&seed=1+identity', False),
+        ('rcf?filters=7+identity', False),
+        ('rcf?filters=6', False),
+    ],
+)
+def test_spec_of_a_fit(spec: str, is_it: bool) -> None:
+    assert is_asked_for(spec, 'rcf?filters=6&seed=0+identity') is is_it

@@ -127,6 +127,26 @@ def parse_spec(spec: str) -> tuple[Member, ...]:
     return tuple(Member.parse(text.strip()) for text in spec.split('+'))
 
 
+def is_asked_for(spec: str, fitted: str) -> bool:
+    """Whether a fit has the backbone that a spec asks for.
+
+    Args:
+        spec: What is asked for.
+        fitted: Spec of the fit's backbone, in which seeds are written out.
+    """
+    asked, members = parse_spec(spec), parse_spec(fitted)
+    if len(asked) != len(members):
+        return False
+    return all(
+        one in (other, replace(other, options=_without_seed(other)))
+        for one, other in zip(asked, members, strict=True)
+    )
+
+
+def _without_seed(member: Member) -> dict[str, str]:
+    return {name: value for name, value in member.options.items() if name != 'seed'}
+
+
 def map_option(spec: str, name: str, function: Callable[[str], str]) -> str:
     """Change an option of every member that has it.
 
