@@ -58,6 +58,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _lightning([text for text in argv if text != OFFLINE])
     parser = _parser()
     options = parser.parse_args(argv)
+    vars(options).pop('offline', None)  # heeded above, before anything is imported
     resumes = _KEPT if getattr(options, 'resumes', False) else ''
     try:
         return int(options.run(options))
