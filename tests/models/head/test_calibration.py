@@ -181,7 +181,9 @@ def test_evidence_of_cells_is_that_of_a_smoothed_grid() -> None:
     table = table_of(20)
     identity = torch.eye(4)
     frequency = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    prior = LabelPrior(torch.from_numpy(LEGEND.codes.copy()), identity, frequency, 1.0, 0.7)
+    prior = LabelPrior(
+        torch.from_numpy(LEGEND.codes.copy()), identity, frequency, 1.0, 0.7
+    )
     inside = (table.place[:, 1:] >= 5) & (table.place[:, 1:] < 15)
     owner = inside.all(1).nonzero()[:, 0]
     result = evidence_at(table, owner, prior, torch.Generator().manual_seed(3))
