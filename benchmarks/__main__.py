@@ -58,8 +58,8 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
         text = sys.modules[table.trials.__module__].__doc__
         verb = verbs.add_parser(
             name,
-            help=table.about,
-            description=text,
+            help=table.about.replace('%', '%%'),
+            description=text.replace('%', '%%'),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         _add_options(verb, table)

@@ -389,3 +389,13 @@ class TestChesapeake:
         assert 'None of the 2 tiles' in capsys.readouterr().err
         assert main([*common, '--tiles', 'all', '--states', 'zz']) == 2
         assert 'no tiles of zz' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('args', [(), *((name,) for name in TABLES)])
+def test_help_of_every_table(
+    args: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse([*args, '--help'])
+    assert end.value.code == 0
+    assert 'usage' in capsys.readouterr().out
