@@ -128,9 +128,11 @@ class Store:
         """Add a record, in one write."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({**vars(record)}) + '\n'
-        broken = self.path.exists() and not self.path.read_bytes().endswith(b'\n')
-        with self.path.open('a') as file:
-            file.write('\n' * broken + line)
+        content = self.path.read_bytes() if self.path.exists() else b''
+        with self.path.open('ab') as file:
+            # Half a line, of a run that was killed while it wrote, is written over.
+            file.truncate(content.rfind(b'\n') + 1)
+            file.write(line.encode())
 
     def discard(self, keys: Iterable[Row]) -> None:
         """Leave out records."""

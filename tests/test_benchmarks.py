@@ -62,8 +62,8 @@ class TestStore:
             file.write('{"key": {"ro')
         assert [record.key['row'] for record in store] == ['a']
         store.append(Record({'row': 'a'}, {'miou': 0.3}, here))
-        text = store.path.read_text().splitlines()
-        assert len(text) == 4
+        assert [record.figures['miou'] for record in store] == [0.3]
+        assert len(store.path.read_text().splitlines()) == 3
 
     def test_last_record_of_a_key_counts(self, tmp_path: Path) -> None:
         store = Store(tmp_path / 'x.jsonl', any_commit=True)
@@ -72,6 +72,8 @@ class TestStore:
         assert [record.figures['miou'] for record in store] == [0.3]
         store.discard([{'row': 'a'}])
         assert list(store) == []
+        store.append(Record({'row': 'a'}, {'miou': 0.2}, WHERE))
+        assert [record.figures['miou'] for record in store] == [0.2]
 
     def test_release_has_a_row_a_line(self, tmp_path: Path) -> None:
         other = {**WHERE, 'date': '2026-01-02'}
