@@ -59,7 +59,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
         verb = verbs.add_parser(
             name,
             help=table.about.replace('%', '%%'),
-            description=text.replace('%', '%%'),
+            description=(text or '').replace('%', '%%'),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         _add_options(verb, table)

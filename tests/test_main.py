@@ -153,3 +153,47 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cover > coarse + 5
     assert main(['demo', str(folder)]) == 2
     assert '--overwrite' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        (None, 'cannot be read'),
+        (b'', 'key: value'),
+        (b'no raster', 'key: value'),
+        (b'\0\0', 'is no YAML'),
+        (b'II*\0\xff\xfe', 'is no YAML'),
+        (b'model: {', 'is no YAML'),
+        (b'[' * 5000, 'is no YAML'),
+    ],
+)
+@pytest.mark.parametrize('option', ['--config', '-c', '--config='])
+def test_configuration_that_is_none(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | None,
+    reason: str,
+    option: str,
+) -> None:
+    path = tmp_path / 'config.yaml'
+    if content is not None:
+        path.write_bytes(content)
+    args = [f'{option}{path}'] if option.endswith('=') else [option, str(path)]
+    assert main(['fit', *args]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f'torchgeo-mapsr: {path}: ')
+    assert reason in message
+    assert message.count('\n') == 1
+
+
+@pytest.mark.parametrize('option', ['--model', '--weights', '--output'])
+def test_names_that_no_file_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    loop = tmp_path / 'loop.tif'
+    loop.symlink_to(loop)
+    for name in ('a\0b', str(loop)):
+        args = ['map', str(tmp_path / 'a.tif'), '--output', str(tmp_path / 'b.tif')]
+        args += ['--labels', 'lr.tif', '--legend', 'nlcd', option, name]
+        assert main(args) == 2
+        assert capsys.readouterr().err.count('\n') == 1

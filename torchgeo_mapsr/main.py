@@ -5,10 +5,13 @@
 
 import argparse
 import errno
+import itertools
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
+
+import yaml
 
 from . import __version__
 from .errors import InputError, InputWarning
@@ -73,6 +76,12 @@ def main(args: Sequence[str] | None = None) -> int:
         full = error.errno in _DISK_FULL
         what = 'The disk is full' if full else error.strerror or str(error)
         return _fail(f'{what}{where}. {resumes}')
+    except (ValueError, RuntimeError) as error:
+        # What pathlib raises for names that no file can have, and, before Python 3.13,
+        # for links in a circle.
+        if not str(error).startswith(('embedded null byte', 'Symlink loop')):
+            raise
+        return _fail(f'A file cannot be named so: {error}')
 
 
 def _show_warning(
@@ -99,6 +108,9 @@ def _fail(message: str) -> int:
 
 def _lightning(args: list[str]) -> int:
     """Torchgeo's own verbs, with this package's classes known by their names."""
+    for path in _configurations(args):
+        if reason := _unreadable(path):
+            return _fail(f'{path}: {reason}')
     from torchgeo.main import main as torchgeo_main
 
     from . import datamodules, tasks  # noqa: F401
@@ -112,6 +124,33 @@ def _lightning(args: list[str]) -> int:
             raise
         return _fail(str(cause))
     return 0
+
+
+def _configurations(args: Sequence[str]) -> list[str]:
+    """Files that are given as configurations."""
+    paths = [text.partition('=')[2] for text in args if text.startswith('--config=')]
+    pairs = itertools.pairwise(args)
+    return paths + [path for option, path in pairs if option in ('--config', '-c')]
+
+
+def _unreadable(path: str) -> str:
+    """Why a file is no configuration; empty if it may be one.
+
+    jsonargparse would print all of its usage, or a traceback. It also takes a
+    configuration itself in the place of a file.
+    """
+    if path.lstrip().startswith('{'):
+        return ''
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = yaml.safe_load(file)
+    except OSError as error:
+        return f'cannot be read ({error.strerror})'
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        return f'is no YAML ({" ".join(str(error).split())[:200]})'
+    if not isinstance(content, dict):
+        return 'should hold "key: value" pairs, such as model: {class_path: …}'
+    return ''
 
 
 class _Parser(argparse.ArgumentParser):
