@@ -20,7 +20,7 @@ from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.samplers import FitSampler, lattice
-from torchgeo_mapsr.samplers.lattice import LatticeSampler, golden_order, labelled_chips
+from torchgeo_mapsr.samplers.lattice import LabelledChips, LatticeSampler, golden_order
 
 
 def labels_on(
@@ -44,9 +44,9 @@ def utm(shape: tuple[int, int], cell: float = 1, x: float = 0, y: float = 0) -> 
 def test_order_is_spread_and_seeded(tmp_path: Path) -> None:
     plan = Plan(utm((3000, 3000)), 96, 512, overlap=24)
     over = labels_on(tmp_path, utm((16, 12), 30, 900, 1200))
-    chips = list(labelled_chips([plan], [[over]], 0))
-    assert chips == list(labelled_chips([plan], [[over]], 0))
-    other = list(labelled_chips([plan], [[over]], 1))
+    chips = list(LabelledChips([plan], [[over]], 0))
+    assert chips == list(LabelledChips([plan], [[over]], 0))
+    other = list(LabelledChips([plan], [[over]], 1))
     assert chips != other
     assert set(chips) == set(other)
     # Only chips whose own pixels lie over the labels: 480 m × 360 m of 3 km × 3 km.
@@ -81,7 +81,7 @@ def test_outlines_find_what_looking_at_each_chip_finds(
     over = utm((2700, 3100), 1, 700, 900).to_crs(crs, resolution=30)
     assert over.shape != (2700, 3100)
     rasters = [labels_on(tmp_path, over), labels_on(tmp_path / 'b', utm((400, 90)))]
-    chips = labelled_chips([plan], [rasters], 0)
+    chips = LabelledChips([plan], [rasters], 0)
     places = np.array([(c.row, c.col) for c in plan.lattice()])
     expected = np.logical_or.reduce(
         [lattice._over(plan, *places.T, raster) for raster in rasters]
@@ -113,7 +113,7 @@ def test_a_raster_of_a_million_pixels_a_side_is_not_listed(
     plan = Plan(utm((10**6, 10**6)), 448, 2048, 44, 8, 16)
     assert len(plan.lattice()) > 6_000_000
     assert len(plan.tiles()) == 489**2
-    chips = labelled_chips([plan], [[over]], 0)
+    chips = LabelledChips([plan], [[over]], 0)
     near = [chip for _, chip in chips]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -136,7 +136,7 @@ def test_blocks_of_chips_for_large_cells(tmp_path: Path) -> None:
     """The first chips together hold whole cells, where no single one does."""
     plan = Plan(utm((2000, 2000)), 96, 512, overlap=24)
     over = labels_on(tmp_path, utm((10, 10), 200))
-    chips = [chip for _, chip in labelled_chips([plan], [[over]], 0)]
+    chips = [chip for _, chip in LabelledChips([plan], [[over]], 0)]
     assert set(chips) == set(plan.lattice())
     cells = region_map(plan.geobox, over.geobox).mask_region
     assert not any(
@@ -156,7 +156,7 @@ def test_blocks_of_chips_for_large_cells(tmp_path: Path) -> None:
 def test_small_cells_have_blocks_of_one_chip(tmp_path: Path) -> None:
     plan = Plan(utm((600, 600)), 224, 512, overlap=40)
     over = labels_on(tmp_path, utm((20, 20), 30))
-    chips = [chip for _, chip in labelled_chips([plan], [[over]], 0)]
+    chips = [chip for _, chip in LabelledChips([plan], [[over]], 0)]
     steps = [abs(a.row - b.row) + abs(a.col - b.col) for a, b in pairwise(chips)]
     assert np.mean(steps) > 1.5
 
@@ -165,7 +165,7 @@ def test_no_overlap(tmp_path: Path) -> None:
     plan = Plan(utm((300, 410)), 96, 512, overlap=24)
     grid = GeoBox((5, 5), Affine(30, 0, 5e6, 0, -30, 4e6), 'EPSG:5070')
     with pytest.raises(InputError, match='do not overlap'):
-        labelled_chips([plan], [[labels_on(tmp_path, grid)]], 0)
+        LabelledChips([plan], [[labels_on(tmp_path, grid)]], 0)
 
 
 def test_chips_of_a_fit_are_those_of_the_map(made_scene: Scene) -> None:

@@ -30,7 +30,7 @@ from ..models.model import (
     extract,
     fit_model,
 )
-from ..samplers.lattice import labelled_chips
+from ..samplers.lattice import LabelledChips
 from ..threads import prefetch
 from .config import ComputeOptions, ScoringOptions
 from .executor import Executor, Here, Tick
@@ -159,7 +159,7 @@ def fit_region(
         options = replace(options, prior=scoring.prior)
     check_options(options, crosswalk)
     labels = [inputs.labels] * len(plans)
-    chips = labelled_chips(plans, labels, options.seed)
+    chips = LabelledChips(plans, labels, options.seed)
 
     def items() -> Iterator[FitItem]:
         for image, chip in chips:

@@ -138,7 +138,7 @@ class FitSampler(_PlanSampler):
         super().__init__(dataset, size, overlap, halo, align)
         labels = [pair.lr_labels for pair in pairs_of(dataset)]
         #: Raster and chip, in order.
-        self.chips = labelled_chips(self.plans, labels, seed)
+        self.chips = LabelledChips(self.plans, labels, seed)
 
     def __iter__(self) -> Iterator[LatticeQuery]:  # type: ignore[override]
         """Yield chips, which the dataset takes in place of slices."""
@@ -181,22 +181,6 @@ def pairs_of(dataset: ImageryChips | LRHRPairs) -> tuple[ImageryChips, ...]:
         dataset: One pair, or several.
     """
     return dataset.pairs if isinstance(dataset, LRHRPairs) else (dataset,)
-
-
-def labelled_chips(
-    plans: Sequence[Plan], labels: Sequence[Sequence[LabelRaster]], seed: int
-) -> 'LabelledChips':
-    """Chips that lie over labels, in an order whose every beginning is spread evenly.
-
-    Args:
-        plans: Plan of each raster.
-        labels: LR labels of each raster.
-        seed: Where the order starts.
-
-    Raises:
-        InputError: If there is none.
-    """
-    return LabelledChips(plans, labels, seed)
 
 
 class LabelledChips(Collection[tuple[int, ChipIndex]]):

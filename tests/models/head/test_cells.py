@@ -22,7 +22,7 @@ from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models.backbones.identity import Identity
 from torchgeo_mapsr.models.head import cells as module
 from torchgeo_mapsr.models.head.cells import Cells, CellTable, take
-from torchgeo_mapsr.samplers.lattice import labelled_chips
+from torchgeo_mapsr.samplers.lattice import LabelledChips
 
 SHAPE = (300, 410)
 
@@ -71,7 +71,7 @@ def chips(
         read_chip(
             imagery, plan.crop(index), labels, plan.own(index) if partition else None
         )
-        for _, index in labelled_chips([plan], [labels], 0)
+        for _, index in LabelledChips([plan], [labels], 0)
     ]
 
 
