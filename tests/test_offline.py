@@ -28,12 +28,19 @@ from torchgeo_mapsr.models.backbones.create import create_backbone
 #: An address that is kept for documentation (RFC 5737): nobody has it.
 NOBODY = '192.0.2.1'
 
+#: A proxy on this machine, as desktops have them: through it, all is the network.
+PROXY = 'http://127.0.0.1:9'
+
 
 @pytest.fixture
 def forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline until the end of a test."""
     for name in offline._SETTINGS:
         monkeypatch.setenv(name, '')
+    for name in offline._PROXIES:
+        monkeypatch.setenv(name, PROXY)
+        monkeypatch.setenv(name.upper(), PROXY)
+    monkeypatch.setattr(urllib.request, '_opener', urllib.request.build_opener())
     constants = sys.modules.get('huggingface_hub.constants')
     if constants is not None:
         monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', constants.HF_HUB_OFFLINE)

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import urllib.request
 from typing import Any
 
 from .errors import InputError
@@ -35,6 +36,9 @@ _REMOTE = re.compile(
     re.IGNORECASE,
 )
 
+# A proxy may run on this machine, which is not the network: nobody is told of it.
+_PROXIES = ('http_proxy', 'https_proxy', 'ftp_proxy', 'all_proxy')
+
 _guarded = False
 
 
@@ -44,7 +48,8 @@ def forbid_network() -> None:
     Whatever asks for another machine (Hugging Face's hub, torch.hub, timm, GDAL, a STAC
     catalogue, a Dask scheduler) ends in an :class:`~torchgeo_mapsr.errors.InputError` of
     one line. This machine's own addresses stay: the workers of ``--executor dask`` are
-    asked there. It cannot be taken back.
+    asked there. A proxy that the environment names, on this machine or elsewhere, is no
+    longer named. It cannot be taken back.
 
     The command line's ``--offline`` and the environment variable
     ``TORCHGEO_MAPSR_OFFLINE=1`` do the same.
@@ -55,6 +60,11 @@ def forbid_network() -> None:
     """
     global _guarded
     os.environ.update(_SETTINGS)
+    for name in _PROXIES:
+        os.environ.pop(name, None)
+        os.environ.pop(name.upper(), None)
+    # What urllib keeps for later calls knows the proxies of the first one.
+    urllib.request.install_opener(None)  # type: ignore[arg-type]
     constants: Any = sys.modules.get('huggingface_hub.constants')
     if constants is not None:
         constants.HF_HUB_OFFLINE = True

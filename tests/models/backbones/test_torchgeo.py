@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import urllib.request
 from functools import partial
 from pathlib import Path
 
@@ -193,6 +194,8 @@ def test_statistics_are_those_of_the_transforms(name: str, image: Tensor) -> Non
 
 def test_unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv('https_proxy', 'http://127.0.0.1:9')
+    # Kept by urllib from its first call on, with the proxies of that call.
+    monkeypatch.setattr(urllib.request, '_opener', None)
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     with pytest.raises(InputError, match=r'cannot be reached.*--weights FILE .*rcf'):
         create_backbone(SWIN, 3)
