@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import xarray
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -193,6 +194,38 @@ class TestZarr:
         assert labels.geobox == expected.geobox
         whole = slice(0, 60), slice(-2, 80)
         np.testing.assert_array_equal(labels.read(*whole), expected.read(*whole))
+
+    def test_a_date_of_a_cube(self, tif: Tif, tmp_path: Path) -> None:
+        """(time, band, y, x), and variables of (time, y, x) as odc-stac loads them."""
+        dates = np.array(['2021-07-03T10:30', '2021-07-14', '2022-07-01'], 'M8[ns]')
+        values = np.stack([values_of(2) + i for i in range(3)]).astype(np.uint8)
+        cube = xarray.concat(
+            [wrap_xr(v, GRID, dims=('band', 'y', 'x'), axis=1) for v in values],
+            xarray.DataArray(dates, dims='time', name='time'),
+        )
+        store = tmp_path / 'cube.zarr'
+        cube.to_dataset(name='image').to_zarr(store)
+        july = Imagery(tif('july.tif', values[1]))
+        for name in (f'{store}:image@2021-07-14', f'{store}:@2021-07-14'):
+            same(Imagery(name), july)
+        first = Imagery(f'{store}:@2021-07-03T10')
+        same(first, Imagery(tif('first.tif', values[0])))
+        assert first.fingerprint() != Imagery(f'{store}:@2022').fingerprint()
+        both = Imagery([f'{store}:@2021-07-14', f'{store}:@2022'], stack=True)
+        stacked = tif('stacked.tif', values[1:].reshape(-1, *values.shape[2:]))
+        same(both, Imagery(stacked))
+        for name, message in {
+            f'{store}': 'name one date, as in .*cube.zarr:image@2021-07-14',
+            f'{store}:@2021-07': '2 of its dates begin with 2021-07: 2021-07-03T10:30, ',
+            f'{store}:@1999': 'none of its dates begin with 1999',
+        }.items():
+            with pytest.raises(InputError, match=message):
+                Imagery(name)
+        flat = tmp_path / 'flat.zarr'
+        parts = {n: cube.isel(band=i, drop=True) for i, n in enumerate(('a', 'b'))}
+        xarray.Dataset(parts).to_zarr(flat)
+        same(Imagery(f'{flat}:@2021-07-14'), july)
+        same(Imagery(f'{flat}:b@2021-07-14'), Imagery(tmp_path / 'july.tif', bands=[2]))
 
     def test_pixels_of_a_third(self, tmp_path: Path) -> None:
         """Coordinates are rounded; the grid is that of the transform all the same."""

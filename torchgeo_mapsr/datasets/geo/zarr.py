@@ -25,9 +25,9 @@ from rasterio.windows import Window
 
 from ...errors import InputError
 
-# A store by its suffix, and variables of it.
+# A store by its suffix, and variables and a date of it.
 _NAME = re.compile(
-    r'(?P<store>.*\.zarr(?:/[^:]*)?)(?::(?P<names>[^:/]*))?', re.IGNORECASE | re.DOTALL
+    r'(?P<store>.*\.zarr(?:/[^:]*)?)(?::(?P<part>[^:/]*))?', re.IGNORECASE | re.DOTALL
 )
 
 # What a store's folder has, of versions 2 and 3.
@@ -57,17 +57,16 @@ def zarr_store(name: str) -> str:
     return store
 
 
-def _split(name: str) -> tuple[str, tuple[str, ...]]:
-    """Store and variables; an empty store if the name is of none."""
+def _split(name: str) -> tuple[str, str]:
+    """Store, and what of it is meant; an empty store if the name is of none."""
     match = _NAME.fullmatch(name)
     if match and not os.path.isfile(match['store']):
-        names = match['names']
-        return match['store'], tuple(names.split(',')) if names else ()
-    folder, _, names = name.rpartition(':')
-    for store, variables in ((name, ''), (folder, names)):
+        return match['store'], match['part'] or ''
+    folder, _, part = name.rpartition(':')
+    for store, rest in ((name, ''), (folder, part)):
         if store and any(os.path.isfile(os.path.join(store, m)) for m in _MARKS):
-            return store, tuple(variables.split(',')) if variables else ()
-    return '', ()
+            return store, rest
+    return '', ''
 
 
 class ZarrRaster:
@@ -106,10 +105,13 @@ class ZarrRaster:
 
         Args:
             name: ``x.zarr``, ``x.zarr:variable`` or ``x.zarr:red,green,blue``; without a
-                name, the one variable that is a raster, or all of two dimensions by their names.
+                name, the one variable that is a raster, or all of two dimensions by their
+                names. After an ``@`` comes the date that is read, or its beginning:
+                ``x.zarr:image@2021-07``, ``x.zarr:@2021-07-14``.
 
         Raises:
-            InputError: There is no such variable, it is no raster, or it has no grid.
+            InputError: There is no such variable or date, it is no raster, or it has no
+                grid.
         """
         try:
             import odc.geo.xr  # noqa: F401
@@ -120,7 +122,9 @@ class ZarrRaster:
                 f'{name}: a Zarr store needs further packages: pip install '
                 "'torchgeo-mapsr[zarr]'"
             ) from None
-        store, names = _split(name)
+        store, part = _split(name)
+        variables, _, date = part.partition('@')
+        names = variables.split(',') if variables else []
         try:
             with warnings.catch_warnings():
                 # of stores without consolidated metadata
@@ -134,6 +138,8 @@ class ZarrRaster:
             raise InputError(
                 f'{name}: cannot be read as a Zarr store ({reason})'
             ) from None
+        if date:
+            dataset = _on_date(name, dataset, date)
         arrays = [_raster(name, dataset[v]) for v in _variables(name, dataset, names)]
         geobox = _grid(name, arrays[0])
         for array in arrays[1:]:
@@ -320,6 +326,25 @@ def _variables(name: str, dataset: Any, names: Sequence[str]) -> list[str]:
     return rasters
 
 
+def _on_date(name: str, dataset: Any, date: str) -> Any:
+    """A dataset on the one date whose ISO text begins so."""
+    axes = [dim for dim in dataset.dims if _is_time(dataset, dim)]
+    if not axes:
+        raise InputError(f'{name}: has no dimension of dates')
+    texts = [str(value)[:16] for value in dataset[axes[0]].values]
+    places = [i for i, text in enumerate(texts) if text.startswith(date)]
+    if len(places) != 1:
+        some = ', '.join(texts[:8]) + (', …' if len(texts) > 8 else '')
+        count = len(places) or 'none'
+        raise InputError(f'{name}: {count} of its dates begin with {date}: {some}')
+    return dataset.isel({axes[0]: places[0]})
+
+
+def _is_time(dataset: Any, dim: Any) -> bool:
+    """Whether a dimension has dates as coordinates."""
+    return dim in dataset.coords and dataset[dim].dtype.kind == 'M'
+
+
 def _sizes(array: Any) -> int:
     """Number of dimensions longer than one, or spatial."""
     return sum(
@@ -341,8 +366,9 @@ def _raster(name: str, array: Any) -> Any:
     if len(rest) > 1:
         sizes = ', '.join(f'{array.sizes[dim]} of {dim}' for dim in rest)
         raise InputError(
-            f'{name}: {array.name} has {sizes}; write one date as a store of its own '
-            '(array.isel(time=0).to_zarr), or several, to use with --stack'
+            f'{name}: {array.name} has {sizes}; name one date, as in '
+            f'{zarr_store(name)}:{array.name}@2021-07-14 (several names with --stack), or '
+            'write one band or date as a store of its own (array.isel(…).to_zarr)'
         )
     if array.dtype.kind not in 'uifb':
         raise InputError(f'{name}: {array.name} holds {array.dtype}, and no numbers')

@@ -30,8 +30,15 @@ _LEAST = 1e-6
 # the error of the confidence four times as large as it was before.
 _SUREST = 0.2
 
+# Where held-out cells are mapped as labelled more seldom than the model is sure of its
+# classes, it becomes so much of the way less sure. The share is too low there: pixels
+# rightly differ from their cell, and what the labels add to a map is not in it. All of
+# the way, the calibration error of five scenes with labels that are right grew (.004 to
+# .13 at worst, DeepGlobe 3484). Where the share is higher, it was right on every scene.
+_DOWNWARD = 0.5
+
 # Temperatures that are looked at: what needs others has another fault.
-_COLDEST, _HOTTEST = 0.2, 50.0
+_COLDEST, _HOTTEST = 0.1, 50.0
 
 # A third of the cells is held out, in blocks: errors of coarse maps are alike over
 # neighbours, and single cells would be predicted by those around them.
@@ -107,6 +114,7 @@ def fit_temperature(
     pixels: int,
     ceiling: float = 1.0,
     shift: Tensor | None = None,
+    downward: float = 1.0,
 ) -> Calibration:
     """Find the temperature from LR cells that a fit has not seen. No HR label is needed.
 
@@ -126,20 +134,27 @@ def fit_temperature(
         pixels: Number of these pixels.
         ceiling: That share of the pixels that the fit is surest of.
         shift: Factors of the classes, see :func:`fit_shift`; applied first.
+        downward: How much of the way the mean confidence goes to that share where the
+            share is lower, 0 to 1.
 
     Returns:
         The calibration; it changes nothing where there is no held-out pixel.
     """
     if not pixels or not probabilities.numel():
         return Calibration(description='not calibrated: no coarse cell was held out')
-    # Not above what no temperature reaches, nor below an even draw.
-    share = agreement / max(ceiling, 1e-9)
-    target = min(max(share, 1 / len(probabilities) + 0.01), 0.999)
     values = probabilities.double()
 
-    def excess(log_temperature: float) -> float:
+    def confidence(log_temperature: float) -> float:
         calibration = Calibration(math.exp(log_temperature), shift)
-        return float(calibration.apply(values).amax(0).mean()) - target
+        return float(calibration.apply(values).amax(0).mean())
+
+    share = agreement / max(ceiling, 1e-9)
+    above = max(confidence(0.0) - share, 0.0)
+    # Not above what no temperature reaches, nor below an even draw.
+    target = min(max(share + (1 - downward) * above, 1 / len(values) + 0.01), 0.999)
+
+    def excess(log_temperature: float) -> float:
+        return confidence(log_temperature) - target
 
     low, high = math.log(_COLDEST), math.log(_HOTTEST)
     if excess(low) <= 0:
@@ -286,7 +301,11 @@ class CalibrationSample:
         if prior > 0:
             p = (p.clamp(min=1e-30).log() + prior * self.evidence).softmax(1)
         return fit_temperature(
-            p.T, self.agreement[score], self.pixels, self.ceiling[score]
+            p.T,
+            self.agreement[score],
+            self.pixels,
+            self.ceiling[score],
+            downward=_DOWNWARD,
         )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
