@@ -56,6 +56,17 @@ def test_overconfident_scores_are_calibrated_without_their_truth() -> None:
     assert calibration.to_dict()['shift'] is None
 
 
+@pytest.mark.parametrize('downward', [0.0, 0.25, 1.0])
+def test_a_part_of_the_way_down_and_all_of_it_up(downward: float) -> None:
+    logits = np.random.default_rng(0).normal(0, 2, (3, 5000))
+    p = torch.from_numpy(softmax(logits, 0))
+    before = float(p.amax(0).mean())
+    for share, part in ((before - 0.2, downward), (before + 0.1, 1.0)):
+        calibration = fit_temperature(p, share, 900, downward=downward)
+        after = float(calibration.apply(p).amax(0).mean())
+        assert after == pytest.approx(before + part * (share - before), abs=1e-3)
+
+
 def test_nothing_held_out_changes_nothing() -> None:
     p = torch.tensor([[0.8], [0.2]])
     calibration = fit_temperature(p, 1.0, 0)
