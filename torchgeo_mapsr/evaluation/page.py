@@ -274,12 +274,15 @@ def _lightness(share: float | None) -> str:
 def _run(path: Path, report: dict[str, Any]) -> dict[str, Any]:
     """What the page says about a run."""
     seconds = next(_all(report.get('timings', {}), 'total'), None)
+    settings = report['settings']
+    # what maps is asked for after the fit, and is the fit's otherwise
+    scoring = {part: settings.get(part, {}) for part in ('scoring', 'fit')}
     facts = {
         'report': path.name,
         'made': report.get('created', ''),
         'version': report.get('versions', {}).get('torchgeo-mapsr', ''),
-        'backbone': _setting(report, 'backbone') or '',
-        'score': _setting(report, 'score') or '',
+        'backbone': _setting(report, 'spec') or '',
+        'score': next(filter(None, _all(scoring, 'score')), ''),
         'coarse legend': _setting(report, 'legend') or '',
         'seconds': '' if seconds is None else f'{seconds:.0f}',
     }
