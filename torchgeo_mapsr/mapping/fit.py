@@ -199,7 +199,6 @@ def fit_region(
         )
     with watch('probe'):
         cells = Cells.merge(parts)
-        # Features of chips left gaps that pixels and fit do not fill.
         give_back()
         model = fit_model(
             cells,
@@ -249,6 +248,8 @@ def look(
                 if not len(part):
                     continue
                 parts.append(part)
+                # Features of a whole chip leave gaps between what is kept of each.
+                give_back()
                 cells += len(part)
                 if cells >= MAX_CELLS:
                     break
