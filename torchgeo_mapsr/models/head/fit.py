@@ -54,7 +54,7 @@ SOFT, CLEAN, NOISY, SIGMA = 0.2, 1.2, 0.25, 0.5
 
 # Power of the ratio of errors that the weight follows, and the most that the weight is:
 # for codes that are several classes, and for single ones. Powers of 3 to 5 are alike for
-# single ones (.002); a fourth power where errors may be shared would trust r too much.
+# single ones (.003); a fourth power where errors may be shared would trust r too much.
 SOFT_POWER, SOFT_MOST = 2, 1.2
 HARD_POWER, HARD_MOST = 4, 1.8
 
