@@ -26,11 +26,9 @@ from torchgeo_mapsr.models.backbones.create import create_backbone
 from torchgeo_mapsr.models.head.cells import CellTable
 from torchgeo_mapsr.models.head.fit import (
     CAUTIOUS,
-    CLEAN,
     COLOUR,
     COLOUR_L2,
-    NOISY,
-    SOFT,
+    MAP_COLOUR,
     FitOptions,
     error_ratio,
     fit_head,
@@ -45,7 +43,11 @@ from torchgeo_mapsr.models.head.probe import (
     LinearProbe,
     fit_probe,
 )
-from torchgeo_mapsr.models.head.prompts import cluster, select
+from torchgeo_mapsr.models.head.prompts import (
+    cluster,
+    select,
+    within_class_discriminant,
+)
 from torchgeo_mapsr.models.tokens.tokens import Tokens
 
 TARGET = Legend.load('land-cover-4')
@@ -504,26 +506,46 @@ def test_codes_are_translated_by_what_they_hold() -> None:
     torch.testing.assert_close(made.prior.frequency, count / count.sum() @ shares)
 
 
-def test_half_of_the_probe_is_of_pixels_colours() -> None:
+def test_a_quarter_of_the_probe_is_of_pixels_colours() -> None:
     """The same from scikit-learn, fitted to pixels by the labels of their cells."""
     blobs, colours = Blobs(side=12, seed=1), 2
     options = FitOptions(noise='none', l2=1e-3)
-    cells = fit_head(blobs.table, SAME, options).probe
-    mixed = fit_head(blobs.table, SAME, options, pixel_features=colours).probe
+    cells = fit_head(blobs.table, SAME, options)
+    mixed = fit_head(blobs.table, SAME, options, pixel_features=colours)
     x = blobs.table.pixels.double().numpy()
     x = (x - x.mean(0)) / x.std(0, ddof=1)
     y = blobs.label[blobs.table.owner].numpy()
     weight = np.bincount(y)[y] ** -0.5
     oracle = LogisticRegression(C=1 / (COLOUR_L2 * colours), tol=1e-8, max_iter=1000)
     oracle.fit(x[:, :colours], y, weight / weight.sum())
-    of_pixels = torch.from_numpy(oracle.decision_function(x[:, :colours]))
-    of_cells, both = (probe(blobs.table.pixels) for probe in (cells, mixed))
-    expected = (1 - COLOUR) * of_cells + COLOUR * of_pixels
+    of_pixels = torch.from_numpy(oracle.decision_function(x[:, :colours])).float()
+    of_cells, both = (made.probe(blobs.table.pixels) for made in (cells, mixed))
+    expected = (1 - MAP_COLOUR) * of_cells + MAP_COLOUR * of_pixels
     # Within a hundredth: what probabilities ask for.
-    torch.testing.assert_close(
-        both.softmax(1), expected.float().softmax(1), rtol=0, atol=1e-2
-    )
+    torch.testing.assert_close(both.softmax(1), expected.softmax(1), rtol=0, atol=1e-2)
     assert (both.softmax(1) - of_cells.softmax(1)).abs().max() > 0.1
+
+    # Prompts are means of the pixels that a probe with half of the colours finds: their
+    # scores tell two of them apart by Σ⁻¹ (m_a - m_b).
+    chooser = (1 - COLOUR) * of_cells + COLOUR * of_pixels
+    scores = {}
+    for name, logits in (('half', chooser), ('quarter', both)):
+        index, found = select(logits, blobs.label[blobs.table.owner])
+        standard = torch.from_numpy(x)[index].float()
+        prompts = cluster(standard, found, 4, 1, 0)
+        plain = within_class_discriminant(standard, found, prompts)
+        scores[name] = plain(torch.from_numpy(x).float())
+    made = mixed.lda(blobs.table.pixels)
+    centred = {k: v - v.mean(1, keepdim=True) for k, v in scores.items()}
+    made = made - made.mean(1, keepdim=True)
+
+    def apart(expected: Tensor) -> float:
+        """Share of the scores that a factor, the temperature, leaves over."""
+        factor = (made * expected).sum() / expected.square().sum()
+        return float((made - factor * expected).norm() / made.norm())
+
+    assert apart(centred['half']) < 0.01
+    assert apart(centred['quarter']) > 2 * apart(centred['half'])
 
 
 def test_a_class_is_lifted_by_codes_that_have_cells() -> None:
@@ -574,14 +596,14 @@ def test_errors_of_imagery_and_of_neighbours() -> None:
 
 def test_weight_of_the_labels() -> None:
     """It is less where the imagery knows cells better than their neighbours do."""
-    weights = [label_weight(True, None, r) for r in (0.1, 0.75, 1, 3)]
-    assert weights == pytest.approx([NOISY / 2, SOFT * 0.75**2, SOFT, SOFT])
+    weights = [label_weight(True, None, r) for r in (0.1, 0.75, 1, 1.5, 3)]
+    assert weights == pytest.approx([0.15, 0.15, 0.2, 0.45, 1.2])
     weights = [label_weight(False, 0.0, r) for r in (0.1, 0.75, 1, 3)]
-    assert weights == pytest.approx([NOISY / 2, CLEAN * 0.75**2, CLEAN, CLEAN])
+    assert weights == pytest.approx([0.15, 1.2 * 0.75**4, 1.2, 1.8])
+    assert label_weight(False, 0.05, 1) == pytest.approx(0.72)
     for rate in (0.2, None):
         weights = [label_weight(False, rate, r) for r in (0.1, 1, 1.2, 3)]
-        expected = [NOISY / 2, NOISY, NOISY * 1.44, 2 * NOISY]
-        assert weights == pytest.approx(expected)
+        assert weights == pytest.approx([0.15, 0.25, 0.25 * 1.2**4, 1.8])
 
 
 @pytest.mark.parametrize(('patch', 'apart'), [(1, 1.2), (8, 0.3)])

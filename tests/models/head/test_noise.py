@@ -167,6 +167,28 @@ def test_denoising_takes_the_balance_of_classes_out_again(kind: str) -> None:
     assert share == pytest.approx(float(label.double().mean()), abs=0.06)
 
 
+def test_no_class_vanishes() -> None:
+    """Half of a label's cells at least are believed, however rare it is."""
+    generator = torch.Generator().manual_seed(0)
+    side = torch.arange(30)
+    place = torch.nn.functional.pad(torch.cartesian_prod(side, side), (1, 0))
+    truth = (place[:, 2] >= 15).long()
+    features = torch.randn(900, 2, generator=generator)
+    features[:, 0] += 4.0 * truth
+    wrong = torch.rand(900, generator=generator) < 0.2
+    label = torch.where(wrong, 1 - truth, truth)
+    # A rare one says nothing that the others do not: it would be taken away.
+    label[::129] = 2
+    fold = torch.arange(900) % 5
+    near = neighbour_weights(place, 1.0, 2)
+    cleaned = denoise(CellSpace.of(features), label, 3, fold, near, 1e-3, 0.5)
+    kept = [float(cleaned.target[label == c, c].mean()) for c in range(3)]
+    assert cleaned.trust == 1
+    assert kept[2] == pytest.approx(0.5, abs=1e-6)
+    assert min(kept[:2]) > 0.7
+    torch.testing.assert_close(cleaned.target.sum(1), torch.ones(900).double())
+
+
 def test_one_block_has_nothing_to_hold_out() -> None:
     blobs = Blobs(side=3)
     plain = fit_head(blobs.table, SAME)

@@ -40,14 +40,26 @@ CAUTIOUS = 1e-2
 # asks for more than their translation does.
 MAX_CODE_L2 = 1e-3
 
-# The colour expert: what it weighs, its penalty, and pixels that it looks at. As much as
-# the probe of cells: a quarter was .01 below on nearly every scene, and so were two
-# thirds on half of them.
-COLOUR, COLOUR_L2, COLOUR_PIXELS = 0.5, 1e-4, 10_000
+# The colour expert: its penalty, and pixels that it looks at.
+COLOUR_L2, COLOUR_PIXELS = 1e-4, 10_000
 
-# Weight of the labels at prediction, and their smoothing in cells, see label_weight. SOFT
-# is the least that keeps every development scene at its labels' own accuracy.
-SOFT, CLEAN, NOISY, SIGMA = 0.6, 1.2, 0.3, 0.5
+# What it weighs where prompts are chosen, and in the probe of the map. Prompts of a
+# probe with a quarter were .01 below on nearly every scene. But prompts know colours
+# themselves: a quarter in the map gained .003, and keeps classes that few cells stand for.
+COLOUR, MAP_COLOUR = 0.5, 0.25
+
+# Weight of the labels at prediction, and their smoothing in cells, see label_weight: of
+# codes that are several classes, of single ones that are clean, and that are noisy.
+SOFT, CLEAN, NOISY, SIGMA = 0.2, 1.2, 0.25, 0.5
+
+# Power of the ratio of errors that the weight follows, and the most that the weight is:
+# for codes that are several classes, and for single ones. Powers of 3 to 5 are alike for
+# single ones (.003); a fourth power where errors may be shared would trust r too much.
+SOFT_POWER, SOFT_MOST = 2, 1.2
+HARD_POWER, HARD_MOST = 4, 1.8
+
+# The least weight: where the imagery knows more than neighbours do, it hardly matters.
+LEAST_WEIGHT = 0.15
 
 # Agreeing pixels that the prompts and their covariance are made from, at most. The
 # covariance takes D² products a pixel: sixty thousand gave the same maps.
@@ -254,10 +266,13 @@ def fit_head(
         start = None if near is None else near.theta
         probe = space.fit(belief, codes, strength, weight, start=start)
         probe = probe.to(torch.float32)
-        if options.recipe == 'codes' and pixel_features:
-            probe = _with_colour(probe, data, belief, pixel_features, options)
     else:
         probe = probe.unscale(-data.mean / data.scale, 1 / data.scale)
+        pixel_features = 0
+    mapped = probe
+    if options.recipe == 'codes' and pixel_features:
+        expert = _colour_expert(data, belief, pixel_features, options)
+        probe, mapped = (_mixed(probe, expert, share) for share in (COLOUR, MAP_COLOUR))
     translation = None
     if soft:
         translation = data.composition.float()
@@ -307,7 +322,7 @@ def fit_head(
     return Head(
         crosswalk.target,
         options.score,
-        head.probe,
+        mapped.unscale(data.mean, data.scale),
         translation,
         lda,
         cosine,
@@ -389,9 +404,9 @@ def label_weight(soft: bool, rate: float | None, ratio: float) -> float:
     Held-out cells cannot say what is right for pixels, and errors that neighbours share
     make labels look better than they are. So it is a fixed weight: SOFT for codes that
     are several classes; CLEAN for single ones, less what their errors ask for, and at
-    least NOISY. The squared ratio of errors changes it within narrow limits: down to
-    half of NOISY, where the imagery knows more than neighbours do, and up to twice NOISY
-    or that fixed weight, whichever is more.
+    least NOISY. It follows a power of the ratio of errors within limits: small where the
+    imagery knows cells better than their neighbours do, which is where truth is sharp,
+    and large where it is coarse.
 
     Args:
         soft: Whether a code is several classes.
@@ -401,10 +416,12 @@ def label_weight(soft: bool, rate: float | None, ratio: float) -> float:
     Returns:
         The weight.
     """
-    fixed = SOFT
-    if not soft:
+    if soft:
+        weight, most = SOFT * ratio**SOFT_POWER, SOFT_MOST
+    else:
         fixed = NOISY if rate is None else max(NOISY, CLEAN * (1 - 8 * rate))
-    return min(max(fixed * ratio**2, NOISY / 2), max(fixed, 2 * NOISY))
+        weight, most = fixed * ratio**HARD_POWER, HARD_MOST
+    return min(max(weight, LEAST_WEIGHT), most)
 
 
 def error_ratio(
@@ -465,36 +482,40 @@ def _moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
     return variance.sqrt(), mean + first
 
 
-def _with_colour(
-    probe: LinearProbe,
-    data: _Labelled,
-    belief: Tensor,
-    features: int,
-    options: FitOptions,
+def _colour_expert(
+    data: _Labelled, belief: Tensor, features: int, options: FitOptions
 ) -> LinearProbe:
-    """Mix a probe with one of pixels' colours: log p = ½ log A + ½ log B.
+    """A probe of pixels' colours: their leading features, standardised.
 
     A pixel is believed to be what its cell is believed to be, (n, K).
     """
     some = (data.pixel_label >= 0).nonzero()[:, 0]
     generator = torch.Generator().manual_seed(options.seed)
     some = some[torch.randperm(len(some), generator=generator)[:COLOUR_PIXELS]]
-    codes = len(probe.bias)
+    codes = belief.shape[1]
     target = one_hot(data.pixel_label[some], codes)
     cell = data.whole_cell(some)
     target = torch.where(cell[:, None] >= 0, belief[cell.clamp(min=0)], target)
     weight = class_weights(target, codes, options.balance, options.class_weight)
     space = CellSpace.of(data.standard(some, features))
     expert = space.fit(target, codes, COLOUR_L2, weight, precise=False)
-    expert = expert.to(torch.float32)
-    mixed = (1 - COLOUR) * probe.weight
-    mixed[:, :features] += COLOUR * expert.weight
+    return expert.to(torch.float32)
+
+
+def _mixed(probe: LinearProbe, expert: LinearProbe, share: float) -> LinearProbe:
+    """A geometric mean of two probes: log p = (1 - share) log A + share log B.
+
+    Args:
+        probe: That of cells, A.
+        expert: That of pixels' colours, B, which are the leading features.
+        share: What B weighs.
+    """
+    mixed = (1 - share) * probe.weight
+    mixed[:, : expert.weight.shape[1]] += share * expert.weight
     # A code that no pixel was drawn of is left to the cells' probe, and one that no
     # whole cell has is none.
-    bias = torch.where(expert.bias > ABSENT, COLOUR * expert.bias, 0)
-    bias = torch.where(
-        probe.bias > ABSENT, (1 - COLOUR) * probe.bias + bias, probe.bias
-    )
+    bias = torch.where(expert.bias > ABSENT, share * expert.bias, 0)
+    bias = torch.where(probe.bias > ABSENT, (1 - share) * probe.bias + bias, probe.bias)
     return LinearProbe(mixed, bias)
 
 

@@ -16,7 +16,8 @@ from .probe import MAX_FITTED, CellSpace, class_factors, class_weights, one_hot
 # of SymmetricCrossEntropy.
 REVERSE = 9.21
 
-# Of the cells of a class, at least so many are kept however few agree.
+# Of the cells of a class, at least so many are kept however few agree: denoising took all
+# seven cells of a lake away with one seed of three, and .77 of its IoU.
 KEPT = 0.5
 
 # Rounds of denoising: the second sees labels that the first has mended, a third changed
@@ -80,7 +81,8 @@ class DenoisedLabels:
     Args:
         target: Probability of each class of each cell, Y, (n, C) float64.
         rate: Share of the labels that seem wrong, ν.
-        trust: Part of Y that does not come from the cell's own label, α.
+        trust: Part of Y that does not come from the cell's own label, α; less for the
+            cells of a class that would vanish.
         theta: The probes of all folds, near which one of all cells is.
     """
 
@@ -124,7 +126,8 @@ def denoise(
     3. A noise matrix T[c, l] = P(label l | class c) by expectation maximisation:
        r_ic ∝ exp(b_ic) T[c, l_i] and T[c, l] ∝ Σ_i r_ic [l_i = l].
     4. ν = 1 - mean r_i,l_i is the rate of errors, and Y = α r + (1 - α) one-hot(l) with
-       α = min(1, 10 ν).
+       α = min(1, 10 ν), but less for the cells of a label that would keep less than half
+       of itself: no class vanishes.
 
     Args:
         space: The cells.
@@ -166,6 +169,9 @@ def denoise(
             matrix = joint / joint.sum(1, keepdim=True)
         rate = float(1 - r.gather(1, label[:, None]).mean())
         trust = min(1.0, GAIN * rate)
-        y = trust * r + (1 - trust) * hard
+        kept = (hard * r).sum(0) / hard.sum(0).clamp(min=1)
+        most = (1 - KEPT) / (1 - kept).clamp(min=1e-12)
+        part = most.clamp(max=trust)[label, None]
+        y = part * r + (1 - part) * hard
     assert start is not None
     return DenoisedLabels(y, rate, trust, start)
