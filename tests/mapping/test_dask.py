@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 
+import dask
 import distributed
 import psutil
 import pytest
@@ -25,7 +26,7 @@ from torchgeo_mapsr.mapping.dask import DaskCluster, _take_gpu
 from torchgeo_mapsr.mapping.run import map_region
 from torchgeo_mapsr.mapping.timing import Stopwatch
 
-from ..forked import Forked
+from ..forked import METHOD, Forked, run_forked
 from .conftest import arguments, changed
 
 
@@ -198,21 +199,29 @@ def test_second_client_goes_on(
 def test_killed_worker_is_replaced(
     job: MapJob, expected: tuple[dict[str, bytes], bytes]
 ) -> None:
-    """On this machine workers have nannies, which start another."""
+    """On this machine workers have nannies, which start another.
+
+    They fork theirs here: three times to import torch anew is half of this file's time.
+    """
     killed = []
 
     def kill() -> None:
+        server = 'multiprocessing.forkserver'
         workers = [
             process
             for process in psutil.Process().children(recursive=True)
-            if any('spawn_main' in part for part in process.cmdline())
+            if any(METHOD in part for part in process.cmdline())
+            and (METHOD == 'spawn' or server in ' '.join(process.parent().cmdline()))
         ]
         workers[0].kill()
         killed.append(len(workers))
 
+    # The server of forked.py is there before Dask asks for one of its own.
+    run_forked('')
     thread = when_tiles(job, 3, kill)
     args = [*arguments(job), '--executor', 'dask', '--workers', '2']
-    assert main(args) == 0
+    with dask.config.set({'distributed.worker.multiprocessing-method': METHOD}):
+        assert main(args) == 0
     thread.join()
     assert killed == [2]
     assert contents(Path(job.output).parent) == expected[0]
@@ -229,8 +238,6 @@ def test_mistakes_on_a_worker_are_one_line(
 
 
 def test_no_scheduler(job: MapJob) -> None:
-    import dask
-
     far = changed(job, executor='dask', scheduler='tcp://127.0.0.1:9')
     short = {'distributed.comm.timeouts.connect': '300ms'}
     with (

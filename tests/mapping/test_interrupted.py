@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from torchgeo_mapsr.datasets.scene.scene import make_scene
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.mapping.config import MapJob
+from torchgeo_mapsr.mapping.config import BackboneOptions, MapJob
 from torchgeo_mapsr.mapping.run import map_region
 from torchgeo_mapsr.mapping.tile_files import TileFiles
 
@@ -218,9 +218,19 @@ def test_every_crash_state_is_resumed(
         job,
         imagery=(str(small.imagery),),
         labels=(str(small.labels),),
-        output=home / 'cover.tif',
+        output=tmp_path / 'fitted.tif',
         backbone='identity',
         tile_size=96,
+        save_model=tmp_path / 'fit.safetensors',
+    )
+    map_region(job)
+    # The fit is copied then, and kept beside the tiles as if it had just been made.
+    job = changed(
+        job,
+        output=home / 'cover.tif',
+        backbone=BackboneOptions.spec,
+        model=job.save_model,
+        save_model=None,
     )
     copies: list[Path] = []
 
