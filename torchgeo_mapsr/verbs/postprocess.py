@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from . import VERBS
 from .console import Verbs, check_json, check_output, json_option, terminal, write_json
 
 _EXAMPLES = """examples:
@@ -31,7 +32,7 @@ def add(verbs: Verbs) -> None:
     """
     parser = verbs.add_parser(
         'postprocess',
-        help='weigh the classes of a map anew, dissolve patches below a mapping unit',
+        help=VERBS['postprocess'],
         description='Make a map of a map: multiply the scores of classes by weights and '
         'take the best class anew (Malkin et al. 2019, appendix E), then give patches '
         'below a minimum mapping unit to the class that they share the longest edge '
