@@ -16,8 +16,8 @@ import yaml
 
 from . import __version__
 from .errors import InputError, InputWarning
-from .memory import frugal
 from .offline import VARIABLE, forbid_network
+from .process import frugal
 from .verbs import VERBS
 
 OFFLINE = '--offline'

@@ -23,8 +23,8 @@ from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.config import MapJob
 from torchgeo_mapsr.mapping.dask import DaskCluster, _take_gpu
+from torchgeo_mapsr.mapping.progress import Stopwatch
 from torchgeo_mapsr.mapping.run import map_region
-from torchgeo_mapsr.mapping.timing import Stopwatch
 
 from ..forked import METHOD, Forked, run_forked
 from .conftest import arguments, changed

@@ -19,7 +19,7 @@ from torchgeo_mapsr.datasets.scene.scene import make_scene
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.config import BackboneOptions, MapJob
 from torchgeo_mapsr.mapping.run import map_region
-from torchgeo_mapsr.mapping.tile_files import TileFiles
+from torchgeo_mapsr.mapping.store import TileFiles
 
 from ..forked import Forked
 from .conftest import arguments, changed

@@ -53,7 +53,7 @@ def test_memory_does_not_grow_with_the_raster(
     ]
     script = f"""
 import resource
-from torchgeo_mapsr.memory import frugal
+from torchgeo_mapsr.process import frugal
 frugal()
 from torchgeo_mapsr.mapping.run import map_region
 from torchgeo_mapsr.mapping.config import MapJob

@@ -21,8 +21,8 @@ from torchgeo_mapsr.datasets.chip import Chip
 from torchgeo_mapsr.datasets.geo.grid import Window
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.main import main
+from torchgeo_mapsr.mapping.progress import Stopwatch
 from torchgeo_mapsr.mapping.tiles import ModelScores
-from torchgeo_mapsr.mapping.timing import Stopwatch
 from torchgeo_mapsr.models.networks.model import NetworkFiles
 
 from ..forked import METHOD

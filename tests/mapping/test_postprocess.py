@@ -12,15 +12,15 @@ import pytest
 import rasterio
 from skimage.measure import label
 
+from torchgeo_mapsr.datasets.geo.grid import row_areas
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.evaluation.area import row_areas
 from torchgeo_mapsr.evaluation.mapping_unit import MappingUnit
 from torchgeo_mapsr.evaluation.reweighting import class_weights
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.config import MapJob, PostprocessOptions
 from torchgeo_mapsr.mapping.run import MapResult, map_region
-from torchgeo_mapsr.mapping.tile_files import TileFiles
+from torchgeo_mapsr.mapping.store import TileFiles
 from torchgeo_mapsr.models.model import LandCoverModel
 
 from .conftest import arguments, changed

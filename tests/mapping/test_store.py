@@ -14,8 +14,7 @@ import torch
 from torchgeo_mapsr.datasets.geo.plan import Tile
 from torchgeo_mapsr.datasets.legends.legend import Legend, LegendClass
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.mapping.store import WorkStore, digest
-from torchgeo_mapsr.mapping.tile_files import replacing
+from torchgeo_mapsr.mapping.store import WorkStore, digest, replacing
 from torchgeo_mapsr.models.backbones.create import create_backbone
 from torchgeo_mapsr.models.head.head import Head
 from torchgeo_mapsr.models.head.label_prior import LabelPrior

@@ -87,10 +87,10 @@ def run(options: argparse.Namespace) -> int:
 
     import numpy as np
 
+    from ..datasets.geo.grid import row_areas
     from ..datasets.geo.plan import Tile
     from ..datasets.geo.raster import open_rasters
     from ..datasets.labels import LabelRaster
-    from ..evaluation.area import row_areas
     from ..evaluation.class_maps import blocks_of, layer_path, map_legend
     from ..evaluation.mapping_unit import MappingUnit
     from ..evaluation.reweighting import class_weights, reweighted
