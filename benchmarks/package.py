@@ -31,10 +31,9 @@ from torchgeo_mapsr.datasets.scene.scene import ORIGIN, Scene
 from torchgeo_mapsr.evaluation.accuracy import Confusion, compare
 from torchgeo_mapsr.evaluation.reliability import Reliability, map_reliability
 from torchgeo_mapsr.main import main as command
-from torchgeo_mapsr.mapping.tile_files import TileFiles
+from torchgeo_mapsr.mapping.progress import Stopwatch
+from torchgeo_mapsr.mapping.store import TileFiles
 from torchgeo_mapsr.mapping.tiles import ModelScores, TileItem
-from torchgeo_mapsr.mapping.timing import Stopwatch
-from torchgeo_mapsr.memory import frugal
 from torchgeo_mapsr.models.backbones.backbone import Backbone
 from torchgeo_mapsr.models.backbones.rcf import RCF
 from torchgeo_mapsr.models.head.cells import CellTable
@@ -45,7 +44,7 @@ from torchgeo_mapsr.models.model import chips_at_once, device_of, extract
 from torchgeo_mapsr.models.networks.ensemble import Ensemble
 from torchgeo_mapsr.models.propagation.propagation import Propagation
 from torchgeo_mapsr.models.tokens.tokens import Tokens
-from torchgeo_mapsr.threads import prefetch, torch_threads
+from torchgeo_mapsr.process import frugal, prefetch, torch_threads
 from torchgeo_mapsr.versions import versions
 
 TARGET = 'land-cover-4'

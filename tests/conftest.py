@@ -20,9 +20,48 @@ from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
 
 from .pretend import pretended
 
+#: Files that take longest on one core (half a minute and more), longest first: one that
+#: is handed out last keeps a worker busy when the others have nothing left.
+LONGEST = (
+    'test_one_way.py',
+    'gis/test_plugin.py',
+    'mapping/test_real_scenes.py',
+    'mapping/test_dask.py',
+    'mapping/test_run.py',
+    'mapping/test_gpu.py',
+    'test_speed.py',
+    'test_benchmark_training.py',
+    'docs/test_notebooks.py',
+    'mapping/test_interrupted.py',
+    'docs/test_examples.py',
+    'test_library.py',
+    'tasks/test_segmentation.py',
+    'models/test_export.py',
+    'tasks/test_self_training.py',
+    'tasks/test_adversarial.py',
+    'tasks/test_mapsr.py',
+    'test_benchmark_noisy.py',
+    'models/networks/test_trained.py',
+    'tasks/test_em.py',
+    'mapping/test_postprocess.py',
+    'tasks/test_supervision.py',
+    'models/head/test_fit.py',
+    'mapping/test_polygons.py',
+)
+
 # No test fails for its time: another program may have the machine.
 settings.register_profile('untimed', deadline=None)
 settings.load_profile('untimed')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # xdist hands out the files with most tests first, which are not the longest.
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(autouse=True)

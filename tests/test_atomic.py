@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from torchgeo_mapsr import memory
+from torchgeo_mapsr import process
 from torchgeo_mapsr.atomic import take_name
 
 
@@ -67,5 +67,5 @@ def test_c_libraries_without_glibcs_functions(
         raise library
 
     monkeypatch.setattr('ctypes.CDLL', load)
-    memory.frugal()
-    memory.give_back()
+    process.frugal()
+    process.give_back()

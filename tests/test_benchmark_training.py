@@ -17,10 +17,11 @@ from torchgeo_mapsr.datasets import LabelRaster, make_scene
 from torchgeo_mapsr.datasets.imagery import Imagery
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
+@pytest.fixture(scope='module')
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """The made scene, by the names that scenes have."""
-    (place,) = find_places(tmp_path, tmp_path / 'work', ['made'], side=150)
+    folder = tmp_path_factory.mktemp('place')
+    (place,) = find_places(folder, folder / 'work', ['made'], side=150)
     return place
 
 
@@ -28,6 +29,8 @@ def place(tmp_path: Path) -> Place:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, 'CROP', 64)
     monkeypatch.setattr(training, 'BATCH', 2)
+    # half precision is a multiple slower on processors without it
+    monkeypatch.setattr(training, 'PRECISION', '32-true')
 
 
 def test_our_rows_make_maps(place: Place, tmp_path: Path) -> None:

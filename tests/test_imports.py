@@ -25,7 +25,7 @@ LAYERS = [
     {'samplers'},
     {'losses', 'transforms', 'models'},
     {'datasets'},
-    {'_compat', 'errors', 'versions', 'memory', 'threads', 'offline', 'atomic'},
+    {'_compat', 'errors', 'versions', 'process', 'offline', 'atomic'},
 ]
 
 #: Within datasets: what is in none of these lines is above them all.

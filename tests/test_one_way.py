@@ -3,8 +3,6 @@
 
 """The command and the Trainer are two loops round one fit and one map."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,8 @@ from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.scene import Scene, make_scene
 from torchgeo_mapsr.models.head.label_prior import LabelPrior
 from torchgeo_mapsr.samplers import FitSampler
+
+from .forked import run_forked
 
 BACKBONE = 'rcf?filters=6&colours=24&strides=1,4'
 QUIET: dict[str, Any] = {
@@ -127,13 +127,30 @@ def same_files(first: Path, second: Path) -> None:
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.fixture(scope='module')
+def commanded(
+    scene: Scene, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[bytes, Path]:
+    """Fit and map of the command with chips of 128."""
+    folder = tmp_path_factory.mktemp('commanded')
+    return by_command(scene, folder, [str(scene.labels)], 128)
+
+
 @pytest.mark.parametrize('chip', [128, 224, 448])
 @pytest.mark.parametrize('prior', [None, 0.0])
 def test_same_fit_and_map(
-    scene: Scene, tmp_path: Path, chip: int, prior: float | None
+    scene: Scene,
+    commanded: tuple[bytes, Path],
+    tmp_path: Path,
+    chip: int,
+    prior: float | None,
 ) -> None:
     labels = [str(scene.labels)]
-    ours, map_ours = by_command(scene, tmp_path, labels, chip, prior=prior)
+    ours, map_ours = (
+        commanded
+        if (chip, prior) == (128, None)
+        else by_command(scene, tmp_path, labels, chip, prior=prior)
+    )
     theirs, map_theirs = by_trainer(
         scene, tmp_path, labels, chip, FitOptions(prior=prior)
     )
@@ -141,24 +158,47 @@ def test_same_fit_and_map(
     same_files(map_ours, map_theirs)
 
 
-@pytest.mark.parametrize('changes', [{'batch_size': 3}, {'upsampler': 'bilateral'}])
-def test_same_in_batches_and_guided(
-    scene: Scene, tmp_path: Path, changes: dict[str, Any]
+def test_same_in_batches(
+    scene: Scene, commanded: tuple[bytes, Path], tmp_path: Path
 ) -> None:
+    ours, map_ours = commanded
+    theirs, map_theirs = by_trainer(
+        scene, tmp_path, [str(scene.labels)], 128, batch_size=3
+    )
+    assert ours == theirs
+    same_files(map_ours, map_theirs)
+
+
+@pytest.mark.parametrize(
+    'flags',
+    [
+        {'upsampler': 'bilateral', 'propagate': 'tokens?spacing=16'},
+        {'propagate': 'superpixels?spacing=12&alpha=0.5'},
+    ],
+)
+def test_same_guided_and_propagated(
+    scene: Scene, tmp_path: Path, flags: dict[str, Any]
+) -> None:
+    """By both ways; and a saved fit maps so under --model."""
     labels = [str(scene.labels)]
-    flags = {k: v for k, v in changes.items() if k == 'upsampler'}
     ours, map_ours = by_command(scene, tmp_path, labels, 128, **flags)
-    theirs, map_theirs = by_trainer(scene, tmp_path, labels, 128, **changes)
+    theirs, map_theirs = by_trainer(scene, tmp_path, labels, 128, **flags)
     assert ours == theirs
     same_files(map_ours, map_theirs)
-
-
-def test_same_with_propagation(scene: Scene, tmp_path: Path) -> None:
-    labels, spec = [str(scene.labels)], 'superpixels?spacing=12&alpha=0.5'
-    ours, map_ours = by_command(scene, tmp_path, labels, 128, propagate=spec)
-    theirs, map_theirs = by_trainer(scene, tmp_path, labels, 128, propagate=spec)
-    assert ours == theirs
-    same_files(map_ours, map_theirs)
+    again = MapJob.from_flags(
+        imagery=(str(scene.imagery),),
+        labels=tuple(labels),
+        legend='nlcd',
+        output=tmp_path / 'again.tif',
+        model=tmp_path / 'command.fit',
+        chip_size=128,
+        tile_size=100,
+        scores=True,
+        device='cpu',
+    )
+    report = map_region(again).report
+    assert {name: report['fit'][name] for name in flags} == flags
+    same_files(map_ours, tmp_path / 'again.tif')
 
 
 # A process of its own: autograd of this one has threads, which cannot be forked.
@@ -186,16 +226,12 @@ Trainer(
 """
 
 
-def test_same_fit_of_two_processes(scene: Scene, tmp_path: Path) -> None:
-    labels = str(scene.labels)
-    ours, _ = by_command(scene, tmp_path, [labels], 128)
-    arguments = [str(scene.imagery), labels, str(tmp_path), BACKBONE]
-    subprocess.run(
-        [sys.executable, '-c', TWO_PROCESSES, *arguments],
-        cwd=Path(__file__).parents[1],
-        check=True,
-        timeout=240,
-    )
+def test_same_fit_of_two_processes(
+    scene: Scene, commanded: tuple[bytes, Path], tmp_path: Path
+) -> None:
+    labels, (ours, _) = scene.labels, commanded
+    done = run_forked(TWO_PROCESSES, scene.imagery, labels, tmp_path, BACKBONE)
+    assert done.returncode == 0, done.stderr[-2000:]
     for rank in (0, 1):
         assert (tmp_path / f'fit{rank}').read_bytes() == ours
 
@@ -289,34 +325,11 @@ def test_cells_larger_than_a_chip(tmp_path: Path) -> None:
     assert report['fit']['chips'] == 40
 
 
-def test_a_saved_fit_maps_as_it_was_made(scene: Scene, tmp_path: Path) -> None:
-    """A fit for guided upsampling and propagation maps so under --model."""
-    labels = [str(scene.labels)]
-    spec = 'tokens?spacing=16'
-    _, first = by_command(
-        scene, tmp_path, labels, 128, upsampler='bilateral', propagate=spec
-    )
-    again = MapJob.from_flags(
-        imagery=(str(scene.imagery),),
-        labels=tuple(labels),
-        legend='nlcd',
-        output=tmp_path / 'again.tif',
-        model=tmp_path / 'command.fit',
-        chip_size=128,
-        tile_size=100,
-        scores=True,
-        device='cpu',
-    )
-    report = map_region(again).report
-    assert report['fit']['upsampler'] == 'bilateral'
-    assert report['fit']['propagate'] == spec
-    same_files(first, tmp_path / 'again.tif')
-
-
-def test_edges_do_not_depend_on_the_chip_size(scene: Scene, tmp_path: Path) -> None:
+def test_edges_do_not_depend_on_the_chip_size(
+    scene: Scene, commanded: tuple[bytes, Path], tmp_path: Path
+) -> None:
     """At the last row and column a map is the same for chips of any size."""
-    fit, _ = by_command(scene, tmp_path, [str(scene.labels)], 128)
-    (tmp_path / 'fit').write_bytes(fit)
+    (tmp_path / 'fit').write_bytes(commanded[0])
     edges = []
     for chip in (128, 160, 448):
         path = tmp_path / f'edge{chip}.tif'
@@ -336,8 +349,8 @@ def test_edges_do_not_depend_on_the_chip_size(scene: Scene, tmp_path: Path) -> N
         assert np.mean(edge != edges[0]) < 2e-3
 
 
-def test_a_saved_fit_has_a_digest(scene: Scene, tmp_path: Path) -> None:
-    content, _ = by_command(scene, tmp_path, [str(scene.labels)], 128)
+def test_a_saved_fit_has_a_digest(commanded: tuple[bytes, Path]) -> None:
+    content, _ = commanded
     assert LandCoverModel.is_model(content)
     for place in (12, len(content) // 2, len(content) - 3):
         changed = bytearray(content)

@@ -20,7 +20,7 @@ from torchgeo_mapsr.models.backbones.identity import Identity
 from torchgeo_mapsr.models.head.prompts import CosinePrompts
 from torchgeo_mapsr.models.tokens.tokens import Tokens
 
-RCF = 'rcf?filters=4&colours=8&strides=1,4'
+VIT = 'timm:test_vit?weights=random'
 
 
 def random(*shape: int) -> Tensor:
@@ -102,8 +102,15 @@ class TestMeasure:
 
 @pytest.fixture
 def together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts in this process: to import everything anew takes the longest."""
+    """Parts in this process: to import everything anew takes the longest.
+
+    With the smallest network that there is, once at a time.
+    """
     monkeypatch.setattr(speed, 'alone', call)
+    monkeypatch.setattr(speed, 'AT_A_TIME', 1)
+    for name in ('VIT', 'VIT_TINY'):
+        monkeypatch.setattr(speed, name, VIT)
+    monkeypatch.setitem(speed.TINY['overhead'], 'spec', VIT)
 
 
 @pytest.mark.usefixtures('together')

@@ -9,14 +9,15 @@ import itertools
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, NoReturn
 
 import yaml
 
 from . import __version__
 from .errors import InputError, InputWarning
-from .memory import frugal
 from .offline import VARIABLE, forbid_network
+from .process import frugal
 from .verbs import VERBS
 
 OFFLINE = '--offline'
@@ -59,8 +60,8 @@ def main(args: Sequence[str] | None = None) -> int:
         forbid_network()
     if argv and argv[0] in LIGHTNING_VERBS:
         return _lightning([text for text in argv if text != OFFLINE])
-    parser = _parser()
-    options = parser.parse_args(argv)
+    verb = next((text for text in argv if not text.startswith('-')), None)
+    options = _parser(verb).parse_args(argv)
     vars(options).pop('offline', None)  # heeded above, before anything is imported
     resumes = _KEPT if getattr(options, 'resumes', False) else ''
     try:
@@ -160,7 +161,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(verb: str | None) -> argparse.ArgumentParser:
+    """The parser of all verbs, which knows the options of one.
+
+    Args:
+        verb: The one that is asked for: no other is imported.
+    """
     parser = _Parser(
         prog='torchgeo-mapsr',
         description='Land-cover maps at the resolution of imagery, from coarse labels.',
@@ -170,17 +176,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--version', action='version', version=__version__)
     verbs = parser.add_subparsers(title='verbs', metavar='VERB', required=True)
 
-    for command in VERBS:
-        command.add(verbs)
-    # Each of them may be handed an address, or a backbone of a hub.
-    for parser_of_verb in verbs.choices.values():
-        parser_of_verb.add_argument(
+    for name, text in VERBS.items():
+        if name != verb:
+            verbs.add_parser(name, help=text)
+            continue
+        import_module(f'.verbs.{name}', __package__).add(verbs)
+        # It may be handed an address, or a backbone of a hub.
+        verbs.choices[name].add_argument(
             OFFLINE,
             action='store_true',
             help=f'forbid all use of the network (also the variable {VARIABLE}=1)',
         )
-    for verb in LIGHTNING_VERBS:
+    for name in LIGHTNING_VERBS:
         verbs.add_parser(
-            verb, help=f'Lightning: {verb} a task from a YAML configuration'
+            name, help=f'Lightning: {name} a task from a YAML configuration'
         )
     return parser

@@ -25,7 +25,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_jaccard_index
 
-from torchgeo_mapsr.datasets.legends.descriptions import described_shares
+from torchgeo_mapsr.datasets.legends.statistics import described_shares
 from torchgeo_mapsr.losses import (
     StatisticsMatchingLoss,
     block_regions,

@@ -13,13 +13,16 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
-from torch import distributed, multiprocessing
+from torch import distributed
+from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader
 
 from tests.data.chesapeake_pairs import data
 from torchgeo_mapsr import datamodules
 from torchgeo_mapsr.datamodules import PairDataModule
 from torchgeo_mapsr.errors import InputError
+
+from ..forked import METHOD
 
 
 @pytest.fixture(scope='module')
@@ -74,7 +77,7 @@ def test_two_processes_share_the_chips(folder: Path) -> None:
     module.setup('fit')
     expected = sums(module.train_dataloader())
     assert len(expected) == len(set(expected)) == 8
-    multiprocessing.spawn(read_share, (folder,), nprocs=2)
+    start_processes(read_share, (folder,), nprocs=2, start_method=METHOD)
     first, second = json.loads((folder / 'shares.json').read_text())
     assert sorted(first + second) == sorted(expected)
     assert not set(first) & set(second)

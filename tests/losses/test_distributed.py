@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing
 from torch import Tensor
+from torch.multiprocessing import start_processes
 
 from torchgeo_mapsr.losses import (
     ClassBalancedCrossEntropy,
     ClassCentreContrast,
     ClassPrior,
 )
+
+from ..forked import METHOD
 
 # Images of each process: they need not have as many.
 SIZES = (2, 1)
@@ -60,7 +62,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_two_processes_are_one_batch(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, (str(tmp_path),), len(SIZES))
+    start_processes(work, (str(tmp_path),), len(SIZES), start_method=METHOD)
     parts = [torch.load(tmp_path / f'{rank}.pt') for rank in range(len(SIZES))]
     whole = train(*data())
     for part in parts:

@@ -8,6 +8,7 @@ import pytest
 
 from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
 from torchgeo_mapsr.mapping.config import FLAGS, MapJob, value_at
+from torchgeo_mapsr.mapping.run import map_region
 
 #: Small, but of two strides, so that halo, alignment and blending matter.
 BACKBONE = 'rcf?filters=6&colours=24&strides=1,4'
@@ -18,19 +19,34 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     return make_scene(tmp_path_factory.mktemp('scene'), seed=3, size=(330, 290))
 
 
-@pytest.fixture
-def job(scene: Scene, tmp_path: Path) -> MapJob:
+def job_of(scene: Scene, output: Path, **flags: Any) -> MapJob:
     """A job of seconds, with several chips and tiles."""
     return MapJob.from_flags(
         imagery=(str(scene.imagery),),
         labels=(str(scene.labels),),
         legend=scene.legend,
-        output=tmp_path / 'cover.tif',
+        output=output,
         backbone=BACKBONE,
         chip_size=128,
         tile_size=100,
         device='cpu',
+        **flags,
     )
+
+
+@pytest.fixture(scope='session')
+def mapped(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what that job makes, with scores and fit; not to be written to."""
+    folder = tmp_path_factory.mktemp('mapped')
+    fit = folder / 'fit.safetensors'
+    map_region(job_of(scene, folder / 'cover.tif', save_model=fit, scores=True))
+    return folder
+
+
+@pytest.fixture
+def job(scene: Scene, tmp_path: Path) -> MapJob:
+    """A job of seconds, with several chips and tiles."""
+    return job_of(scene, tmp_path / 'cover.tif')
 
 
 def flags_of(job: MapJob) -> dict[str, Any]:

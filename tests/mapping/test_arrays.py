@@ -8,15 +8,7 @@ import pytest
 import rasterio
 from odc.geo.geobox import GeoBox
 
-from torchgeo_mapsr import (
-    FitOptions,
-    InputError,
-    LandCoverModel,
-    MapJob,
-    fit,
-    map_array,
-    map_region,
-)
+from torchgeo_mapsr import FitOptions, InputError, LandCoverModel, fit, map_array
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.models.model import LandCoverModel as Model
 
@@ -36,23 +28,10 @@ def arrays(path: Path) -> tuple[np.ndarray, GeoBox]:
         return file.read(), GeoBox(file.shape, file.transform, str(file.crs))
 
 
-def test_same_as_the_command(
-    scene: Scene, model: LandCoverModel, tmp_path: Path
-) -> None:
-    job = MapJob.from_flags(
-        imagery=(str(scene.imagery),),
-        labels=(str(scene.labels),),
-        legend='nlcd',
-        output=tmp_path / 'map.tif',
-        save_model=tmp_path / 'fit',
-        backbone=BACKBONE,
-        chip_size=128,
-        device='cpu',
-    )
-    map_region(job)
-    assert model.to_bytes() == (tmp_path / 'fit').read_bytes()
+def test_same_as_the_command(scene: Scene, model: LandCoverModel, mapped: Path) -> None:
+    assert model.to_bytes() == (mapped / 'fit.safetensors').read_bytes()
     codes = map_array(model, scene.imagery, scene.labels, chip_size=128)
-    with rasterio.open(tmp_path / 'map.tif') as file:
+    with rasterio.open(mapped / 'cover.tif') as file:
         np.testing.assert_array_equal(codes, file.read(1))
 
 

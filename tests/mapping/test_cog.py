@@ -3,8 +3,6 @@
 
 import json
 import resource
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,6 +17,8 @@ from rio_cogeo import cog_validate
 from torchgeo_mapsr.datasets.geo.plan import Plan, Tile
 from torchgeo_mapsr.datasets.legends.legend import Legend, LegendClass
 from torchgeo_mapsr.mapping.cog import NO_PERCENT, Layer, map_nodata, write_cog
+
+from ..forked import run_forked
 
 LEGEND = Legend.load('land-cover-4')
 AFFINE = Affine(0.5859374999999546, 0, 6e5 + 0.1, 0, -0.5859375000001819, 3.3e6)
@@ -159,8 +159,7 @@ def test_disk_full_is_an_error_not_half_a_map(tmp_path: Path) -> None:
 import resource, sys
 import numpy as np
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import test_cog
+from tests.mapping import test_cog
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
 values = np.random.default_rng(0).integers(0, 5, (1500, 1500), np.uint8)
 layer = test_cog.Layer.classes(test_cog.LEGEND, 0)
@@ -171,8 +170,6 @@ try:
 except OSError as error:
     sys.exit(17)
 """
-    done = subprocess.run(
-        [sys.executable, '-c', script], capture_output=True, check=False
-    )
-    assert done.returncode == 17, done.stderr.decode()
+    done = run_forked(script)
+    assert done.returncode == 17, done.stderr
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 200_000

@@ -7,52 +7,49 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+from numpy.typing import NDArray
 
+from torchgeo_mapsr.datasets.scene.scene import make_scene
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.mapping.config import MapJob
+from torchgeo_mapsr.mapping.config import BackboneOptions, MapJob
 from torchgeo_mapsr.mapping.run import map_region
-from torchgeo_mapsr.mapping.tile_files import TileFiles
+from torchgeo_mapsr.mapping.store import TileFiles
 
+from ..forked import Forked
 from .conftest import arguments, changed
 
 
 @pytest.fixture
-def expected(job: MapJob, tmp_path: Path) -> np.ndarray:
+def expected(mapped: Path) -> NDArray[np.uint8]:
     """The map of a run that nothing happens to."""
-    undisturbed = changed(job, output=tmp_path / 'undisturbed' / 'cover.tif')
-    with rasterio.open(map_region(undisturbed).maps[0]) as dataset:
+    with rasterio.open(mapped / 'cover.tif') as dataset:
         return dataset.read()
 
 
-def start(job: MapJob, before: str = '') -> subprocess.Popen[str]:
-    script = (
+def start(job: MapJob, before: str = '') -> Forked:
+    return Forked(
         f'{before}\nimport sys\nfrom torchgeo_mapsr.main import main\n'
         f'sys.exit(main({arguments(job)!r}))'
     )
-    return subprocess.Popen(
-        [sys.executable, '-c', script], stderr=subprocess.PIPE, text=True
-    )
 
 
-def wait_for_tiles(job: MapJob, process: subprocess.Popen[str], count: int) -> None:
+def wait_for_tiles(job: MapJob, process: Forked, count: int) -> None:
     folder = Path(f'{job.output}.parts')
     end = time.monotonic() + 240
     while len(list(folder.glob('*.tile'))) < count:
-        assert process.poll() is None, process.communicate()[1]
+        assert process.returncode is None, process.stderr
         assert time.monotonic() < end
         time.sleep(0.005)
 
 
 def finish(
-    job: MapJob, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    job: MapJob, expected: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[int, int]:
     """Run the same command again: the same map, without the finished tiles.
 
@@ -80,14 +77,14 @@ def finish(
 
 def test_killed_run_is_resumed(
     job: MapJob,
-    expected: np.ndarray,
+    expected: NDArray[np.uint8],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     process = start(job)
     wait_for_tiles(job, process, 3)
     process.kill()
-    process.communicate()
+    process.wait()
     there, made = finish(job, expected, monkeypatch)
     assert there >= 3
     assert there + made == 4 * 3
@@ -96,21 +93,20 @@ def test_killed_run_is_resumed(
 
 @pytest.mark.skipif(os.name == 'nt', reason='Windows sends no SIGINT to a child alone')
 def test_ctrl_c_keeps_what_is_finished(
-    job: MapJob, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    job: MapJob, expected: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = start(job)
     wait_for_tiles(job, process, 2)
-    process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert 'same command again' in message
-    assert 'Traceback' not in message
+    process.kill(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert 'same command again' in process.stderr
+    assert 'Traceback' not in process.stderr
     there, made = finish(job, expected, monkeypatch)
     assert there + made == 4 * 3
 
 
 def test_disk_full_is_one_line(
-    job: MapJob, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    job: MapJob, expected: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limit on the size of files stands for a full disk: write(2) fails alike.
 
@@ -127,8 +123,8 @@ def test_disk_full_is_one_line(
         'run.publish = limited\n'
     )
     process = start(job, before)
-    _, message = process.communicate(timeout=240)
-    assert process.returncode == 2, message
+    code, message = process.wait(), process.stderr
+    assert code == 2, message
     lines = [line for line in message.splitlines() if line.startswith('torchgeo')]
     assert len(lines) == 1
     assert 'disk' in lines[0]
@@ -167,7 +163,7 @@ def stop_before_publishing(job: MapJob, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def test_damaged_leftovers_are_made_again(
-    job: MapJob, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    job: MapJob, expected: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = stop_before_publishing(job, monkeypatch)
     first, second, *_ = sorted(folder.glob('*.tile'))
@@ -178,7 +174,7 @@ def test_damaged_leftovers_are_made_again(
 
 
 def test_damaged_fit_is_made_again(
-    job: MapJob, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    job: MapJob, expected: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = stop_before_publishing(job, monkeypatch)
     (fit,) = folder.glob('fit_*.safetensors')
@@ -217,12 +213,24 @@ def test_every_crash_state_is_resumed(
     home, states = tmp_path / 'home', tmp_path / 'states'
     home.mkdir()
     states.mkdir()
+    small = make_scene(tmp_path / 'scene', seed=3, size=(150, 150))
+    job = changed(
+        job,
+        imagery=(str(small.imagery),),
+        labels=(str(small.labels),),
+        output=tmp_path / 'fitted.tif',
+        backbone='identity',
+        tile_size=96,
+        save_model=tmp_path / 'fit.safetensors',
+    )
+    map_region(job)
+    # The fit is copied then, and kept beside the tiles as if it had just been made.
     job = changed(
         job,
         output=home / 'cover.tif',
-        backbone='identity',
-        chip_size=256,
-        tile_size=256,
+        backbone=BackboneOptions.spec,
+        model=job.save_model,
+        save_model=None,
     )
     copies: list[Path] = []
 

@@ -1,8 +1,6 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from rasterio.windows import Window
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.mapping.config import MapJob
 
+from ..forked import run_forked
 from .conftest import changed, flags_of
 
 resource = pytest.importorskip('resource')
@@ -54,7 +53,7 @@ def test_memory_does_not_grow_with_the_raster(
     ]
     script = f"""
 import resource
-from torchgeo_mapsr.memory import frugal
+from torchgeo_mapsr.process import frugal
 frugal()
 from torchgeo_mapsr.mapping.run import map_region
 from torchgeo_mapsr.mapping.config import MapJob
@@ -62,9 +61,7 @@ for flags in {[flags_of(job) for job in jobs]!r}:
     map_region(MapJob.from_flags(**flags))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
-    done = subprocess.run(
-        [sys.executable, '-c', script], capture_output=True, text=True, check=False
-    )
+    done = run_forked(script)
     assert done.returncode == 0, done.stderr
     small, large = (int(line) * 1024 for line in done.stdout.split())
     assert large - small < 60e6

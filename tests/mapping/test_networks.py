@@ -21,9 +21,11 @@ from torchgeo_mapsr.datasets.chip import Chip
 from torchgeo_mapsr.datasets.geo.grid import Window
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.main import main
+from torchgeo_mapsr.mapping.progress import Stopwatch
 from torchgeo_mapsr.mapping.tiles import ModelScores
-from torchgeo_mapsr.mapping.timing import Stopwatch
 from torchgeo_mapsr.models.networks.model import NetworkFiles
+
+from ..forked import METHOD
 
 
 @pytest.fixture(scope='module')
@@ -129,7 +131,7 @@ def test_sent_to_another_process(checkpoints: list[Path]) -> None:
     core = slice(5, 35), slice(0, 42)
     expected = open_and_score(sent, image, core)
     assert expected.shape == (4, 30, 42)
-    with ProcessPoolExecutor(1, get_context('spawn')) as pool:
+    with ProcessPoolExecutor(1, get_context(METHOD)) as pool:
         there = pool.submit(open_and_score, sent, image, core).result()
     assert torch.equal(there, expected)
 

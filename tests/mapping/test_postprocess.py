@@ -12,15 +12,15 @@ import pytest
 import rasterio
 from skimage.measure import label
 
+from torchgeo_mapsr.datasets.geo.grid import row_areas
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.evaluation.area import row_areas
 from torchgeo_mapsr.evaluation.mapping_unit import MappingUnit
 from torchgeo_mapsr.evaluation.reweighting import class_weights
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.config import MapJob, PostprocessOptions
 from torchgeo_mapsr.mapping.run import MapResult, map_region
-from torchgeo_mapsr.mapping.tile_files import TileFiles
+from torchgeo_mapsr.mapping.store import TileFiles
 from torchgeo_mapsr.models.model import LandCoverModel
 
 from .conftest import arguments, changed
@@ -31,26 +31,12 @@ def read(path: Path) -> np.ndarray:
         return dataset.read().astype(int)
 
 
-@pytest.fixture(scope='module')
-def model(
-    scene: object, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, MapResult]:
+@pytest.fixture
+def model(mapped: Path) -> tuple[Path, MapResult]:
     """A fit, and the map with scores that it was made for."""
-    from .conftest import BACKBONE
-
-    folder = tmp_path_factory.mktemp('plain')
-    job = MapJob.from_flags(
-        imagery=(str(scene.imagery),),  # type: ignore[attr-defined]
-        labels=(str(scene.labels),),  # type: ignore[attr-defined]
-        legend='nlcd',
-        output=folder / 'plain.tif',
-        backbone=BACKBONE,
-        chip_size=128,
-        tile_size=100,
-        scores=True,
-        save_model=folder / 'fit.safetensors',
-    )
-    return folder / 'fit.safetensors', map_region(job)
+    path = mapped / 'cover.json'
+    report = json.loads(path.read_text())
+    return mapped / 'fit.safetensors', MapResult((mapped / 'cover.tif',), report, path)
 
 
 def test_no_class_depends_on_calibration(
@@ -101,7 +87,7 @@ def test_weights_do_what_postprocess_does(
         result = map_region(changed(job, reweight=weights, scores=True, **flags))
         np.testing.assert_array_equal(read(output), read(expected))
         scores = read(output.with_name(f'{tile_size}_scores.tif'))
-        before = read(plain.maps[0].with_name('plain_scores.tif'))
+        before = read(plain.maps[0].with_name('cover_scores.tif'))
         np.testing.assert_array_equal(scores, before)
         classes = read(output)
         taken = np.take_along_axis(scores, np.maximum(classes - 1, 0), 0)
@@ -127,7 +113,7 @@ def test_minimum_area_is_that_of_the_whole_map(
     )
     expected = unit.apply(0, whole)
     assert (expected != whole).mean() > 0.005
-    scores = read(plain.maps[0].with_name('plain_scores.tif'))
+    scores = read(plain.maps[0].with_name('cover_scores.tif'))
     for tile_size in (100, 2048):
         output = tmp_path / f'{tile_size}.tif'
         flags = {'model': fit, 'output': output, 'tile_size': tile_size}

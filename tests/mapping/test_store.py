@@ -4,9 +4,7 @@
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +14,14 @@ import torch
 from torchgeo_mapsr.datasets.geo.plan import Tile
 from torchgeo_mapsr.datasets.legends.legend import Legend, LegendClass
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.mapping.store import WorkStore, digest
-from torchgeo_mapsr.mapping.tile_files import replacing
+from torchgeo_mapsr.mapping.store import WorkStore, digest, replacing
 from torchgeo_mapsr.models.backbones.create import create_backbone
 from torchgeo_mapsr.models.head.head import Head
 from torchgeo_mapsr.models.head.label_prior import LabelPrior
 from torchgeo_mapsr.models.head.probe import LinearProbe
 from torchgeo_mapsr.models.model import FrozenBackbone, LandCoverModel
+
+from ..forked import Forked
 
 WORK = {'settings': {'seed': 0, 'backbone': 'rcf'}, 'inputs': {'a.tif': 'abc'}}
 TILE = Tile(1, 2, slice(0, 4), slice(4, 9))
@@ -256,17 +255,17 @@ store.tiles.save(0, Tile(1, 2, slice(0, 4), slice(4, 9)), classes=np.ones((4, 5)
 print('saved', flush=True)
 time.sleep(60)
 """
-    process = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline().strip() == b'saved'
+    process = Forked(script)
+    while process.stdout != 'saved\n':
+        assert process.returncode is None, process.stderr
+        time.sleep(0.01)
     with (
         pytest.raises(InputError, match='Another run'),
         WorkStore(tmp_path / 'w', WORK),
     ):
         pass
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
-    process.stdout.close()
     with WorkStore(tmp_path / 'w', WORK) as store:
         assert store.resumed
         assert store.tiles.load(0, TILE, 'classes').sum() == 20

@@ -13,13 +13,17 @@ from torchgeo_mapsr.datasets.scene.scene import Scene
 SPECS = ('rcf?filters=6&colours=24&strides=1,4', 'timm:test_vit?weights=random')
 
 
-@pytest.mark.parametrize('spec', SPECS)
-def test_export_agrees_with_eager(made_scene: Scene, tmp_path: Path, spec: str) -> None:
+@pytest.fixture(scope='module', params=['identity', *SPECS])
+def module(request: pytest.FixtureRequest, made_scene: Scene) -> ExportableModel:
     model = fit(
-        made_scene.imagery, made_scene.labels, 'nlcd', backbone=spec, chip_size=160,
-        device='cpu',
+        made_scene.imagery, made_scene.labels, 'nlcd', backbone=request.param,
+        chip_size=160, device='cpu',
     )  # fmt: skip
-    module = ExportableModel(model)
+    return ExportableModel(model)
+
+
+@pytest.mark.parametrize('module', SPECS, indirect=True)
+def test_export_agrees_with_eager(module: ExportableModel, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     image = 255 * torch.rand(1, 4, 160, 160, generator=generator)
     with torch.no_grad():
@@ -41,14 +45,8 @@ def test_export_agrees_with_eager(made_scene: Scene, tmp_path: Path, spec: str) 
     torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize('spec', ['identity', *SPECS])
-def test_compiled_in_one_graph(made_scene: Scene, spec: str) -> None:
+def test_compiled_in_one_graph(module: ExportableModel) -> None:
     """The scoring path has no graph break, and gives what it gives without a compiler."""
-    model = fit(
-        made_scene.imagery, made_scene.labels, 'nlcd', backbone=spec, chip_size=160,
-        device='cpu',
-    )  # fmt: skip
-    module = ExportableModel(model)
     graphs = []
 
     def compiler(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Any:

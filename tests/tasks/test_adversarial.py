@@ -1,8 +1,6 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,8 @@ from torchgeo_mapsr.losses import (
 )
 from torchgeo_mapsr.models.networks.trained import Trained
 from torchgeo_mapsr.tasks import AdversarialTask
+
+from ..forked import run_forked
 
 Batch = dict[str, Any]
 
@@ -185,12 +185,7 @@ trainer.fit(task, PairDataModule(*paths, patch_size=64, length=4))
 def test_two_processes_stay_the_same(made_scene: Scene) -> None:
     """With plain data parallelism, which wants a gradient of every parameter."""
     paths = [made_scene.imagery, made_scene.labels, made_scene.truth, made_scene.truth]
-    done = subprocess.run(
-        [sys.executable, '-c', TWO_PROCESSES, *map(str, paths)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked(TWO_PROCESSES, *paths)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

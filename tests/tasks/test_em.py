@@ -1,8 +1,6 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,8 @@ from lightning.pytorch import Callback, Trainer
 from torchgeo_mapsr import ExpectationMaximizationTask, InputError, PairDataModule
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.models.propagation.superpixels import superpixels
+
+from ..forked import run_forked
 
 
 @pytest.fixture(scope='module')
@@ -151,10 +151,5 @@ Trainer(
 
 def test_two_processes(made_scene: Scene) -> None:
     """Both losses, and balanced chips, with plain data parallelism."""
-    done = subprocess.run(
-        [sys.executable, '-c', TWO_PROCESSES, made_scene.imagery, made_scene.labels],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked(TWO_PROCESSES, made_scene.imagery, made_scene.labels)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -4,7 +4,6 @@
 """Maps from a Trainer are those of the command."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from torchgeo_mapsr.samplers.lattice import LatticeSampler
 from torchgeo_mapsr.tasks import MapSRTask, SegmentationTask
 from torchgeo_mapsr.tasks.map_writer import MapWriter
 
+from ..forked import run_forked
 from ..mapping.conftest import BACKBONE, changed
 
 CONFIG = Path(__file__).parents[2] / 'docs' / 'configs' / 'map_writer.yaml'
@@ -133,14 +133,7 @@ def test_two_processes_make_the_same_bytes(
         output=str(tmp_path / 'cover.tif'),
     )
     script = 'from pathlib import PosixPath\n' + script
-    done = subprocess.run(
-        [sys.executable, '-c', script],
-        check=False,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = run_forked(script)
     assert done.returncode == 0, done.stderr
     assert layers(tmp_path) == layers(made)
     assert not list(tmp_path.glob('*.parts*'))

@@ -3,8 +3,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +29,8 @@ from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.accuracy import compare
 from torchgeo_mapsr.models.head.probe import LinearProbe, class_weights
 from torchgeo_mapsr.tasks import MapSRTask
+
+from ..forked import run_forked
 
 SMALL = 'rcf?filters=8&colours=32&strides=1,2,4'
 # cross-validation is tested where it lives
@@ -492,12 +492,7 @@ for backbone, solver in (('identity', 'lbfgs'), (spec, 'sgd')):
 def test_two_processes_share_the_chips(made_scene: Scene, tmp_path: Path) -> None:
     """And find what one finds; all that they know is the same."""
     paths = [str(made_scene.imagery), str(made_scene.labels), str(made_scene.truth)]
-    done = subprocess.run(
-        [sys.executable, '-c', TWO_PROCESSES, *paths, SMALL, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked(TWO_PROCESSES, *paths, SMALL, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     options = FitOptions(l2=0.01, prior=0.2, max_pixels=10**6)
     one = MapSRTask('identity', fit=options)

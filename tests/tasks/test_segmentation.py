@@ -3,7 +3,6 @@
 
 import inspect
 import pickle
-import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -33,6 +32,8 @@ from torchgeo_mapsr.datasets.plot import per_pixel
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.models.networks.trained import Trained
+
+from ..forked import run_forked
 
 TRUTH = Classes(truth_legend='land-cover-4')
 ARGUMENTS = {'in_channels': 4, 'classes': TRUTH, 'lr': 3e-3, 'scheduler': 'cosine'}
@@ -394,14 +395,7 @@ if __name__ == '__main__':
 
 def test_two_processes(scene: Scene, tmp_path: Path) -> None:
     """That are spawned: the task, its supervision and its classes are pickled."""
-    script = tmp_path / 'two.py'
-    script.write_text(TWO_PROCESSES)
-    done = subprocess.run(
-        [sys.executable, str(script), str(scene.imagery), str(scene.labels)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked(TWO_PROCESSES, scene.imagery, scene.labels, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

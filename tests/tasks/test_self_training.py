@@ -1,8 +1,6 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,8 @@ from torch.utils.data import DataLoader
 from tests.data.openearthmap.data import chip, make
 from torchgeo_mapsr import Classes, InputError, Network, SelfTrainingTask
 from torchgeo_mapsr.models.networks.trained import Trained
+
+from ..forked import run_forked
 
 ARGUMENTS: dict[str, Any] = {
     'network': Network('segformer', 'mit_b0', in_channels=3),
@@ -243,10 +243,5 @@ trainer.fit(Task(**arguments), SourceTargetDataModule(*parts))
 def test_two_processes(tmp_path: Path) -> None:
     """They see other chips, and have one student and one teacher."""
     make(tmp_path)
-    done = subprocess.run(
-        [sys.executable, '-c', TWO_PROCESSES, str(tmp_path), repr(ARGUMENTS)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked(TWO_PROCESSES, tmp_path, repr(ARGUMENTS))
     assert done.returncode == 0, done.stderr[-2000:]

@@ -15,12 +15,11 @@ import rasterio
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from ..datasets.geo.grid import box_in, clip, crop
+from ..datasets.geo.grid import box_in, clip, crop, row_areas
 from ..datasets.geo.raster import PathLike, address_of, open_rasters
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from .area import row_areas
 
 #: Files that ``map`` writes beside NAME.tif, by what their names end with.
 LAYERS = ('_confidence', '_scores')

@@ -19,13 +19,13 @@ from odc.geo.geobox import GeoBox
 from PIL import Image
 from rasterio.enums import Resampling
 
+from ..datasets.geo.grid import row_areas
 from ..datasets.geo.raster import address_of
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from .area import row_areas
 from .class_maps import layer_path, map_legend
 from .panel import imagery_picture
 from .reweighting import class_weights

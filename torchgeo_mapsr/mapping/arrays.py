@@ -24,8 +24,8 @@ from ..models.model import ChipModel, LandCoverModel, device_of
 from .config import ComputeOptions, ScoringOptions
 from .fit import fit_region
 from .inputs import Inputs
+from .progress import Stopwatch
 from .tiles import ModelScores, ScoredChip, TileItem, sweep
-from .timing import Stopwatch
 
 T = TypeVar('T')
 

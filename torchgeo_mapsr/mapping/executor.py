@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
-from .timing import Stopwatch
+from .progress import Stopwatch
 
 T = TypeVar('T')
 R = TypeVar('R')

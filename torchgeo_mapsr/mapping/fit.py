@@ -15,7 +15,6 @@ from ..datasets.geo.plan import ChipIndex, Plan
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..errors import InputError
-from ..memory import give_back
 from ..models.backbones.backbone import Backbone
 from ..models.head.cells import MAX_CELLS, Cells
 from ..models.head.fit import check_options
@@ -30,12 +29,12 @@ from ..models.model import (
     extract,
     fit_model,
 )
+from ..process import give_back, prefetch
 from ..samplers.lattice import LabelledChips
-from ..threads import prefetch
 from .config import ComputeOptions, ScoringOptions
 from .executor import Executor, Here, Tick
 from .inputs import Inputs
-from .timing import Stopwatch
+from .progress import Stopwatch
 
 # Chips that a worker looks at in a row: it reads one while it computes another.
 _ROW = 4

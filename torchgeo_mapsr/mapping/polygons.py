@@ -34,10 +34,10 @@ from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 from skimage.measure import label
 
+from ..datasets.geo.grid import row_areas
 from ..datasets.geo.raster import RasterFile
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from ..evaluation.area import row_areas
 from .cog import NO_PERCENT
 from .style import polygon_qml
 

@@ -11,9 +11,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..datasets.geo.grid import row_areas
 from ..datasets.geo.plan import Plan, Tile
 from ..datasets.legends.legend import Legend
-from ..evaluation.area import row_areas
 from ..evaluation.consistency import MapSummary, summarise
 from ..evaluation.mapping_unit import MappingUnit
 from ..evaluation.panel import save_panel
@@ -21,10 +21,10 @@ from .cog import Layer, map_nodata, write_cog
 from .inputs import Inputs
 from .outputs import Output
 from .polygons import PolygonOutput, polygonise
+from .progress import Stopwatch
 from .store import WorkStore
 from .style import write_class_styles, write_confidence_styles
 from .tiles import score_of
-from .timing import Stopwatch
 
 
 def publish(

@@ -46,12 +46,10 @@ from .fit import fit_region
 from .inputs import Inputs, searched
 from .outputs import Outputs, check_outputs
 from .polygons import PolygonOutput
-from .progress import JsonProgress
+from .progress import JsonProgress, Stopwatch
 from .publish import publish
-from .store import WorkStore
-from .tile_files import TileFiles
+from .store import TileFiles, WorkStore
 from .tiles import ChipScores, MapPass, MapTiles, ModelScores, TileItems
-from .timing import Stopwatch
 
 # Tiles that a worker makes in a row: each hands chips on to the next.
 _ROW = 4
@@ -134,7 +132,7 @@ def map_region(
         watch,
         job.confidence,
         job.scores,
-        class_weights(job.postprocess.reweight, inputs.target),
+        _weights(job, inputs),
         job.postprocess.min_area,
         job.html,
     )
@@ -454,6 +452,13 @@ def _plans(job: MapJob, run: Run, halo: int, stride: int) -> tuple[Plan, ...]:
 def _kept(job: MapJob) -> list[Path]:
     """Files that the fit and polygons are kept in."""
     return [path for path in (job.save_model, job.polygons) if path is not None]
+
+
+def _weights(job: MapJob, inputs: Inputs) -> tuple[float, ...]:
+    """Weight of each class when the best is taken; none by default."""
+    if not job.postprocess.reweight:
+        return ()
+    return class_weights(job.postprocess.reweight, inputs.target)
 
 
 def _polygons(job: MapJob, run: Run) -> PolygonOutput | None:

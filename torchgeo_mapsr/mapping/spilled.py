@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from ..datasets.geo.plan import ChipIndex
 from ..models.head.calibration import Calibration
+from .progress import Stopwatch
 from .tiles import ScoredChip, TileItem
-from .timing import Stopwatch
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.bool_]]
 

@@ -22,14 +22,13 @@ from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from ..evaluation.reweighting import reweighted
-from ..memory import give_back
 from ..models.head.calibration import Calibration
 from ..models.model import ChipModel, ModelFile, chips_at_once
 from ..models.networks.model import NetworkFiles
-from ..threads import prefetch, torch_threads
+from ..process import give_back, prefetch, torch_threads
 from .cog import NO_PERCENT, map_nodata
-from .tile_files import TileFiles
-from .timing import Stopwatch
+from .progress import Stopwatch
+from .store import TileFiles
 
 T = TypeVar('T')
 

@@ -23,7 +23,7 @@ from ..datasets.chip import Chip
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from ..threads import torch_threads
+from ..process import torch_threads
 from ..versions import versions
 from .backbones.backbone import Backbone
 from .backbones.create import create_backbone

@@ -25,11 +25,10 @@ from ..errors import InputError
 from ..evaluation.reweighting import class_weights
 from ..mapping.inputs import Inputs
 from ..mapping.outputs import Outputs, check_outputs
+from ..mapping.progress import Stopwatch
 from ..mapping.run import Run
 from ..mapping.spilled import SpilledScores
-from ..mapping.store import WorkStore
-from ..mapping.tile_files import TileFiles
-from ..mapping.timing import Stopwatch
+from ..mapping.store import TileFiles, WorkStore
 from ..models.backbones.backbone import Backbone
 from ..models.head.calibration import Calibration
 from ..samplers.lattice import LatticeQuery, LatticeSampler, pairs_of

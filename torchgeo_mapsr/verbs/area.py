@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import VERBS
 from .console import Verbs, check_json, json_option, terminal, working, write_json
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def add(verbs: Verbs) -> None:
     """
     parser = verbs.add_parser(
         'area',
-        help='areas and accuracies with confidence intervals, from labelled points',
+        help=VERBS['area'],
         description='User’s, producer’s and overall accuracy and the area of each class, '
         'with standard errors and confidence intervals, from a stratified random sample '
         'that has been labelled (`sample` draws one). Olofsson et al. 2014, eq. 1 to 11; '

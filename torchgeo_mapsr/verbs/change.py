@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from . import VERBS
 from .console import (
     Verbs,
     check_json,
@@ -40,7 +41,7 @@ def add(verbs: Verbs) -> None:
     """
     parser = verbs.add_parser(
         'change',
-        help='find change between two dates, from maps, their scores or imagery',
+        help=VERBS['change'],
         description='Calibrate the first signal to the second by least squares, which '
         'takes out what differs everywhere alike, and report windows whose mean absolute '
         'difference is above a threshold (Malkin et al. 2019, appendix D). Two class maps '

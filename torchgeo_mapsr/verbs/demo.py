@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..mapping.config import MapJob
+from . import VERBS
 from .console import Verbs, show_accuracy, terminal
 
 
@@ -19,7 +20,7 @@ def add(verbs: Verbs) -> None:
     """
     parser = verbs.add_parser(
         'demo',
-        help='make a small scene, map it and evaluate the map',
+        help=VERBS['demo'],
         description='Make a small scene with imagery, coarse labels and truth, map it '
         'and compare the map with the truth.',
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from . import VERBS
 from .console import (
     Verbs,
     check_json,
@@ -58,7 +59,7 @@ def add(verbs: Verbs) -> None:
     """
     parser = verbs.add_parser(
         'evaluate',
-        help='compare maps with high-resolution labels, or with the coarse ones',
+        help=VERBS['evaluate'],
         description='With --truth: accuracy, kappa, mean recall, and IoU, F1 and '
         'boundary IoU of each class, from one confusion matrix pooled over all files; '
         'the same by coarse class (--labels), file and stratum. Where there is no data, '

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from ..errors import InputError
+from . import VERBS
 from .console import Verbs, terminal
 
 
@@ -19,7 +20,7 @@ def add(verbs: Verbs) -> None:
     """
     parser = verbs.add_parser(
         'export',
-        help='polygons, styles and a STAC item of a map',
+        help=VERBS['export'],
         description='Polygons, styles and a STAC item of a class map that exists.',
     )
     parser.add_argument('map', type=Path, metavar='MAP', help='class map')

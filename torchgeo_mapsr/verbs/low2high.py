@@ -6,6 +6,7 @@
 import argparse
 from pathlib import Path
 
+from . import VERBS
 from .console import Verbs, terminal
 
 
@@ -17,7 +18,7 @@ def add(verbs: Verbs) -> None:
     """
     parser = verbs.add_parser(
         'low2high',
-        help='choose the chips of Low2High from Chesapeake tiles',
+        help=VERBS['low2high'],
         description='Choose chips of the CVPR 2019 Chesapeake tiles that show several '
         'classes, and divide them into splits (Workman et al. 2023). It writes an index; '
         'pixels stay in the tiles. Interrupted, the same command goes on.',

@@ -6,6 +6,7 @@
 import argparse
 
 from ..mapping.config import add_arguments, job_of
+from . import VERBS
 from .console import Verbs, terminal
 
 _EXAMPLES = """examples:
@@ -32,7 +33,7 @@ def add(verbs: Verbs) -> None:
     """
     parser = verbs.add_parser(
         'map',
-        help='make a land-cover map from imagery and coarse labels',
+        help=VERBS['map'],
         description='Make a land-cover map at the resolution of imagery, with no labels '
         'but coarse ones. Interrupted, the same command goes on where it stopped.',
         epilog=_EXAMPLES,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from . import VERBS
 from .console import Verbs, check_json, check_output, json_option, terminal, write_json
 
 _EXAMPLES = """examples:
@@ -31,7 +32,7 @@ def add(verbs: Verbs) -> None:
     """
     parser = verbs.add_parser(
         'postprocess',
-        help='weigh the classes of a map anew, dissolve patches below a mapping unit',
+        help=VERBS['postprocess'],
         description='Make a map of a map: multiply the scores of classes by weights and '
         'take the best class anew (Malkin et al. 2019, appendix E), then give patches '
         'below a minimum mapping unit to the class that they share the longest edge '
@@ -86,10 +87,10 @@ def run(options: argparse.Namespace) -> int:
 
     import numpy as np
 
+    from ..datasets.geo.grid import row_areas
     from ..datasets.geo.plan import Tile
     from ..datasets.geo.raster import open_rasters
     from ..datasets.labels import LabelRaster
-    from ..evaluation.area import row_areas
     from ..evaluation.class_maps import blocks_of, layer_path, map_legend
     from ..evaluation.mapping_unit import MappingUnit
     from ..evaluation.reweighting import class_weights, reweighted

@@ -6,6 +6,7 @@
 import argparse
 from pathlib import Path
 
+from . import VERBS
 from .console import (
     Verbs,
     check_json,
@@ -35,7 +36,7 @@ def add(verbs: Verbs) -> None:
     """
     parser = verbs.add_parser(
         'report',
-        help='make one HTML page of a run: map, imagery, figures, class weights',
+        help=VERBS['report'],
         description='Make one self-contained HTML file of one or more runs: swipe between '
         'imagery, coarse labels, map and confidence, areas and figures, and sliders that '
         'weigh the classes live. It needs no network and no other file.',

@@ -6,6 +6,7 @@
 import argparse
 from pathlib import Path
 
+from . import VERBS
 from .console import (
     Verbs,
     check_json,
@@ -38,7 +39,7 @@ def add(verbs: Verbs) -> None:
     """
     parser = verbs.add_parser(
         'sample',
-        help='draw reference points from a map, to be labelled in a GIS',
+        help=VERBS['sample'],
         description='Draw a stratified random sample of a map: a GeoPackage of points '
         'with an empty column `reference` whose choices are the map’s classes. Labelled, '
         'it gives accuracy and areas with confidence intervals (`area`). How many points '

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from . import VERBS
 from .console import Verbs, terminal
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def add(verbs: Verbs) -> None:
     """
     parser = verbs.add_parser(
         'select',
-        help='select patches of predicted maps that have minority classes',
+        help=VERBS['select'],
         description='Select unlabelled patches by the share of minority classes in '
         'their predicted maps, and write their footprints for the training. The '
         'confidence and scores that lie beside a map are left out.',

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import InputError
+from . import VERBS
 from .console import Verbs, terminal
 
 
@@ -18,7 +19,7 @@ def add(verbs: Verbs) -> None:
     """
     parser = verbs.add_parser(
         'statistics',
-        help='measure what coarse classes hold, for label super-resolution',
+        help=VERBS['statistics'],
         description='Mean and standard deviation of the shares of high-resolution '
         'classes in the cells of each coarse class, as MatchedStatistics wants '
         'them (its argument parser).',

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torchgeo_mapsr.datasets.legends.descriptions import described_shares
-from torchgeo_mapsr.datasets.legends.statistics import JointStatistics
+from torchgeo_mapsr.datasets.legends.statistics import JointStatistics, described_shares
 from torchgeo_mapsr.errors import InputError
 
 

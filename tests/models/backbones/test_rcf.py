@@ -12,7 +12,7 @@ from scipy.ndimage import correlate, gaussian_filter, uniform_filter
 from torch import Tensor
 
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.models.backbones import rectified
+from torchgeo_mapsr.models.backbones import rcf
 from torchgeo_mapsr.models.backbones.create import create_backbone
 from torchgeo_mapsr.models.backbones.rcf import PATCHES, RCF
 from torchgeo_mapsr.models.tokens.tokens import Tokens
@@ -439,7 +439,7 @@ def test_projection_without_features(
     expected = tokens.project(weight, bias)
     lazy = backbone(batch)
     for pixels in (1, 500, 10**9):
-        monkeypatch.setattr(rectified, 'PIXELS', pixels)
+        monkeypatch.setattr(rcf, 'CACHED_PIXELS', pixels)
         found = lazy.project(weight, bias)
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-5)
     found = lazy.project(weight)

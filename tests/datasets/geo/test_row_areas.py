@@ -7,7 +7,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import Geod, Transformer
 
-from torchgeo_mapsr.evaluation.area import row_areas
+from torchgeo_mapsr.datasets.geo.grid import row_areas
 
 
 def box(crs: str, x: float, y: float, size: float, rows: int = 4) -> GeoBox:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from torchgeo_mapsr.mapping.timing import Stopwatch
-from torchgeo_mapsr.threads import prefetch
+from torchgeo_mapsr.mapping.progress import Stopwatch
+from torchgeo_mapsr.process import prefetch
 
 
 @pytest.mark.parametrize('count', [0, 1, 2, 7])
