@@ -78,10 +78,10 @@ def test_any_small_raster(height: int, width: int, tile: int, seed: int) -> None
     assert normal((p.code, p.geometry) for p in found) == normal(at_once(codes))
 
 
-def test_a_scene_of_2048_pixels() -> None:
+def test_a_scene_of_4096_pixels() -> None:
     """Patches of all sizes, among them one as large as the scene."""
     rng = np.random.default_rng(1)
-    coarse = zoom(rng.normal(size=(4, 64, 64)).astype(np.float32), (1, 32, 32), order=1)
+    coarse = zoom(rng.normal(size=(4, 64, 64)).astype(np.float32), (1, 64, 64), order=1)
     codes = (coarse.argmax(0) + 1).astype(np.uint8)
     codes[rng.random(codes.shape, np.float32) < 0.001] = 4
     found = by_tiles(codes, 256)
