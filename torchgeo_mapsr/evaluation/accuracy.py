@@ -18,12 +18,11 @@ from odc.geo.geobox import GeoBox
 from scipy.ndimage import distance_transform_edt
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from ..datasets.geo.grid import crop, pixel_offset, row_areas
+from ..datasets.geo.grid import blocks_of, crop, pixel_offset, row_areas
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from .class_maps import blocks_of
 
 _BLOCK = 2048
 

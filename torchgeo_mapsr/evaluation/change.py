@@ -30,13 +30,12 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 from shapely.geometry import shape
 
-from ..datasets.geo.grid import crop, row_areas
+from ..datasets.geo.grid import blocks_of, crop, row_areas
 from ..datasets.geo.raster import PathLike, address_of, open_rasters
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from .accuracy import pixel_metres
-from .class_maps import blocks_of
 
 _BLOCK = 1024
 

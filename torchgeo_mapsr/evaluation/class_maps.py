@@ -15,7 +15,7 @@ import rasterio
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from ..datasets.geo.grid import box_in, clip, crop, row_areas
+from ..datasets.geo.grid import blocks_of, box_in, clip, crop, row_areas
 from ..datasets.geo.raster import PathLike, address_of, open_rasters
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
@@ -102,22 +102,6 @@ def map_legend(path: PathLike, legend: str | Path | None = None) -> Legend:
             ]
             return Legend.load({'name': name, 'classes': rows})
     return Legend.load('land-cover-4')
-
-
-def blocks_of(grid: GeoBox, size: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of the square blocks that a grid is read in.
-
-    Args:
-        grid: The grid.
-        size: Height and width of a block, in pixels.
-    """
-    height, width = grid.shape
-    for row in range(0, height, size):
-        for col in range(0, width, size):
-            yield (
-                slice(row, min(row + size, height)),
-                slice(col, min(col + size, width)),
-            )
 
 
 @dataclass(frozen=True)

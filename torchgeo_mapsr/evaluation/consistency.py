@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
-from ..datasets.geo.grid import row_areas
+from ..datasets.geo.grid import blocks_of, row_areas
 from ..datasets.geo.raster import address_of
 from ..datasets.geo.region import cell_diameter, region_map
 from ..datasets.labels import LabelRaster
@@ -23,7 +23,6 @@ from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..datasets.legends.statistics import JointStatistics
 from ..errors import InputError
-from .class_maps import blocks_of
 
 _BLOCK = 1024
 

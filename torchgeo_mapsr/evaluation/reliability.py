@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.geo.grid import crop
+from ..datasets.geo.grid import blocks_of, crop
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
-from .class_maps import blocks_of
 
 _BLOCK = 1024
 

@@ -87,11 +87,11 @@ def run(options: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from ..datasets.geo.grid import row_areas
+    from ..datasets.geo.grid import blocks_of, row_areas
     from ..datasets.geo.plan import Tile
     from ..datasets.geo.raster import open_rasters
     from ..datasets.labels import LabelRaster
-    from ..evaluation.class_maps import blocks_of, layer_path, map_legend
+    from ..evaluation.class_maps import layer_path, map_legend
     from ..evaluation.mapping_unit import MappingUnit
     from ..evaluation.reweighting import class_weights, reweighted
     from ..mapping.cog import Layer, map_nodata, write_cog
@@ -216,7 +216,7 @@ def _compare(legend: Any, old: Any, new: Any, areas: Any) -> tuple[Any, Any, flo
     """Hectares of each class before and after, and of pixels that have changed."""
     import numpy as np
 
-    from ..evaluation.class_maps import blocks_of
+    from ..datasets.geo.grid import blocks_of
 
     hectares, changed = np.zeros((2, len(legend))), 0.0
     for rows, cols in blocks_of(old.geobox, _TILE):

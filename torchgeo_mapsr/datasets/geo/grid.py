@@ -1,9 +1,9 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Where one pixel grid lies in another, and how much ground a pixel covers."""
+"""Where one pixel grid lies in another, its blocks, and the ground that a pixel covers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -234,6 +234,22 @@ def hull(boxes: Sequence[Box]) -> Box:
     """Smallest box that holds all boxes."""
     tops, lefts, bottoms, rights = zip(*boxes, strict=True)
     return min(tops), min(lefts), max(bottoms), max(rights)
+
+
+def blocks_of(grid: GeoBox, size: int) -> Iterator[Window]:
+    """Rows and columns of the square blocks that a grid is read in.
+
+    Args:
+        grid: The grid.
+        size: Height and width of a block, in pixels.
+    """
+    height, width = grid.shape
+    for row in range(0, height, size):
+        for col in range(0, width, size):
+            yield (
+                slice(row, min(row + size, height)),
+                slice(col, min(col + size, width)),
+            )
 
 
 # A projection that changes areas by less is taken at its word: what a GIS shows for UTM
