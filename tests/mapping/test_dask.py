@@ -57,7 +57,7 @@ def threads(workers: int) -> Iterator[str]:
         yield cluster.scheduler_address
 
 
-@pytest.mark.parametrize('workers', [1, 3])
+@pytest.mark.parametrize('workers', [1, 2, 4])
 def test_any_number_of_workers_gives_the_same_bytes(
     job: MapJob, expected: tuple[dict[str, bytes], bytes], tmp_path: Path, workers: int
 ) -> None:
