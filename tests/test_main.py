@@ -107,8 +107,13 @@ def test_statistics_are_measured_and_written(
     output = tmp_path / 'here.yaml'
     args = ['statistics', *(str(s.labels) for s in scenes), '--legend', 'nlcd']
     args += ['--truth', *(str(s.truth) for s in scenes), '--output', str(output)]
-    assert main(args) == 0
+    figures = tmp_path / 'here.json'
+    assert main([*args, '--json', str(figures)]) == 0
     found = JointStatistics.load(output)
+    content = json.loads(figures.read_text())
+    assert (
+        content['classes']['41']['mean'] == found.mean[found.source.index(41)].tolist()
+    )
     assert found.name == 'here'
     np.testing.assert_allclose(found.mean[found.frequency > 0].sum(axis=1), 1)
     out = capsys.readouterr().out
@@ -142,7 +147,8 @@ def test_lightning_verbs_are_torchgeos(
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / 'demo'
-    assert main(['demo', str(folder)]) == 0
+    figures = tmp_path / 'figures.json'
+    assert main(['demo', str(folder), '--json', str(figures)]) == 0
     out = capsys.readouterr().out
     assert f'Map: {folder / "landcover.tif"}' in out.replace('\n', '')
     coarse, cover = next(
@@ -151,6 +157,9 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if 'mIoU' in line
     )
     assert cover > coarse + 5
+    content = json.loads(figures.read_text())
+    assert 100 * content['map']['miou'] == pytest.approx(cover, abs=0.06)
+    assert 100 * content['coarse labels']['miou'] == pytest.approx(coarse, abs=0.06)
     assert main(['demo', str(folder)]) == 2
     assert '--overwrite' in capsys.readouterr().err
 

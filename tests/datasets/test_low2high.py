@@ -39,7 +39,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='module')
 def index(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     index = tmp_path_factory.mktemp('index')
-    assert main(['low2high', str(root), '--output', str(index), '--size', '64']) == 0
+    counts = tmp_path_factory.mktemp('figures') / 'counts.json'
+    args = ['low2high', str(root), '--output', str(index), '--size', '64']
+    assert main([*args, '--json', str(counts)]) == 0
+    chips = json.loads(counts.read_text())['chips']
+    assert sum(chips.values()) == len(chips_of(index)) > 0
     return index
 
 

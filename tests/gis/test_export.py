@@ -63,7 +63,14 @@ def test_a_map_knows_its_legend(path: Path) -> None:
 def test_everything_at_once(path: Path, qgis_layers: Layers) -> None:
     polygons = path.with_name('map_polygons.gpkg')
     args = ['export', str(path), '--polygons', str(polygons), '--min-area', '10']
-    assert main([*args, '--style', '--stac-item']) == 0
+    figures = path.with_name('written.json')
+    assert main([*args, '--style', '--stac-item', '--json', str(figures)]) == 0
+    content = json.loads(figures.read_text())
+    assert content['polygons'] == 2
+    assert {Path(name).suffix for name in content['files']} == {
+        '.gpkg', '.qml', '.sld', '.json'
+    }  # fmt: skip
+    assert all(Path(name).exists() for name in content['files'])
     frame = geopandas.read_file(polygons, layer='map_polygons')
     rows = sorted(zip(frame['name'], frame.confidence, strict=True))
     assert rows == [('Lake', 90), ('Moor & heath', 60)]

@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from torchgeo_mapsr.main import main
-
-VERBS = ('map', 'evaluate', 'sample', 'area', 'change', 'report', 'postprocess')
+from torchgeo_mapsr.verbs import VERBS
 
 
 @pytest.mark.parametrize('verb', VERBS)
@@ -19,7 +18,10 @@ def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert 'examples:' in text
     assert f'torchgeo-mapsr {verb} ' in text
-    assert '--overwrite' in text
+    # Footprints and an index are never written over.
+    assert ('--overwrite' in text) == (verb not in ('select', 'low2high'))
+    # The report of a map is its figures.
+    assert ('--json' in text) == (verb != 'map')
     for line in text.split('examples:')[1].splitlines():
         assert len(line) <= 92
 
@@ -29,7 +31,7 @@ def test_help_is_fast() -> None:
     script = (
         'import sys\n'
         'from torchgeo_mapsr.main import main\n'
-        f'for verb in {VERBS}:\n'
+        f'for verb in {tuple(VERBS)}:\n'
         '    try:\n'
         "        main([verb, '--help'])\n"
         '    except SystemExit:\n'

@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import json
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,10 @@ def test_selection(
     maps: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / 'out.gpkg'
-    assert run(maps, output, '--minority', '4') == 0
+    figures = tmp_path / 'out.json'
+    assert run(maps, output, '--minority', '4', '--json', str(figures)) == 0
+    content = json.loads(figures.read_text())
+    assert content == {'patches': 12, 'selected': 5, 'drawn': 3}
     assert capsys.readouterr().out.startswith(
         '5 of 12 patches: 2 have 1.00% of minority classes or more, 3 are drawn'
     )

@@ -9,7 +9,14 @@ from pathlib import Path
 from ..errors import InputError
 from ..mapping.config import MapJob
 from . import VERBS
-from .console import Verbs, show_accuracy, terminal
+from .console import Verbs, check_json, json_option, show_accuracy, terminal, write_json
+
+_EXAMPLES = """examples:
+  torchgeo-mapsr demo
+  torchgeo-mapsr demo somewhere --seed 3 --json accuracy.json
+
+Then look at somewhere/landcover.png, and drag somewhere/landcover.tif into QGIS.
+"""
 
 
 def add(verbs: Verbs) -> None:
@@ -23,6 +30,8 @@ def add(verbs: Verbs) -> None:
         help=VERBS['demo'],
         description='Make a small scene with imagery, coarse labels and truth, map it '
         'and compare the map with the truth.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         'folder',
@@ -35,6 +44,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         '--overwrite', action='store_true', help='replace an older demo'
     )
+    json_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -54,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(
             f'{folder} is not empty; name another folder, or give --overwrite.'
         )
+    check_json(options, [])
     console = terminal()
     console.print(f'Making a scene in {folder} …')
     scene = make_scene(folder, seed=options.seed)
@@ -68,11 +79,10 @@ def run(options: argparse.Namespace) -> int:
     map_region(job, console)
     same = Crosswalk.load(job.target, scene.target)
     coarse = Crosswalk.load(scene.legend, scene.target)
-    show_accuracy(
-        console,
-        {
-            'coarse labels': compare(scene.labels, scene.truth, coarse, same),
-            'map': compare(job.output, scene.truth, same, same),
-        },
-    )
+    results = {
+        'coarse labels': compare(scene.labels, scene.truth, coarse, same),
+        'map': compare(job.output, scene.truth, same, same),
+    }
+    show_accuracy(console, results)
+    write_json(options, {k: v.to_dict() for k, v in results.items()}, [])
     return 0

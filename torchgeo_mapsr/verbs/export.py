@@ -6,10 +6,17 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from . import VERBS
-from .console import Verbs, terminal
+from .console import Verbs, check_json, json_option, terminal, write_json
+
+_EXAMPLES = """examples:
+  torchgeo-mapsr export landcover.tif --polygons landcover_polygons.gpkg --min-area 100
+  torchgeo-mapsr export landcover.tif --polygons web.pmtiles
+  torchgeo-mapsr export landcover.tif --style --stac-item --json written.json
+"""
 
 
 def add(verbs: Verbs) -> None:
@@ -22,6 +29,8 @@ def add(verbs: Verbs) -> None:
         'export',
         help=VERBS['export'],
         description='Polygons, styles and a STAC item of a class map that exists.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('map', type=Path, metavar='MAP', help='class map')
     parser.add_argument(
@@ -59,6 +68,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         '--overwrite', action='store_true', help='replace files that exist'
     )
+    json_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -101,11 +111,15 @@ def run(options: argparse.Namespace) -> int:
             raise InputError(f'{output} exists; give another name, or --overwrite.')
         if output.resolve() in {path.resolve(), confidence and confidence.resolve()}:
             raise InputError(f'{output} is an input and would be overwritten.')
+    inputs = [path, confidence, *outputs] if confidence else [path, *outputs]
+    check_json(options, inputs)
     console = terminal()
+    figures: dict[str, Any] = {'map': str(path), 'files': list(map(str, outputs))}
     extra = {}
     if options.polygons:
         count = polygonise(path, options.polygons, legend, confidence, options.min_area)
         extra['polygons'] = options.polygons
+        figures['polygons'] = count
         console.print(f'{options.polygons}: {count} polygons')
     if options.style:
         write_class_styles(path, legend)
@@ -117,4 +131,5 @@ def run(options: argparse.Namespace) -> int:
     for output in outputs:
         if output != options.polygons:
             console.print(str(output))
+    write_json(options, figures, inputs)
     return 0

@@ -7,7 +7,12 @@ import argparse
 from pathlib import Path
 
 from . import VERBS
-from .console import Verbs, terminal
+from .console import Verbs, check_json, json_option, terminal, write_json
+
+_EXAMPLES = """examples:
+  torchgeo-mapsr low2high chesapeake/ --output low2high/
+  torchgeo-mapsr low2high chesapeake/ --output low2high/ --size 256 --json chips.json
+"""
 
 
 def add(verbs: Verbs) -> None:
@@ -22,6 +27,8 @@ def add(verbs: Verbs) -> None:
         description='Choose chips of the CVPR 2019 Chesapeake tiles that show several '
         'classes, and divide them into splits (Workman et al. 2023). It writes an index; '
         'pixels stay in the tiles. Interrupted, the same command goes on.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('root', type=Path, metavar='ROOT', help='folder of the tiles')
     parser.add_argument(
@@ -51,6 +58,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         '--seed', type=int, default=0, help='of the splits (default: %(default)s)'
     )
+    json_option(parser)
     parser.set_defaults(run=run, resumes=True)
 
 
@@ -64,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
     from ..datasets.low2high_index import build_index
 
+    check_json(options, [options.root, options.output])
     console = terminal()
     counts = build_index(
         options.root,
@@ -76,4 +85,5 @@ def run(options: argparse.Namespace) -> int:
     )
     listed = ', '.join(f'{name} {count}' for name, count in counts.items())
     console.print(f'{options.output}: {sum(counts.values())} chips ({listed})')
+    write_json(options, {'chips': counts}, [options.root, options.output])
     return 0

@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from . import VERBS
-from .console import Verbs, terminal
+from .console import Verbs, check_json, json_option, terminal, write_json
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 _SIZE = 256
+
+_EXAMPLES = """examples:
+  torchgeo-mapsr select maps/*.tif --minority 4 --output patches.gpkg
+  torchgeo-mapsr select maps/*.tif --minority 14 16 24 --output patches.gpkg \\
+      --patch-size 512 --threshold 0.02 --fraction equal --json patches.json
+"""
 
 
 def add(verbs: Verbs) -> None:
@@ -30,6 +36,8 @@ def add(verbs: Verbs) -> None:
         description='Select unlabelled patches by the share of minority classes in '
         'their predicted maps, and write their footprints for the training. The '
         'confidence and scores that lie beside a map are left out.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         'maps', nargs='+', metavar='MAP', help='class maps of unlabelled imagery'
@@ -73,6 +81,7 @@ def add(verbs: Verbs) -> None:
         'equal: as many as reach it (default: %(default)s)',
     )
     parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    json_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -82,7 +91,12 @@ def run(options: argparse.Namespace) -> int:
     Args:
         options: What was parsed.
     """
-    settings = {name: value for name, value in vars(options).items() if name != 'run'}
+    inputs = [*options.maps, options.output]
+    check_json(options, inputs)
+    others = {'run', 'json'}
+    settings = {
+        name: value for name, value in vars(options).items() if name not in others
+    }
     chosen = select(**settings)
     below = int(chosen['drawn'].sum())
     terminal().print(
@@ -90,6 +104,8 @@ def run(options: argparse.Namespace) -> int:
         f'{len(chosen) - below} have {options.threshold:.2%} of minority classes or '
         f'more, {below} are drawn from those that have less. {options.output}'
     )
+    figures = {'patches': chosen.attrs['candidates'], 'selected': len(chosen)}
+    write_json(options, {**figures, 'drawn': below}, inputs)
     return 0
 
 

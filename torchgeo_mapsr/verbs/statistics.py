@@ -8,7 +8,14 @@ from pathlib import Path
 
 from ..errors import InputError
 from . import VERBS
-from .console import Verbs, terminal
+from .console import Verbs, check_json, json_option, terminal, write_json
+
+_EXAMPLES = """examples:
+  torchgeo-mapsr statistics nlcd.tif --truth lc.tif --legend nlcd \\
+      --truth-legend chesapeake-7 --output here.yaml
+  torchgeo-mapsr evaluate map.tif --labels nlcd.tif --labels-legend nlcd \\
+      --statistics here.yaml
+"""
 
 
 def add(verbs: Verbs) -> None:
@@ -23,6 +30,8 @@ def add(verbs: Verbs) -> None:
         description='Mean and standard deviation of the shares of high-resolution '
         'classes in the cells of each coarse class, as MatchedStatistics wants '
         'them (its argument parser).',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         'labels', nargs='+', metavar='LABELS', help='coarse labels; any grid and CRS'
@@ -59,6 +68,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         '--overwrite', action='store_true', help='replace a file that exists'
     )
+    json_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -77,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(
             f'{options.output} exists; give another --output, or --overwrite.'
         )
+    inputs = [*options.labels, *options.truth, options.output]
+    check_json(options, inputs)
     crosswalk = Crosswalk.load(
         options.truth_legend or options.target, options.target, options.crosswalk
     )
@@ -89,4 +101,5 @@ def run(options: argparse.Namespace) -> int:
     )
     statistics.save(options.output)
     terminal().print(statistics_table(statistics))
+    write_json(options, statistics.to_dict(), inputs)
     return 0

@@ -168,12 +168,8 @@ class JointStatistics:
         frequency = total / total.sum() if total.any() else total
         return cls(name, source, target, mean, np.sqrt(variance), frequency, reference)
 
-    def save(self, path: str | Path) -> None:
-        """Write the statistics to a YAML file that :meth:`load` reads.
-
-        Args:
-            path: File to write.
-        """
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types: legends by name or whole, and classes that occur by code."""
         shipped = Legend.names()
         content: dict[str, Any] = {'name': self.name}
         for key, legend in (('source', self.source), ('target', self.target)):
@@ -189,7 +185,15 @@ class JointStatistics:
             for i, code in enumerate(self.source.codes.tolist())
             if self.frequency[i] > 0
         }
-        text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
+        return content
+
+    def save(self, path: str | Path) -> None:
+        """Write the statistics to a YAML file that :meth:`load` reads.
+
+        Args:
+            path: File to write.
+        """
+        text = yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
         Path(path).write_text(text, encoding='utf-8')
 
     def missing(self, codes: ArrayLike) -> tuple[int, ...]:
