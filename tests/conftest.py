@@ -64,21 +64,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
+#: The environment that tests begin with.
+BEFORE = {name: text for name, text in os.environ.items() if name.startswith('GDAL_')}
+
+
+def take_back_gdal() -> None:
+    """Undo GDAL's settings that a test, or a fixture of a module, has left.
+
+    torchgeo's command line puts GDAL_DISABLE_READDIR_ON_OPEN and others into the
+    environment: GDAL then finds no side-car files, in whatever test comes next.
+    (rasterio's Env makes what it finds there GDAL's own setting when it ends.)
+    """
+    changed = {name for name in os.environ if name.startswith('GDAL_')} - set(BEFORE)
+    for name in changed:
+        del os.environ[name]
+        del_gdal_config(name)
+
+
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """Take back what a test leaves in the environment.
-
-    torchgeo's command line puts GDAL_DISABLE_READDIR_ON_OPEN and others there: GDAL
-    then finds no side-car files, in whatever test comes next. (rasterio's Env makes
-    what it finds in the environment GDAL's own setting when it ends.)
-    """
+    """Take back what a test leaves in the environment."""
+    take_back_gdal()
     before = dict(os.environ)
     yield
-    changed = set(os.environ.items()) ^ set(before.items())
+    take_back_gdal()
     os.environ.clear()
     os.environ.update(before)
-    for name in {name for name, _ in changed if name.startswith('GDAL_')}:
-        del_gdal_config(name)
 
 
 @pytest.fixture(scope='session')
