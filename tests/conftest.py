@@ -75,9 +75,10 @@ def take_back_gdal() -> None:
     environment: GDAL then finds no side-car files, in whatever test comes next.
     (rasterio's Env makes what it finds there GDAL's own setting when it ends.)
     """
-    changed = {name for name in os.environ if name.startswith('GDAL_')} - set(BEFORE)
-    for name in changed:
-        del os.environ[name]
+    changed = {name for name in os.environ if name.startswith('GDAL_')}
+    # That one is GDAL's own still where a test has put the environment right itself.
+    for name in (changed | {'GDAL_DISABLE_READDIR_ON_OPEN'}) - set(BEFORE):
+        os.environ.pop(name, None)
         del_gdal_config(name)
 
 
