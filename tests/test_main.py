@@ -162,6 +162,9 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 100 * content['coarse labels']['miou'] == pytest.approx(coarse, abs=0.06)
     assert main(['demo', str(folder)]) == 2
     assert '--overwrite' in capsys.readouterr().err
+    report = folder / 'landcover.json'
+    assert main(['demo', str(folder), '--overwrite', '--json', str(report)]) == 2
+    assert 'landcover.json is an input' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ _REMOTE = re.compile(
     re.IGNORECASE,
 )
 
-# A proxy may run on this machine, which is not the network: nobody is told of it.
+# A proxy on this machine leads to the network, and the guard would let it be asked.
 _PROXIES = ('http_proxy', 'https_proxy', 'ftp_proxy', 'all_proxy')
 
 _guarded = False

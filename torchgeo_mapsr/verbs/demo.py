@@ -64,7 +64,8 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(
             f'{folder} is not empty; name another folder, or give --overwrite.'
         )
-    check_json(options, [])
+    outputs = [folder / f'landcover{suffix}' for suffix in ('.tif', '.json', '.png')]
+    check_json(options, outputs)
     console = terminal()
     console.print(f'Making a scene in {folder} …')
     scene = make_scene(folder, seed=options.seed)
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         imagery=(str(scene.imagery),),
         labels=(str(scene.labels),),
         legend=scene.legend,
-        output=folder / 'landcover.tif',
+        output=outputs[0],
         overwrite=options.overwrite,
         seed=options.seed,
     )
@@ -84,5 +85,5 @@ def run(options: argparse.Namespace) -> int:
         'map': compare(job.output, scene.truth, same, same),
     }
     show_accuracy(console, results)
-    write_json(options, {k: v.to_dict() for k, v in results.items()}, [])
+    write_json(options, {k: v.to_dict() for k, v in results.items()}, outputs)
     return 0
