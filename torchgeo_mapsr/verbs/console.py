@@ -66,14 +66,17 @@ def check_output(path: Path, inputs: Iterable[object], overwrite: bool) -> None:
 
     Args:
         path: The file.
-        inputs: Files that are read.
+        inputs: Files that are read, or written otherwise.
         overwrite: Whether a file that exists may be replaced; an input never is.
 
     Raises:
         InputError: If it is an input, exists, or has no folder.
     """
     if path.resolve() in {Path(str(name)).resolve() for name in inputs}:
-        raise InputError(f'{path} is an input and would be overwritten; name another.')
+        raise InputError(
+            f'{path} is an input or another output, and would be overwritten; name '
+            'another file.'
+        )
     if path.exists() and not overwrite:
         raise InputError(f'{path} exists; name another file, or give --overwrite.')
     if not path.parent.is_dir():

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from . import VERBS
-from .console import Verbs, check_json, json_option, terminal, write_json
+from .console import Verbs, check_json, check_output, json_option, terminal, write_json
 
 _EXAMPLES = """examples:
   torchgeo-mapsr export landcover.tif --polygons landcover_polygons.gpkg --min-area 100
@@ -106,12 +106,10 @@ def run(options: argparse.Namespace) -> int:
         outputs += style_paths(path)
         outputs += style_paths(confidence) if confidence else ()
     outputs += [item_path] * options.stac_item
+    inputs = [path, confidence] if confidence else [path]
     for output in outputs:
-        if output.exists() and not options.overwrite:
-            raise InputError(f'{output} exists; give another name, or --overwrite.')
-        if output.resolve() in {path.resolve(), confidence and confidence.resolve()}:
-            raise InputError(f'{output} is an input and would be overwritten.')
-    inputs = [path, confidence, *outputs] if confidence else [path, *outputs]
+        check_output(output, inputs, options.overwrite)
+    inputs += outputs
     check_json(options, inputs)
     console = terminal()
     figures: dict[str, Any] = {'map': str(path), 'files': list(map(str, outputs))}
