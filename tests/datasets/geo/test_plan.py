@@ -156,4 +156,20 @@ def test_chip_too_small_for_the_halo() -> None:
     with pytest.raises(InputError, match='--chip-size'):
         Axis(1000, 64, 64, 8)
     Axis(60, 64, 64, 8)  # one chip: there is nothing to blend
+    with pytest.raises(
+        InputError, match=r'chips of 64 pixels need 17 to 63; .*--overlap'
+    ):
+        Axis(1000, 64, 16, 8)
+    Axis(1000, 64, 17, 8)
+    Axis(1000, 64, 63, 8)
+
+
+@pytest.mark.parametrize('overlap', [1, 112, 120, 600])
+def test_the_chip_size_that_is_asked_for_is_enough(overlap: int) -> None:
+    with pytest.raises(InputError, match=r'Chips of 64 pixels are too small') as error:
+        Axis(1000, 64, overlap, 56, 16)
+    least = int(str(error.value).split('--chip-size of ')[1].split()[0])
+    Axis(1000, least, max(overlap, 113), 56, 16)
+    with pytest.raises(InputError):
+        Axis(1000, least - 1, max(overlap, 113), 56, 16)
     assert default_overlap(448, 16) > 2 * 16

@@ -54,13 +54,21 @@ class Axis:
     align: int = 1
 
     def __post_init__(self) -> None:
-        room = self.chip - self.overlap - self.align
-        if self.length > self.chip and not (2 * self.halo < self.overlap and room >= 0):
+        least, most = 2 * self.halo + 1, self.chip - self.align
+        if self.length <= self.chip or least <= self.overlap <= most:
+            return
+        if self.overlap < least <= most:
             raise InputError(
-                f'Chips of {self.chip} pixels with an overlap of {self.overlap} do not '
-                f'suit this backbone: the overlap must be above {2 * self.halo} and at '
-                f'most {self.chip - self.align}; give a larger --chip-size.'
+                f'An overlap of {self.overlap} pixels is too small for this backbone: '
+                f'chips of {self.chip} pixels need {least} to {most}; give another '
+                '--overlap or --chip-size.'
             )
+        overlap = max(self.overlap, least)
+        raise InputError(
+            f'Chips of {self.chip} pixels are too small for an overlap of {overlap} '
+            f'(this backbone needs at least {least}); give a --chip-size of '
+            f'{overlap + self.align} or more.'
+        )
 
     @property
     def size(self) -> int:
