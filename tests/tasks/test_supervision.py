@@ -1,8 +1,10 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import inspect
 import pickle
 from copy import deepcopy
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+import torchgeo_mapsr
 from torchgeo_mapsr import (
     Classes,
     Crosswalk,
+    ExpectationMaximizationTask,
     ExpectedShares,
     InputError,
     JointStatistics,
@@ -334,6 +338,22 @@ def test_what_is_no_supervision_is_refused() -> None:
         PixelLabels('mask')  # type: ignore[arg-type]
     with pytest.raises(InputError, match='RegionLabels gives them none'):
         SegmentationTask(supervision=RegionLabels(), loss='jaccard')
+
+
+def test_a_task_leaves_nothing_in_a_default() -> None:
+    """Defaults of signatures are one object for all: jsonargparse reads what is in it."""
+    ExpectationMaximizationTask(classes=Classes('nlcd', 'land-cover-4'))
+    found = 0
+    for name in torchgeo_mapsr.__all__:
+        value = getattr(torchgeo_mapsr, name)
+        if not (isinstance(value, type) and issubclass(value, LightningModule)):
+            continue
+        for parameter in inspect.signature(value).parameters.values():
+            if is_dataclass(parameter.default):
+                names = {field.name for field in fields(parameter.default)}
+                assert set(vars(parameter.default)) == names, (name, parameter.name)
+                found += 1
+    assert found > 5
 
 
 def loader(*batches: dict[str, Any]) -> DataLoader[Any]:

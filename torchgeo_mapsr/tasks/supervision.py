@@ -6,6 +6,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import import_module
@@ -71,6 +72,9 @@ class Supervision(ABC):
     def of(value: 'Supervision | str | Mapping[str, Any]') -> 'Supervision':
         """Take a supervision, also one that a checkpoint has.
 
+        Of a supervision it is a copy: a default in a signature is one object for all
+        tasks, and jsonargparse would take what that has read for its arguments.
+
         Args:
             value: A supervision, what :meth:`to_dict` returned, or ``lr`` or ``hr`` for
                 :class:`PixelLabels`.
@@ -79,7 +83,7 @@ class Supervision(ABC):
             InputError: If it is something else.
         """
         if isinstance(value, Supervision):
-            return value
+            return copy(value)
         if value in ('lr', 'hr'):
             return PixelLabels(value)  # type: ignore[arg-type]
         if isinstance(value, Mapping) and 'class_path' in value:
