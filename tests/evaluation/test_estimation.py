@@ -5,10 +5,11 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.estimation import (
-    Estimate,
+    Accuracy,
     StratifiedSample,
     allocate,
     sample_size,
@@ -192,7 +193,31 @@ def test_all_pixels_leave_no_error() -> None:
     sample = StratifiedSample(
         [0] * 4, [0] * 4, [0, 1, 0, 1], [1.0], 2, strata_pixels=np.array([4])
     )
-    assert sample.overall_accuracy == Estimate(0.5, 0.0)
+    assert sample.overall_accuracy == Accuracy(0.5, 0.0)
+    assert sample.overall_accuracy.interval == (0.5, 0.5)
+    assert sample.users_accuracy[1].to_dict()['interval'] == [None, None]
+
+
+@pytest.mark.parametrize(('right', 'points'), [(0, 8), (3, 8), (48, 50), (50, 50)])
+@pytest.mark.parametrize('confidence', [0.8, 0.95])
+def test_interval_of_an_accuracy_is_wilsons(
+    right: int, points: int, confidence: float
+) -> None:
+    share = right / points
+    error = (share * (1 - share) / points) ** 0.5
+    interval = Accuracy(share, error, confidence, points).interval
+    expected = binomtest(right, points).proportion_ci(confidence, 'wilson')
+    # 1.96 and the like are rounded as in the papers
+    np.testing.assert_allclose(interval, expected, atol=5e-4)
+
+
+def test_interval_of_a_class_without_an_error_is_not_a_point() -> None:
+    mapped = np.repeat([0, 1], 50)
+    sample = StratifiedSample(mapped, mapped, mapped, [10.0, 90.0], 2)
+    expected = binomtest(50, 50).proportion_ci(method='wilson')
+    for accuracy in (*sample.users_accuracy, *sample.producers_accuracy):
+        assert accuracy.standard_error == 0
+        np.testing.assert_allclose(accuracy.interval, expected, atol=5e-4)
 
 
 def test_sample_size_is_olofssons() -> None:

@@ -7,7 +7,11 @@ Sources: Olofsson et al. 2014, *Good practices for estimating area and assessing
 of land change*, Remote Sensing of Environment 148, 42-57; Stehman 2014, *Estimating area
 and map accuracy for stratified random sampling when the strata are different from the
 map classes*, International Journal of Remote Sensing 35, 4923-4939; Cochran 1977,
-*Sampling Techniques*, 3rd edition.
+*Sampling Techniques*, 3rd edition; Wilson 1927, *Probable inference, the law of
+succession, and statistical inference*, Journal of the American Statistical Association
+22, 209-212; Korn and Graubard 1998, *Confidence intervals for proportions with small
+expected number of positive counts estimated from survey data*, Survey Methodology 24,
+193-201.
 """
 
 from collections.abc import Sequence
@@ -40,16 +44,19 @@ class Estimate:
     confidence: float = 0.95
 
     @property
-    def half_width(self) -> float:
-        """Half the width of the confidence interval."""
+    def _deviations(self) -> float:
+        """Standard deviations of a normal variable within which the confidence is."""
         # 1.96 for 95 %, as in the papers' examples: their last digits depend on it.
-        return (
-            float(round(norm.ppf(0.5 + self.confidence / 2), 2)) * self.standard_error
-        )
+        return float(round(norm.ppf(0.5 + self.confidence / 2), 2))
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the normal interval, as the papers print it."""
+        return self._deviations * self.standard_error
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Lower and upper end of the confidence interval; not cut at 0 or 1."""
+        """Lower and upper end of the confidence interval; not cut at 0."""
         return self.value - self.half_width, self.value + self.half_width
 
     def __mul__(self, factor: float) -> 'Estimate':
@@ -69,6 +76,43 @@ class Estimate:
             'standard_error': number(self.standard_error),
             'interval': [number(low), number(high)],
         }
+
+
+@dataclass(frozen=True)
+class Accuracy(Estimate):
+    """A share of right pixels, whose interval is not symmetric.
+
+    Normal intervals are short of what they promise where few points are wrong: of
+    1000 samples 91.6 % covered the user's accuracy of a class of 50 points, and with no
+    wrong point at all their width is 0 (``python -m benchmarks coverage``). This is the
+    score interval of Wilson 1927 for as many points as would have this standard error
+    if they were drawn plainly (Korn and Graubard 1998).
+
+    Args:
+        value: The estimate; NaN where it is not defined.
+        standard_error: Its standard error.
+        confidence: Coverage of the interval, 0 to 1.
+        points: Points that it rests on, which count where none or all are right;
+            infinite where they are all there is.
+
+    >>> low, high = Accuracy(1.0, 0.0, points=50).interval
+    >>> round(low, 3), high
+    (0.929, 1.0)
+    """
+
+    points: float = np.inf
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end of the confidence interval, 0 to 1."""
+        p, error = self.value, self.standard_error
+        size = p * (1 - p) / error**2 if error > 0 else self.points
+        z = self._deviations
+        shrink = z**2 / size
+        centre = (p + shrink / 2) / (1 + shrink)
+        half = z * np.sqrt(p * (1 - p) / size + shrink / size / 4) / (1 + shrink)
+        # Rounding must not keep the ends from what is estimated, 0 or 1 say.
+        return float(min(centre - half, p)), float(max(centre + half, p))
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,24 +220,30 @@ class StratifiedSample:
         y = np.asarray(values, np.float64)
         return Estimate(self._mean(y), self._variance(y) ** 0.5, self.confidence)
 
-    def ratio(self, numerator: ArrayLike, denominator: ArrayLike) -> Estimate:
-        """Share of one indicator's area that another takes.
+    def accuracy(self, numerator: ArrayLike, denominator: ArrayLike) -> Accuracy:
+        """Share of one indicator's area that another, which implies it, takes.
 
         Args:
-            numerator: y of each point, (n,).
-            denominator: x of each point, (n,).
+            numerator: y of each point, 0 or 1, (n,).
+            denominator: x of each point, 0 or 1, 1 where y is, (n,).
 
         Returns:
             R = ȳ / x̄ and the standard error of its residuals y − R x
-            (Stehman 2014, eq. 27 to 29); NaN where no point has the denominator.
+            (Stehman 2014, eq. 27 to 29); NaN where no point has the denominator. Where
+            every point has it, the same as :meth:`proportion`.
         """
         y, x = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
         mean = self._mean(x)
         if mean == 0:
-            return Estimate(np.nan, np.nan, self.confidence)
+            return Accuracy(np.nan, np.nan, self.confidence)
         value = self._mean(y) / mean
         error = self._variance(y - value * x) ** 0.5 / mean
-        return Estimate(value, error, self.confidence)
+        points, strata = np.count_nonzero(x), np.unique(self.stratum[x > 0])
+        if self.strata_pixels is not None:
+            pixels = np.asarray(self.strata_pixels)[strata]
+            if (self._count[strata] >= pixels).all():
+                return Accuracy(value, error, self.confidence)
+        return Accuracy(value, error, self.confidence, points)
 
     @cached_property
     def matrix(self) -> NDArray[np.float64]:
@@ -217,25 +267,26 @@ class StratifiedSample:
         return flat.reshape(self.classes, self.classes)
 
     @cached_property
-    def overall_accuracy(self) -> Estimate:
+    def overall_accuracy(self) -> Accuracy:
         """Share of the area that is mapped right (Olofsson et al. 2014, eq. 1 and 5)."""
-        return self.proportion(self.mapped == self.reference)
+        right = self.mapped == self.reference
+        return self.accuracy(right, np.ones(len(right)))
 
     @cached_property
-    def users_accuracy(self) -> tuple[Estimate, ...]:
+    def users_accuracy(self) -> tuple[Accuracy, ...]:
         """Share of each mapped class that is right (Olofsson et al. 2014, eq. 2, 6)."""
         right = self.mapped == self.reference
         return tuple(
-            self.ratio(right & (self.mapped == k), self.mapped == k)
+            self.accuracy(right & (self.mapped == k), self.mapped == k)
             for k in range(self.classes)
         )
 
     @cached_property
-    def producers_accuracy(self) -> tuple[Estimate, ...]:
+    def producers_accuracy(self) -> tuple[Accuracy, ...]:
         """Share of each true class that is mapped so (Olofsson et al. 2014, eq. 3, 7)."""
         right = self.mapped == self.reference
         return tuple(
-            self.ratio(right & (self.reference == k), self.reference == k)
+            self.accuracy(right & (self.reference == k), self.reference == k)
             for k in range(self.classes)
         )
 

@@ -206,14 +206,16 @@ def _show(console: Any, sample: Any, names: Any, counted: Any) -> None:
     from rich.table import Table
 
     level = f'{100 * sample.confidence:g} %'
-    table = Table(title=f'Area and accuracy ± half the {level} interval')
-    for title in ('class', 'pixels counted, ha', 'area, ha', 'user’s', 'producer’s'):
+    table = Table(title=f'Area and accuracy with {level} intervals')
+    titles = 'class', 'pixels counted, ha', 'area, ha', 'user’s, %', 'producer’s, %'
+    for title in titles:
         table.add_column(title, justify='left' if title == 'class' else 'right')
 
     def percent(item: Any) -> str:
         if item.value != item.value:
             return '–'
-        return f'{100 * item.value:.1f} ± {100 * item.half_width:.1f} %'
+        low, high = (100 * end for end in item.interval)
+        return f'{100 * item.value:.1f} ({low:.1f}–{high:.1f})'
 
     for k, name in enumerate(names):
         area = sample.areas[k]
@@ -225,4 +227,4 @@ def _show(console: Any, sample: Any, names: Any, counted: Any) -> None:
             percent(sample.producers_accuracy[k]),
         )
     console.print(table)
-    console.print(f'Overall accuracy: {percent(sample.overall_accuracy)}')
+    console.print(f'Overall accuracy: {percent(sample.overall_accuracy)} %')
