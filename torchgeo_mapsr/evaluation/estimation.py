@@ -238,7 +238,7 @@ class StratifiedSample:
             return Accuracy(np.nan, np.nan, self.confidence)
         value = self._mean(y) / mean
         error = self._variance(y - value * x) ** 0.5 / mean
-        points, strata = np.count_nonzero(x), np.unique(self.stratum[x > 0])
+        points, strata = int(np.count_nonzero(x)), np.unique(self.stratum[x > 0])
         if self.strata_pixels is not None:
             pixels = np.asarray(self.strata_pixels)[strata]
             if (self._count[strata] >= pixels).all():
