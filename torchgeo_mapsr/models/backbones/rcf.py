@@ -38,10 +38,6 @@ THRESHOLD = 0.5
 # holds. Measured for 448 x 448 x 4: 0.11 s with 3584, 0.13 s with 28672.
 CACHED_PIXELS = 4096
 
-# Filters that are computed at once: what lies between them and the result stays in
-# memory that is used again, and fresh memory costs a CPU more than the convolution.
-CHUNK = 16
-
 
 class RCF(Backbone):
     r"""Random convolutional features in empirical mode, at several scales.
@@ -234,20 +230,20 @@ class RCF(Backbone):
         return _FilterTokens(self, self._standardised(image))
 
     @torch.no_grad()
-    def levels(self, image: Tensor) -> tuple[Tensor, ...]:
-        """The features themselves, level by level.
+    def level(self, image: Tensor, index: int) -> Tensor:
+        """The features of a level themselves.
 
         Args:
             image: (B, C, H, W) standardised.
+            index: Number of the level; 0 has the colours.
 
         Returns:
-            Grids (B, D_l, h_l, w_l).
+            Its grid, (B, D_l, h_l, w_l).
         """
-        levels = [self._waves(image)]
-        for i, stride in enumerate(self.strides[1:]):
-            coarse = block_mean(image, stride)
-            levels.append(self._textures(coarse, self.weight[i], self.bias[i]))
-        return tuple(levels)
+        if index == 0:
+            return self._waves(image)
+        coarse = block_mean(image, self.strides[index])
+        return self._textures(coarse, self.weight[index - 1], self.bias[index - 1])
 
     @torch.no_grad()
     def project(
@@ -319,29 +315,38 @@ class RCF(Backbone):
 
     def _waves(self, image: Tensor) -> Tensor:
         """The finest level: bands, and waves of their colours."""
-        batch, bands, height, width = image.shape
-        level = image.new_empty(batch, bands + len(self.phase), height, width)
-        level[:, :bands] = image
-        for pixels, waves in zip(image.flatten(2), level[:, bands:], strict=True):
-            # A product in place: a 1 x 1 convolution pads its few input channels and
-            # takes three times as long on a CPU.
-            waves = waves.view(len(self.phase), height * width)
-            waves.copy_(self.phase[:, None].expand_as(waves))
-            waves.addmm_(self.frequency, pixels).cos_()
+        bands, waves = image.shape[1], len(self.phase)
+        level = _tokens_first(image, bands + waves)
+        for one, features in zip(image, level.permute(0, 2, 3, 1), strict=True):
+            pixels, out = one.flatten(1).T, features.flatten(0, 1)
+            out[:, :bands] = pixels
+            # A product: a 1 x 1 convolution pads its few input channels and takes three
+            # times as long on a CPU.
+            step = _pixels(image)
+            parts = out[:, bands:].split(step)
+            for some, part in zip(pixels.split(step), parts, strict=True):
+                part.copy_(torch.addmm(self.phase, some, self.frequency.T).cos_())
         return level
 
     def _textures(self, image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """One level: locally averaged bands and rectified responses."""
-        batch, bands, height, width = image.shape
-        level = image.new_empty(batch, bands + 2 * self.filters, height, width)
-        above, below = level[:, bands:].chunk(2, dim=1)
-        local_mean(image, level[:, :bands])
+        bands, (height, width) = image.shape[1], image.shape[-2:]
+        level = _tokens_first(image, bands + 2 * self.filters)
         padded = mirrored(image, self.kernel // 2)
-        for first in range(0, self.filters, CHUNK):
-            part = slice(first, first + CHUNK)
-            response = F.conv2d(padded, weight[part], bias[part])
-            local_mean((response - THRESHOLD).relu_(), above[:, part])
-            local_mean((-THRESHOLD - response).relu_(), below[:, part])
+        step = max(_pixels(image) // width, 1)
+        for first in range(0, height, step):
+            last = min(first + step, height)
+            # Means look one row further. At the grid's border they mirror; where there
+            # is more of the grid, what they mirror is cut off.
+            top, bottom = max(first - 1, 0), min(last + 1, height)
+            strip = padded[:, :, top : bottom + self.kernel - 1]
+            response = F.conv2d(strip, weight, bias)
+            above = (response - THRESHOLD).relu_()
+            below = (-THRESHOLD - response).relu_()
+            rows = torch.cat([image[:, :, top:bottom], above, below], 1)
+            means = torch.empty_like(rows)
+            local_mean(rows, means)
+            level[:, :, first:last] = means[:, :, first - top : last - top]
         return level
 
     def _patches(
@@ -383,10 +388,10 @@ class _FilterTokens(LazyTokens):
         object.__setattr__(self, '_backbone', backbone)
         object.__setattr__(self, '_image', image)
 
-    def make_levels(self) -> tuple[Tensor, ...]:
-        """The features; see :meth:`RCF.levels`."""
-        levels: tuple[Tensor, ...] = self._backbone.levels(self._image)  # type: ignore[attr-defined]
-        return levels
+    def make_level(self, index: int) -> Tensor:
+        """The features of a level; see :meth:`RCF.level`."""
+        level: Tensor = self._backbone.level(self._image, index)  # type: ignore[attr-defined]
+        return level
 
     def project(
         self, weight: Tensor, bias: Tensor | None = None, window: Window | None = None
@@ -506,7 +511,24 @@ def texture_scores(
     return means[..., : shape[0], : shape[1]]
 
 
+def _tokens_first(image: Tensor, channels: int) -> Tensor:
+    """An empty level, the features of each token side by side.
+
+    A fit looks tokens up, and to bring them into this order afterwards takes as long as
+    the features themselves.
+    """
+    shape = len(image), channels, *image.shape[-2:]
+    return torch.empty(
+        shape, dtype=image.dtype, device=image.device, memory_format=torch.channels_last
+    )
+
+
 def _pixels(image: Tensor) -> int:
-    """Pixels at once: a GPU takes all, whose calls cost more than its memory."""
+    """Pixels at once: a GPU takes all, whose calls cost more than its memory.
+
+    A compiler makes its own order of them.
+    """
+    if image.device.type == 'cpu' and not torch.compiler.is_compiling():
+        return CACHED_PIXELS
     height, width = image.shape[-2:]
-    return CACHED_PIXELS if image.device.type == 'cpu' else height * width
+    return height * width

@@ -74,8 +74,7 @@ class Cells:
         """
         device = tokens.device
         region = torch.where(chip.valid, chip.region, 0)
-        means, count = tokens.pool(region[None].to(device), len(chip.code))
-        means, count = means[0].float().cpu(), count[0].cpu()
+        count = torch.bincount(region.flatten(), minlength=len(chip.code) + 1)[1:]
         share = count / chip.cell_pixels.clamp(min=1)
         used = (count > 0) & (chip.code >= 0)
         if not chip.partition:
@@ -90,8 +89,17 @@ class Cells:
             inside = inside[torch.from_numpy(chosen)]
         width = region.shape[1]
         rows, cols = inside.div(width, rounding_mode='floor'), inside % width
-        indices = (part.to(device) for part in (torch.zeros_like(rows), rows, cols))
-        features = tokens.gather(*indices).float().cpu()
+        places = [part.to(device) for part in (torch.zeros_like(rows), rows, cols)]
+        maps, first = region[None].to(device), 0
+        features = torch.empty(len(inside), sum(tokens.channels))
+        means = torch.empty(len(chip.code), features.shape[1])
+        # All features of a chip are hundreds of megabytes: one level at a time.
+        for level in tokens.split():
+            part = slice(first, first + sum(level.channels))
+            means[:, part] = level.pool(maps, len(means))[0][0]
+            features[:, part] = level.gather(*places)
+            first = part.stop
+            del level  # or it would be there beside the next
         return cls(
             sums=means[used] * count[used, None],
             count=count[used],

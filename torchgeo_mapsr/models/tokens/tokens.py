@@ -4,7 +4,7 @@
 """A pyramid of token grids, and what is linear in its high-resolution features."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -84,6 +84,19 @@ class Tokens:
     def channels(self) -> tuple[int, ...]:
         """Features of each level, D_l; their sum is D."""
         return tuple(level.shape[1] for level in self.levels)
+
+    def split(self) -> Iterator['Tokens']:
+        """Each level by itself, one after another.
+
+        A fit takes little of many features: it asks for a level when it is done with
+        the one before. Where grids are made when they are asked for, only one is there
+        at a time.
+
+        Yields:
+            Tokens of one level.
+        """
+        for level, stride in zip(self.levels, self.strides, strict=True):
+            yield Tokens((level,), (stride,), self.size, self.upsampler)
 
     def with_upsampler(self, upsampler: Upsampler) -> 'Tokens':
         """The same grids under another operator U.
@@ -341,17 +354,35 @@ class LazyTokens(Tokens):
             object.__setattr__(self, name, value)
 
     @abstractmethod
-    def make_levels(self) -> tuple[Tensor, ...]:
-        """Make the grids, (B, D_l, h_l, w_l) float32."""
+    def make_level(self, index: int) -> Tensor:
+        """Make a grid.
+
+        Args:
+            index: Number of the level.
+
+        Returns:
+            (B, D_l, h_l, w_l) float32.
+        """
+
+    def split(self) -> Iterator[Tokens]:
+        """Each level by itself, of which none is kept; see :meth:`Tokens.split`."""
+        if '_levels' in vars(self):
+            yield from super().split()
+            return
+        for index, stride in enumerate(self.strides):
+            yield Tokens(
+                (self.make_level(index),), (stride,), self.size, self.upsampler
+            )
 
     @property
     def levels(self) -> tuple[Tensor, ...]:  # type: ignore[override]
         """The grids; made once."""
         # torch.compile cannot follow the lock of a cached_property (Python 3.11).
         if '_levels' not in vars(self):
-            object.__setattr__(self, '_levels', self.make_levels())
-        levels: tuple[Tensor, ...] = self._levels  # type: ignore[attr-defined]
-        return levels
+            levels = tuple(self.make_level(i) for i in range(len(self.strides)))
+            object.__setattr__(self, '_levels', levels)
+        made: tuple[Tensor, ...] = self._levels  # type: ignore[attr-defined]
+        return made
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -388,10 +419,18 @@ class _ConcatTokens(LazyTokens):
         )
         object.__setattr__(self, '_members', tuple(members))
 
-    def make_levels(self) -> tuple[Tensor, ...]:
-        """All members' grids in order."""
+    def make_level(self, index: int) -> Tensor:
+        """A grid of the members' in order."""
         members: tuple[Tokens, ...] = self._members  # type: ignore[attr-defined]
-        return tuple(level for member in members for level in member.levels)
+        for member in members:
+            if index < len(member.strides):
+                break
+            index -= len(member.strides)
+        return (
+            member.make_level(index)
+            if isinstance(member, LazyTokens)
+            else member.levels[index]
+        )
 
     def project(
         self, weight: Tensor, bias: Tensor | None = None, window: Window | None = None
