@@ -11,10 +11,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
+S = TypeVar('S')
 T = TypeVar('T')
 R = TypeVar('R')
 
@@ -83,6 +84,36 @@ def prefetch(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def pipeline(
+    read: Callable[[S], T], work: Callable[[T], R], items: Iterable[S], threads: int
+) -> Generator[R, None, None]:
+    """Read items ahead, and work on several of them at once.
+
+    Args:
+        read: Reads an item, in a thread of its own.
+        work: What to do with what was read.
+        items: The items.
+        threads: Items to work on at once, each in a thread of its own that has its
+            share of torch's; one is worked on in this thread.
+
+    Yields:
+        The results in the order of the items.
+    """
+    if threads == 1:
+        with closing(prefetch(read, items)) as reads:
+            yield from map(work, reads)
+        return
+    import torch
+
+    each = max(torch.get_num_threads() // threads, 1)
+    with (
+        torch_threads(1),
+        closing(prefetch(read, items, each=1)) as reads,
+        closing(prefetch(work, reads, threads, threads, each)) as results,
+    ):
+        yield from results
 
 
 # M_ARENA_MAX of glibc's malloc.h.

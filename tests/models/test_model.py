@@ -65,7 +65,7 @@ def fitted(
         Cells.of(extract(backbone, chip.image), chip, 400, 0) for chip in chips
     )
     return fit_model(
-        cells,
+        cells.table(),
         Crosswalk.load('nlcd', 'land-cover-4'),
         backbone,
         FrozenBackbone.of(backbone, 4, 'uint8'),

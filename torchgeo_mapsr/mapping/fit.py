@@ -24,12 +24,13 @@ from ..models.model import (
     LandCoverModel,
     band_spread,
     calibration_part,
+    chips_at_once,
     device_of,
     device_of_module,
     extract,
     fit_model,
 )
-from ..process import give_back, prefetch
+from ..process import give_back, pipeline, prefetch
 from ..samplers.lattice import LabelledChips
 from .config import ComputeOptions, ScoringOptions
 from .executor import Executor, Here, Tick
@@ -89,15 +90,20 @@ class FitPass:
         """Yield what each chip shows."""
         backbone = self.backbone or _opened(self.origin, self.device)
         device = device_of_module(backbone)
-        for chip in prefetch(self._read, items):
+
+        def look(chip: Chip) -> Cells:
             with self.watch('backbone'):
                 image = chip.image.to(device)
                 tokens = extract(backbone, image, self.precision, self.spread)
             with self.watch('probe'):
-                cells = Cells.of(tokens, chip, self.pixels, self.seed)
-            if len(cells):
-                tick()
-            yield cells
+                return Cells.of(tokens, chip, self.pixels, self.seed)
+
+        threads = chips_at_once(device)
+        with closing(pipeline(self._read, look, items, threads)) as results:
+            for cells in results:
+                if len(cells):
+                    tick()
+                yield cells
 
     def _read(self, item: FitItem) -> Chip:
         with self.watch('read'):
@@ -197,10 +203,11 @@ def fit_region(
             'and their place.'
         )
     with watch('probe'):
-        cells = Cells.merge(parts)
+        # The sums of pieces are not needed any more, and as large as the pixels.
+        table = Cells.merge(parts).table()
         give_back()
         model = fit_model(
-            cells,
+            table,
             crosswalk,
             backbone,
             origin,
@@ -212,7 +219,7 @@ def fit_region(
             calibrate=scoring.calibrate is not False,
         )
         # The map pass is to begin where one with a fit that was kept does.
-        del cells
+        del table
         give_back()
         return model
 

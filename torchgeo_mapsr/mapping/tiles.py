@@ -25,7 +25,7 @@ from ..evaluation.reweighting import reweighted
 from ..models.head.calibration import Calibration
 from ..models.model import ChipModel, ModelFile, chips_at_once
 from ..models.networks.model import NetworkFiles
-from ..process import give_back, prefetch, torch_threads
+from ..process import give_back, pipeline
 from .cog import NO_PERCENT, map_nodata
 from .progress import Stopwatch
 from .store import TileFiles
@@ -123,16 +123,7 @@ def sweep(
         weights=weights,
     )
     blend = partial(_blend, plan, tiles, canvas, watch or Stopwatch())
-    if threads == 1:
-        with closing(prefetch(read, chips)) as reads:
-            yield from blend(map(score, reads))
-        return
-    each = max(torch.get_num_threads() // threads, 1)
-    with (
-        torch_threads(1),
-        closing(prefetch(read, chips, each=1)) as reads,
-        closing(prefetch(score, reads, threads, threads, each)) as scores,
-    ):
+    with closing(pipeline(read, score, chips, threads)) as scores:
         yield from blend(scores)
 
 

@@ -23,13 +23,13 @@ from ..datasets.chip import Chip
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from ..process import torch_threads
+from ..process import give_back, torch_threads
 from ..versions import versions
 from .backbones.backbone import Backbone
 from .backbones.create import create_backbone
 from .backbones.rcf import MAX_BANDS
 from .head.calibration import Calibration, CalibrationSample
-from .head.cells import Cells, CellTable
+from .head.cells import CellTable
 from .head.fit import fit_head
 from .head.head import Head
 from .head.options import FitOptions
@@ -528,7 +528,7 @@ class LandCoverModel:
 
 
 def fit_model(
-    cells: Cells,
+    table: CellTable,
     crosswalk: Crosswalk,
     backbone: Backbone,
     origin: FrozenBackbone,
@@ -546,7 +546,7 @@ def fit_model(
     chips and in whatever order.
 
     Args:
-        cells: What chips have shown.
+        table: What chips have shown of each cell.
         crosswalk: From the codes of the labels to the classes.
         backbone: The frozen backbone that looked at them.
         origin: What it is made from.
@@ -566,7 +566,6 @@ def fit_model(
         InputError: If the labels cannot be fitted to.
     """
     options = options or FitOptions()
-    table = cells.table()
     # Steps of a small problem take a millisecond, and threads that wait for one another
     # at each took seven times the CPU's time.
     with torch_threads(1 if len(table) < _FEW else torch.get_num_threads()):
@@ -574,11 +573,12 @@ def fit_model(
         head = fit_head(table, crosswalk, options, probe, pixel_features)
         sample = None
         if calibrate:
+            give_back()
             sample = CalibrationSample.of(
                 table, crosswalk, head, options, pixel_features
             )
     report = {
-        'chips': len(torch.unique(cells.chips, dim=0)),
+        'chips': table.chips,
         'labels': _label_counts(table, crosswalk),
         'options': options.to_dict(),
         'seed': options.seed,

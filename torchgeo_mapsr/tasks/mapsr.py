@@ -409,7 +409,7 @@ class MapSRTask(LandCoverTask):
             bias = torch.where(self.count.cpu() > 0, bias, ABSENT)
             probe = LinearProbe(weight, bias).unscale(self.mean.cpu(), self.scale.cpu())
         fitted = fit_model(
-            Cells.merge(take((part for _, part in parts), options.max_chips)),
+            Cells.merge(take((part for _, part in parts), options.max_chips)).table(),
             self.crosswalk,
             self.backbone,
             FrozenBackbone.of(self.backbone, h['bands'], h['image_dtype']),

@@ -230,20 +230,23 @@ class RCF(Backbone):
         return _FilterTokens(self, self._standardised(image))
 
     @torch.no_grad()
-    def level(self, image: Tensor, index: int) -> Tensor:
+    def level(self, image: Tensor, index: int, rows: slice | None = None) -> Tensor:
         """The features of a level themselves.
 
         Args:
             image: (B, C, H, W) standardised.
             index: Number of the level; 0 has the colours.
+            rows: Rows of its grid that are wanted; all by default.
 
         Returns:
             Its grid, (B, D_l, h_l, w_l).
         """
         if index == 0:
-            return self._waves(image)
+            return self._waves(image if rows is None else image[:, :, rows])
         coarse = block_mean(image, self.strides[index])
-        return self._textures(coarse, self.weight[index - 1], self.bias[index - 1])
+        rows = rows or slice(0, coarse.shape[2])
+        weight, bias = self.weight[index - 1], self.bias[index - 1]
+        return self._textures(coarse, weight, bias, rows)
 
     @torch.no_grad()
     def project(
@@ -328,14 +331,16 @@ class RCF(Backbone):
                 part.copy_(torch.addmm(self.phase, some, self.frequency.T).cos_())
         return level
 
-    def _textures(self, image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """One level: locally averaged bands and rectified responses."""
+    def _textures(
+        self, image: Tensor, weight: Tensor, bias: Tensor, rows: slice
+    ) -> Tensor:
+        """Rows of one level: locally averaged bands and rectified responses."""
         bands, (height, width) = image.shape[1], image.shape[-2:]
-        level = _tokens_first(image, bands + 2 * self.filters)
+        level = _tokens_first(image[:, :, rows], bands + 2 * self.filters)
         padded = mirrored(image, self.kernel // 2)
         step = max(_pixels(image) // width, 1)
-        for first in range(0, height, step):
-            last = min(first + step, height)
+        for first in range(rows.start, rows.stop, step):
+            last = min(first + step, rows.stop)
             # Means look one row further. At the grid's border they mirror; where there
             # is more of the grid, what they mirror is cut off.
             top, bottom = max(first - 1, 0), min(last + 1, height)
@@ -343,10 +348,11 @@ class RCF(Backbone):
             response = F.conv2d(strip, weight, bias)
             above = (response - THRESHOLD).relu_()
             below = (-THRESHOLD - response).relu_()
-            rows = torch.cat([image[:, :, top:bottom], above, below], 1)
-            means = torch.empty_like(rows)
-            local_mean(rows, means)
-            level[:, :, first:last] = means[:, :, first - top : last - top]
+            parts = torch.cat([image[:, :, top:bottom], above, below], 1)
+            means = torch.empty_like(parts)
+            local_mean(parts, means)
+            out = level[:, :, first - rows.start : last - rows.start]
+            out.copy_(means[:, :, first - top : last - top])
         return level
 
     def _patches(
@@ -388,9 +394,9 @@ class _FilterTokens(LazyTokens):
         object.__setattr__(self, '_backbone', backbone)
         object.__setattr__(self, '_image', image)
 
-    def make_level(self, index: int) -> Tensor:
+    def make_level(self, index: int, rows: slice | None = None) -> Tensor:
         """The features of a level; see :meth:`RCF.level`."""
-        level: Tensor = self._backbone.level(self._image, index)  # type: ignore[attr-defined]
+        level: Tensor = self._backbone.level(self._image, index, rows)  # type: ignore[attr-defined]
         return level
 
     def project(

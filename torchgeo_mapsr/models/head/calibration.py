@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ...datasets.legends.crosswalk import Crosswalk
 from ...errors import InputError
-from .cells import CellTable, spread
-from .fit import ROWS, fit_head
+from .cells import ROWS, CellTable, spread
+from .fit import fit_head
 from .head import Head
 from .label_prior import LabelPrior, evidence, reach_of
 from .options import FitOptions

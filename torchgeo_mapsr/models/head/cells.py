@@ -18,6 +18,9 @@ from ..tokens.tokens import Tokens
 #: Share of a cell that must be visible for its features to stand for its label.
 WHOLE = 0.999
 
+#: Pixels whose features are copied at once: a copy of all would double the memory.
+ROWS = 4096
+
 #: Side, in cells, of the blocks that cross-validation holds out.
 BLOCK = 3
 
@@ -89,19 +92,19 @@ class Cells:
             inside = inside[torch.from_numpy(chosen)]
         width = region.shape[1]
         rows, cols = inside.div(width, rounding_mode='floor'), inside % width
-        places = [part.to(device) for part in (torch.zeros_like(rows), rows, cols)]
-        maps, first = region[None].to(device), 0
+        maps = region[None].to(device)
         features = torch.empty(len(inside), sum(tokens.channels))
-        means = torch.empty(len(chip.code), features.shape[1])
-        # All features of a chip are hundreds of megabytes: one level at a time.
-        for level in tokens.split():
-            part = slice(first, first + sum(level.channels))
-            means[:, part] = level.pool(maps, len(means))[0][0]
-            features[:, part] = level.gather(*places)
-            first = part.stop
-            del level  # or it would be there beside the next
+        sums = torch.zeros(len(chip.code), features.shape[1])
+        # All features of a chip are hundreds of megabytes: one part at a time.
+        for columns, span, part in tokens.parts():
+            mean, seen = part.pool(maps[:, span], len(sums))
+            sums[:, columns] += (mean[0] * seen[0, :, None]).cpu()
+            here = ((rows >= span.start) & (rows < span.stop)).nonzero()[:, 0]
+            down, right = (rows[here] - span.start).to(device), cols[here].to(device)
+            features[here, columns] = part.gather(0 * down, down, right).float().cpu()
+            del part  # or it would be there beside the next
         return cls(
-            sums=means[used] * count[used, None],
+            sums=sums[used],
             count=count[used],
             share=share[used].double().clamp(max=1),
             place=chip.place[used],
@@ -236,6 +239,7 @@ class Cells:
             place=torch.from_numpy(place),
             pixels=ordered.pixels,
             owner=cell[ordered.owner],
+            chips=len(set(keys)),
         )
 
 
@@ -250,6 +254,7 @@ class CellTable:
         place: Raster, row and column of each cell, (n, 3) int64.
         pixels: HR features of pixels drawn at random, rows of U F, (N, D) float32.
         owner: Cell that each pixel lies in, (N,) int64.
+        chips: Chips that showed them.
     """
 
     features: Tensor
@@ -258,6 +263,7 @@ class CellTable:
     place: Tensor
     pixels: Tensor
     owner: Tensor
+    chips: int = 1
 
     def __len__(self) -> int:
         """Number of cells."""
@@ -291,6 +297,7 @@ class CellTable:
             self.place[keep],
             self.pixels[inside],
             number[self.owner[inside]],
+            self.chips,
         )
 
     def count(self) -> dict[int, int]:

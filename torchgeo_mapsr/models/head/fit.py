@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...datasets.legends.crosswalk import Crosswalk
 from ...errors import InputError
-from .cells import CellTable
+from .cells import ROWS, CellTable
 from .head import Head
 from .label_prior import LabelPrior
 from .noise import FEWEST_CELLS, DenoisedLabels, denoise, label_trust
@@ -79,9 +79,6 @@ MOMENT_PIXELS = 10_000
 # Whole cells below which a class is reported as uncertain; and how many times as often
 # as by chance contradicted labels lie together before that is reported.
 FEW_CELLS, CLUSTERED = 10, 1.5
-
-# Rows that are standardised at once: a copy of all of them would double the memory.
-ROWS = 8192
 
 TEMPERATURES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
 

@@ -13,6 +13,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from ..tokens.tokens import Tokens
+from .cells import ROWS
 from .probe import ABSENT, LinearProbe
 
 # Fewest pixels that a class needs for a prompt.
@@ -141,13 +142,14 @@ def within_class_discriminant(
     covariance = torch.zeros(dimensions, dimensions, dtype=torch.float64)
     total = 0.0
     for c in present[:, 0].nonzero()[:, 0].tolist():
-        members = label == c
-        of_class, centres = features[members], prompts[c].to(features)
-        if k > 1:
-            centres = centres[torch.cdist(of_class, centres).argmin(1)]
-        residual = of_class - centres
-        # Deviations have zero mean: single precision is enough, at half the time.
-        covariance += (residual.T * weight[members]) @ residual
+        members, centres = (label == c).nonzero()[:, 0], prompts[c].to(features)
+        # Some at a time: what lies between are three more copies of the features.
+        for some in members.split(ROWS):
+            residual = features[some]
+            nearest = torch.cdist(residual, centres).argmin(1) if k > 1 else 0
+            residual -= centres[nearest]
+            # Deviations have zero mean: single precision is enough, at half the time.
+            covariance += (residual.T * weight[some]) @ residual
         total += float(weight[members].sum())
     covariance /= max(total, 1e-12)
     spread = covariance.diagonal().mean().clamp(min=1e-12)

@@ -6,6 +6,8 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,10 @@ from torch import Tensor
 
 from ...datasets.geo.grid import Window
 from .upsample import Bilinear, Upsampler, whole
+
+# Rows of a level of stride 1 that are made at once where a part is enough: memory of
+# more than 32 MB is new memory each time, which takes as long as a level itself.
+PART = 64
 
 # One for all: torch.compile cannot follow the making of objects.
 BILINEAR = Bilinear()
@@ -85,18 +91,26 @@ class Tokens:
         """Features of each level, D_l; their sum is D."""
         return tuple(level.shape[1] for level in self.levels)
 
-    def split(self) -> Iterator['Tokens']:
-        """Each level by itself, one after another.
+    def parts(self) -> Iterator['Part']:
+        """The features part by part, each when it is asked for.
 
-        A fit takes little of many features: it asks for a level when it is done with
-        the one before. Where grids are made when they are asked for, only one is there
-        at a time.
+        A fit takes little of many features. Where grids are made when they are asked
+        for, only one part is there at a time.
 
         Yields:
-            Tokens of one level.
+            The levels, one after another.
         """
-        for level, stride in zip(self.levels, self.strides, strict=True):
-            yield Tokens((level,), (stride,), self.size, self.upsampler)
+        rows = slice(0, self.size[0])
+        for level, stride, columns in zip(
+            self.levels, self.strides, self._columns(), strict=True
+        ):
+            tokens = Tokens((level,), (stride,), self.size, self.upsampler)
+            yield Part(columns, rows, tokens)
+
+    def _columns(self) -> list[slice]:
+        """Where the features of each level are among all."""
+        ends = list(accumulate(self.channels))
+        return [slice(end - n, end) for end, n in zip(ends, self.channels, strict=True)]
 
     def with_upsampler(self, upsampler: Upsampler) -> 'Tokens':
         """The same grids under another operator U.
@@ -322,6 +336,20 @@ class Tokens:
         return BILINEAR if stride == 1 else self.upsampler
 
 
+class Part(NamedTuple):
+    """Some of the features of an image.
+
+    Args:
+        columns: Where they are among all features of a pixel.
+        rows: Rows of the image that they are of.
+        tokens: They, by themselves.
+    """
+
+    columns: slice
+    rows: slice
+    tokens: Tokens
+
+
 class LazyTokens(Tokens):
     """Tokens whose grids are made when they are asked for, on the CPU or a GPU.
 
@@ -354,25 +382,34 @@ class LazyTokens(Tokens):
             object.__setattr__(self, name, value)
 
     @abstractmethod
-    def make_level(self, index: int) -> Tensor:
+    def make_level(self, index: int, rows: slice | None = None) -> Tensor:
         """Make a grid.
 
         Args:
             index: Number of the level.
+            rows: Rows of a level of stride 1 that are wanted; all by default.
 
         Returns:
             (B, D_l, h_l, w_l) float32.
         """
 
-    def split(self) -> Iterator[Tokens]:
-        """Each level by itself, of which none is kept; see :meth:`Tokens.split`."""
+    def parts(self) -> Iterator['Part']:
+        """Parts of which none is kept, levels of stride 1 by some rows at a time."""
         if '_levels' in vars(self):
-            yield from super().split()
+            yield from super().parts()
             return
-        for index, stride in enumerate(self.strides):
-            yield Tokens(
-                (self.make_level(index),), (stride,), self.size, self.upsampler
-            )
+        height, width = self.size
+        for index, columns in enumerate(self._columns()):
+            stride = self.strides[index]
+            step = PART if stride == 1 else height
+            for first in range(0, height, step):
+                rows = slice(first, min(first + step, height))
+                level = self.make_level(index, rows if stride == 1 else None)
+                size = rows.stop - first, width
+                tokens = Tokens((level,), (stride,), size, self.upsampler)
+                del level  # or it would be there beside the next
+                yield Part(columns, rows, tokens)
+                del tokens
 
     @property
     def levels(self) -> tuple[Tensor, ...]:  # type: ignore[override]
@@ -419,18 +456,17 @@ class _ConcatTokens(LazyTokens):
         )
         object.__setattr__(self, '_members', tuple(members))
 
-    def make_level(self, index: int) -> Tensor:
+    def make_level(self, index: int, rows: slice | None = None) -> Tensor:
         """A grid of the members' in order."""
         members: tuple[Tokens, ...] = self._members  # type: ignore[attr-defined]
         for member in members:
             if index < len(member.strides):
                 break
             index -= len(member.strides)
-        return (
-            member.make_level(index)
-            if isinstance(member, LazyTokens)
-            else member.levels[index]
-        )
+        if isinstance(member, LazyTokens):
+            return member.make_level(index, rows)
+        level = member.levels[index]
+        return level if rows is None else level[:, :, rows]
 
     def project(
         self, weight: Tensor, bias: Tensor | None = None, window: Window | None = None
