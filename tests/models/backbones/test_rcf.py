@@ -15,7 +15,7 @@ from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models.backbones import rcf
 from torchgeo_mapsr.models.backbones.create import create_backbone
 from torchgeo_mapsr.models.backbones.rcf import PATCHES, RCF
-from torchgeo_mapsr.models.tokens.tokens import Tokens
+from torchgeo_mapsr.models.tokens.tokens import PART, Tokens
 
 
 def picture(
@@ -417,6 +417,27 @@ def test_no_colours_and_no_textures_share(image: Tensor) -> None:
     fine, coarse = backbone(image[None]).levels
     assert fine.shape[1] == 3
     assert coarse.shape[1] == 7
+
+
+@pytest.mark.parametrize('beside', [False, True])
+def test_parts_are_the_features(default: RCF, image: Tensor, beside: bool) -> None:
+    """Each once, of all pixels; none is kept, and few are there at a time."""
+    lazy, height, width = default(image[None]), image.shape[1], image.shape[2]
+    if beside:
+        grid = torch.rand(1, 7, height, width)
+        lazy = Tokens.concat([lazy, Tokens((grid,), (1,), (height, width))])
+    found = torch.full((height, width, sum(lazy.channels)), torch.nan)
+    rows, cols = torch.arange(height), torch.arange(width)
+    for columns, span, part in lazy.parts():
+        assert part.strides[0] > 1 or part.size[0] <= PART < height
+        place = torch.cartesian_prod(torch.arange(part.size[0]), cols).T
+        assert found[span, :, columns].isnan().all()
+        features = part.gather(0 * place[0], *place)
+        found[span, :, columns] = features.unflatten(0, (-1, width))
+    assert '_levels' not in vars(lazy)
+    place = torch.cartesian_prod(rows, cols).T
+    expected = Tokens(lazy.levels, lazy.strides, lazy.size).gather(0 * place[0], *place)
+    torch.testing.assert_close(found.flatten(0, 1), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize('size', [(160, 176), (37, 51), (3, 2)])

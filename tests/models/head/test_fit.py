@@ -3,6 +3,7 @@
 
 import json
 import math
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -302,10 +303,11 @@ def test_deterministic(blobs: Blobs, recipe: str) -> None:
 
 
 def test_table_is_not_changed(blobs: Blobs) -> None:
-    before = [t.clone() for t in vars(blobs.table).values()]
+    before = deepcopy(vars(blobs.table))
     fit_head(blobs.table, SAME, FitOptions(l2=1e-3))
-    for a, b in zip(before, vars(blobs.table).values(), strict=True):
-        assert torch.equal(a, b)
+    for name, value in before.items():
+        now = getattr(blobs.table, name)
+        assert value == now if name == 'chips' else torch.equal(value, now)
 
 
 def test_provenance(blobs: Blobs) -> None:
