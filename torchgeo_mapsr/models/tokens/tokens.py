@@ -394,17 +394,18 @@ class LazyTokens(Tokens):
         """
 
     def parts(self) -> Iterator['Part']:
-        """Parts of which none is kept, levels of stride 1 by some rows at a time."""
+        """Parts of which none is kept; on a CPU some rows of a level of stride 1."""
         if '_levels' in vars(self):
             yield from super().parts()
             return
         height, width = self.size
         for index, columns in enumerate(self._columns()):
             stride = self.strides[index]
-            step = PART if stride == 1 else height
+            by_rows = stride == 1 and self.device.type == 'cpu'
+            step = PART if by_rows else height
             for first in range(0, height, step):
                 rows = slice(first, min(first + step, height))
-                level = self.make_level(index, rows if stride == 1 else None)
+                level = self.make_level(index, rows if by_rows else None)
                 size = rows.stop - first, width
                 tokens = Tokens((level,), (stride,), size, self.upsampler)
                 del level  # or it would be there beside the next
