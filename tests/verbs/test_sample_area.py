@@ -4,12 +4,15 @@
 """A map is sampled, its points are labelled, and the areas come out right."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import geopandas
 import numpy as np
+import pandas
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 
 from torchgeo_mapsr.main import main
@@ -133,3 +136,102 @@ def test_one_line_errors(
         error = capsys.readouterr().err
         assert message in error
         assert error.count('\n') == 1
+
+
+Frame = geopandas.GeoDataFrame
+
+
+def first(table: Frame, geometry: object) -> Frame:
+    """The table with another geometry in its first row."""
+    return table.set_geometry([geometry, *table.geometry[1:]])
+
+
+def multipoints(table: Frame) -> Frame:
+    return table.set_geometry([shapely.MultiPoint([p]) for p in table.geometry])
+
+
+@pytest.mark.parametrize(
+    ('name', 'change'),
+    [
+        ('a.gpkg', multipoints),
+        ('a.geojson', lambda table: table.to_crs(4326)),
+        ('a.parquet', lambda table: table.to_crs(4326)),
+        ('a.gpkg', lambda table: table.assign(reference=table.reference.astype(float))),
+        ('a.gpkg', lambda table: table.assign(reference=' ' + table.reference + ' ')),
+    ],
+)
+def test_points_as_programs_write_them(
+    pair: tuple[Path, np.ndarray],
+    tmp_path: Path,
+    name: str,
+    change: Callable[[Frame], Frame],
+) -> None:
+    path, truth = pair
+    points, labelled = tmp_path / 'points.gpkg', tmp_path / 'labelled.gpkg'
+    assert main(['sample', str(path), '--output', str(points), '--size', '200']) == 0
+    label(points, truth, labelled)
+    table = geopandas.read_file(labelled, layer='points')
+    table['reference'] = table['reference'].astype(str)
+    table = change(table)
+    other = tmp_path / name
+    table.to_parquet(other) if name.endswith('parquet') else table.to_file(other)
+    figures = []
+    for file in (labelled, other):
+        output = tmp_path / f'{file.name}.json'
+        arguments = [str(path), '--points', str(file), '--json', str(output)]
+        assert main(['area', *arguments]) == 0
+        figures.append(json.loads(output.read_text()))
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda t: first(t, None), 'row 1 has no point'),
+        (lambda t: first(t, shapely.Point()), 'row 1 has no point'),
+        (lambda t: t.set_geometry(t.buffer(1)), 'holds Polygon'),
+        (lambda t: first(multipoints(t), shapely.MultiPoint([(5e5, 4e6), (5e5, 3e6)])),
+         'several points'),
+        (lambda t: t.set_crs(None, allow_override=True), 'ogr2ogr -a_srs'),
+        (lambda t: pandas.DataFrame(t.drop(columns='geometry')), 'no geometries'),
+        (lambda t: t.assign(stratum=[None, *t.stratum[1:]]), 'row 1 has no stratum'),
+        (lambda t: t.assign(stratum_hectares=-1.0), 'no area'),
+        (lambda t: t.assign(stratum_hectares='much'), 'no area'),
+        (lambda t: t.assign(stratum_hectares=range(1, len(t) + 1)), 'two areas'),
+        (lambda t: t.assign(stratum_pixels=[None, *t.stratum_pixels[1:]]), 'pixels'),
+        (lambda t: t.iloc[:0], 'no point has a reference class'),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings('ignore:.crs. was not provided')
+def test_points_that_cannot_be_used(
+    pair: tuple[Path, np.ndarray],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Frame], pandas.DataFrame],
+    message: str,
+) -> None:
+    path, truth = pair
+    points, labelled = tmp_path / 'points.gpkg', tmp_path / 'labelled.gpkg'
+    assert main(['sample', str(path), '--output', str(points), '--size', '200']) == 0
+    label(points, truth, labelled)
+    table = change(geopandas.read_file(labelled, layer='points'))
+    if isinstance(table, Frame):
+        damaged = tmp_path / 'damaged.gpkg'
+        table.to_file(damaged)
+    else:
+        damaged = tmp_path / 'damaged.csv'
+        table.to_csv(damaged)
+    capsys.readouterr()
+    assert main(['area', str(path), '--points', str(damaged)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert str(damaged) in error
+    assert error.count('\n') == 1
+
+
+def test_more_points_than_asked_for_are_explained(
+    pair: tuple[Path, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = tmp_path / 'points.gpkg'
+    assert main(['sample', str(pair[0]), '--output', str(points), '--size', '60']) == 0
+    assert '200 points, not 60: each stratum has 50' in capsys.readouterr().out

@@ -130,3 +130,14 @@ def test_layers_beside_the_maps_are_left_out(maps: list[str], tmp_path: Path) ->
         'map0.tif',
         'map1.tif',
     }
+
+
+def test_patch_larger_than_a_map(maps: list[str], tmp_path: Path) -> None:
+    output = tmp_path / 'out.gpkg'
+    # An array of its size would take 75 GB.
+    more = '--minority', '4', '--patch-size', '100000', '--threshold', '1e-9'
+    assert run(maps, output, *more) == 0
+    found = read_footprints(output)
+    assert len(found) == 2
+    # Its shares are of the whole patch, so that a class can be as rare as it is.
+    np.testing.assert_allclose(found['share_4'], 2516 / 100000**2)

@@ -19,6 +19,7 @@ from ..atomic import take_name
 from ..errors import InputError
 from .geo.grid import crop, starts
 from .geo.raster import PathLike, open_rasters
+from .geo.vector import read_vector
 from .labels import LabelRaster
 
 #: Suffixes of footprint files: GeoPackage and GeoParquet.
@@ -60,7 +61,10 @@ def class_shares(
         raster, crs = LabelRaster([file]), crs or file.geobox.crs
         assert crs is not None
         for patch, row, col in _patches(raster.geobox, size, stride or size):
-            window = raster.read(slice(row, row + size), slice(col, col + size))
+            # A patch may be larger than the map.
+            end = min(row + size, raster.geobox.height)
+            right = min(col + size, raster.geobox.width)
+            window = raster.read(slice(row, end), slice(col, right))
             classes, counts = np.unique(window[window >= 0], return_counts=True)
             rows.append(
                 {
@@ -223,17 +227,9 @@ def read_footprints(path: PathLike) -> geopandas.GeoDataFrame:
     Raises:
         InputError: The file cannot be read, holds none, or has no CRS.
     """
-    try:
-        if Path(path).suffix == '.parquet':
-            patches = geopandas.read_parquet(path)
-        else:
-            patches = geopandas.read_file(path)
-    except (RuntimeError, OSError, ValueError, ImportError) as error:
-        reason = ' '.join(str(error).split())
-        raise InputError(f'{os.fspath(path)}: cannot be read ({reason})') from None
-    if not len(patches) or patches.crs is None:
-        lack = 'no footprints' if not len(patches) else 'no CRS'
-        raise InputError(f'{os.fspath(path)}: has {lack}')
+    patches = read_vector(path)
+    if not len(patches):
+        raise InputError(f'{os.fspath(path)}: has no footprints')
     return patches
 
 

@@ -17,6 +17,7 @@ import pandas
 from numpy.typing import NDArray
 from pyproj import Transformer
 
+from ..datasets.geo.vector import read_vector
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -367,21 +368,23 @@ def read_sample(path: Path, column: str = 'reference') -> geopandas.GeoDataFrame
         column: The column with the reference class.
 
     Returns:
-        Its rows.
+        Its rows; a multipoint of one point, as some programs write it, is that point.
 
     Raises:
         InputError: If it cannot be read, is not of points, or lacks the column.
     """
-    try:
-        layers = list(geopandas.list_layers(path)['name'])
-        layer = _LAYER if _LAYER in layers else layers[0] if layers else None
-        points = geopandas.read_file(path, layer=layer)
-    except (RuntimeError, OSError, ValueError) as error:
-        reason = ' '.join(str(error).split())
-        raise InputError(f'{path}: cannot be read ({reason})') from None
-    if points.crs is None or not (points.geom_type == 'Point').all():
-        raise InputError(f'{path}: is not a file of points with a CRS.')
-    if column not in points:
+    points = read_vector(path)
+    empty = points.geometry.isna() | points.geometry.is_empty
+    if empty.any():
+        raise InputError(f'{path}: row {empty.argmax() + 1} has no point; delete it.')
+    kinds = sorted(set(points.geom_type) - {'Point', 'MultiPoint'})
+    if kinds:
+        raise InputError(f'{path}: holds {", ".join(kinds)}; reference is points.')
+    rows = len(points)
+    points = points.explode(ignore_index=True)
+    if len(points) != rows:
+        raise InputError(f'{path}: a row has several points; give each its own.')
+    if column not in points.columns.drop(points.geometry.name):
         raise InputError(
             f'{path}: has no column {column!r}; it has '
             f'{", ".join(map(str, points.columns))}. Give its name with --reference.'

@@ -234,7 +234,7 @@ def polygonise(
     output = Path(output)
     driver = format_of(output)
     layer = layer or output.stem
-    if min_area < 0:
+    if not min_area >= 0:
         raise InputError('The smallest area of a polygon must not be negative.')
     geobox = RasterFile.open(path).geobox
     names = {item.code: item.name for item in legend.classes}

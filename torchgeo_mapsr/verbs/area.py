@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
         )
     console = terminal()
     with working(console, 'Measuring strata'):
-        stratum, names, hectares, pixels = _strata(maps, points, mapped)
+        stratum, names, hectares, pixels = _strata(options.points, maps, points, mapped)
     _check(options.points, stratum[used], names, hectares, pixels)
     sample = StratifiedSample(
         stratum[used],
@@ -158,28 +158,48 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _strata(maps: 'ClassMaps', points: 'GeoDataFrame', mapped: Any) -> Any:
+def _strata(path: Path, maps: 'ClassMaps', points: 'GeoDataFrame', mapped: Any) -> Any:
     """Number of each point's stratum; names, hectares and, if known, pixels of strata."""
     import numpy as np
+    import pandas
 
     from ..errors import InputError
     from ..evaluation.sampling import class_of
 
     if 'stratum' not in points:
         return mapped, maps.legend.class_names, maps.areas() / 1e4, None
+    empty = points['stratum'].isna()
+    if empty.any():
+        raise InputError(
+            f'{path}: row {empty.argmax() + 1} has no stratum; fill the column stratum.'
+        )
     column = points['stratum'].astype(str)
     if 'stratum_hectares' in points:
-        table = points.groupby(column, sort=True)['stratum_hectares']
-        if (table.nunique() != 1).any():
-            raise InputError('A stratum has two areas in the column stratum_hectares.')
+        hectares = pandas.to_numeric(points['stratum_hectares'], errors='coerce')
+        if not (np.isfinite(hectares) & (hectares >= 0)).all():
+            raise InputError(
+                f'{path}: column stratum_hectares has something that is no area.'
+            )
+        table = hectares.groupby(column, sort=True)
+        for name in table.groups:
+            if table.get_group(name).nunique() > 1:
+                raise InputError(
+                    f'{path}: stratum {name!r} has two areas in the column '
+                    'stratum_hectares.'
+                )
         area = table.first()
         numbers = np.searchsorted(area.index.to_numpy(str), column.to_numpy(str))
         pixels = None
         if 'stratum_pixels' in points:
-            pixels = points.groupby(column, sort=True)['stratum_pixels'].first()
-            pixels = pixels.to_numpy(int)
+            number = pandas.to_numeric(points['stratum_pixels'], errors='coerce')
+            if not (number >= 0).all():
+                raise InputError(
+                    f'{path}: column stratum_pixels has something that is no number of '
+                    'pixels.'
+                )
+            pixels = number.groupby(column, sort=True).first().to_numpy(int)
         return numbers, tuple(area.index), area.to_numpy(float), pixels
-    where = 'Column stratum (there is no column stratum_hectares)'
+    where = f'{path}: column stratum (there is no column stratum_hectares)'
     numbers = class_of(list(points['stratum']), maps.legend, where)
     return numbers, maps.legend.class_names, maps.areas() / 1e4, None
 
@@ -197,7 +217,7 @@ def _check(path: Path, stratum: Any, names: Any, hectares: Any, pixels: Any) -> 
     few = np.flatnonzero((count < least) & (hectares > 0))
     if few.size:
         raise InputError(
-            f'{path}: stratum {names[few[0]]!r} has {count[few[0]]} labelled points and '
+            f'{path}: stratum {names[few[0]]!r} has {count[few[0]]} labelled point(s) and '
             'needs at least 2; label more of them.'
         )
 

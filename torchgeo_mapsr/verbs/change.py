@@ -14,6 +14,7 @@ from .console import (
     Verbs,
     check_json,
     check_output,
+    finite,
     json_option,
     output_path,
     terminal,
@@ -89,14 +90,14 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument(
         '--window',
-        type=float,
+        type=finite,
         default=240.0,
         metavar='METRES',
         help='height and width of a window (default: %(default)g)',
     )
     parser.add_argument(
         '--threshold',
-        type=float,
+        type=finite,
         metavar='VALUE',
         help='mean absolute difference from which on a window has changed, in the '
         'units of the signal (default: the median of the windows plus six robust '
@@ -132,6 +133,8 @@ def run(options: argparse.Namespace) -> int:
     check_json(options, inputs)
     if options.window <= 0:
         raise InputError('--window is above 0, in metres.')
+    if options.threshold is not None and options.threshold < 0:
+        raise InputError('--threshold is a difference: 0 or more.')
     if options.matrix is not None and not is_map:
         raise InputError('--matrix needs two class maps; give their --legend.')
     legend = map_legend(options.after, options.legend) if is_map else None

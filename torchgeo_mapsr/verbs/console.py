@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,45 @@ if TYPE_CHECKING:
 
     from ..evaluation.accuracy import Confusion
 
+# What torch takes for a seed.
+_LARGEST_SEED = 2**63 - 1
+
 Verbs: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
+
+
+def finite(text: str) -> float:
+    """A number of the command line, neither infinite nor ``nan``.
+
+    Args:
+        text: What was given.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number')
+    return value
+
+
+def seed_option(parser: argparse.ArgumentParser, what: str = '') -> None:
+    """Add ``--seed``.
+
+    Args:
+        parser: The parser to add it to.
+        what: What it is the seed of.
+    """
+
+    def seed(text: str) -> int:
+        if not text.isdecimal() or int(text) > _LARGEST_SEED:
+            raise argparse.ArgumentTypeError(
+                f'{text!r} is not a whole number from 0 to {_LARGEST_SEED}'
+            )
+        return int(text)
+
+    parser.add_argument(
+        '--seed', type=seed, default=0, metavar='N', help=f'{what}default: %(default)s'
+    )
 
 
 def terminal(quiet: bool = False) -> 'Console':

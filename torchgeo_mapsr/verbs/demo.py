@@ -9,7 +9,15 @@ from pathlib import Path
 from ..errors import InputError
 from ..mapping.config import MapJob
 from . import VERBS
-from .console import Verbs, check_json, json_option, show_accuracy, terminal, write_json
+from .console import (
+    Verbs,
+    check_json,
+    json_option,
+    seed_option,
+    show_accuracy,
+    terminal,
+    write_json,
+)
 
 _EXAMPLES = """examples:
   torchgeo-mapsr demo
@@ -40,7 +48,7 @@ def add(verbs: Verbs) -> None:
         default=Path('torchgeo-mapsr-demo'),
         help='where to put everything (default: %(default)s)',
     )
-    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    seed_option(parser)
     parser.add_argument(
         '--overwrite', action='store_true', help='replace an older demo'
     )

@@ -14,6 +14,7 @@ from .console import (
     Verbs,
     check_json,
     check_output,
+    finite,
     json_option,
     output_path,
     show_accuracy,
@@ -125,7 +126,7 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument(
         '--boundary',
-        type=float,
+        type=finite,
         metavar='METRES',
         help='width of boundaries for the boundary IoU (default: two pixels of the '
         'finest first pair)',

@@ -10,7 +10,15 @@ from typing import Any
 
 from ..errors import InputError
 from . import VERBS
-from .console import Verbs, check_json, check_output, json_option, terminal, write_json
+from .console import (
+    Verbs,
+    check_json,
+    check_output,
+    finite,
+    json_option,
+    terminal,
+    write_json,
+)
 
 _EXAMPLES = """examples:
   torchgeo-mapsr export landcover.tif --polygons landcover_polygons.gpkg --min-area 100
@@ -41,7 +49,7 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument(
         '--min-area',
-        type=float,
+        type=finite,
         default=0.0,
         metavar='M2',
         help='leave out polygons below so many square metres (default: none)',

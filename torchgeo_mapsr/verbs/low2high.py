@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from . import VERBS
-from .console import Verbs, check_json, json_option, terminal, write_json
+from .console import Verbs, check_json, json_option, seed_option, terminal, write_json
 
 _EXAMPLES = """examples:
   torchgeo-mapsr low2high chesapeake/ --output low2high/
@@ -55,9 +55,7 @@ def add(verbs: Verbs) -> None:
         metavar='NAME|FILE',
         help='how NLCD becomes the four classes, where there are several ways',
     )
-    parser.add_argument(
-        '--seed', type=int, default=0, help='of the splits (default: %(default)s)'
-    )
+    seed_option(parser, 'of the splits; ')
     json_option(parser)
     parser.set_defaults(run=run, resumes=True)
 

@@ -9,7 +9,15 @@ from typing import Any
 
 from ..errors import InputError
 from . import VERBS
-from .console import Verbs, check_json, check_output, json_option, terminal, write_json
+from .console import (
+    Verbs,
+    check_json,
+    check_output,
+    finite,
+    json_option,
+    terminal,
+    write_json,
+)
 
 _EXAMPLES = """examples:
   torchgeo-mapsr postprocess map.tif --reweight impervious=2 --output more.tif
@@ -63,7 +71,7 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument(
         '--min-area',
-        type=float,
+        type=finite,
         metavar='M2',
         help='smallest patch that stays, in square metres on the ground',
     )

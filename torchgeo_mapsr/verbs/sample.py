@@ -12,6 +12,7 @@ from .console import (
     check_json,
     json_option,
     output_path,
+    seed_option,
     terminal,
     working,
     write_json,
@@ -104,7 +105,7 @@ def add(verbs: Verbs) -> None:
         metavar='N',
         help='least points of a stratum (default: %(default)s)',
     )
-    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    seed_option(parser)
     json_option(parser)
     parser.set_defaults(run=run)
 
@@ -170,6 +171,11 @@ def run(options: argparse.Namespace) -> int:
     table.add_section()
     table.add_row('all', f'{sizes.hectares.sum():.2f}', str(len(sample)))
     console.print(table)
+    if len(sample) > size:
+        console.print(
+            f'{len(sample)} points, not {size}: each stratum has {options.minimum} at '
+            'least (--minimum).'
+        )
     console.print(f'Points: {options.output}')
     content = {
         'points': len(sample),

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from . import VERBS
-from .console import Verbs, check_json, json_option, terminal, write_json
+from .console import (
+    Verbs,
+    check_json,
+    finite,
+    json_option,
+    seed_option,
+    terminal,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -80,7 +88,7 @@ def add(verbs: Verbs) -> None:
         help='of the patches below it that have a minority class, how many are drawn; '
         'equal: as many as reach it (default: %(default)s)',
     )
-    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    seed_option(parser)
     json_option(parser)
     parser.set_defaults(run=run)
 
@@ -163,4 +171,4 @@ def select(
 
 def _fraction(text: str) -> float | None:
     """A number, or None for equal."""
-    return None if text == 'equal' else float(text)
+    return None if text == 'equal' else finite(text)

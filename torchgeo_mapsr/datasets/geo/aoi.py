@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import geopandas
 import numpy as np
-import pyogrio
 import shapely
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
@@ -25,6 +23,7 @@ from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
 from .grid import Box, clip, crop, pixel_offset
+from .vector import layers_of, read_vector
 
 #: Suffixes that a layer's name may follow.
 SUFFIXES = (
@@ -92,27 +91,7 @@ class AreaOfInterest:
         path, layer = _split(os.fspath(source))
         if not Path(path).exists() and not path.startswith(('/vsi', 'http')):
             raise InputError(f'{path}: there is no such file of an area of interest.')
-        try:
-            if path.lower().endswith(('.parquet', '.geoparquet')):
-                frame = geopandas.read_parquet(path)
-            else:
-                layer = layer or _only_layer(path)
-                frame = geopandas.read_file(path, layer=layer, engine='pyogrio')
-        except InputError:
-            raise
-        except (pyogrio.errors.DataLayerError, pyogrio.errors.DataSourceError) as error:
-            reason = ' '.join(str(error).split())
-            raise InputError(f'{source}: cannot be read ({reason})') from None
-        except (ValueError, OSError) as error:
-            reason = ' '.join(str(error).split())
-            raise InputError(f'{source}: holds no polygons ({reason})') from None
-        if not isinstance(frame, geopandas.GeoDataFrame):
-            raise InputError(f'{source}: holds no geometries.')
-        if frame.crs is None:
-            raise InputError(
-                f'{source}: has no coordinate reference system; assign one, '
-                'for example with ogr2ogr -a_srs'
-            )
+        frame = read_vector(path, layer or _only_layer(path))
         shapes = frame.geometry[~(frame.geometry.isna() | frame.geometry.is_empty)]
         kinds = sorted(set(shapes.geom_type) - {'Polygon', 'MultiPolygon'})
         if kinds:
@@ -334,13 +313,12 @@ def _split(source: str) -> tuple[str, str | None]:
     return source, None
 
 
-def _only_layer(path: str) -> str:
-    """The one layer of polygons in a file."""
-    layers = [
-        str(name)
-        for name, kind in pyogrio.list_layers(path)
-        if kind is not None and ('Polygon' in kind or kind == 'Unknown')
-    ]
+def _only_layer(path: str) -> str | None:
+    """The one layer of polygons in a file; None if its format has no layers."""
+    kinds = layers_of(path)
+    layers = [n for n, kind in kinds.items() if 'Polygon' in kind or kind == 'Unknown']
+    if not kinds:
+        return None
     if not layers:
         raise InputError(f'{path}: holds no polygons.')
     if len(layers) > 1:

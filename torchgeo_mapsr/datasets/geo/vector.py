@@ -1,0 +1,79 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Vector files: points, footprints and areas of interest."""
+
+import os
+
+import geopandas
+import pyogrio
+
+from ...errors import InputError
+
+
+def layers_of(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Kind of geometry of each layer that has any, by the layers' names.
+
+    Args:
+        path: A file; GeoParquet has no layers.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    name = os.fspath(path)
+    if _is_parquet(name):
+        return {}
+    try:
+        layers = pyogrio.list_layers(name)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise _unreadable(name, error) from None
+    return {str(layer): str(kind) for layer, kind in layers if kind is not None}
+
+
+def read_vector(
+    path: str | os.PathLike[str], layer: str | None = None
+) -> geopandas.GeoDataFrame:
+    """Read a layer of geometries.
+
+    GeoParquet is read by geopandas itself: GDAL's driver is not in every build.
+
+    Args:
+        path: A GeoPackage, GeoJSON, GeoParquet, shapefile, FlatGeobuf or what else GDAL
+            reads.
+        layer: Name of the layer (default: the first that has
+            geometries).
+
+    Returns:
+        Its rows, in the CRS of the file.
+
+    Raises:
+        InputError: If it cannot be read, or lacks geometries or a CRS.
+    """
+    name = os.fspath(path)
+    try:
+        if _is_parquet(name):
+            frame = geopandas.read_parquet(name)
+        else:
+            layer = layer or next(iter(layers_of(name)), None)
+            frame = geopandas.read_file(name, layer=layer, engine='pyogrio')
+    except (RuntimeError, OSError, ValueError, ImportError) as error:
+        raise _unreadable(name, error) from None
+    if not isinstance(frame, geopandas.GeoDataFrame):
+        raise InputError(f'{name}: holds no geometries.')
+    if frame.crs is None:
+        raise InputError(
+            f'{name}: has no coordinate reference system; assign one, '
+            'for example with ogr2ogr -a_srs'
+        )
+    return frame
+
+
+def _is_parquet(name: str) -> bool:
+    return name.lower().endswith(('.parquet', '.geoparquet'))
+
+
+def _unreadable(name: str, error: Exception) -> InputError:
+    if isinstance(error, InputError):
+        return error
+    reason = ' '.join(str(error).split())
+    return InputError(f'{name}: cannot be read ({reason})')
