@@ -406,3 +406,66 @@ def test_one_line_errors(
         assert error.count('\n') == 1
     with pytest.raises(InputError):
         build_page([other])
+
+
+@pytest.mark.parametrize(
+    ('place', 'value'),
+    [
+        ('maps', []),
+        ('maps', {'a': 1}),
+        ('maps.0', None),
+        ('maps.0.map', ['a.tif']),
+        ('maps.0.lr_agreement', 'x'),
+        ('maps.0.classes', None),
+        ('maps.0.classes.0.hectares', 'much'),
+        ('settings', [None]),
+        ('settings.imagery', [None]),
+        ('settings.labels', 1e308),
+        ('settings.crosswalk', {'a': 1}),
+        ('settings.bands', [99, 1, 1]),
+        ('settings.fit', 3),
+        ('settings.reweight', -1),
+        ('timings.total', []),
+        ('versions', 'x'),
+        ('notes', 3),
+    ],
+)
+def test_damaged_report(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    value: object,
+) -> None:
+    content = json.loads(run.read_text())
+    *above, last = (int(key) if key.isdigit() else key for key in place.split('.'))
+    part = content
+    for key in above:
+        part = part[key]
+    part[last] = value
+    damaged = run.with_name('damaged.json')
+    damaged.write_text(json.dumps(content))
+    try:
+        assert main(['report', str(damaged), '--output', str(tmp_path / 'o.html')]) == 2
+    finally:
+        damaged.unlink()
+    error = capsys.readouterr().err
+    assert str(damaged) in error
+    assert error.count('\n') == 1
+    assert not (tmp_path / 'o.html').exists()
+
+
+@pytest.mark.parametrize('content', [{'confusion': 3}, {'error_matrix_points': 'x'}])
+def test_damaged_figures(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: dict[str, object],
+) -> None:
+    figures = tmp_path / 'figures.json'
+    figures.write_text(json.dumps(content))
+    output = ['--output', str(tmp_path / 'o.html'), '--figures', str(figures)]
+    assert main(['report', str(run), *output]) == 2
+    error = capsys.readouterr().err
+    assert str(figures) in error
+    assert error.count('\n') == 1

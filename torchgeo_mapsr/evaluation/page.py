@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from PIL import Image
@@ -65,6 +65,7 @@ def build_page(
         report = _load(path)
         if 'maps' not in report or 'settings' not in report:
             raise InputError(f'{path} is no report of a map; give the JSON beside it.')
+        _check(path, report)
         views += [
             _view(path, report, entry, number, size)
             for number, entry in enumerate(report['maps'])
@@ -84,16 +85,26 @@ def build_page(
                 f'{path} has no figures; give what evaluate, area or change wrote with '
                 '--json.'
             )
-    return environment.get_template('page.html.j2').render(
-        title=title or ', '.join(view['name'] for view in views),
-        views=views,
-        runs=runs,
-        accuracies=[p for p in parts if 'confusion' in p],
-        areas=[p for p in parts if 'error_matrix_points' in p],
-        consistencies=[p['lr'] for p in parts if 'lr' in p],
-        changes=[p for p in parts if 'window_metres' in p],
-        lightness=_lightness,
-    )
+    content = {
+        'title': title or ', '.join(view['name'] for view in views),
+        'views': views,
+        'runs': runs,
+        'accuracies': [p for p in parts if 'confusion' in p],
+        'areas': [p for p in parts if 'error_matrix_points' in p],
+        'consistencies': [p['lr'] for p in parts if 'lr' in p],
+        'changes': [p for p in parts if 'window_metres' in p],
+        'lightness': _lightness,
+    }
+    template = environment.get_template('page.html.j2')
+    try:
+        return template.render(content)
+    except (UndefinedError, TypeError, ValueError) as error:
+        if not figures:
+            raise
+        raise InputError(
+            f'{", ".join(map(str, figures))}: something is not as evaluate, area or '
+            f'change writes it ({error}).'
+        ) from None
 
 
 def notebook_html(report: Path, height: int = 760) -> str:
@@ -121,6 +132,52 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f'{path}: is no report.')
     return content
+
+
+def _check(path: Path, report: Mapping[str, Any]) -> None:
+    """What is shown of a report is of the kinds that ``map`` writes."""
+
+    def texts(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+    def number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    def whole(value: Any) -> bool:
+        return number(value) and isinstance(value, int)
+
+    def need(fits: bool, what: str) -> None:
+        if not fits:
+            raise InputError(
+                f'{path}: {what} is not as map writes it; put the report right, or make '
+                'the map again.'
+            )
+
+    settings, maps = report['settings'], report['maps']
+    need(isinstance(settings, dict), 'settings')
+    for part in (settings.get('scoring', {}), settings.get('fit', {})):
+        need(isinstance(part, dict), 'settings')
+    for name in ('imagery', 'labels', 'reweight'):
+        value = _setting(report, name)
+        need(value is None or isinstance(value, str) or texts(value), name)
+    for name in ('legend', 'target', 'crosswalk'):
+        need(isinstance(_setting(report, name), str | None), name)
+    bands = _setting(report, 'bands')
+    need(bands is None or (isinstance(bands, list) and all(map(whole, bands))), 'bands')
+    for name in ('timings', 'versions'):
+        need(isinstance(report.get(name, {}), dict), name)
+    need(all(map(number, _all(report.get('timings', {}), 'total'))), 'timings')
+    need(texts(report.get('notes', [])), 'notes')
+    need(isinstance(maps, list) and bool(maps), 'maps')
+    for entry in maps:
+        need(isinstance(entry, dict) and isinstance(entry.get('map'), str), 'maps')
+        agreement = entry.get('lr_agreement')
+        need(agreement is None or number(agreement), 'lr_agreement')
+        rows = entry.get('classes')
+        need(isinstance(rows, list), 'classes')
+        for row in rows:
+            need(isinstance(row, dict) and whole(row.get('code')), 'classes')
+            need(number(row.get('hectares')), 'hectares')
 
 
 def _all(content: Any, name: str) -> Iterator[Any]:
@@ -207,6 +264,10 @@ def _view(
     if files:
         opened = Imagery([_locate(path, file) for file in files])
         shown = list(_setting(report, 'bands') or (1, 2, 3))[:3]
+        if shown and not 1 <= min(shown) <= max(shown) <= max(opened.bands, 3):
+            raise InputError(
+                f'{path}: names band {max(shown)}; the imagery has {opened.bands}.'
+            )
         bands_shown = shown if min(len(shown), opened.bands) >= 3 else shown[:1]
         view['imagery'] = _jpeg(imagery_picture(opened, grid, bands_shown, index >= 0))
     return view
