@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from rasterio.enums import ColorInterp
 from scipy import ndimage
 
 from torchgeo_mapsr.datasets.legends.legend import Legend
@@ -469,3 +470,25 @@ def test_damaged_figures(
     error = capsys.readouterr().err
     assert str(figures) in error
     assert error.count('\n') == 1
+
+
+def test_a_band_that_is_declared_alpha_is_shown(
+    run: Path, made_scene: Scene, tmp_path: Path
+) -> None:
+    # --bands 4 takes such a band as imagery, and so does the page.
+    with rasterio.open(made_scene.imagery) as source:
+        values, profile = source.read(), source.profile
+    imagery = tmp_path / 'rgba.tif'
+    options = {**profile, 'count': 4, 'photometric': 'RGB', 'ALPHA': 'YES'}
+    with rasterio.open(imagery, 'w', **options) as file:
+        file.write(values[:4])
+        file.colorinterp = [*file.colorinterp[:3], ColorInterp.alpha]
+    content = json.loads(run.read_text())
+    content['settings'] |= {'imagery': [str(imagery)], 'bands': [4, 1, 2]}
+    report = run.with_name('alpha.json')
+    report.write_text(json.dumps(content))
+    try:
+        page = build_page([report])
+    finally:
+        report.unlink()
+    assert page.count('data:image/jpeg') == 1

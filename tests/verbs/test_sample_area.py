@@ -235,3 +235,17 @@ def test_more_points_than_asked_for_are_explained(
     points = tmp_path / 'points.gpkg'
     assert main(['sample', str(pair[0]), '--output', str(points), '--size', '60']) == 0
     assert '200 points, not 60: each stratum has 50' in capsys.readouterr().out
+
+
+def test_points_beside_other_layers(
+    pair: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    path, truth = pair
+    points, labelled = tmp_path / 'points.gpkg', tmp_path / 'labelled.gpkg'
+    assert main(['sample', str(path), '--output', str(points), '--size', '200']) == 0
+    outline = geopandas.GeoDataFrame(
+        geometry=[shapely.box(5e5, 4e6, 6e5, 5e6)], crs=26917
+    )
+    outline.to_file(labelled, layer='outline')
+    label(points, truth, labelled)
+    assert main(['area', str(path), '--points', str(labelled)]) == 0

@@ -262,12 +262,13 @@ def _view(
         imagery = [imagery]
     files = imagery if len(report['maps']) == 1 else imagery[number : number + 1]
     if files:
-        opened = Imagery([_locate(path, file) for file in files])
-        shown = list(_setting(report, 'bands') or (1, 2, 3))[:3]
-        if shown and not 1 <= min(shown) <= max(shown) <= max(opened.bands, 3):
-            raise InputError(
-                f'{path}: names band {max(shown)}; the imagery has {opened.bands}.'
-            )
+        chosen = _setting(report, 'bands')
+        located = [_locate(path, file) for file in files]
+        try:
+            opened = Imagery(located, chosen)
+        except InputError as error:
+            raise InputError(f'{path}: {error}') from None
+        shown = list(chosen or (1, 2, 3))[:3]
         bands_shown = shown if min(len(shown), opened.bands) >= 3 else shown[:1]
         view['imagery'] = _jpeg(imagery_picture(opened, grid, bands_shown, index >= 0))
     return view

@@ -17,7 +17,7 @@ import pandas
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from ..datasets.geo.vector import read_vector
+from ..datasets.geo.vector import layers_of, read_vector
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -364,7 +364,8 @@ def read_sample(path: Path, column: str = 'reference') -> geopandas.GeoDataFrame
     """Read labelled points.
 
     Args:
-        path: A GeoPackage, or any file of points that GDAL reads.
+        path: A GeoPackage, or any file of points that GDAL reads; of several layers
+            the one that is called points, or the first.
         column: The column with the reference class.
 
     Returns:
@@ -373,7 +374,7 @@ def read_sample(path: Path, column: str = 'reference') -> geopandas.GeoDataFrame
     Raises:
         InputError: If it cannot be read, is not of points, or lacks the column.
     """
-    points = read_vector(path)
+    points = read_vector(path, _LAYER if _LAYER in layers_of(path) else None)
     empty = points.geometry.isna() | points.geometry.is_empty
     if empty.any():
         raise InputError(f'{path}: row {empty.argmax() + 1} has no point; delete it.')

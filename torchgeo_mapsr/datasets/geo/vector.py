@@ -40,8 +40,7 @@ def read_vector(
     Args:
         path: A GeoPackage, GeoJSON, GeoParquet, shapefile, FlatGeobuf or what else GDAL
             reads.
-        layer: Name of the layer (default: the first that has
-            geometries).
+        layer: Name of the layer (default: the first with geometries).
 
     Returns:
         Its rows, in the CRS of the file.
@@ -50,11 +49,11 @@ def read_vector(
         InputError: If it cannot be read, or lacks geometries or a CRS.
     """
     name = os.fspath(path)
+    layer = layer or next(iter(layers_of(name)), None)
     try:
         if _is_parquet(name):
             frame = geopandas.read_parquet(name)
         else:
-            layer = layer or next(iter(layers_of(name)), None)
             frame = geopandas.read_file(name, layer=layer, engine='pyogrio')
     except (RuntimeError, OSError, ValueError, ImportError) as error:
         raise _unreadable(name, error) from None
@@ -73,7 +72,5 @@ def _is_parquet(name: str) -> bool:
 
 
 def _unreadable(name: str, error: Exception) -> InputError:
-    if isinstance(error, InputError):
-        return error
     reason = ' '.join(str(error).split())
     return InputError(f'{name}: cannot be read ({reason})')
