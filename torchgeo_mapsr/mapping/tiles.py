@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..datasets.chip import Chip, read_chip
+from ..datasets.geo.grid import common
 from ..datasets.geo.plan import ChipIndex, Plan, Tile, Tiles
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
@@ -187,7 +188,7 @@ class _Canvas:
         """Add the part of a chip's core that lies in the tile."""
         core, start = self.plan.core(chip), self.plan.window(chip)
         (rows, from_rows), (cols, from_cols) = (
-            _common(target, slice(whole.start + part.start, whole.start + part.stop))
+            common(target, slice(whole.start + part.start, whole.start + part.stop))
             for target, whole, part in zip(
                 (self.tile.rows, self.tile.cols), start, core, strict=True
             )
@@ -254,15 +255,6 @@ class _Canvas:
                 self.found.scores[:, to] = scores
         self.found.classes[to] = classes
         self.found.confidence[to] = np.where(valid, confidence, NO_PERCENT)
-
-
-def _common(first: slice, second: slice) -> tuple[slice, slice]:
-    """The common part of two spans, counted from the start of each."""
-    start, stop = max(first.start, second.start), min(first.stop, second.stop)
-    return (
-        slice(start - first.start, stop - first.start),
-        slice(start - second.start, stop - second.start),
-    )
 
 
 def score_of(scores: NDArray[np.uint8], index: NDArray[np.int64]) -> NDArray[np.uint8]:

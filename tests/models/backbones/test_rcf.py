@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from scipy.ndimage import correlate, gaussian_filter, uniform_filter
 from torch import Tensor
 
+from torchgeo_mapsr.datasets.geo.grid import Window
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models.backbones import rcf
 from torchgeo_mapsr.models.backbones.create import create_backbone
@@ -419,25 +420,33 @@ def test_no_colours_and_no_textures_share(image: Tensor) -> None:
     assert coarse.shape[1] == 7
 
 
+@pytest.mark.parametrize('window', [None, (slice(70, 150), slice(3, 40))])
 @pytest.mark.parametrize('beside', [False, True])
-def test_parts_are_the_features(default: RCF, image: Tensor, beside: bool) -> None:
-    """Each once, of all pixels; none is kept, and few are there at a time."""
+def test_parts_are_the_features(
+    default: RCF, image: Tensor, beside: bool, window: Window | None
+) -> None:
+    """Each once, of all pixels or of some; none is kept, few are there at a time."""
     lazy, height, width = default(image[None]), image.shape[1], image.shape[2]
     if beside:
         grid = torch.rand(1, 7, height, width)
         lazy = Tokens.concat([lazy, Tokens((grid,), (1,), (height, width))])
     found = torch.full((height, width, sum(lazy.channels)), torch.nan)
     rows, cols = torch.arange(height), torch.arange(width)
-    for columns, span, part in lazy.parts():
-        assert part.strides[0] > 1 or part.size[0] <= PART < height
-        place = torch.cartesian_prod(torch.arange(part.size[0]), cols).T
-        assert found[span, :, columns].isnan().all()
+    for columns, (down, across), part in lazy.parts(window):
+        fine = part.strides == (1,)
+        assert not fine or part.size[0] <= PART < height
+        assert not fine or window is None or across == window[1]
+        place = torch.cartesian_prod(*map(torch.arange, part.size)).T
+        assert found[down, across, columns].isnan().all()
         features = part.gather(0 * place[0], *place)
-        found[span, :, columns] = features.unflatten(0, (-1, width))
+        found[down, across, columns] = features.unflatten(0, part.size)
     assert '_levels' not in vars(lazy)
-    place = torch.cartesian_prod(rows, cols).T
+    down, across = window or (slice(None), slice(None))
+    place = torch.cartesian_prod(rows[down], cols[across]).T
     expected = Tokens(lazy.levels, lazy.strides, lazy.size).gather(0 * place[0], *place)
-    torch.testing.assert_close(found.flatten(0, 1), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found[down, across].flatten(0, 1), expected, rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize('size', [(160, 176), (37, 51), (3, 2)])

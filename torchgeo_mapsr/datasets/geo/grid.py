@@ -236,6 +236,24 @@ def hull(boxes: Sequence[Box]) -> Box:
     return min(tops), min(lefts), max(bottoms), max(rights)
 
 
+def common(first: slice, second: slice) -> tuple[slice, slice]:
+    """The common part of two spans, counted from the start of each.
+
+    Args:
+        first: First pixel and end along one axis.
+        second: The same of another.
+
+    Returns:
+        The part in both; empty if they have none in common.
+    """
+    start = max(first.start, second.start)
+    stop = max(min(first.stop, second.stop), start)
+    return (
+        slice(start - first.start, stop - first.start),
+        slice(start - second.start, stop - second.start),
+    )
+
+
 def blocks_of(grid: GeoBox, size: int) -> Iterator[Window]:
     """Rows and columns of the square blocks that a grid is read in.
 

@@ -78,12 +78,12 @@ class Axis:
     @cached_property
     def starts(self) -> NDArray[np.int64]:
         """First pixel of each chip, ascending."""
-        room = -(-(self.length - self.size) // self.align) * self.align
+        # In steps of the alignment: as few chips as overlap enough.
+        room = -(-(self.length - self.size) // self.align)
         if room <= 0:
             return np.zeros(1, np.int64)
-        count = 1 + -(-room // (self.chip - self.overlap - self.align + 1))
-        even = np.linspace(0, room, count).astype(np.int64)
-        return np.unique(even // self.align * self.align)
+        gaps = -(-room // ((self.chip - self.overlap) // self.align))
+        return np.arange(gaps + 1) * room // gaps * self.align
 
     @cached_property
     def weights(self) -> NDArray[np.float32]:

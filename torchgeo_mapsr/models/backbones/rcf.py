@@ -233,23 +233,24 @@ class RCF(Backbone):
         return _FilterTokens(self, self._standardised(image))
 
     @torch.no_grad()
-    def level(self, image: Tensor, index: int, rows: slice | None = None) -> Tensor:
+    def level(self, image: Tensor, index: int, window: Window | None = None) -> Tensor:
         """The features of a level themselves.
 
         Args:
             image: (B, C, H, W) standardised.
             index: Number of the level; 0 has the colours.
-            rows: Rows of its grid that are wanted; all by default.
+            window: Rows and columns of its grid that are wanted; all by default.
 
         Returns:
             Its grid, (B, D_l, h_l, w_l).
         """
-        if index == 0:
-            return self._waves(image if rows is None else image[:, :, rows])
         coarse = block_mean(image, self.strides[index])
-        rows = rows or slice(0, coarse.shape[2])
+        height, width = coarse.shape[-2:]
+        window = window or (slice(0, height), slice(0, width))
+        if index == 0:
+            return self._waves(image[..., window[0], window[1]])
         weight, bias = self.weight[index - 1], self.bias[index - 1]
-        return self._textures(coarse, weight, bias, rows)
+        return self._textures(coarse, weight, bias, window)
 
     @torch.no_grad()
     def project(
@@ -335,28 +336,32 @@ class RCF(Backbone):
         return level
 
     def _textures(
-        self, image: Tensor, weight: Tensor, bias: Tensor, rows: slice
+        self, image: Tensor, weight: Tensor, bias: Tensor, window: Window
     ) -> Tensor:
-        """Rows of one level: locally averaged bands and rectified responses."""
+        """A part of one level: locally averaged bands and rectified responses."""
         bands, (height, width) = image.shape[1], image.shape[-2:]
-        level = _tokens_first(image[:, :, rows], bands + 2 * self.filters)
+        rows, cols = window
+        level = _tokens_first(image[..., rows, cols], bands + 2 * self.filters)
+        # Means look one token further. At the grid's border they mirror; where there is
+        # more of the grid, what they mirror is cut off.
+        left, right = max(cols.start - 1, 0), min(cols.stop + 1, width)
         padded = mirrored(image, self.kernel // 2)
+        padded = padded[..., left : right + self.kernel - 1]
+        across = slice(cols.start - left, cols.stop - left)
         # Of fewer rows than this the two more that means look at cost too much.
-        step = max(_pixels(image) // width, LEAST_ROWS)
+        step = max(_pixels(image) // (right - left), LEAST_ROWS)
         for first in range(rows.start, rows.stop, step):
             last = min(first + step, rows.stop)
-            # Means look one row further. At the grid's border they mirror; where there
-            # is more of the grid, what they mirror is cut off.
             top, bottom = max(first - 1, 0), min(last + 1, height)
             strip = padded[:, :, top : bottom + self.kernel - 1]
             response = F.conv2d(strip, weight, bias)
             above = (response - THRESHOLD).relu_()
             below = (-THRESHOLD - response).relu_()
-            parts = torch.cat([image[:, :, top:bottom], above, below], 1)
+            parts = torch.cat([image[:, :, top:bottom, left:right], above, below], 1)
             means = torch.empty_like(parts)
             local_mean(parts, means)
             out = level[:, :, first - rows.start : last - rows.start]
-            out.copy_(means[:, :, first - top : last - top])
+            out.copy_(means[:, :, first - top : last - top, across])
         return level
 
     def _patches(
@@ -398,9 +403,9 @@ class _FilterTokens(LazyTokens):
         object.__setattr__(self, '_backbone', backbone)
         object.__setattr__(self, '_image', image)
 
-    def make_level(self, index: int, rows: slice | None = None) -> Tensor:
+    def make_level(self, index: int, window: Window | None = None) -> Tensor:
         """The features of a level; see :meth:`RCF.level`."""
-        level: Tensor = self._backbone.level(self._image, index, rows)  # type: ignore[attr-defined]
+        level: Tensor = self._backbone.level(self._image, index, window)  # type: ignore[attr-defined]
         return level
 
     def project(

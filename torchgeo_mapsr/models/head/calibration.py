@@ -263,7 +263,9 @@ class CalibrationSample:
             chosen['noise'] = 'denoise' if 'label_errors' in fit else 'none'
         settings = FitOptions(**{**options.to_dict(), **chosen})
         try:
-            other = fit_head(rest, crosswalk, settings, pixel_features=pixel_features)
+            other = fit_head(
+                rest, crosswalk, settings, None, pixel_features, precise=False
+            )
         except InputError:
             # Two classes are not left.
             return None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...datasets.chip import Chip
+from ...datasets.geo.grid import Window, common
 from ...errors import InputError
 from ..tokens.tokens import Tokens
 
@@ -92,16 +93,21 @@ class Cells:
             inside = inside[torch.from_numpy(chosen)]
         width = region.shape[1]
         rows, cols = inside.div(width, rounding_mode='floor'), inside % width
-        maps = region[None].to(device)
+        extent = _extent((owner >= 0).view(region.shape))
+        maps = region[None, extent[0], extent[1]].to(device)
         features = torch.empty(len(inside), sum(tokens.channels))
         sums = torch.zeros(len(chip.code), features.shape[1])
         # All features of a chip are hundreds of megabytes: one part at a time.
-        for columns, span, part in tokens.parts():
-            mean, seen = part.pool(maps[:, span], len(sums))
+        for columns, (down, across), part in tokens.parts(extent):
+            of_maps, of_part = zip(
+                common(extent[0], down), common(extent[1], across), strict=True
+            )
+            mean, seen = part.pool(maps[:, *of_maps], len(sums), window=of_part)
             sums[:, columns] += (mean[0] * seen[0, :, None]).cpu()
-            here = ((rows >= span.start) & (rows < span.stop)).nonzero()[:, 0]
-            down, right = (rows[here] - span.start).to(device), cols[here].to(device)
-            features[here, columns] = part.gather(0 * down, down, right).float().cpu()
+            here = ((rows >= down.start) & (rows < down.stop)).nonzero()[:, 0]
+            at = rows[here] - down.start, cols[here] - across.start
+            below, right = (place.to(device) for place in at)
+            features[here, columns] = part.gather(0 * below, below, right).float().cpu()
             del part  # or it would be there beside the next
         return cls(
             sums=sums[used],
@@ -304,6 +310,15 @@ class CellTable:
         """Cells of each raw code."""
         codes, counts = np.unique(self.code.numpy(), return_counts=True)
         return dict(zip(codes.tolist(), counts.tolist(), strict=True))
+
+
+def _extent(inside: Tensor) -> Window:
+    """Rows and columns that hold all that is true of (H, W); one pixel if nothing is."""
+    spans = []
+    for axis in (1, 0):
+        found = inside.any(axis).nonzero()[:, 0].tolist() or [0]
+        spans.append(slice(found[0], found[-1] + 1))
+    return spans[0], spans[1]
 
 
 def spread(chosen: Tensor, most: int) -> Tensor:

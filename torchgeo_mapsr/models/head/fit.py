@@ -177,6 +177,7 @@ def fit_head(
     options: FitOptions | None = None,
     probe: LinearProbe | None = None,
     pixel_features: int = 0,
+    precise: bool = True,
 ) -> Head:
     r"""Fit everything after the backbone, without any HR label.
 
@@ -202,6 +203,8 @@ def fit_head(
         pixel_features: Leading features that describe a pixel alone, without its
             surroundings: the channels of a backbone's first level if its stride is 1.
             0 for none, and no colour expert.
+        precise: Whether the coefficients of the probe are those of the converged
+            solution, or near enough for probabilities, in less time.
 
     Returns:
         The head; its provenance has the counts and what was chosen.
@@ -261,7 +264,7 @@ def fit_head(
         strength = min(l2, MAX_CODE_L2) if capped else l2
         near: HeldOut | DenoisedLabels | None = held if cleaned is None else cleaned
         start = None if near is None else near.theta
-        probe = space.fit(belief, codes, strength, weight, start=start)
+        probe = space.fit(belief, codes, strength, weight, precise, start)
         probe = probe.to(torch.float32)
     else:
         probe = probe.unscale(-data.mean / data.scale, 1 / data.scale)

@@ -28,9 +28,13 @@ MAX_FITTED = 6000
 FOLDS = 5
 
 # Coefficients of a fit are this near to those of the converged solution. Held-out
-# losses need less: at HELD_OUT they differ by less than a hundredth, and the same
-# strength is chosen.
+# losses need less: at HELD_OUT, of the length of the weights where that is above 1,
+# they differ by less than a hundredth, and the same strength is chosen.
 CONVERGED, HELD_OUT = 2e-5, 5e-2
+
+# A strength whose loss is by this share worse than the best ends the search: what is
+# nearer to it may be chance, and the next may be better again.
+WORSE = 0.01
 
 # How near single precision comes to a solution that double precision then finishes.
 SINGLE = 1e-3
@@ -258,8 +262,8 @@ class CellSpace:
         """Choose the L2 strength by cells that the probe was not fitted to.
 
         All folds are solved in one batch, and from strong to weak: each solution is
-        where the next search begins. It ends where two strengths in a row were worse
-        than the best: weaker ones overfit more, and take longest.
+        where the next search begins. It ends where one strength was clearly worse than
+        the best, or two in a row were: weaker ones overfit more, and take longest.
 
         Args:
             label: Class of each cell, (n,), or shares of the classes, (n, C).
@@ -292,8 +296,11 @@ class CellSpace:
         every_cell = torch.arange(len(x))
         losses: dict[float, float] = {}
         for l2 in sorted(strengths, reverse=True):
-            penalty = l2 * self.dimensions
-            theta = minimise(*single, penalty, HELD_OUT, theta)
+            length = 0.0
+            if theta is not None:
+                length = float(theta[..., :-1].flatten(1).norm(dim=1).min())
+            near = HELD_OUT * max(length, 1.0)
+            theta = minimise(*single, l2 * self.dimensions, near, theta)
             every = (x @ theta.flatten(0, 1).T).view(len(x), folds, classes)
             logits = every[every_cell, fold].double()
             logits = logits.masked_fill(~present[fold], ABSENT).clamp(min=-30)
@@ -301,7 +308,8 @@ class CellSpace:
             losses[l2] = float(-(log_p * target).sum(1) @ weight)
             if best is None or losses[l2] < best.loss:
                 best = HeldOut(every_cell, log_p.float(), l2, losses[l2], losses, theta)
-            if all(loss > best.loss for loss in list(losses.values())[-2:]):
+            last = list(losses.values())[-2:]
+            if min(last) > best.loss or last[-1] > best.loss + WORSE * abs(best.loss):
                 break
         assert best is not None
         return best

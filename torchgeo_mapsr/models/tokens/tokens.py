@@ -91,21 +91,24 @@ class Tokens:
         """Features of each level, D_l; their sum is D."""
         return tuple(level.shape[1] for level in self.levels)
 
-    def parts(self) -> Iterator['Part']:
+    def parts(self, window: Window | None = None) -> Iterator['Part']:
         """The features part by part, each when it is asked for.
 
         A fit takes little of many features. Where grids are made when they are asked
         for, only one part is there at a time.
 
+        Args:
+            window: Rows and columns of the pixels that are wanted; all by default.
+
         Yields:
-            The levels, one after another.
+            The levels, one after another; together they have all wanted pixels, and
+            maybe others.
         """
-        rows = slice(0, self.size[0])
         for level, stride, columns in zip(
             self.levels, self.strides, self._columns(), strict=True
         ):
             tokens = Tokens((level,), (stride,), self.size, self.upsampler)
-            yield Part(columns, rows, tokens)
+            yield Part(columns, whole(self.size), tokens)
 
     def _columns(self) -> list[slice]:
         """Where the features of each level are among all."""
@@ -341,12 +344,12 @@ class Part(NamedTuple):
 
     Args:
         columns: Where they are among all features of a pixel.
-        rows: Rows of the image that they are of.
+        window: Rows and columns of the image that they are of.
         tokens: They, by themselves.
     """
 
     columns: slice
-    rows: slice
+    window: Window
     tokens: Tokens
 
 
@@ -382,34 +385,39 @@ class LazyTokens(Tokens):
             object.__setattr__(self, name, value)
 
     @abstractmethod
-    def make_level(self, index: int, rows: slice | None = None) -> Tensor:
+    def make_level(self, index: int, window: Window | None = None) -> Tensor:
         """Make a grid.
 
         Args:
             index: Number of the level.
-            rows: Rows of a level of stride 1 that are wanted; all by default.
+            window: Rows and columns of a level of stride 1 that are wanted; all by
+                default.
 
         Returns:
             (B, D_l, h_l, w_l) float32.
         """
 
-    def parts(self) -> Iterator['Part']:
-        """Parts of which none is kept; on a CPU some rows of a level of stride 1."""
+    def parts(self, window: Window | None = None) -> Iterator['Part']:
+        """Parts of which none is kept: of a level of stride 1 what is wanted.
+
+        On a CPU it comes in some rows at a time. See :meth:`Tokens.parts`.
+        """
         if '_levels' in vars(self):
-            yield from super().parts()
+            yield from super().parts(window)
             return
-        height, width = self.size
+        every = whole(self.size)
         for index, columns in enumerate(self._columns()):
             stride = self.strides[index]
+            rows, cols = (window or every) if stride == 1 else every
             by_rows = stride == 1 and self.device.type == 'cpu'
-            step = PART if by_rows else height
-            for first in range(0, height, step):
-                rows = slice(first, min(first + step, height))
-                level = self.make_level(index, rows if by_rows else None)
-                size = rows.stop - first, width
+            step = PART if by_rows else self.size[0]
+            for first in range(rows.start, rows.stop, step):
+                here = slice(first, min(first + step, rows.stop)), cols
+                level = self.make_level(index, here if stride == 1 else None)
+                size = here[0].stop - first, cols.stop - cols.start
                 tokens = Tokens((level,), (stride,), size, self.upsampler)
                 del level  # or it would be there beside the next
-                yield Part(columns, rows, tokens)
+                yield Part(columns, here, tokens)
                 del tokens
 
     @property
@@ -457,7 +465,7 @@ class _ConcatTokens(LazyTokens):
         )
         object.__setattr__(self, '_members', tuple(members))
 
-    def make_level(self, index: int, rows: slice | None = None) -> Tensor:
+    def make_level(self, index: int, window: Window | None = None) -> Tensor:
         """A grid of the members' in order."""
         members: tuple[Tokens, ...] = self._members  # type: ignore[attr-defined]
         for member in members:
@@ -465,9 +473,9 @@ class _ConcatTokens(LazyTokens):
                 break
             index -= len(member.strides)
         if isinstance(member, LazyTokens):
-            return member.make_level(index, rows)
+            return member.make_level(index, window)
         level = member.levels[index]
-        return level if rows is None else level[:, :, rows]
+        return level if window is None else level[..., window[0], window[1]]
 
     def project(
         self, weight: Tensor, bias: Tensor | None = None, window: Window | None = None
