@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: Values that a CPU does several things to at once: half a megabyte of its cache.
+CACHED = 1 << 17
+
 
 def block_mean(image: Tensor, stride: int) -> Tensor:
     """Mean over blocks of pixels; the last row and column are held.
@@ -43,6 +46,19 @@ def mirrored(image: Tensor, margin: int) -> Tensor:
     return F.pad(image, (margin,) * 4, mode=mode)
 
 
+def in_cache(image: Tensor) -> int:
+    """Channels at once: on a CPU few, so that they stay in its cache.
+
+    A compiler makes its own order of what is done, and a GPU takes all.
+
+    Args:
+        image: (B, C, H, W).
+    """
+    if image.device.type != 'cpu' or torch.compiler.is_compiling():
+        return image.shape[1]
+    return max(CACHED // image[0, 0].numel(), 1)
+
+
 def local_mean(image: Tensor, out: Tensor) -> None:
     """Mean over 3 x 3, mirrored at the border: far faster than a pooling of stride 1.
 
@@ -50,12 +66,14 @@ def local_mean(image: Tensor, out: Tensor) -> None:
         image: (B, C, H, W).
         out: Where the result goes, in the same shape.
     """
-    image = mirrored(image, 1)
-    rows = image[..., :-2, :] + image[..., 1:-1, :]
-    rows += image[..., 2:, :]
-    if torch.compiler.is_compiling():  # which breaks its graph at out=
-        out.copy_(rows[..., :-2] + rows[..., 1:-1])
-    else:
-        torch.add(rows[..., :-2], rows[..., 1:-1], out=out)
-    out += rows[..., 2:]
-    out /= 9
+    step = in_cache(image)
+    for some, part in zip(image.split(step, 1), out.split(step, 1), strict=True):
+        padded = mirrored(some, 1)
+        rows = padded[..., :-2, :] + padded[..., 1:-1, :]
+        rows += padded[..., 2:, :]
+        if torch.compiler.is_compiling():  # which breaks its graph at out=
+            part.copy_(rows[..., :-2] + rows[..., 1:-1])
+        else:
+            torch.add(rows[..., :-2], rows[..., 1:-1], out=part)
+        part += rows[..., 2:]
+        part /= 9

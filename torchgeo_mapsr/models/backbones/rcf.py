@@ -15,7 +15,7 @@ from ...errors import InputError
 from ..tokens.tokens import LazyTokens, Tokens
 from ..tokens.upsample import Bilinear
 from .backbone import Backbone
-from .local import block_mean, local_mean, mirrored
+from .local import block_mean, in_cache, local_mean, mirrored
 
 # Patches that the filters of one stride are drawn and whitened from.
 PATCHES = 4000
@@ -283,6 +283,9 @@ class RCF(Backbone):
         rows, cols = window or (slice(0, height), slice(0, width))
         first, *parts = weight.to(image).split(self.channels, dim=1)
         total = wave_scores(image[..., rows, cols], self.frequency, self.phase, first)
+        if bias is not None:
+            total += bias.to(total)[:, None, None]
+        step = in_cache(total)
         for i, (stride, part) in enumerate(zip(self.strides[1:], parts, strict=True)):
             coarse = block_mean(image, stride)
             spans = _seen(rows, stride), _seen(cols, stride)
@@ -294,8 +297,11 @@ class RCF(Backbone):
                     (cols, spans[1].start * stride),
                 )
             )
-            total += Bilinear().apply(grid, stride, (down, right))
-        return total if bias is None else total + bias.to(total)[:, None, None]
+            for some, out in zip(
+                grid.split(step, 1), total.split(step, 1), strict=True
+            ):
+                out += Bilinear().apply(some, stride, (down, right))
+        return total
 
     def _standardised(self, image: Tensor) -> Tensor:
         """Bands of zero mean and unit variance, 0 where there is no value."""
