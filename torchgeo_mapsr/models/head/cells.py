@@ -14,6 +14,7 @@ from torch import Tensor
 from ...datasets.chip import Chip
 from ...datasets.geo.grid import Window, common
 from ...errors import InputError
+from ...process import give_back
 from ..tokens.tokens import Tokens
 
 #: Share of a cell that must be visible for its features to stand for its label.
@@ -186,6 +187,7 @@ class Cells:
         pixels = torch.empty(sum(counts), width)
         for block in pixels.split(counts):
             block.copy_(parts.pop(0).pixels)
+            give_back()
         return replace(merged, pixels=pixels)
 
     def __len__(self) -> int:

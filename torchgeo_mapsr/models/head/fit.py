@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...datasets.legends.crosswalk import Crosswalk
 from ...errors import InputError
+from ...process import give_back
 from .cells import ROWS, CellTable
 from .head import Head
 from .label_prior import LabelPrior
@@ -298,6 +299,8 @@ def fit_head(
         p = pixels.p * t.float()
         pixels = _Pixels(pixels.label, p / p.sum(1, keepdim=True))
         report['lift'] = [round(v, 4) for v in t.tolist()]
+    # What the probes took would stay beside what prompts take.
+    give_back()
     lda, cosine, temperature = _prompts(data, pixels, shares, weight, cleaned, options)
 
     classes = len(crosswalk.target)
