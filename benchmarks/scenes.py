@@ -351,10 +351,10 @@ def markdown(release: Release) -> str:
         parts.append(f'Chosen on the other sets: {text}.')
     steps = ' or '.join(unique(f'{r["steps"]}' for r in release.rows if 'steps' in r))
     minutes = sum(row['seconds'] for row in release.rows) / 60
+    network = f' U-Net: {steps} steps of {rivals.BATCH} crops of {rivals.CROP}² pixels.'
     parts.append(
         f'Measured: {release.source()}; {minutes:.0f} minutes in all. Forests: '
-        f'{rivals.TREES} trees, {rivals.FOREST_PIXELS} pixels. U-Net: {steps} steps of '
-        f'{rivals.BATCH} crops of {rivals.CROP}² pixels.'
+        f'{rivals.TREES} trees, {rivals.FOREST_PIXELS} pixels.{network if steps else ""}'
     )
     return '\n\n'.join(parts)
 
