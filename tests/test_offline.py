@@ -60,7 +60,7 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.usefixtures('forbidden')
-def test_any_library_is_refused() -> None:
+def test_any_library_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf'connection to {NOBODY} needs the network'):
         socket.create_connection((NOBODY, 80), timeout=5)
     with pytest.raises(InputError, match=r'example\.org'):
@@ -68,9 +68,7 @@ def test_any_library_is_refused() -> None:
     with pytest.raises(InputError, match=r'example\.org'):
         requests.get('https://example.org/', timeout=5)
     with pytest.raises(InputError, match=r'example\.org'):
-        torch.hub.load_state_dict_from_url(
-            'https://example.org/x.pth', 'no-such-folder'
-        )
+        torch.hub.load_state_dict_from_url('https://example.org/x.pth', str(tmp_path))
 
 
 @pytest.mark.usefixtures('forbidden')

@@ -15,6 +15,7 @@ from torchgeo_mapsr.models.head.probe import (
     FOLDS,
     MAX_HELD_OUT,
     STRENGTHS,
+    WORSE,
     CellSpace,
     HeldOut,
     LinearProbe,
@@ -277,10 +278,17 @@ def test_strength_is_the_best_of_a_literal_loop() -> None:
     dealt = torch.randperm(len(names), generator=generator) % 3
     fold = torch.tensor([int(dealt[names.tolist().index(int(b))]) for b in block])
     weight = class_weights(y, 2, 0.5)
-    # It goes from strong to weak, and ends when two in a row were worse.
+    # It goes from strong to weak, and ends when one is clearly worse or two in a row are.
+    every = sorted(STRENGTHS, reverse=True)
     tried = sorted(held.losses, reverse=True)
-    assert tried == sorted(STRENGTHS, reverse=True)[: len(tried)]
-    for strength in tried:
+    assert tried == every[: len(tried)]
+    for n in range(1, len(tried) + 1):
+        losses = [held.losses[strength] for strength in tried[:n]]
+        least = min(losses)
+        ends = losses[-1] > (1 + WORSE) * least or min(losses[-2:]) > least
+        assert ends == (n == len(tried) < len(every))
+    totals = {}
+    for strength in every:
         total = 0.0
         for k in range(3):
             seen = fold != k
@@ -293,8 +301,11 @@ def test_strength_is_the_best_of_a_literal_loop() -> None:
                     torch.testing.assert_close(
                         held.log_probability[i], log_p, atol=5e-2, rtol=1e-2
                     )
-        assert held.losses[strength] == pytest.approx(total, abs=5e-3)
-    assert held.l2 == min(held.losses, key=lambda s: held.losses[s])
+        totals[strength] = total
+        if strength in tried:
+            assert held.losses[strength] == pytest.approx(total, abs=5e-3)
+    # What was not tried would not have been chosen.
+    assert held.l2 == min(totals, key=lambda s: totals[s])
     assert held.loss == pytest.approx(held.losses[held.l2], abs=1e-6)
     # There is a choice: neither end of the list is best.
     assert STRENGTHS[0] < held.l2

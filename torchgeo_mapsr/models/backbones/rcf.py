@@ -13,7 +13,7 @@ from torch import Tensor
 from ...datasets.geo.grid import Window
 from ...errors import InputError
 from ..tokens.tokens import LazyTokens, Tokens
-from ..tokens.upsample import Bilinear
+from ..tokens.upsample import Bilinear, whole
 from .backbone import Backbone
 from .local import block_mean, in_cache, local_mean, mirrored
 
@@ -245,8 +245,7 @@ class RCF(Backbone):
             Its grid, (B, D_l, h_l, w_l).
         """
         coarse = block_mean(image, self.strides[index])
-        height, width = coarse.shape[-2:]
-        window = window or (slice(0, height), slice(0, width))
+        window = window or whole((coarse.shape[-2], coarse.shape[-1]))
         if index == 0:
             return self._waves(image[..., window[0], window[1]])
         weight, bias = self.weight[index - 1], self.bias[index - 1]
@@ -279,8 +278,7 @@ class RCF(Backbone):
         Returns:
             (B, K, H, W), or of the window's size.
         """
-        height, width = image.shape[-2:]
-        rows, cols = window or (slice(0, height), slice(0, width))
+        rows, cols = window or whole((image.shape[-2], image.shape[-1]))
         first, *parts = weight.to(image).split(self.channels, dim=1)
         total = wave_scores(image[..., rows, cols], self.frequency, self.phase, first)
         if bias is not None:

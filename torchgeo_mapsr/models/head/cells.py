@@ -9,10 +9,11 @@ from typing import Self
 
 import numpy as np
 import torch
+from scipy.ndimage import find_objects
 from torch import Tensor
 
 from ...datasets.chip import Chip
-from ...datasets.geo.grid import Window, common
+from ...datasets.geo.grid import common
 from ...errors import InputError
 from ...process import give_back
 from ..tokens.tokens import Tokens
@@ -94,7 +95,9 @@ class Cells:
             inside = inside[torch.from_numpy(chosen)]
         width = region.shape[1]
         rows, cols = inside.div(width, rounding_mode='floor'), inside % width
-        extent = _extent((owner >= 0).view(region.shape))
+        seen = (owner >= 0).view(region.shape).byte().numpy()
+        # Where no cell is used, one pixel stands for none.
+        extent = next(iter(find_objects(seen)), (slice(0, 1), slice(0, 1)))
         maps = region[None, extent[0], extent[1]].to(device)
         features = torch.empty(len(inside), sum(tokens.channels))
         sums = torch.zeros(len(chip.code), features.shape[1])
@@ -103,8 +106,8 @@ class Cells:
             of_maps, of_part = zip(
                 common(extent[0], down), common(extent[1], across), strict=True
             )
-            mean, seen = part.pool(maps[:, *of_maps], len(sums), window=of_part)
-            sums[:, columns] += (mean[0] * seen[0, :, None]).cpu()
+            mean, pixels_of = part.pool(maps[:, *of_maps], len(sums), window=of_part)
+            sums[:, columns] += (mean[0] * pixels_of[0, :, None]).cpu()
             here = ((rows >= down.start) & (rows < down.stop)).nonzero()[:, 0]
             at = rows[here] - down.start, cols[here] - across.start
             below, right = (place.to(device) for place in at)
@@ -312,15 +315,6 @@ class CellTable:
         """Cells of each raw code."""
         codes, counts = np.unique(self.code.numpy(), return_counts=True)
         return dict(zip(codes.tolist(), counts.tolist(), strict=True))
-
-
-def _extent(inside: Tensor) -> Window:
-    """Rows and columns that hold all that is true of (H, W); one pixel if nothing is."""
-    spans = []
-    for axis in (1, 0):
-        found = inside.any(axis).nonzero()[:, 0].tolist() or [0]
-        spans.append(slice(found[0], found[-1] + 1))
-    return spans[0], spans[1]
 
 
 def spread(chosen: Tensor, most: int) -> Tensor:
