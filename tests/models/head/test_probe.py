@@ -163,8 +163,9 @@ def test_search_in_the_span_finds_the_direct_solution() -> None:
 def test_span(cells: int, features: int) -> None:
     data, _ = blobs(cells, features)
     space = CellSpace.of(data)
-    x, basis = space.x, space.basis
+    x, basis = space.x[:, :-1], space.basis
     assert x.shape == (cells, min(cells, features))
+    assert (space.x[:, -1] == 1).all()
     torch.testing.assert_close(x @ basis, data.double())
     eye = torch.eye(len(basis), dtype=torch.float64)
     torch.testing.assert_close(basis @ basis.T, eye)

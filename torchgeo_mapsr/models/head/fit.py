@@ -300,6 +300,7 @@ def fit_head(
         pixels = _Pixels(pixels.label, p / p.sum(1, keepdim=True))
         report['lift'] = [round(v, 4) for v in t.tolist()]
     # What the probes took would stay beside what prompts take.
+    del space
     give_back()
     lda, cosine, temperature = _prompts(data, pixels, shares, weight, cleaned, options)
 

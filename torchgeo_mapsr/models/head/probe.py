@@ -167,7 +167,8 @@ class CellSpace:
     diagonal, which is what makes L-BFGS take tens of steps and not hundreds.
 
     Args:
-        x: Coordinates of the cells, (n, k) float64, k the lesser of n and D.
+        x: Coordinates of the cells, and a one for the bias, (n, k + 1) float64, k the
+            lesser of n and D.
         basis: Orthonormal axes, (k, D) float64.
     """
 
@@ -189,9 +190,9 @@ class CellSpace:
             real = values > 1e-10 * values[-1].clamp(min=1e-300)
             length = values[real].sqrt()
             basis = (vectors[:, real] / length).T @ features
-            return cls(vectors[:, real] * length, basis)
+            return cls(_with_ones(vectors[:, real] * length), basis)
         _, vectors = torch.linalg.eigh(features.T @ features)
-        return cls(features @ vectors, vectors.T.contiguous())
+        return cls(_with_ones(features @ vectors), vectors.T.contiguous())
 
     def __len__(self) -> int:
         """Number of cells."""
@@ -230,7 +231,7 @@ class CellSpace:
         if weight is None:
             weight = torch.full((len(self),), 1 / len(self))
         penalty = l2 * self.dimensions
-        x, weight = self._padded, weight[None].double()
+        weight = weight[None].double()
         if start is not None:
             start = start.float().mean(0, keepdim=True)
         # Most of the way in single precision, which takes half the time.
@@ -243,7 +244,8 @@ class CellSpace:
                 (step.double(), bend.double(), rho.double())
                 for step, bend, rho in memory
             ]
-            theta = minimise(x, target, weight, penalty, CONVERGED, theta, memory)
+            exact = self.x, target, weight, penalty
+            theta = minimise(*exact, CONVERGED, theta, memory)
         theta = theta[0]
         bias = torch.where(target.sum(0) > 0, theta[:, -1], ABSENT)
         return LinearProbe(theta[:, :-1] @ self.basis, bias)
@@ -315,14 +317,14 @@ class CellSpace:
         return best
 
     @cached_property
-    def _padded(self) -> Tensor:
-        """Coordinates, and a one for the bias."""
-        return F.pad(self.x, (0, 1), value=1.0)
-
-    @cached_property
     def _single(self) -> Tensor:
-        """The same in single precision."""
-        return self._padded.float()
+        """The coordinates in single precision."""
+        return self.x.float()
+
+
+def _with_ones(x: Tensor) -> Tensor:
+    """Coordinates, and a one for the bias."""
+    return F.pad(x, (0, 1), value=1.0)
 
 
 def folds_of(block: Tensor, seed: int, folds: int = FOLDS) -> Tensor:
