@@ -67,6 +67,20 @@ def test_a_part_of_the_way_down_and_all_of_it_up(downward: float) -> None:
         assert after == pytest.approx(before + part * (share - before), abs=1e-3)
 
 
+@pytest.mark.parametrize(('agreement', 'ceiling'), [(0.5, 1.0), (0.4, 0.8), (0.9, 0.6)])
+def test_some_pixels_disagree_with_their_cell_rightly(
+    agreement: float, ceiling: float
+) -> None:
+    """A quarter of what disagrees is right; more than all that agree is nothing."""
+    p = torch.from_numpy(softmax(np.random.default_rng(0).normal(0, 2, (3, 5000)), 0))
+    calibration = fit_temperature(p, agreement, 900, ceiling, rightly=0.25)
+    wanted = {0.5: 0.5 + 0.25 * 0.5, 0.4: 0.5 + 0.25 * 0.5, 0.9: 0.999}[agreement]
+    after = float(calibration.apply(p).amax(0).mean())
+    # .9 / .6 is more than any temperature gives: the coldest is taken.
+    coldest = float(Calibration(0.2).apply(p).amax(0).mean())
+    assert after == pytest.approx(min(wanted, coldest), abs=1e-3)
+
+
 def test_nothing_held_out_changes_nothing() -> None:
     p = torch.tensor([[0.8], [0.2]])
     calibration = fit_temperature(p, 1.0, 0)
