@@ -111,6 +111,18 @@ def markdown(release: Release) -> str:
         body.append([KINDS[kind], '**mean**', '', f'{before:.3f}', f'{after:.3f}', ''])
         good = 'yes' if after <= LEFT * before else '**no**'
         verdicts.append(f'{KINDS[kind]}: {after / before:.2f} of it is left ({good})')
+    scenes: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in release.rows:
+        scenes[row['set'], row['scene']].append(row)
+    left = [
+        sum(r['after'] for r in rows) / sum(r['before'] for r in rows)
+        for rows in scenes.values()
+    ]
+    halved = sum(share <= LEFT for share in left)
+    verdicts.append(
+        f'by scene, over its kinds of labels: {min(left):.2f} to {max(left):.2f} of it, '
+        f'at most half on {halved} of {len(left)}'
+    )
     head = ['labels', 'scene', 'accuracy', 'ECE before', 'ECE after', 'temperature']
     asked = f'Asked for: at most half is left. {"; ".join(verdicts)}.'
     note = f'{BINS} bins. Measured: {release.source()}.'

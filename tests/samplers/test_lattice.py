@@ -16,11 +16,12 @@ from torchgeo_mapsr.datasets import LRHRPair, LRHRPairs
 from torchgeo_mapsr.datasets.geo.grid import project
 from torchgeo_mapsr.datasets.geo.plan import Plan
 from torchgeo_mapsr.datasets.geo.region import region_map
+from torchgeo_mapsr.datasets.labelled_chips import LabelledChips, golden_order
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.samplers import FitSampler, lattice
-from torchgeo_mapsr.samplers.lattice import LabelledChips, LatticeSampler, golden_order
+from torchgeo_mapsr.samplers.lattice import LatticeSampler
 
 
 def labels_on(

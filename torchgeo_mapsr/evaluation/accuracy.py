@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from scipy.ndimage import distance_transform_edt
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from ..datasets.geo.grid import blocks_of, crop, pixel_offset, row_areas
 from ..datasets.labels import LabelRaster
@@ -256,6 +255,9 @@ def confusion(
     Returns:
         The counts over pixels that have both.
     """
+    # Takes as long as all else that a map needs, and maps are reported without it.
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     labelled = truth >= 0
     both = labelled & (predicted >= 0)
     matrix = multiclass_confusion_matrix(

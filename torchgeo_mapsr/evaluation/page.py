@@ -27,7 +27,6 @@ from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from .class_maps import layer_path, map_legend
-from .panel import imagery_picture
 from .reweighting import class_weights
 
 #: Pixels of a picture's longer side.
@@ -268,6 +267,9 @@ def _view(
             opened = Imagery(located, chosen)
         except InputError as error:
             raise InputError(f'{path}: {error}') from None
+        # Matplotlib is not needed before a picture is drawn.
+        from .panel import imagery_picture
+
         shown = list(chosen or (1, 2, 3))[:3]
         bands_shown = shown if min(len(shown), opened.bands) >= 3 else shown[:1]
         view['imagery'] = _jpeg(imagery_picture(opened, grid, bands_shown, index >= 0))

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..datasets.chip import Chip, read_chip
 from ..datasets.geo.plan import ChipIndex, Plan
 from ..datasets.imagery import Imagery
+from ..datasets.labelled_chips import LabelledChips
 from ..datasets.labels import LabelRaster
 from ..errors import InputError
 from ..models.backbones.backbone import Backbone
@@ -31,7 +32,6 @@ from ..models.model import (
     fit_model,
 )
 from ..process import give_back, pipeline, prefetch
-from ..samplers.lattice import LabelledChips
 from .config import ComputeOptions, ScoringOptions
 from .executor import Executor, Here, Tick
 from .inputs import Inputs

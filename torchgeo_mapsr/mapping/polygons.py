@@ -23,7 +23,6 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyogrio
 import rasterio
 import shapely
 from numpy.typing import NDArray
@@ -492,6 +491,9 @@ def _write_vector(
             raise
 
     # GeoPackages have the time of their making, which would make every file another.
+    # It brings geopandas and pandas, which a map without polygons needs not.
+    import pyogrio
+
     previous = pyogrio.get_gdal_config_option('OGR_CURRENT_DATE')
     pyogrio.set_gdal_config_options({'OGR_CURRENT_DATE': '1970-01-01T00:00:00.000Z'})
     try:

@@ -16,7 +16,6 @@ from ..datasets.geo.plan import Plan, Tile
 from ..datasets.legends.legend import Legend
 from ..evaluation.consistency import MapSummary, summarise
 from ..evaluation.mapping_unit import MappingUnit
-from ..evaluation.panel import save_panel
 from .cog import Layer, map_nodata, write_cog
 from .inputs import Inputs
 from .outputs import Output
@@ -98,6 +97,9 @@ def publish(
             )
 
     def draw() -> None:
+        # Matplotlib is not needed before a picture is drawn.
+        from ..evaluation.panel import save_panel
+
         for future in written.values():
             future.result()
         with watch('report'):

@@ -17,12 +17,12 @@ from torchgeo_mapsr.datasets.chip import Chip, read_chip
 from torchgeo_mapsr.datasets.geo.plan import Plan
 from torchgeo_mapsr.datasets.geo.region import region_map
 from torchgeo_mapsr.datasets.imagery import Imagery
+from torchgeo_mapsr.datasets.labelled_chips import LabelledChips
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models.backbones.identity import Identity
 from torchgeo_mapsr.models.head import cells as module
 from torchgeo_mapsr.models.head.cells import Cells, CellTable, take
-from torchgeo_mapsr.samplers.lattice import LabelledChips
 
 SHAPE = (300, 410)
 

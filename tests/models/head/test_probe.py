@@ -161,12 +161,12 @@ def test_search_in_the_span_finds_the_direct_solution() -> None:
 
 @pytest.mark.parametrize(('cells', 'features'), [(12, 40), (40, 12)])
 def test_span(cells: int, features: int) -> None:
-    data, _ = blobs(cells, features)
+    data = blobs(cells, features)[0].double()
     space = CellSpace.of(data)
     x, basis = space.x[:, :-1], space.basis
     assert x.shape == (cells, min(cells, features))
     assert (space.x[:, -1] == 1).all()
-    torch.testing.assert_close(x @ basis, data.double())
+    torch.testing.assert_close(x @ basis, data)
     eye = torch.eye(len(basis), dtype=torch.float64)
     torch.testing.assert_close(basis @ basis.T, eye)
     # Principal axes: coordinates along different ones are orthogonal.

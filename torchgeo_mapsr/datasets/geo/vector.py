@@ -4,11 +4,12 @@
 """Vector files: points, footprints and areas of interest."""
 
 import os
-
-import geopandas
-import pyogrio
+from typing import TYPE_CHECKING
 
 from ...errors import InputError
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 
 def layers_of(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -20,6 +21,8 @@ def layers_of(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
         InputError: If it cannot be read.
     """
+    import pyogrio
+
     name = os.fspath(path)
     if _is_parquet(name):
         return {}
@@ -32,7 +35,7 @@ def layers_of(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def read_vector(
     path: str | os.PathLike[str], layer: str | None = None
-) -> geopandas.GeoDataFrame:
+) -> 'GeoDataFrame':
     """Read a layer of geometries.
 
     GeoParquet is read by geopandas itself: GDAL's driver is not in every build.
@@ -48,6 +51,9 @@ def read_vector(
     Raises:
         InputError: If it cannot be read, or lacks geometries or a CRS.
     """
+    # With pandas it takes a second to import, which a map without an area needs not.
+    import geopandas
+
     name = os.fspath(path)
     layer = layer or next(iter(layers_of(name)), None)
     try:

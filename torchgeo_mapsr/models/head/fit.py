@@ -95,7 +95,6 @@ class _Labelled:
         mean: Mean of the features over pixels, (D,).
         scale: Their standard deviation, (D,).
         used: Whole cells with a label, as indices, (n,).
-        features: Their standardised features, (n, D).
     """
 
     table: CellTable
@@ -104,11 +103,10 @@ class _Labelled:
     mean: Tensor
     scale: Tensor
     used: Tensor
-    features: Tensor
 
     @classmethod
     def of(cls, table: CellTable, crosswalk: Crosswalk, codes: bool) -> '_Labelled':
-        """Find the labels, and standardise the features.
+        """Find the labels, and what standardises the features.
 
         Features are scaled by the standard deviation of pixels, not of region means:
         fine channels average out over a cell, and would come back as noise.
@@ -127,8 +125,12 @@ class _Labelled:
         scale = torch.where(scale > 1e-6 * mean.abs(), scale, 1.0)
         mean, scale = mean.float(), scale.float()
         used = (table.whole & (label >= 0)).nonzero()[:, 0]
-        features = (table.features[used] - mean) / scale
-        return cls(table, label, composition, mean, scale, used, features)
+        return cls(table, label, composition, mean, scale, used)
+
+    @property
+    def features(self) -> Tensor:
+        """Standardised features of the whole cells, (n, D); made anew each time."""
+        return self.table.features[self.used].sub_(self.mean).div_(self.scale)
 
     @property
     def target(self) -> Tensor:
@@ -576,6 +578,7 @@ def _prompts(
     arguments = of_class, classes, options.prompts, options.seed, trust
     prompts = cluster(standard, *arguments)
     lda = within_class_discriminant(standard, of_class, prompts, weight=trust)
+    del standard  # or it would be there beside the features of the cells
     # Of well separated classes, what is not ABSENT may be below it until it is scaled.
     present = ~prompts[:, :, 0].isnan()
     logits = lda(data.features).unflatten(1, present.shape).amax(2)

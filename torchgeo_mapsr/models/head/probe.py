@@ -5,11 +5,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .cells import ROWS
 
 #: Bias of a class that no cell has: it is never predicted.
 ABSENT = -1e4
@@ -167,8 +168,8 @@ class CellSpace:
     diagonal, which is what makes L-BFGS take tens of steps and not hundreds.
 
     Args:
-        x: Coordinates of the cells, and a one for the bias, (n, k + 1) float64, k the
-            lesser of n and D.
+        x: Coordinates of the cells, and a one for the bias, (n, k + 1) in the precision
+            of the features, k the lesser of n and D.
         basis: Orthonormal axes, (k, D) float64.
     """
 
@@ -182,17 +183,27 @@ class CellSpace:
         Args:
             features: Standardised features of the cells, (n, D).
         """
-        features = features.double()
-        if len(features) < features.shape[1]:
+        (n, dims), dtype = features.shape, features.dtype
+        if n < dims:
+            features = features.double()
             # Of the n x n Gram matrix: an SVD takes four times as long.
             values, vectors = torch.linalg.eigh(features @ features.T)
             # What is less is rounding, and the penalty keeps its weight at zero.
             real = values > 1e-10 * values[-1].clamp(min=1e-300)
             length = values[real].sqrt()
             basis = (vectors[:, real] / length).T @ features
-            return cls(_with_ones(vectors[:, real] * length), basis)
-        _, vectors = torch.linalg.eigh(features.T @ features)
-        return cls(_with_ones(features @ vectors), vectors.T.contiguous())
+            x = F.pad(vectors[:, real] * length, (0, 1), value=1)
+            return cls(x.to(dtype), basis)
+        gram = torch.zeros(dims, dims, dtype=torch.float64)
+        # A copy of all in double precision would be most of what a fit takes.
+        for part in features.split(ROWS):
+            part = part.double()
+            gram += part.T @ part
+        _, vectors = torch.linalg.eigh(gram)
+        x = torch.ones(n, dims + 1, dtype=dtype)
+        for part, place in zip(features.split(ROWS), x.split(ROWS), strict=True):
+            place[:, :-1] = part.double() @ vectors
+        return cls(x, vectors.T.contiguous())
 
     def __len__(self) -> int:
         """Number of cells."""
@@ -235,7 +246,7 @@ class CellSpace:
         if start is not None:
             start = start.float().mean(0, keepdim=True)
         # Most of the way in single precision, which takes half the time.
-        single = self._single, target.float(), weight.float(), penalty
+        single = self.x.float(), target.float(), weight.float(), penalty
         memory: Memory = []
         theta = minimise(*single, SINGLE if precise else HELD_OUT, start, memory)
         theta = theta.double()
@@ -244,7 +255,7 @@ class CellSpace:
                 (step.double(), bend.double(), rho.double())
                 for step, bend, rho in memory
             ]
-            exact = self.x, target, weight, penalty
+            exact = self.x.double(), target, weight, penalty
             theta = minimise(*exact, CONVERGED, theta, memory)
         theta = theta[0]
         bias = torch.where(target.sum(0) > 0, theta[:, -1], ABSENT)
@@ -284,7 +295,7 @@ class CellSpace:
         target = one_hot(label, classes)
         folds = int(fold.max()) + 1
         weight = weight.double() / weight.double().sum()
-        x = self._single
+        x = self.x.float()
         some: Tensor | slice = slice(None)
         if limit is not None and len(x) > limit:
             generator = torch.Generator().manual_seed(seed)
@@ -315,16 +326,6 @@ class CellSpace:
                 break
         assert best is not None
         return best
-
-    @cached_property
-    def _single(self) -> Tensor:
-        """The coordinates in single precision."""
-        return self.x.float()
-
-
-def _with_ones(x: Tensor) -> Tensor:
-    """Coordinates, and a one for the bias."""
-    return F.pad(x, (0, 1), value=1.0)
 
 
 def folds_of(block: Tensor, seed: int, folds: int = FOLDS) -> Tensor:

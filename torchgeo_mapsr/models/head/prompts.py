@@ -94,17 +94,17 @@ def cluster(
     weight = weight.to(features)
     for c in range(classes):
         members = label == c
-        w = weight[members]
+        w = torch.where(members, weight, 0)
         if w.sum() < max(FEWEST, k):
             continue
-        of_class = features[members]
-        prompts[c] = (w @ of_class) / w.sum()
+        # Of all pixels: those of the class alone would be copied.
+        prompts[c] = (w @ features) / w.sum()
         if k > 1:
             rng = np.random.default_rng(seed)
             with warnings.catch_warnings():
                 # Of fewer than k different pixels: prompts that are equal do no harm.
                 warnings.simplefilter('ignore')
-                data = of_class.double().numpy()
+                data = features[members].double().numpy()
                 centres, _ = kmeans2(data, k, minit='++', seed=rng)
             prompts[c] = torch.from_numpy(centres).to(prompts)
     return prompts

@@ -6,7 +6,7 @@
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from ...datasets.legends.legend import Legend
 from ...errors import InputError
 from ..head.calibration import Calibration
 from ..model import HALF, Timer, device_of, file_digest, no_timer
-from .trained import Trained
+
+if TYPE_CHECKING:
+    from .trained import Trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class NetworkModel:
         precision: fp32, bf16 or fp16.
     """
 
-    trained: Trained
+    trained: 'Trained'
     device: torch.device
     precision: str = 'fp32'
 
@@ -146,6 +148,9 @@ def _opened(files: NetworkFiles) -> NetworkModel:
     for path, digest in zip(files.paths, files.digests, strict=True):
         if not path.is_file() or file_digest(path) != digest:
             raise InputError(f'Checkpoint {path} is not there or is another one.')
+    # timm and others, which a map by frozen features needs not.
+    from .trained import Trained
+
     trained = Trained.load(files.paths, files.weights or None)
     device = device_of(files.device)
     trained = replace(trained, ensemble=trained.ensemble.to(device))
