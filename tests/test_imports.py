@@ -4,6 +4,9 @@
 """Imports run downward only, so that a file can be read without those above it."""
 
 import ast
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -13,6 +16,19 @@ import pytest
 import torchgeo_mapsr
 
 PACKAGE = Path(str(torchgeo_mapsr.__file__)).parent
+
+#: What a map by the embedded backbone does not need. They take longer to import than
+#: torch, and more memory than the map.
+HEAVY = {
+    'geopandas',
+    'kornia',
+    'lightning',
+    'segmentation_models_pytorch',
+    'timm',
+    'torchgeo',
+    'torchmetrics',
+    'torchvision',
+}
 
 #: From the top to the bottom; names of one line may import each other.
 LAYERS = [
@@ -121,3 +137,23 @@ def test_no_cycles(folder: str) -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(' > '.join('.'.join(name) for name in error.args[1]))
+
+
+def test_a_map_imports_what_it_needs(tmp_path: Path) -> None:
+    torchgeo_mapsr.make_scene(tmp_path, seed=0, size=(192, 192))
+    flags = '--backbone rcf?filters=6&colours=24&strides=1,4 --quiet --labels lr.tif'
+    line = f'map imagery.tif --legend nlcd --output map.tif {flags}'
+    code = (
+        'import json, sys\n'
+        'from torchgeo_mapsr.main import main\n'
+        f'code = main({line.split()!r})\n'
+        'print(json.dumps([code, sorted(name for name in sys.modules)]))'
+    )
+    call = [sys.executable, '-c', code]
+    done = subprocess.run(
+        call, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    returned, loaded = json.loads(done.stdout.splitlines()[-1])
+    assert returned == 0
+    assert (tmp_path / 'map.tif').exists()
+    assert not HEAVY & set(loaded)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...datasets.legends.crosswalk import Crosswalk
 from ...errors import InputError
+from ...process import give_back
 from .cells import ROWS, CellTable, spread
 from .fit import fit_head
 from .head import Head
@@ -272,6 +273,7 @@ class CalibrationSample:
         if options.noise == 'auto':
             chosen['noise'] = 'denoise' if 'label_errors' in fit else 'none'
         settings = FitOptions(**{**options.to_dict(), **chosen})
+        give_back()  # what the first fit took
         try:
             other = fit_head(
                 rest, crosswalk, settings, None, pixel_features, precise=False

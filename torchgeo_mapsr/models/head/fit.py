@@ -265,6 +265,7 @@ def fit_head(
         # What was asked for is what is taken.
         capped = soft and options.l2 is None
         strength = min(l2, MAX_CODE_L2) if capped else l2
+        give_back()  # what cross-validation took
         near: HeldOut | DenoisedLabels | None = held if cleaned is None else cleaned
         start = None if near is None else near.theta
         probe = space.fit(belief, codes, strength, weight, precise, start)

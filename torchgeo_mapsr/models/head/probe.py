@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cells import ROWS
-
 #: Bias of a class that no cell has: it is never predicted.
 ABSENT = -1e4
 
@@ -39,6 +37,9 @@ WORSE = 0.01
 
 # How near single precision comes to a solution that double precision then finishes.
 SINGLE = 1e-3
+
+# Cells that are looked at in double precision at once.
+_PART = 1024
 
 # Pairs of steps and gradients that L-BFGS remembers.
 MEMORY = 12
@@ -196,12 +197,12 @@ class CellSpace:
             return cls(x.to(dtype), basis)
         gram = torch.zeros(dims, dims, dtype=torch.float64)
         # A copy of all in double precision would be most of what a fit takes.
-        for part in features.split(ROWS):
+        for part in features.split(_PART):
             part = part.double()
             gram += part.T @ part
         _, vectors = torch.linalg.eigh(gram)
         x = torch.ones(n, dims + 1, dtype=dtype)
-        for part, place in zip(features.split(ROWS), x.split(ROWS), strict=True):
+        for part, place in zip(features.split(_PART), x.split(_PART), strict=True):
             place[:, :-1] = part.double() @ vectors
         return cls(x, vectors.T.contiguous())
 

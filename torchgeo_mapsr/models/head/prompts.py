@@ -13,11 +13,13 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from ..tokens.tokens import Tokens
-from .cells import ROWS
 from .probe import ABSENT, LinearProbe
 
 # Fewest pixels that a class needs for a prompt.
 FEWEST = 10
+
+# Pixels whose deviations from their prompt are copied at once.
+_PART = 1024
 
 # Shrinkage of the within-class covariance towards a multiple of the identity.
 SHRINKAGE = 0.1
@@ -144,7 +146,7 @@ def within_class_discriminant(
     for c in present[:, 0].nonzero()[:, 0].tolist():
         members, centres = (label == c).nonzero()[:, 0], prompts[c].to(features)
         # Some at a time: what lies between are three more copies of the features.
-        for some in members.split(ROWS):
+        for some in members.split(_PART):
             residual = features[some]
             nearest = torch.cdist(residual, centres).argmin(1) if k > 1 else 0
             residual -= centres[nearest]
