@@ -13,6 +13,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from rasterio.transform import Affine
 
+from torchgeo_mapsr import MapJob, make_scene, map_region
 from torchgeo_mapsr.datasets.chip import Chip, read_chip
 from torchgeo_mapsr.datasets.geo.plan import Plan
 from torchgeo_mapsr.datasets.geo.region import region_map
@@ -289,3 +290,54 @@ def test_first_chips_with_labels_are_taken(
 def test_nothing_to_fit_says_so() -> None:
     with pytest.raises(InputError, match='nothing to fit'):
         Cells.concat([])
+
+
+def test_many_cells_of_a_chip_are_drawn_in_whole_blocks(
+    imagery: Imagery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells of two pixels: each chip gives some blocks of them, from all over it."""
+    grid = GeoBox((150, 205), Affine(2, 0, 3.7e5, 0, -2, 4.3e6), 'EPSG:26918')
+    codes = np.random.default_rng(1).choice([11, 41, 82], (1, 150, 205))
+    labels = LabelRaster.open(write(tmp_path / 'lr.tif', codes.astype('u1'), grid, 0))
+    chip = max(chips(imagery, list(labels)), key=lambda c: len(c.code))
+    every = look([chip])[0]
+    monkeypatch.setattr(module, 'CHIP_CELLS', 300)
+    some, again, other = (look([chip], seed=seed)[0] for seed in (0, 0, 1))
+    assert 300 - 9 < len(some) <= 300 < len(every) / 3
+    assert torch.equal(some.place, again.place)
+    assert not torch.equal(some.place, other.place)
+
+    def by_block(cells: Cells) -> dict[tuple[int, int], set[tuple[int, int]]]:
+        blocks: dict[tuple[int, int], set[tuple[int, int]]] = {}
+        for row, col in cells.place[:, 1:].tolist():
+            blocks.setdefault((row // 3, col // 3), set()).add((row, col))
+        return blocks
+
+    whole, drawn = by_block(every), by_block(some)
+    assert all(whole[key] == members for key, members in drawn.items())
+    index = {tuple(p): i for i, p in enumerate(every.place.tolist())}
+    same_cells = [index[tuple(p)] for p in some.place.tolist()]
+    assert torch.equal(some.sums, every.sums[same_cells])
+    assert torch.equal(some.code, every.code[same_cells])
+    middle = every.place[:, 1:].double().mean(0)
+    quarters = torch.unique(some.place[:, 1:] > middle, dim=0, return_counts=True)[1]
+    assert len(quarters) == 4
+    assert quarters.min() > 300 / 8
+    # Pixels are drawn from these cells alone.
+    assert len(some.pixels) == int(some.count.sum())
+
+
+def test_labels_as_fine_as_the_imagery_are_seen_on_every_chip(tmp_path: Path) -> None:
+    make_scene(tmp_path, seed=0, size=(448, 448))
+    job = MapJob.from_flags(
+        imagery=str(tmp_path / 'imagery.tif'),
+        labels=str(tmp_path / 'hr.tif'),
+        legend='land-cover-4',
+        output=tmp_path / 'map.tif',
+        backbone='rcf?filters=6&colours=24&strides=1,4',
+        chip_size=224,
+    )
+    fit = map_region(job).report['fit']
+    assert fit['chips'] == 9
+    assert fit['labels']['cells_used'] > 0.9 * 9 * module.CHIP_CELLS
+    assert fit['labels']['cells_used'] <= 9 * module.CHIP_CELLS

@@ -27,6 +27,10 @@ ROWS = 4096
 #: Side, in cells, of the blocks that cross-validation holds out.
 BLOCK = 3
 
+#: Cells that a fit takes of a chip, at most, in whole blocks: where a cell is few pixels,
+#: one chip would be all that it sees.
+CHIP_CELLS = 2500
+
 
 @dataclass(frozen=True, eq=False)
 class Cells:
@@ -72,11 +76,12 @@ class Cells:
             tokens: Tokens of the chip, a batch of one.
             chip: The chip, with labels.
             pixels: Pixels to draw, at most.
-            seed: Seed of the draw, which is the chip's own: neither the order of chips
+            seed: Seed of the draws, which are the chip's own: neither the order of chips
                 nor who looks at them matters.
 
         Returns:
-            What the chip shows; no piece where no label lies in it.
+            What the chip shows, of CHIP_CELLS cells at most; no piece where no label
+            lies in it.
         """
         device = tokens.device
         region = torch.where(chip.valid, chip.region, 0)
@@ -85,12 +90,13 @@ class Cells:
         used = (count > 0) & (chip.code >= 0)
         if not chip.partition:
             used &= share >= WHOLE
+        rng = np.random.default_rng((seed, *(part % 2**32 for part in chip.key)))
+        used &= _some(used, chip.place, rng)
         number = torch.full((len(used) + 1,), -1)
         number[1:][used] = torch.arange(int(used.sum()))
         owner = number[region.flatten()]
         inside = (owner >= 0).nonzero()[:, 0]
         if len(inside) > pixels:
-            rng = np.random.default_rng((seed, *(part % 2**32 for part in chip.key)))
             chosen = rng.choice(len(inside), pixels, replace=False)
             inside = inside[torch.from_numpy(chosen)]
         width = region.shape[1]
@@ -315,6 +321,26 @@ class CellTable:
         """Cells of each raw code."""
         codes, counts = np.unique(self.code.numpy(), return_counts=True)
         return dict(zip(codes.tolist(), counts.tolist(), strict=True))
+
+
+def _some(used: Tensor, place: Tensor, rng: np.random.Generator) -> Tensor:
+    """Blocks of BLOCK x BLOCK cells in a random order, as many as CHIP_CELLS allows.
+
+    Args:
+        used: Cells to choose from, (n,) bool.
+        place: Raster, row and column of each, (n, 3).
+        rng: Draws the order, if not all of them are taken.
+
+    Returns:
+        (n,) bool.
+    """
+    if int(used.sum()) <= CHIP_CELLS:
+        return used
+    corner = place[:, 1:].div(BLOCK, rounding_mode='floor')
+    block = torch.unique(corner, dim=0, return_inverse=True)[1]
+    order = torch.from_numpy(rng.permutation(int(block.max()) + 1))
+    total = torch.bincount(block[used], minlength=len(order))[order].cumsum(0)
+    return used & torch.isin(block, order[total <= CHIP_CELLS])
 
 
 def spread(chosen: Tensor, most: int) -> Tensor:
