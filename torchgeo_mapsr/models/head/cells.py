@@ -29,7 +29,7 @@ BLOCK = 3
 
 #: Cells that a fit takes of a chip, at most, in whole blocks: where a cell is few pixels,
 #: one chip would be all that it sees.
-CHIP_CELLS = 2500
+CHIP_CELLS = 5000
 
 
 @dataclass(frozen=True, eq=False)
