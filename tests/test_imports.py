@@ -17,8 +17,8 @@ import torchgeo_mapsr
 
 PACKAGE = Path(str(torchgeo_mapsr.__file__)).parent
 
-#: What a map by the embedded backbone does not need. They take longer to import than
-#: torch, and more memory than the map.
+#: What a map by the embedded backbone does not need; together these take longer to
+#: import than torch.
 HEAVY = {
     'geopandas',
     'kornia',

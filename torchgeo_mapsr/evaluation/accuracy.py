@@ -255,7 +255,7 @@ def confusion(
     Returns:
         The counts over pixels that have both.
     """
-    # Takes as long as all else that a map needs, and maps are reported without it.
+    # It takes longer to import than torch, and maps are reported without it.
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     labelled = truth >= 0

@@ -21,6 +21,7 @@ def layers_of(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
         InputError: If it cannot be read.
     """
+    # It brings geopandas, see read_vector.
     import pyogrio
 
     name = os.fspath(path)

@@ -91,7 +91,7 @@ class Cells:
         if not chip.partition:
             used &= share >= WHOLE
         rng = np.random.default_rng((seed, *(part % 2**32 for part in chip.key)))
-        used &= _some(used, chip.place, rng)
+        used = _some(used, chip.place, rng)
         number = torch.full((len(used) + 1,), -1)
         number[1:][used] = torch.arange(int(used.sum()))
         owner = number[region.flatten()]
@@ -294,9 +294,7 @@ class CellTable:
     @property
     def block(self) -> Tensor:
         """Number of the block of BLOCK x BLOCK cells that each lies in, (n,) int64."""
-        corner = self.place.clone()
-        corner[:, 1:] = corner[:, 1:].div(BLOCK, rounding_mode='floor')
-        return torch.unique(corner, dim=0, return_inverse=True)[1]
+        return _block(self.place)
 
     def subset(self, keep: Tensor, pixels: int) -> 'CellTable':
         """Some cells, and pixels in them.
@@ -323,6 +321,13 @@ class CellTable:
         return dict(zip(codes.tolist(), counts.tolist(), strict=True))
 
 
+def _block(place: Tensor) -> Tensor:
+    """Number of the block of BLOCK x BLOCK cells that each place lies in, (n,) int64."""
+    corner = place.clone()
+    corner[:, 1:] = corner[:, 1:].div(BLOCK, rounding_mode='floor')
+    return torch.unique(corner, dim=0, return_inverse=True)[1]
+
+
 def _some(used: Tensor, place: Tensor, rng: np.random.Generator) -> Tensor:
     """Blocks of BLOCK x BLOCK cells in a random order, as many as CHIP_CELLS allows.
 
@@ -336,8 +341,7 @@ def _some(used: Tensor, place: Tensor, rng: np.random.Generator) -> Tensor:
     """
     if int(used.sum()) <= CHIP_CELLS:
         return used
-    corner = place[:, 1:].div(BLOCK, rounding_mode='floor')
-    block = torch.unique(corner, dim=0, return_inverse=True)[1]
+    block = _block(place)
     order = torch.from_numpy(rng.permutation(int(block.max()) + 1))
     total = torch.bincount(block[used], minlength=len(order))[order].cumsum(0)
     return used & torch.isin(block, order[total <= CHIP_CELLS])
