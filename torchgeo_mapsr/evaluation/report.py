@@ -15,6 +15,10 @@ from ..versions import versions
 from .accuracy import Confusion
 from .consistency import MapSummary
 
+#: Share of its labelled share below which a class is nearly absent from a map. With a
+#: fifth of the labels wrong, 27 cells of one class became 15 pixels of 374 000.
+NEARLY_ABSENT = 0.1
+
 
 def run_report(
     settings: Mapping[str, Any],
@@ -52,25 +56,54 @@ def map_notes(fit: Mapping[str, Any], maps: Sequence[MapSummary]) -> list[str]:
         maps: Summary of each map of the run.
 
     Returns:
-        The remarks of the fit, and a sentence for each other class without a pixel;
-        nothing of trained networks.
+        The remarks of the fit, and a sentence for each other class that has no pixel, or
+        less than a tenth of the share that coarse labels give it; nothing of trained
+        networks.
     """
     fitted = fit.get('fit', {})
     notes = list(fitted.get('remarks', ()))
-    pixels = np.sum([m.pixels for m in maps], axis=0)
-    for name, count in zip(maps[0].legend.class_names, pixels, strict=True):
-        explained = any(name in note and 'not mapped' in note for note in notes)
-        if count or explained or not fitted:
+    if not fitted:
+        return notes
+    pixels, labelled = (
+        np.sum([getattr(m, name) for m in maps], axis=0) for name in ('pixels', 'cells')
+    )
+    for name, mapped, expected in zip(
+        maps[0].legend.class_names,
+        pixels / max(pixels.sum(), 1),
+        labelled / max(labelled.sum(), 1),
+        strict=True,
+    ):
+        if any(_says_unmapped(note, name) for note in notes):
             continue
-        cells = fitted.get('cells', {}).get(name, 0)
-        reason = 'it has no whole cell'
-        if cells:
-            few = 'cell is' if cells == 1 else 'cells are'
-            reason = f'its {cells} whole {few} not enough to tell it from other classes'
-        notes.append(
-            f'{name} is on no pixel of the map: {reason}, or it is not in this imagery.'
-        )
+        if mapped == 0:
+            cells = fitted.get('cells', {}).get(name, 0)
+            reason = 'it has no whole cell'
+            if cells:
+                few = 'cell is' if cells == 1 else 'cells are'
+                reason = (
+                    f'its {cells} whole {few} not enough to tell it from other classes'
+                )
+            notes.append(
+                f'{name} is on no pixel of the map: {reason}, or it is not in this '
+                'imagery.'
+            )
+        elif mapped < NEARLY_ABSENT * expected and not any(
+            note.startswith(f'{name} has ') for note in notes
+        ):
+            notes.append(
+                f'{name} is on {100 * mapped:.2g} % of the map, where '
+                f'{100 * expected:.2g} % of the coarse cells are labelled so: the imagery '
+                'hardly tells it from other classes, or these labels are wrong.'
+            )
     return notes
+
+
+def _says_unmapped(note: str, name: str) -> bool:
+    """Whether a remark explains already why a class is not mapped."""
+    several, found, _ = note.partition(' are not mapped: ')
+    return note.startswith(f'{name} is not mapped: ') or (
+        bool(found) and f', {name},' in f', {several},'
+    )
 
 
 def area_table(maps: Sequence[MapSummary]) -> Table:

@@ -1,0 +1,79 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from torchgeo_mapsr.datasets.legends.legend import Legend
+from torchgeo_mapsr.evaluation.consistency import MapSummary
+from torchgeo_mapsr.evaluation.report import map_notes
+
+NAMES = 'Forest', 'Forest, wet', 'Water', 'Open water'
+LEGEND = Legend.load(
+    {
+        'name': 'near names',
+        'classes': [{'code': i, 'name': name} for i, name in enumerate(NAMES, 1)],
+    }
+)
+
+
+def summary(pixels: Sequence[int], cells: Sequence[int] = (0, 0, 0, 0)) -> MapSummary:
+    counts, labelled = np.array(pixels), np.array(cells)
+    return MapSummary(LEGEND, counts, counts / 1e4, 0, labelled, labelled)
+
+
+def fitted(cells: Sequence[int], *remarks: str) -> dict[str, Any]:
+    counts = dict(zip(NAMES, cells, strict=True))
+    return {'fit': {'remarks': list(remarks), 'cells': counts}}
+
+
+def test_every_class_without_a_pixel_is_named() -> None:
+    """Also where another class, whose name holds its own, is explained already."""
+    remarks = (
+        'Forest, wet is not mapped: its 3 cells are all cut by the edge of the imagery.',
+        'Open water is not mapped: no label stands for it.',
+    )
+    maps = [summary([0, 0, 0, 0]), summary([0, 0, 0, 0])]
+    notes = map_notes(fitted([1, 0, 0, 0], *remarks), maps)
+    assert notes[:2] == list(remarks)
+    assert [note.split(' is on no pixel')[0] for note in notes[2:]] == [
+        'Forest',
+        'Water',
+    ]
+    assert 'its 1 whole cell is not enough' in notes[2]
+    assert 'it has no whole cell' in notes[3]
+
+
+def test_classes_of_one_remark_are_explained() -> None:
+    remark = 'Forest, wet, Open water are not mapped: no label stands for them.'
+    notes = map_notes(fitted([9, 0, 9, 0], remark), [summary([50, 0, 50, 0])])
+    assert notes == [remark]
+
+
+def test_class_that_is_nearly_absent_is_named() -> None:
+    """Shares are of all maps of a run: 4 of 1000 pixels, and 30 of 300 cells."""
+    maps = [summary([398, 50, 51, 1], [90, 30, 15, 15])] * 2
+    maps[1] = summary([197, 150, 150, 3], [90, 30, 15, 15])
+    (note,) = map_notes(fitted([90, 30, 15, 15]), maps)
+    assert note.startswith('Open water is on 0.4 % of the map, where 10 % of the')
+
+
+def test_class_that_is_rare_and_mapped_is_not_named() -> None:
+    maps = [summary([489, 250, 250, 11], [90, 30, 15, 15])]
+    assert map_notes(fitted([90, 30, 15, 15]), maps) == []
+
+
+def test_uncertain_class_is_named_once() -> None:
+    remark = 'Open water has 2 whole cells: where it is mapped is uncertain.'
+    maps = [summary([499, 250, 250, 1], [90, 30, 15, 15])]
+    assert map_notes(fitted([90, 30, 15, 2], remark), maps) == [remark]
+    # without a pixel it is named again: the remark does not say that it is missing
+    gone = [summary([500, 250, 250, 0], [90, 30, 15, 15])]
+    assert len(map_notes(fitted([90, 30, 15, 2], remark), gone)) == 2
+
+
+def test_maps_without_labels_or_of_networks() -> None:
+    assert map_notes(fitted([1, 1, 1, 1]), [summary([1, 1, 1, 997])]) == []
+    assert map_notes({}, [summary([0, 0, 0, 1000], [90, 30, 15, 15])]) == []
