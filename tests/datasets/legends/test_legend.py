@@ -121,6 +121,10 @@ def test_own_legend_in_any_order_without_colors(tmp_path: Path) -> None:
     ('text', 'message'),
     [
         ('classes: [{code: 1, name: a}, {code: 1, name: b}]', 'code 1 occurs twice'),
+        (
+            'classes: [{code: 1, name: a}, {code: 2, name: a}]',
+            "1 and 2 are both called 'a'",
+        ),
         ('classes: [{code: -1, name: a}]', 'code -1 is negative'),
         ('nodata: 1\nclasses: [{code: 1, name: a}]', 'a class and no data'),
         ('classes: []', 'no classes'),

@@ -46,7 +46,8 @@ class Legend:
         source: Where the legend comes from.
 
     Raises:
-        InputError: If a code is negative, occurs twice or is the no-data code.
+        InputError: If a code is negative, occurs twice or is the no-data code, or if two
+            classes have one name.
     """
 
     name: str
@@ -69,6 +70,14 @@ class Legend:
             raise InputError(
                 f"legend '{self.name}': code {self.nodata} is a class and no data"
             )
+        first: dict[str, int] = {}
+        for item in ordered:
+            code = first.setdefault(item.name, item.code)
+            if code != item.code:
+                raise InputError(
+                    f"legend '{self.name}': codes {code} and {item.code} are both called "
+                    f"'{item.name}'; reports tell classes apart by their names"
+                )
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
