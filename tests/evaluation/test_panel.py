@@ -7,12 +7,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
 
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
-from torchgeo_mapsr.evaluation.panel import save_panel
+from torchgeo_mapsr.evaluation.panel import imagery_picture, save_panel
 
 
 @pytest.fixture(scope='module')
@@ -71,3 +72,44 @@ def test_one_band_and_no_data(tmp_path: Path) -> None:
     left = picture[height // 5 : height // 2, width // 10 : width // 3]
     np.testing.assert_allclose(left, left[..., :1].repeat(3, -1), atol=0.02)  # grey
     assert left.std() > 0.05
+
+
+def write_bands(path: Path, bands: np.ndarray, **profile: object) -> Imagery:
+    """Imagery of 40 x 50 pixels with these bands."""
+    count, height, width = bands.shape
+    profile = {'driver': 'GTiff', 'dtype': 'uint8', 'crs': 'EPSG:32617', **profile}
+    place = rasterio.transform.from_origin(5e5, 4e6, 1, 1)
+    with rasterio.open(
+        path, 'w', count=count, height=height, width=width, transform=place, **profile
+    ) as dataset:
+        dataset.write(bands)
+    return Imagery(path)
+
+
+def test_picture_is_of_the_channels_that_are_read(tmp_path: Path) -> None:
+    """A palette's colours, and bands in the order that is asked for."""
+    rng = np.random.default_rng(0)
+    colors = rng.integers(0, 256, (6, 3), dtype=np.uint8)
+    index = rng.integers(0, 6, (1, 40, 50), dtype=np.uint8)
+    indexed = tmp_path / 'palette.tif'
+    write_bands(indexed, index)
+    with rasterio.open(indexed, 'r+') as dataset:
+        dataset.write_colormap(1, {i: (*c, 255) for i, c in enumerate(colors.tolist())})
+        dataset.colorinterp = [ColorInterp.palette]
+    bands = np.moveaxis(colors[index[0]], -1, 0)
+    plain = write_bands(tmp_path / 'plain.tif', bands, photometric='rgb')
+    everywhere = np.ones((40, 50), bool)
+
+    def picture(imagery: Imagery) -> np.ndarray:
+        return imagery_picture(imagery, imagery.geobox, everywhere)
+
+    expected = picture(plain)
+    assert len(np.unique(expected)) > 6
+    np.testing.assert_array_equal(picture(Imagery(indexed)), expected)
+    turned = picture(Imagery(tmp_path / 'plain.tif', bands=[3, 1, 2]))
+    np.testing.assert_array_equal(turned, expected[..., [2, 0, 1]])
+    np.testing.assert_array_equal(
+        picture(Imagery(indexed, bands=[3, 1, 2])), expected[..., [2, 0, 1]]
+    )
+    two = picture(Imagery(indexed, bands=[2, 1]))
+    np.testing.assert_array_equal(two, expected[..., [1, 1, 1]])

@@ -53,7 +53,8 @@ def test_command(
     assert main(args) == 2
     assert '--stack' in capsys.readouterr().err
     fit_file = tmp_path / 'fit.safetensors'
-    assert main([*args, '--stack', '--save-model', str(fit_file)]) == 0
+    assert main([*args, '--stack', '--html', '--save-model', str(fit_file)]) == 0
+    assert (tmp_path / 'cover.html').exists()
     for name in ('', '_confidence'):
         one, two = (tmp_path / f'{stem}{name}.tif' for stem in ('cover', 'both'))
         assert one.read_bytes() == two.read_bytes()

@@ -1,11 +1,13 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import errno
 import json
 import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +57,33 @@ def test_tiles_come_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(store.tiles.load(0, TILE, 'classes'), classes)
         assert store.tiles.load(0, TILE, 'scores').shape == (2, 4, 5)
         assert store.tiles.names(0, TILE) == {'classes', 'scores'}
+
+
+def test_folder_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that another run has just cleaned up can: it is tried again."""
+    make = os.makedirs
+    tries = []
+
+    def vanish(*args: Any, **options: Any) -> None:
+        tries.append(args)
+        if len(tries) < 3:
+            raise FileNotFoundError(errno.ENOENT, 'No such file or directory')
+        make(*args, **options)
+
+    monkeypatch.setattr(os, 'makedirs', vanish)
+    with WorkStore(tmp_path / 'w', WORK) as store:
+        save(store)
+    assert len(tries) == 3
+    monkeypatch.undo()
+    # as of a folder in /proc, or on a share that is gone
+    monkeypatch.setattr(os, 'makedirs', lambda *_, **__: os.stat(tmp_path / 'none'))
+    with (
+        pytest.raises(InputError, match=r'cannot be made \(No such file'),
+        WorkStore(tmp_path / 'v', WORK),
+    ):
+        pass
 
 
 def test_same_work_is_resumed(tmp_path: Path) -> None:

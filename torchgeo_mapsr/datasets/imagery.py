@@ -70,6 +70,9 @@ COLLAR, COLLAR_FILES = 32, 8
 # Pixels along a side of the blocks in which removed pixels are counted once.
 BLOCK = 32
 
+# A band, from 1, and for a palette the channel's value of each entry.
+_Channel = tuple[int, NDArray[np.uint8] | None]
+
 
 class Imagery:
     """Rasters of any band count and data type, read as float32 by windows of one grid.
@@ -207,6 +210,21 @@ class Imagery:
         if not set(rgb) <= set(colors):
             return ()
         return tuple(self.all_bands[colors.index(color)] for color in rgb)
+
+    @property
+    def drawn(self) -> tuple[tuple[str, tuple[_Channel, ...]], ...]:
+        """What a picture of the imagery, of a stack of its first image, is drawn from.
+
+        Returns:
+            Each file, and its channels that are red, green and blue: the first three that
+            are read, or the first one where there are fewer. A channel is a band, from 1,
+            and for a palette the channel's value of each entry.
+        """
+        files = []
+        for layer in (self._layers[i] for i in self._images[0]):
+            picks = layer.picks[:3] if len(layer.picks) >= 3 else layer.picks[:1]
+            files.append((layer.file.path, tuple(map(layer.channel, picks))))
+        return tuple(files)
 
     @property
     def dtype(self) -> np.dtype:
@@ -501,6 +519,14 @@ class _Layer:
             else:
                 channels[name] = file.colors[i] if file.colors else ''
         return channels
+
+    def channel(self, pick: tuple[int, int | None]) -> _Channel:
+        """Band of one of *picks*, and the values of its palette."""
+        band, component = self.bands[pick[0]], pick[1]
+        if component is None:
+            return band, None
+        palette = self.file.palettes[band - 1]
+        return band, np.array(palette, np.uint8)[:, component]
 
     @property
     def indexes(self) -> tuple[int, ...]:

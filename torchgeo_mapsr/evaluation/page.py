@@ -163,6 +163,9 @@ def _check(path: Path, report: Mapping[str, Any]) -> None:
         need(isinstance(_setting(report, name), str | None), name)
     bands = _setting(report, 'bands')
     need(bands is None or (isinstance(bands, list) and all(map(whole, bands))), 'bands')
+    nodata, stack = _setting(report, 'nodata'), _setting(report, 'stack')
+    need(nodata is None or number(nodata), 'nodata')
+    need(isinstance(stack, bool | None), 'stack')
     for name in ('timings', 'versions'):
         need(isinstance(report.get(name, {}), dict), name)
     need(all(map(number, _all(report.get('timings', {}), 'total'))), 'timings')
@@ -261,18 +264,20 @@ def _view(
         imagery = [imagery]
     files = imagery if len(report['maps']) == 1 else imagery[number : number + 1]
     if files:
-        chosen = _setting(report, 'bands')
         located = [_locate(path, file) for file in files]
         try:
-            opened = Imagery(located, chosen)
+            opened = Imagery(
+                located,
+                _setting(report, 'bands'),
+                _setting(report, 'nodata'),
+                bool(_setting(report, 'stack')),
+            )
         except InputError as error:
             raise InputError(f'{path}: {error}') from None
         # Matplotlib is not needed before a picture is drawn.
         from .panel import imagery_picture
 
-        shown = list(chosen or (1, 2, 3))[:3]
-        bands_shown = shown if min(len(shown), opened.bands) >= 3 else shown[:1]
-        view['imagery'] = _jpeg(imagery_picture(opened, grid, bands_shown, index >= 0))
+        view['imagery'] = _jpeg(imagery_picture(opened, grid, index >= 0))
     return view
 
 

@@ -41,7 +41,6 @@ def save_panel(
     labels: Sequence[LabelRaster] = (),
     crosswalk: Crosswalk | None = None,
     confidence: Path | None = None,
-    bands: Sequence[int] = (1, 2, 3),
 ) -> None:
     """Draw the panel.
 
@@ -56,16 +55,11 @@ def save_panel(
         labels: LR labels, drawn in the map's classes.
         crosswalk: From the labels' legend to the map's; needed if there are labels.
         confidence: The map's confidence in percent.
-        bands: Bands of the imagery's files to show as red, green and blue, from 1;
-            the first one alone if there are fewer than three.
     """
     grid = _thumbnail(imagery.geobox)
     colors = np.concatenate([legend.colors, [_NOTHING]]).astype(np.uint8)
-    # of a stack the first image
-    count = imagery.bands // len(imagery.images)
-    shown = list(bands[:3]) if min(len(bands), count) >= 3 else [bands[0]]
     mapped = legend.index(_codes(map_path, grid))
-    pictures = [('imagery', imagery_picture(imagery, grid, shown, mapped >= 0))]
+    pictures = [('imagery', imagery_picture(imagery, grid, mapped >= 0))]
     if labels and crosswalk is not None:
         index = np.full(grid.shape, -1)
         for file in (path for raster in labels for path in raster.paths):
@@ -140,23 +134,29 @@ def _thumbnail(grid: GeoBox) -> GeoBox:
 
 
 def imagery_picture(
-    imagery: Imagery, grid: GeoBox, bands: list[int], mapped: NDArray[np.bool_]
+    imagery: Imagery, grid: GeoBox, mapped: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
-    """Three bands stretched to their 2nd to 98th percentile, (h, w, 3).
+    """Three channels stretched to their 2nd to 98th percentile, (h, w, 3).
 
     The map knows best which pixels of the imagery are valid.
     """
-    values = np.zeros((len(bands), *grid.shape))
+    values = np.zeros((len(imagery.drawn[0][1]), *grid.shape))
     covered = np.zeros(grid.shape, bool)
-    for path in imagery.images[0]:
-        read = _read(path, grid, bands, Resampling.average)
+    for path, channels in imagery.drawn:
+        indexed = any(table is not None for _, table in channels)
+        how = Resampling.nearest if indexed else Resampling.average
+        read = _read(path, grid, [band for band, _ in channels], how)
         fresh = np.isfinite(read).all(0) & ~covered
-        values[:, fresh] = read[:, fresh]
+        for channel, (_, table), band in zip(values, channels, read, strict=True):
+            known = band[fresh]
+            if table is not None:
+                known = table[known.astype(int).clip(max=len(table) - 1)]
+            channel[fresh] = known
         covered |= fresh
     covered &= mapped
     picture = np.empty((*grid.shape, 3))
     for channel in range(3):
-        band = values[channel % len(bands)]
+        band = values[channel % len(values)]
         low, high = np.percentile(band[covered], [2, 98]) if covered.any() else (0, 1)
         picture[..., channel] = (band - low) / max(high - low, 1e-9)
     picture = (picture.clip(0, 1) * 255).round()

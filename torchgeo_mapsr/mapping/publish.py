@@ -3,7 +3,6 @@
 
 """From finished tiles to files with their final names."""
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
@@ -32,7 +31,6 @@ def publish(
     output: Output,
     plan: Plan,
     inputs: Inputs,
-    bands: Sequence[int] | None,
     watch: Stopwatch,
     polygons: PolygonOutput | None = None,
     scores: bool = True,
@@ -49,7 +47,6 @@ def publish(
         output: Names of its files.
         plan: Its tiles.
         inputs: What it was made of.
-        bands: Bands that were used; the first three are drawn.
         watch: Counts the time.
         polygons: Where polygons of the map are written, if anywhere.
         scores: Whether the probability of every class is written, where it is kept.
@@ -111,7 +108,6 @@ def publish(
                 inputs.labels,
                 inputs.crosswalk,
                 scratch.get('confidence'),
-                bands or (1, 2, 3),
             )
 
     # What waits for a file is begun after it, so that none waits for ever.

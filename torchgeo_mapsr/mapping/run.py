@@ -246,7 +246,6 @@ class Run:
         plans: Sequence[Plan],
         settings: Mapping[str, Any],
         provenance: Mapping[str, Any],
-        bands: Sequence[int] | None = None,
         polygons: PolygonOutput | None = None,
     ) -> tuple[dict[str, MapSummary], dict[str, Any]]:
         """Put the maps together, give all files their names, and report.
@@ -256,7 +255,6 @@ class Run:
             plans: Plan of each raster.
             settings: What was asked for, as JSON types.
             provenance: Where the model comes from, as JSON types.
-            bands: Bands that were used; the first three are drawn.
             polygons: Where polygons of the one map are written, if anywhere.
 
         Returns:
@@ -274,7 +272,6 @@ class Run:
                     output,
                     plans[number],
                     self.inputs,
-                    bands,
                     self.watch,
                     polygons,
                     self.scores,
@@ -375,7 +372,7 @@ def _make(
         run.make_tiles(scores, items, executor, _starter(bar, 'Map'))
     _check_unchanged(run.inputs)
     summaries, report = run.publish(
-        store, plans, job.to_dict(), model.provenance, job.bands, _polygons(job, run)
+        store, plans, job.to_dict(), model.provenance, _polygons(job, run)
     )
     _tell(console, run, summaries, model, report['notes'])
     if job.polygons is not None:

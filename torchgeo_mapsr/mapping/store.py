@@ -12,6 +12,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -37,6 +38,10 @@ _NAMES = re.compile(
 )
 
 _SIDECAR = '.aux.xml'
+
+# Times that a folder which others clean up is made anew, before it is taken for one that
+# cannot be made.
+_ATTEMPTS = 100
 
 
 def digest(content: Mapping[str, Any]) -> str:
@@ -126,13 +131,18 @@ class WorkStore:
 
     def _acquire(self) -> None:
         """Take the lock; the system drops it when a process dies."""
-        while True:
+        for attempt in count():
             try:
                 # also what a symbolic link points to and is not there
                 os.makedirs(os.path.realpath(self.folder), exist_ok=True)
                 names = [entry.name for entry in self.folder.iterdir()]
-            except FileNotFoundError:
-                continue  # another run has just cleaned up
+            except FileNotFoundError as error:
+                if attempt < _ATTEMPTS:
+                    continue  # another run has just cleaned up
+                raise InputError(
+                    f'{self.folder} cannot be made ({error.strerror}); give another '
+                    '--output.'
+                ) from None
             except (NotADirectoryError, FileExistsError):
                 raise InputError(
                     f'{self.folder} is no folder; move it away or give another --output.'

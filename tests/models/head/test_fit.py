@@ -424,16 +424,18 @@ def test_features_that_do_not_vary(blobs: Blobs) -> None:
     assert same.double().mean() > 0.98
 
 
-def test_fewer_than_two_classes(blobs: Blobs) -> None:
+@pytest.mark.parametrize('crosswalk', [SAME, mixed_codes()])
+def test_fewer_than_two_classes(blobs: Blobs, crosswalk: Crosswalk) -> None:
     one = replace(blobs.table, code=torch.full_like(blobs.table.code, 2))
-    with pytest.raises(InputError, match=r"only 'Forest' among the 225 whole cells"):
-        fit_head(one, SAME)
+    only = "'Forest'" if crosswalk is SAME else 'the code 2'
+    with pytest.raises(InputError, match=f'only {only} among the 225 whole cells'):
+        fit_head(one, crosswalk)
     none = replace(blobs.table, code=torch.full_like(blobs.table.code, -1))
     with pytest.raises(InputError, match=r'no class.*0 labelled cells'):
-        fit_head(none, SAME)
+        fit_head(none, crosswalk)
     cut = replace(blobs.table, share=torch.full((225,), 0.9).double())
     with pytest.raises(InputError, match=r'no class among the 0 whole.*225 labelled'):
-        fit_head(cut, SAME)
+        fit_head(cut, crosswalk)
 
 
 @pytest.mark.parametrize(

@@ -468,6 +468,8 @@ def error_ratio(
 
 def _index_of(values: Tensor, keys: Tensor) -> Tensor:
     """Place of values among ascending keys; -1 if it is none of them."""
+    if not len(keys):
+        return torch.full_like(values, -1, dtype=torch.int64)
     index = torch.searchsorted(keys, values).clamp(max=len(keys) - 1)
     return torch.where(keys[index] == values, index, -1)
 
@@ -737,7 +739,7 @@ def _check(data: _Labelled, crosswalk: Crosswalk) -> None:
     present = names[(shares > 0).numpy()].tolist()
     if len(present) >= 2 and len(data.target.unique()) >= 2:
         return
-    labelled = int((data.label >= 0).sum())
+    labelled = int((crosswalk.matrix(data.table.code.numpy()).sum(1) > 0).sum())
     found_classes = f"only '{present[0]}'" if len(present) == 1 else 'no class'
     if len(present) > 1:
         found_classes = f'only the code {int(data.table.code[data.used][0])}'
