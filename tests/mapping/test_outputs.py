@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import os
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,19 @@ def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
         files = Outputs.of(output, (str(image),)).files(True, False)
         with pytest.raises(InputError, match='is an input'):
             check_outputs(files, (str(image),), overwrite=True)
+
+
+def test_folder_that_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known before the work is done, also where the folder is yet to be made."""
+    (tmp_path / 'file').touch()
+    with pytest.raises(InputError, match='file is no folder'):
+        check_outputs([tmp_path / 'file' / 'a' / 'map.tif'], (), overwrite=True)
+    locked = tmp_path / 'locked'
+    locked.mkdir()
+    access = os.access
+    monkeypatch.setattr(os, 'access', lambda p, mode: p != locked and access(p, mode))
+    check_outputs([tmp_path / 'new' / 'map.tif'], (), overwrite=False)
+    with pytest.raises(InputError, match='locked cannot be written to'):
+        check_outputs([tmp_path / 'm.tif', locked / 'a' / 'b.gpkg'], (), overwrite=True)

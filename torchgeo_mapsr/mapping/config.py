@@ -733,7 +733,10 @@ def _kind(hint: Any) -> tuple[Any, bool]:
 
 def _number(text: str) -> float | None:
     """A number, or None for auto."""
-    return None if text == 'auto' else float(text)
+    try:
+        return None if text == 'auto' else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number') from None
 
 
 def may_be_search(text: str) -> bool:

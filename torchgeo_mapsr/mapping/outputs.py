@@ -145,8 +145,8 @@ def check_outputs(
         ours: Files that this very work has written before it was interrupted.
 
     Raises:
-        InputError: If an output is an input, if two outputs have one name, or if an
-            output exists and may not be replaced.
+        InputError: If an output is an input, if two outputs have one name, if an output
+            exists and may not be replaced, or if its folder cannot be written to.
     """
     files = [path.absolute() for path in outputs]
     path, count = Counter(files).most_common(1)[0]
@@ -164,3 +164,10 @@ def check_outputs(
             raise InputError(f'{path} is a folder; give another --output.')
         if path.exists() and not overwrite and str(path) not in published:
             raise InputError(f'{path} exists; give another --output, or --overwrite.')
+    for folder in dict.fromkeys(path.parent for path in files):
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if not there.is_dir():
+            raise InputError(f'{there} is no folder; give another --output.')
+        # Or it is found out when everything is done. (Root may not be told.)
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise InputError(f'{there} cannot be written to; give another --output.')
