@@ -92,3 +92,51 @@ def test_options(scene: Scene) -> None:
     assert cosine.head.score == 'cosine'
     assert cosine.head.prior.weight == 0
     assert cosine.propagate == 'tokens?spacing=16'
+
+
+def test_axes_of_an_array_are_known_by_name(
+    scene: Scene, model: LandCoverModel
+) -> None:
+    xr = pytest.importorskip('odc.geo.xr')
+    values, grid = arrays(scene.imagery)
+    image = xr.wrap_xr(values, grid, dims=('band', 'y', 'x'), axis=1)
+    found = map_array(model, image, chip_size=128)
+    for other in (
+        image.transpose('y', 'x', 'band'),
+        image.isel(y=slice(None, None, -1)).sortby('y', ascending=False),
+        image.astype('int64'),
+        image.astype('float16'),
+    ):
+        np.testing.assert_array_equal(map_array(model, other, chip_size=128), found)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'message'),
+    [
+        ('uneven', "coordinates 'x' of the array are not evenly spaced"),
+        ('bare', r'shape \(4, \d+, \d+\) has no grid; pass \(values, GeoBox\)'),
+        ('listed', 'a raster is a path, not ndarray'),
+        ('number', 'a raster is a path, not int'),
+        ('complex', 'An array of complex64 is neither'),
+        ('dates', r'An array of datetime64\[ns\] is neither'),
+    ],
+)
+def test_arrays_that_are_no_rasters(
+    scene: Scene, model: LandCoverModel, kind: str, message: str
+) -> None:
+    xr = pytest.importorskip('odc.geo.xr')
+    values, grid = arrays(scene.imagery)
+    image = xr.wrap_xr(values, grid, dims=('band', 'y', 'x'), axis=1)
+    source = {
+        'uneven': image.assign_coords(
+            x=float(image['x'][0]) + np.arange(image.sizes['x']) ** 1.1
+        ),
+        'bare': values,
+        'listed': [values],
+        'number': 5,
+        'complex': image.astype('complex64'),
+        'dates': image.astype('datetime64[ns]'),
+    }[kind]
+    with pytest.raises(InputError, match=message) as error:
+        map_array(model, source, chip_size=128)
+    assert '\n' not in str(error.value)

@@ -227,6 +227,18 @@ def _grid(array: Any) -> GeoBox:
             'The array has no grid with a CRS: give it one (array.odc.assign_crs), or '
             'pass (values, GeoBox).'
         )
+    if grid.axis_aligned:
+        for dim, name in zip(array.odc.spatial_dims, grid.dimensions, strict=True):
+            even = grid.coordinates[name].values
+            pixel = abs(even[-1] - even[0]) / max(len(even) - 1, 1)
+            if (
+                dim in array.coords
+                and (abs(array[dim].values - even) > pixel / 2).any()
+            ):
+                raise InputError(
+                    f'The coordinates {dim!r} of the array are not evenly spaced: '
+                    'resample it to a grid (array.odc.reproject).'
+                )
     return grid  # type: ignore[no-any-return]
 
 
@@ -256,12 +268,17 @@ def _raster(source: Any, opened: Callable[[Any], T]) -> Iterator[T]:
     if hasattr(source, 'coords') and hasattr(source, 'dims'):
         if hasattr(source, 'data_vars'):  # a dataset: a band a variable
             source = source.to_dataarray('band')
-        values, grid = np.asarray(source.values), _grid(source)
+        grid = _grid(source)
+        values = np.asarray(source.transpose(..., *source.odc.spatial_dims).values)
         nodata = getattr(source.odc, 'nodata', None)
     elif (
         isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], GeoBox)
     ):
         values, grid, nodata = np.asarray(source[0]), source[1], None
+    elif hasattr(source, 'shape') and hasattr(source, 'dtype'):
+        raise InputError(
+            f'An array of shape {tuple(source.shape)} has no grid; pass (values, GeoBox).'
+        )
     else:
         yield opened(source)
         return
@@ -271,10 +288,12 @@ def _raster(source: Any, opened: Callable[[Any], T]) -> Iterator[T]:
             f'An array of shape {values.shape} does not lie on a grid of '
             f'{grid.shape.yx}; bands come first.'
         )
-    if values.dtype.kind in 'ib' and values.dtype.itemsize > 4:
-        values = values.astype(np.int32)
+    if values.dtype.kind not in 'biuf':
+        raise InputError(f'An array of {values.dtype} is neither imagery nor labels.')
     if values.dtype == bool:
         values = values.astype(np.uint8)
+    if values.dtype == np.float16:
+        values = values.astype(np.float32)
     with MemoryFile(ext='.tif') as memory:
         with memory.open(
             driver='GTiff',

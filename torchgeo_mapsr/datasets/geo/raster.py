@@ -481,7 +481,10 @@ def list_rasters(paths: PathLike | Iterable[PathLike]) -> list[str]:
         InputError: There is none.
     """
     names: list[str] = []
-    for path in [paths] if isinstance(paths, str | bytes | os.PathLike) else paths:
+    one = isinstance(paths, str | bytes | os.PathLike) or not isinstance(
+        paths, Iterable
+    )
+    for path in [paths] if one else paths:
         name = _name(path)
         if name.lower().endswith('.zip') and os.path.isfile(name):
             names.extend(_members(name))
@@ -574,7 +577,8 @@ def _name(path: PathLike | bytes) -> str:
     try:
         name = os.fsdecode(path)
     except TypeError:
-        raise InputError(f'{path!r} is no path of a raster') from None
+        kind = type(path).__name__
+        raise InputError(f'a raster is a path, not {kind}') from None
     if not name or '\0' in name:
         raise InputError(f'{name!r} is no path of a raster; name a file or a folder')
     try:
