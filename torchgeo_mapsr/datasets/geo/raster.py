@@ -481,10 +481,10 @@ def list_rasters(paths: PathLike | Iterable[PathLike]) -> list[str]:
         InputError: There is none.
     """
     names: list[str] = []
-    one = isinstance(paths, str | bytes | os.PathLike) or not isinstance(
-        paths, Iterable
-    )
-    for path in [paths] if one else paths:
+    given: object = paths
+    if not isinstance(given, os.PathLike | Iterable):
+        raise InputError(f'a raster is a path, not {type(given).__name__}')
+    for path in [paths] if isinstance(paths, str | bytes | os.PathLike) else paths:
         name = _name(path)
         if name.lower().endswith('.zip') and os.path.isfile(name):
             names.extend(_members(name))
@@ -577,8 +577,7 @@ def _name(path: PathLike | bytes) -> str:
     try:
         name = os.fsdecode(path)
     except TypeError:
-        kind = type(path).__name__
-        raise InputError(f'a raster is a path, not {kind}') from None
+        raise InputError(f'a raster is a path, not {type(path).__name__}') from None
     if not name or '\0' in name:
         raise InputError(f'{name!r} is no path of a raster; name a file or a folder')
     try:
