@@ -251,11 +251,22 @@ def test_one_line_errors(
         np.ones((3, 9, 9)),
         transform=Affine(2, 0, 9e5, 0, -2, 4e6),
     )
+    new = str(folder / 'new.tif')
+    bare, named = tmp_path / 'bare.tif', tmp_path / 'named.tif'
+    with rasterio.open(new) as dataset:
+        codes, transform = dataset.read(), dataset.transform
+    for path, tags in ((bare, {}), (named, {'LEGEND': 'worldcover'})):
+        write(path, codes, transform=transform)
+        with rasterio.open(path, 'r+') as dataset:
+            dataset.update_tags(**tags)
     for arguments, message in (
         ([before, after, '--output', 'c.png'], 'is not a .tif'),
         ([before, after, *out, '--window', '1'], 'smaller than a pixel'),
         ([before, after, *out, '--bands', '7'], 'from 1 to 3'),
-        ([before, str(folder / 'new.tif'), *out], 'choose those'),
+        ([before, new, *out, '--signal', 'imagery'], 'choose those'),
+        ([before, new, *out], 'is a class map, and'),
+        ([str(bare), new, *out], 'bare.tif does not say that it is one'),
+        ([str(named), new, *out], 'maps of different legends'),
         ([before, after, *out, '--matrix', 'm.csv'], 'two class maps'),
         ([before, after, *out, '--signal', 'scores'], 'NAME_scores.tif'),
         ([before, after, *out, '--signal', 'classes'], 'of one band'),

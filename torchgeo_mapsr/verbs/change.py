@@ -186,16 +186,29 @@ def _signal(options: argparse.Namespace) -> tuple[str, bool]:
     import rasterio
 
     from ..datasets.geo.raster import address_of, open_rasters
-    from ..evaluation.class_maps import layer_path
+    from ..evaluation.class_maps import layer_path, map_legend
 
     pair = (options.before, options.after)
     files = open_rasters(pair)
-    tagged = True
+    named = []
     for path in pair:
         with rasterio.open(address_of(path)) as dataset:
-            tagged &= 'LEGEND' in dataset.tags()
+            if 'LEGEND' in dataset.tags():
+                named.append(path)
     one_band = all(file.count == 1 for file in files)
-    is_map = one_band and (tagged or options.legend is not None)
+    if options.legend is None and options.signal != 'imagery':
+        if len(named) == 1:
+            (other,) = {*pair} - {*named}
+            raise InputError(
+                f'{named[0]} is a class map, and {other} does not say that it is one; '
+                'give the --legend of both, or --signal imagery.'
+            )
+        if named and map_legend(pair[0]) != map_legend(pair[1]):
+            raise InputError(
+                f'{pair[0]} and {pair[1]} are maps of different legends; make them of one '
+                '(map --target).'
+            )
+    is_map = one_band and (len(named) == 2 or options.legend is not None)
     if options.signal == 'classes' and one_band:
         is_map = True
     scored = all(layer_path(path, 'scores').exists() for path in pair)
