@@ -16,6 +16,7 @@ from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.class_maps import (
     ClassMaps,
+    common_legend,
     map_legend,
     parse_named,
     without_layers,
@@ -216,6 +217,11 @@ def test_legend_of_a_map(codes: np.ndarray, tmp_path: Path) -> None:
     assert map_legend(path).name == 'worldcover'
     with pytest.raises(InputError, match=r'codes .* not in the legend'):
         ClassMaps([path], map_legend(path)).areas()
+    others = [write(tmp_path / f'{name}.tif', codes, grid()) for name in 'bc']
+    assert common_legend(others).name == 'land-cover-4'
+    assert common_legend([*others, path], 'nlcd').name == 'nlcd'
+    with pytest.raises(InputError, match=r"different legends \('land-.*, 'worldcover'"):
+        common_legend([*others, path])
 
 
 def test_names_and_codes(tmp_path: Path) -> None:

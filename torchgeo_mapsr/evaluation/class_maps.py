@@ -104,6 +104,33 @@ def map_legend(path: PathLike, legend: str | Path | None = None) -> Legend:
     return Legend.load('land-cover-4')
 
 
+def common_legend(
+    paths: Sequence[PathLike], legend: str | Path | None = None
+) -> Legend:
+    """The legend of several maps.
+
+    Args:
+        paths: The maps; confidence and scores that lie beside them are left out.
+        legend: What the user names; it goes before what the files say.
+
+    Returns:
+        The legend of each by :func:`map_legend`.
+
+    Raises:
+        InputError: If the maps have different legends, or one cannot be read.
+    """
+    first, *others = without_layers(paths) or paths
+    common = map_legend(first, legend)
+    for path in others if legend is None else ():
+        found = map_legend(path)
+        if found != common:
+            raise InputError(
+                f'{first} and {path} are maps of different legends ({common.name!r}, '
+                f'{found.name!r}): make them of one (map --target), or take them apart.'
+            )
+    return common
+
+
 @dataclass(frozen=True)
 class MapBlock:
     """One block of a map.

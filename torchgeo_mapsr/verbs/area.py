@@ -84,14 +84,14 @@ def run(options: argparse.Namespace) -> int:
     import numpy as np
 
     from ..errors import InputError
-    from ..evaluation.class_maps import ClassMaps, map_legend
+    from ..evaluation.class_maps import ClassMaps, common_legend
     from ..evaluation.estimation import StratifiedSample
     from ..evaluation.sampling import class_of, read_sample
 
     if not 0 < options.confidence < 1:
         raise InputError('--confidence is a share between 0 and 1, like 0.95.')
     check_json(options, [*options.maps, options.points])
-    maps = ClassMaps(options.maps, map_legend(options.maps[0], options.legend))
+    maps = ClassMaps(options.maps, common_legend(options.maps, options.legend))
     legend = maps.legend
     points = read_sample(options.points, options.reference)
     where = f'{options.points}: column {options.reference!r}'

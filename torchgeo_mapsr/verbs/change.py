@@ -186,7 +186,7 @@ def _signal(options: argparse.Namespace) -> tuple[str, bool]:
     import rasterio
 
     from ..datasets.geo.raster import address_of, open_rasters
-    from ..evaluation.class_maps import layer_path, map_legend
+    from ..evaluation.class_maps import common_legend, layer_path
 
     pair = (options.before, options.after)
     files = open_rasters(pair)
@@ -203,11 +203,8 @@ def _signal(options: argparse.Namespace) -> tuple[str, bool]:
                 f'{named[0]} is a class map, and {other} does not say that it is one; '
                 'give the --legend of both, or --signal imagery.'
             )
-        if named and map_legend(pair[0]) != map_legend(pair[1]):
-            raise InputError(
-                f'{pair[0]} and {pair[1]} are maps of different legends; make them of one '
-                '(map --target).'
-            )
+        if named:
+            common_legend(pair)
     is_map = one_band and (len(named) == 2 or options.legend is not None)
     if options.signal == 'classes' and one_band:
         is_map = True

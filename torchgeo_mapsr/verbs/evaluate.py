@@ -155,7 +155,7 @@ def run(options: argparse.Namespace) -> int:
     Args:
         options: What was parsed.
     """
-    from ..evaluation.class_maps import map_legend, without_layers
+    from ..evaluation.class_maps import common_legend, without_layers
 
     maps = without_layers(options.maps)
     if not maps:
@@ -172,7 +172,7 @@ def run(options: argparse.Namespace) -> int:
             'truth; give one file of truth for each map, in the same order.'
         )
     console = terminal()
-    legend = map_legend(maps[0], options.legend)
+    legend = common_legend(maps, options.legend)
     content: dict[str, Any] = {'maps': maps}
     if options.truth:
         content |= _with_truth(options, maps, legend, console, inputs)

@@ -122,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
     from ..datasets.labels import LabelRaster
     from ..datasets.legends.legend import Legend
     from ..errors import InputError
-    from ..evaluation.class_maps import ClassMaps, map_legend, parse_named
+    from ..evaluation.class_maps import ClassMaps, common_legend, parse_named
     from ..evaluation.estimation import allocate, sample_size
     from ..evaluation.sampling import Strata, draw_sample, write_sample
 
@@ -135,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
     inputs = [*options.maps, *options.labels]
     check_json(options, [*inputs, options.output])
     with output_path(options.output, inputs, options.overwrite) as scratch:
-        maps = ClassMaps(options.maps, map_legend(options.maps[0], options.legend))
+        maps = ClassMaps(options.maps, common_legend(options.maps, options.legend))
         legend = maps.legend
         lr_legend = (
             Legend.load(options.labels_legend) if options.labels_legend else None
