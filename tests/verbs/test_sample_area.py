@@ -84,6 +84,14 @@ def test_sample_and_area(
     # counting pixels is off by much more
     water = result['classes'][0]
     assert water['mapped_hectares'] - (truth == 1).sum() / 100 > 20
+    assert result['points_in_one_place'] == 0
+    # points that are there twice
+    rows = geopandas.read_file(labelled)
+    rows = pandas.concat([rows, rows[:3], rows[:1]])
+    rows.to_file(labelled, layer='points', driver='GPKG')
+    assert main(['area', *arguments, '--overwrite']) == 0
+    assert '4 points lie where others do' in capsys.readouterr().out
+    assert json.loads(figures.read_text())['points_in_one_place'] == 4
 
 
 @pytest.mark.parametrize('strata', [['tile'], ['class', 'tile']])

@@ -119,6 +119,8 @@ def run(options: argparse.Namespace) -> int:
     )
     unlabelled = int((reference < 0).sum())
     outside = int(((reference >= 0) & (mapped < 0)).sum())
+    places = np.stack([x, y], 1)[used]
+    again = len(places) - len(np.unique(places, axis=0))
     with working(console, 'Measuring the map'):
         counted = maps.areas() / 1e4
     _show(console, sample, legend.class_names, counted)
@@ -126,6 +128,11 @@ def run(options: argparse.Namespace) -> int:
         console.print(f'{unlabelled} points have no reference class and are left out.')
     if outside:
         console.print(f'{outside} points lie where the maps have no data; left out.')
+    if again:
+        console.print(
+            f'Note: {again} points lie where others do, and each counts: leave them out, '
+            'unless they were drawn again.'
+        )
     classes = [
         {
             'code': item.code,
@@ -143,6 +150,7 @@ def run(options: argparse.Namespace) -> int:
         'points': int(used.sum()),
         'points_without_reference': unlabelled,
         'points_without_map': outside,
+        'points_in_one_place': again,
         'confidence': options.confidence,
         'hectares': round(sample.area, 4),
         'overall_accuracy': sample.overall_accuracy.to_dict(),
