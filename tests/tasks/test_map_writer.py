@@ -97,7 +97,8 @@ def test_same_bytes_as_the_command(scene: Scene, made: Path, tmp_path: Path) -> 
     ours, command = (
         json.loads((f / 'cover.json').read_text()) for f in (tmp_path, made)
     )
-    assert ours['settings']['task'] == 'MapSRTask'
+    assert ours['settings']['task']['name'] == 'MapSRTask'
+    assert not [v for v in map(str, ours['settings'].values()) if '<' in v]
     assert ours['maps'][0].keys() == command['maps'][0].keys()
     for name in ours['maps'][0].keys() - {'map'}:
         assert ours['maps'][0][name] == command['maps'][0][name]
@@ -113,6 +114,37 @@ def test_same_bytes_with_labels_and_in_batches(
     predict(scene, fit, tmp_path / 'cover.tif', batch_size=batch_size)
     assert layers(tmp_path) == layers(made / 'weighed')
     assert layers(tmp_path) != layers(made)
+
+
+def test_page_of_a_stack(scene: Scene, tmp_path: Path) -> None:
+    """It shows the imagery, in the bands that were read, and the labels."""
+    second = tmp_path / 'july.tif'
+    second.write_bytes(Path(scene.imagery).read_bytes())
+    data = PairDataModule(
+        [str(scene.imagery), str(second)],
+        str(scene.labels),
+        bands=[3, 1],
+        stack=True,
+        patch_size=128,
+    )
+    task = MapSRTask('identity', legend=scene.legend, bands=4)
+    writer = MapWriter(tmp_path / 'cover.tif', html=True)
+    trainer = Trainer(
+        callbacks=[writer],
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        accelerator='cpu',
+    )
+    trainer.fit(task, data)
+    trainer.predict(task, data, return_predictions=False)
+    settings = json.loads((tmp_path / 'cover.json').read_text())['settings']
+    assert settings['imagery'] == [str(scene.imagery), str(second)]
+    assert (settings['bands'], settings['stack']) == ([3, 1], True)
+    page = (tmp_path / 'cover.html').read_text()
+    assert '"imagery": "data:image/jpeg' in page
+    assert '"labels": "data:image/png' in page
 
 
 DDP = """

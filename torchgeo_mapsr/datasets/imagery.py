@@ -121,6 +121,12 @@ class Imagery:
         nodata: float | None = None,
         stack: bool = False,
     ) -> None:
+        #: how the files were opened, as JSON types: *bands*, *nodata* and *stack*
+        self.options: dict[str, Any] = {
+            'bands': None if bands is None else [int(band) for band in bands],
+            'nodata': nodata,
+            'stack': stack,
+        }
         files = side_by_side(open_rasters(paths, imagery=True))
         alphas = _transparency(files)
         self._layers = tuple(

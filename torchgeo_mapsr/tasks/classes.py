@@ -23,7 +23,7 @@ class Classes:
 
     >>> labels, truth = Classes('nlcd', 'land-cover-4').load()
     >>> labels.target.class_names
-    ['Water', 'Forest', 'Field', 'Impervious']
+    ('Water', 'Forest', 'Field', 'Impervious')
     """
 
     legend: str = 'nlcd'

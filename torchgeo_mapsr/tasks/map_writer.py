@@ -5,7 +5,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeGuard
 from uuid import uuid4
@@ -254,13 +255,19 @@ class MapWriter(BasePredictionWriter):
         trainer.strategy.barrier('maps')
 
     def _settings(self, pl_module: LightningModule) -> dict[str, Any]:
-        """What the task and this callback were told, as JSON types."""
-        settings = {'task': type(pl_module).__name__, **pl_module.hparams}
-        attributes = {name: v for name, v in vars(self).items() if name[0] != '_'}
-        settings |= {
-            name: attributes[name] for name in attributes.keys() - {'interval'}
+        """What the imagery, this callback and the task were told, as JSON types."""
+        assert self._predictions is not None
+        inputs = self._predictions.run.inputs
+        images = [image.paths for image in inputs.images]
+        settings = {
+            # as map has them: all files of one map, or one of each
+            'imagery': list(images[0]) if len(images) == 1 else [i[0] for i in images],
+            'labels': [path for raster in inputs.labels for path in raster.paths],
+            **inputs.images[0].options,
+            **{name: getattr(self, name) for name in signature(MapWriter).parameters},
+            'task': {'name': type(pl_module).__name__, **pl_module.hparams},
         }
-        return json.loads(json.dumps(settings, default=str))
+        return json.loads(json.dumps(settings, default=_plain))
 
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
@@ -345,6 +352,13 @@ class _Predictions:
 def _of_pairs(dataset: Any) -> TypeGuard[ImageryChips | LRHRPairs]:
     """Whether a dataset has rasters to make maps of."""
     return isinstance(dataset, ImageryChips | LRHRPairs)
+
+
+def _plain(value: Any) -> Any:
+    """JSON types of a setting."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return str(value)
 
 
 def _provenance(pl_module: LightningModule) -> dict[str, Any]:
