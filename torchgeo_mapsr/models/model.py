@@ -831,10 +831,13 @@ def _parse(content: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, Any]
         length = int.from_bytes(content[:8], 'little')
         header = json.loads(content[8 : 8 + length])
         text = header.get('__metadata__', {}).get(FORMAT)
-        if text is None:
-            raise InputError(
-                f'{name} is not a fit of this torchgeo-mapsr: --save-model writes one.'
-            )
+    except (ValueError, AttributeError, RecursionError):
+        text = None
+    if text is None:
+        raise InputError(
+            f'{name} is not a fit of this torchgeo-mapsr: --save-model writes one.'
+        )
+    try:
         tensors = deserialise(content)
         fields = json.loads(text)
         digest = fields.pop('digest')

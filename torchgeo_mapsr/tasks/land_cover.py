@@ -303,10 +303,19 @@ def warn_of_scaled_values(image: Tensor, image_dtype: str | None) -> None:
     Args:
         image: Images of the first batch.
         image_dtype: Data type of the imagery's files, as declared.
+
+    Raises:
+        InputError: If there is no such data type.
     """
     if not image.is_floating_point() or image_dtype is None:
         return
-    if not np.issubdtype(np.dtype(image_dtype), np.integer):
+    try:
+        kind = np.dtype(image_dtype)
+    except TypeError:
+        raise InputError(
+            f"image_dtype={image_dtype!r} is no data type of files, such as 'uint8'"
+        ) from None
+    if not np.issubdtype(kind, np.integer):
         return
     values = image[image.isfinite()]
     if not values.numel() or values.amin() < 0 or values.amax() > 1:
