@@ -38,7 +38,7 @@ def test_fields_are_those_of_the_job(job: MapJob, tmp_path: Path) -> None:
         confidence=False,
         output=str(tmp_path / 'cover.tif'),
     )
-    text = yaml.safe_dump(json.loads(json.dumps(job.to_dict())))
+    text = yaml.safe_dump(json.loads(json.dumps(job.to_dict(), allow_nan=False)))
     assert read(text, tmp_path) == job
     # JSON too, as a report has it, and YAML without the defaults
     assert read(json.dumps({'settings': job.to_dict()}), tmp_path, 'r.json') == job

@@ -124,6 +124,7 @@ def test_page_of_a_stack(scene: Scene, tmp_path: Path) -> None:
         [str(scene.imagery), str(second)],
         str(scene.labels),
         bands=[3, 1],
+        nodata=float('nan'),
         stack=True,
         patch_size=128,
     )
@@ -139,9 +140,11 @@ def test_page_of_a_stack(scene: Scene, tmp_path: Path) -> None:
     )
     trainer.fit(task, data)
     trainer.predict(task, data, return_predictions=False)
-    settings = json.loads((tmp_path / 'cover.json').read_text())['settings']
+    text = (tmp_path / 'cover.json').read_text()
+    settings = json.loads(text, parse_constant=pytest.fail)['settings']
     assert settings['imagery'] == [str(scene.imagery), str(second)]
-    assert (settings['bands'], settings['stack']) == ([3, 1], True)
+    assert (settings['bands'], settings['nodata']) == ([3, 1], 'nan')
+    assert settings['stack'] is True
     page = (tmp_path / 'cover.html').read_text()
     assert '"imagery": "data:image/jpeg' in page
     assert '"labels": "data:image/png' in page

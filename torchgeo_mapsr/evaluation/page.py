@@ -164,7 +164,7 @@ def _check(path: Path, report: Mapping[str, Any]) -> None:
     bands = _setting(report, 'bands')
     need(bands is None or (isinstance(bands, list) and all(map(whole, bands))), 'bands')
     nodata, stack = _setting(report, 'nodata'), _setting(report, 'stack')
-    need(nodata is None or number(nodata), 'nodata')
+    need(nodata in (None, 'nan', 'inf', '-inf') or number(nodata), 'nodata')
     need(isinstance(stack, bool | None), 'stack')
     for name in ('timings', 'versions'):
         need(isinstance(report.get(name, {}), dict), name)
@@ -265,11 +265,12 @@ def _view(
     files = imagery if len(report['maps']) == 1 else imagery[number : number + 1]
     if files:
         located = [_locate(path, file) for file in files]
+        nodata = _setting(report, 'nodata')
         try:
             opened = Imagery(
                 located,
                 _setting(report, 'bands'),
-                _setting(report, 'nodata'),
+                None if nodata is None else float(nodata),
                 bool(_setting(report, 'stack')),
             )
         except InputError as error:
