@@ -149,13 +149,8 @@ def test_other_files_are_no_models(tmp_path: Path, content: bytes) -> None:
         LandCoverModel.load(path)
     with pytest.raises(InputError, match='Cannot read'):
         LandCoverModel.load(tmp_path / 'nothing')
-    for content in (
-        b'',
-        b'{}',
-        b'II*\0\x08\0\0\0' + bytes(range(256)) * 9,
-        b'\xff' * 99,
-    ):
-        path.write_bytes(content)
+    for other in (b'', b'{}', b'II*\0\x08\0\0\0' + bytes(range(256)) * 9, b'\xff' * 99):
+        path.write_bytes(other)
         with pytest.raises(InputError, match='is not a fit of this torchgeo-mapsr'):
             LandCoverModel.load(path)
 

@@ -106,6 +106,10 @@ def test_nothing_is_written_over(
     assert run(maps, output, '--minority', '4') == 2
     assert output.read_text() == 'mine'
     assert 'exists' in capsys.readouterr().err
+    more = ['--minority', '4', '--json', str(output)]
+    assert run(maps, tmp_path / 'other.gpkg', *more) == 2
+    # there is no --overwrite to be named
+    assert 'exists; name another file.\n' in capsys.readouterr().err
 
 
 def test_help_needs_no_torch() -> None:

@@ -100,13 +100,14 @@ def json_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_output(path: Path, inputs: Iterable[object], overwrite: bool) -> None:
+def check_output(path: Path, inputs: Iterable[object], overwrite: bool | None) -> None:
     """Make sure that a file can be written, before there is work.
 
     Args:
         path: The file.
         inputs: Files that are read, or written otherwise.
-        overwrite: Whether a file that exists may be replaced; an input never is.
+        overwrite: Whether a file that exists may be replaced; an input never is. None
+            where a verb replaces none.
 
     Raises:
         InputError: If it is an input, exists, or has no folder.
@@ -117,9 +118,15 @@ def check_output(path: Path, inputs: Iterable[object], overwrite: bool) -> None:
             'another file.'
         )
     if path.exists() and not overwrite:
-        raise InputError(f'{path} exists; name another file, or give --overwrite.')
+        raise InputError(_exists(path, overwrite))
     if not path.parent.is_dir():
         raise InputError(f'{path.parent} is not a folder; make it first.')
+
+
+def _exists(path: Path, overwrite: bool | None) -> str:
+    """What is said of a file that is there."""
+    text = f'{path} exists; name another file'
+    return text + ('.' if overwrite is None else ', or give --overwrite.')
 
 
 def check_json(options: argparse.Namespace, inputs: Iterable[object]) -> None:
@@ -133,19 +140,19 @@ def check_json(options: argparse.Namespace, inputs: Iterable[object]) -> None:
         InputError: See :func:`check_output`.
     """
     if options.json is not None:
-        check_output(options.json, inputs, getattr(options, 'overwrite', False))
+        check_output(options.json, inputs, getattr(options, 'overwrite', None))
 
 
 @contextmanager
 def output_path(
-    path: Path, inputs: Iterable[object], overwrite: bool
+    path: Path, inputs: Iterable[object], overwrite: bool | None
 ) -> Iterator[Path]:
     """A name to write a file under, which gets its own name when it is complete.
 
     Args:
         path: The file.
         inputs: Files that are read.
-        overwrite: Whether a file that exists may be replaced.
+        overwrite: See :func:`check_output`.
 
     Yields:
         A name in the same folder; what is there after an error is removed.
@@ -158,7 +165,7 @@ def output_path(
     try:
         yield scratch
         if not overwrite and path.exists():
-            raise InputError(f'{path} exists; name another file, or give --overwrite.')
+            raise InputError(_exists(path, overwrite))
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -175,7 +182,7 @@ def write_json(
         inputs: Files that are read or written otherwise.
     """
     if options.json is not None:
-        overwrite = getattr(options, 'overwrite', False)
+        overwrite = getattr(options, 'overwrite', None)
         with output_path(options.json, inputs, overwrite) as scratch:
             text = json.dumps(content, indent=1, allow_nan=False)
             scratch.write_text(text + '\n', encoding='utf-8')
