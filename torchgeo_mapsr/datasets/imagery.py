@@ -121,11 +121,10 @@ class Imagery:
         nodata: float | None = None,
         stack: bool = False,
     ) -> None:
-        finite = nodata is None or np.isfinite(nodata)
-        #: how the files were opened, as JSON types: *bands*, *nodata* and *stack*
-        self.options: dict[str, Any] = {
+        #: how the files were opened: *bands*, *nodata* and *stack*
+        self.options = {
             'bands': None if bands is None else [int(band) for band in bands],
-            'nodata': nodata if finite else str(nodata),
+            'nodata': nodata,
             'stack': stack,
         }
         files = side_by_side(open_rasters(paths, imagery=True))

@@ -12,7 +12,7 @@ import argparse
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -386,7 +386,7 @@ class MapJob:
         Args:
             results_only: Only those whose values decide what the map is.
         """
-        settings: dict[str, Any] = _plain(asdict(self))
+        settings: dict[str, Any] = json_types(self)
         for flag in FLAGS if results_only else ():
             if not flag.result:
                 stage, _, name = flag.path.rpartition('.')
@@ -765,12 +765,21 @@ def _absolute(path: str) -> str:
     return path
 
 
-def _plain(value: Any) -> Any:
-    """JSON types."""
+def json_types(value: Any) -> Any:
+    """A setting as JSON types; what is none of them as text.
+
+    Args:
+        value: A setting, or settings in mappings, sequences and dataclasses.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return json_types(asdict(value))
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: json_types(item) for name, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # JSON has no such number; a job file takes the text
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+        return [json_types(item) for item in value]
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    # JSON has no number that is not finite; a job file takes the text.
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    return str(value)

@@ -3,9 +3,8 @@
 
 """The predictions of a Trainer as a map."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -24,6 +23,7 @@ from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.mosaic import LRHRPairs
 from ..errors import InputError
 from ..evaluation.reweighting import class_weights
+from ..mapping.config import json_types
 from ..mapping.inputs import Inputs
 from ..mapping.outputs import Outputs, check_outputs
 from ..mapping.progress import Stopwatch
@@ -259,7 +259,7 @@ class MapWriter(BasePredictionWriter):
         assert self._predictions is not None
         inputs = self._predictions.run.inputs
         images = [image.paths for image in inputs.images]
-        settings = {
+        settings: dict[str, Any] = {
             # as map has them: all files of one map, or one of each
             'imagery': list(images[0]) if len(images) == 1 else [i[0] for i in images],
             'labels': [path for raster in inputs.labels for path in raster.paths],
@@ -267,7 +267,7 @@ class MapWriter(BasePredictionWriter):
             **{name: getattr(self, name) for name in signature(MapWriter).parameters},
             'task': {'name': type(pl_module).__name__, **pl_module.hparams},
         }
-        return json.loads(json.dumps(settings, default=_plain))
+        return {name: json_types(value) for name, value in settings.items()}
 
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
@@ -352,13 +352,6 @@ class _Predictions:
 def _of_pairs(dataset: Any) -> TypeGuard[ImageryChips | LRHRPairs]:
     """Whether a dataset has rasters to make maps of."""
     return isinstance(dataset, ImageryChips | LRHRPairs)
-
-
-def _plain(value: Any) -> Any:
-    """JSON types of a setting."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return str(value)
 
 
 def _provenance(pl_module: LightningModule) -> dict[str, Any]:
