@@ -41,7 +41,7 @@ LAYERS = [
     {'samplers'},
     {'losses', 'transforms', 'models'},
     {'datasets'},
-    {'_compat', 'errors', 'versions', 'process', 'offline', 'atomic'},
+    {'_compat', 'arguments', 'errors', 'versions', 'process', 'offline', 'atomic'},
 ]
 
 #: Within datasets: what is in none of these lines is above them all.

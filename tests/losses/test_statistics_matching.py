@@ -232,7 +232,7 @@ def test_shipped_table_learns_its_own_mixture() -> None:
 
 
 def test_unknown_criterion() -> None:
-    with pytest.raises(ValueError, match="'kl_printed'"):
+    with pytest.raises(ValueError, match='kl_printed'):
         StatisticsMatchingLoss(MEAN, STD, 'l2')  # type: ignore[arg-type]
     assert repr(StatisticsMatchingLoss(MEAN, STD)) == (
         "StatisticsMatchingLoss(criterion='compromise', variance_weight=1.0)"

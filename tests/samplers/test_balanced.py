@@ -102,8 +102,8 @@ def test_legend_leaves_codes_out(dataset: LRHRPair) -> None:
 
 
 def test_mistakes(dataset: LRHRPair, made_scene: Scene) -> None:
-    for length, balance in ((0, 1.0), (5, 1.5), (5, -0.1)):
-        with pytest.raises(InputError, match='balance of 0 to 1'):
+    for length, balance, wrong in ((0, 1.0, 'length'), (5, 1.5, 'balance')):
+        with pytest.raises(InputError, match=f'{wrong} must be'):
             BalancedChipSampler(dataset, 10, length, balance)
     with pytest.raises(InputError, match='give their number, length'):
         PairDataModule(str(made_scene.imagery), str(made_scene.labels), balance=1.0)

@@ -113,7 +113,7 @@ def test_round_is_a_cross_entropy_with_them(data: PairDataModule) -> None:
 
 
 def test_mistakes() -> None:
-    with pytest.raises(InputError, match='are 1 or more'):
+    with pytest.raises(InputError, match='warmup_epochs must be 1 or more'):
         ExpectationMaximizationTask(warmup_epochs=0)
 
 

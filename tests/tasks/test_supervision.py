@@ -334,7 +334,7 @@ def test_what_is_no_supervision_is_refused() -> None:
     for bad in ('nlcd', 1, {'class_path': 'pathlib.Path'}, {'init_args': {}}):
         with pytest.raises(InputError, match="supervision is 'lr', 'hr' or an object"):
             SegmentationTask(supervision=bad)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="source is 'lr' or 'hr'"):
+    with pytest.raises(InputError, match='source must be one of lr, hr'):
         PixelLabels('mask')  # type: ignore[arg-type]
     with pytest.raises(InputError, match='RegionLabels gives them none'):
         SegmentationTask(supervision=RegionLabels(), loss='jaccard')

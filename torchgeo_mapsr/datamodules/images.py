@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
 
 from .._compat import Sample
+from ..arguments import check_arguments, check_range
 from ..datasets.images import ImageChips
 from ..datasets.openearthmap import OpenEarthMap
 from ..datasets.openearthmap_sar import Modality, OpenEarthMapSAR
@@ -35,6 +36,9 @@ class ImageChipsDataModule(NonGeoDataModule, ABC):
         patch_size: Height and width of a part, in pixels.
         num_workers: Processes that read.
         augment: Flip and turn parts.
+
+    Raises:
+        InputError: A number is out of its range.
     """
 
     def __init__(
@@ -44,6 +48,9 @@ class ImageChipsDataModule(NonGeoDataModule, ABC):
         num_workers: int = 0,
         augment: bool = True,
     ) -> None:
+        check_range('batch_size', batch_size, 1)
+        check_range('patch_size', patch_size, 1)
+        check_range('num_workers', num_workers, 0)
         super().__init__(ImageChips, batch_size, num_workers)
         self.val_batch_size = self.test_batch_size = self.predict_batch_size = 1
         self.patch_size = patch_size
@@ -148,6 +155,7 @@ class OpenEarthMapSARDataModule(ImageChipsDataModule):
         num_workers: int = 0,
         augment: bool = True,
     ) -> None:
+        check_arguments(type(self).__init__, {'modality': modality})
         super().__init__(batch_size, patch_size, num_workers, augment)
         self.root, self.modality, self.paired = root, modality, paired
         self.labels = labels

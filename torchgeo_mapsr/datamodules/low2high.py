@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from ..arguments import check_arguments
 from ..datasets.base import ChipDataset
 from ..datasets.low2high import Low2High
 from ..samplers import ChipSampler
@@ -52,6 +53,7 @@ class Low2HighDataModule(ChipDataModule):
         num_workers: int = 0,
         augment: bool = True,
     ) -> None:
+        check_arguments(type(self).__init__, {'test_split': test_split})
         super().__init__(batch_size, patch_size, stride, length, num_workers, augment)
         self.root, self.folder, self.states = root, index, states
         self.splits = {'train': 'train', 'val': 'val'}

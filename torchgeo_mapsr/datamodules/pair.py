@@ -18,6 +18,7 @@ from torchgeo.datasets import random_bbox_splitting, roi_split
 from torchgeo.samplers import GeoSampler
 
 from .._compat import Sample
+from ..arguments import check_range
 from ..datasets.base import ChipDataset
 from ..datasets.collate import collate_pairs
 from ..datasets.mosaic import LRHRPairs
@@ -43,6 +44,9 @@ class ChipDataModule(GeoDataModule, ABC):
         balance: Exponent of the inverse frequency of LR classes by which random chips
             are drawn, see :class:`~torchgeo_mapsr.samplers.BalancedChipSampler`; 0: by
             area.
+
+    Raises:
+        InputError: An argument is out of its range.
     """
 
     def __init__(
@@ -57,6 +61,15 @@ class ChipDataModule(GeoDataModule, ABC):
     ) -> None:
         if balance and not length:
             raise InputError('balance is of random chips: give their number, length')
+        for name, count in (
+            ('batch_size', batch_size),
+            ('patch_size', patch_size),
+            ('stride', stride),
+            ('length', length),
+        ):
+            check_range(name, count, 1)
+        check_range('num_workers', num_workers, 0)
+        check_range('balance', balance, 0, 1)
         super().__init__(LRHRPairs, batch_size, patch_size, length, num_workers)
         self.size, self.stride, self.balance = patch_size, stride, balance
         self.collate_fn = collate_pairs  # type: ignore[assignment]

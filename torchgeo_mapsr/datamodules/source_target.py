@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from torchgeo.datamodules import BaseDataModule
 
 from .._compat import Sample
+from ..arguments import check_arguments
 
 PARTS = ('source', 'target')
 
@@ -34,6 +35,9 @@ class SourceTargetDataModule(BaseDataModule):
             (*max_size_cycle*), or with the shorter (*min_size*).
         evaluate: Whose data is for validation, test and prediction: a target without
             any labels has none to compare with.
+
+    Raises:
+        InputError: *mode* or *evaluate* is something else.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class SourceTargetDataModule(BaseDataModule):
         mode: Literal['max_size_cycle', 'min_size'] = 'max_size_cycle',
         evaluate: Literal['source', 'target'] = 'target',
     ) -> None:
+        words = {'mode': mode, 'evaluate': evaluate}
+        check_arguments(type(self).__init__, words)
         # torchgeo's command line takes its own data modules only; there is no dataset
         super().__init__(Dataset)
         self.source, self.target = source, target

@@ -339,10 +339,15 @@ class ChipDataset(GeoDataset):
 
         Raises:
             IndexError: *query* does not meet the imagery.
-            InputError: *query* asks for another resolution.
+            InputError: *query* asks for another resolution, or is a number.
         """
         if isinstance(query, ChipQuery):
             return self._sample_of(query, self._rows_of(query))
+        if isinstance(query, int):
+            raise InputError(
+                'Chips of a map have places, not numbers: give the DataLoader a sampler, '
+                'such as ChipSampler(dataset, size), or index by [xmin:xmax, ymin:ymax]'
+            )
         x, y, t = self._disambiguate_slice(query)
         if not np.allclose((x.step, y.step), self.res):
             raise InputError(

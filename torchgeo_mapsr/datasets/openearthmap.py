@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from .._compat import Sample
+from ..arguments import check_arguments
 from .errors import DatasetNotFoundError
 from .geo.raster import PathLike
 from .images import ChipFiles, ImageChips
@@ -68,6 +69,7 @@ class OpenEarthMap(ImageChips):
         split: Literal['train', 'val', 'test'] = 'train',
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
+        check_arguments(type(self).__init__, {'split': split})
         folder = Path(root)
         listed = folder / f'{split}.txt'
         if not listed.is_file():

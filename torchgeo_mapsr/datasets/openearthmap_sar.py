@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from .._compat import Sample
+from ..arguments import check_arguments
 from .errors import DatasetNotFoundError
 from .geo.raster import PathLike
 from .images import ChipFiles, ImageChips
@@ -57,6 +58,7 @@ class OpenEarthMapSAR(ImageChips):
 
     Raises:
         DatasetNotFoundError: There are no such data in *root*.
+        InputError: *split* or *modality* is something else.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class OpenEarthMapSAR(ImageChips):
         labels: str = 'labels',
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
+        check_arguments(type(self).__init__, {'split': split, 'modality': modality})
         folder = Path(root) / split
         images = folder / FOLDERS[modality]
         paths = sorted(images.glob('*.tif'))

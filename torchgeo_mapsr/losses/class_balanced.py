@@ -3,10 +3,12 @@
 
 """Cross entropy that is balanced by sample and by class."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+from ..arguments import POSITIVE, check_choice, check_range
 
 # The least share that a class is taken to have: 1 / log(1 + r) and log P(y) have no
 # bound. A class of one pixel in ten thousand weighs a thousand times one of a tenth.
@@ -83,6 +85,9 @@ class ClassBalancedCrossEntropy(nn.Module):
         weighting: Whether classes weigh by W; equally otherwise.
         least: Least share that a class is taken to have.
         ignore_index: Label of pixels that do not count.
+
+    Raises:
+        InputError: *sampling* is something else, or *least* is no share above 0.
     """
 
     def __init__(
@@ -92,6 +97,8 @@ class ClassBalancedCrossEntropy(nn.Module):
         least: float = LEAST,
         ignore_index: int = -1,
     ) -> None:
+        check_choice('sampling', sampling, get_args(Sampling))
+        check_range('least', least, POSITIVE, 1)
         super().__init__()
         self.sampling, self.weighting = sampling, weighting
         self.least, self.ignore_index = least, ignore_index

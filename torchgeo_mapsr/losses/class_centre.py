@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import POSITIVE, check_range
 from .distributed import processes, sum_over_processes
 
 # Stands for log 0, without the NaN that -inf leaves in gradients.
@@ -89,9 +90,13 @@ class ClassCentreContrast(nn.Module):
     Args:
         temperature: τ.
         cross_image: Contrast across images; within each image otherwise (Table 7).
+
+    Raises:
+        InputError: *temperature* is not above 0.
     """
 
     def __init__(self, temperature: float = 0.07, cross_image: bool = True) -> None:
+        check_range('temperature', temperature, POSITIVE)
         super().__init__()
         self.temperature = temperature
         self.cross_image = cross_image

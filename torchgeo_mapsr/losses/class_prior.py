@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_range
 from ..errors import InputError
 from .distributed import sum_over_processes
 
@@ -44,8 +45,8 @@ class ClassPrior(nn.Module):
         self, classes: int, momentum: float, shares: Sequence[float] | None = None
     ) -> None:
         super().__init__()
-        if not 0 <= momentum <= 1:
-            raise InputError(f'The momentum must be between 0 and 1, not {momentum}')
+        check_range('classes', classes, 1)
+        check_range('momentum', momentum, 0, 1)
         self.momentum = momentum
         first = torch.full((classes,), 1 / classes)
         if shares is not None:

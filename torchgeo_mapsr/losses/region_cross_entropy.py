@@ -4,11 +4,13 @@
 """Cross entropy of LR labels and aggregated HR scores."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import check_choice
 from ..transforms.region_aggregation import Reduction, aggregate_regions
 
 
@@ -31,6 +33,9 @@ class RegionCrossEntropy(nn.Module):
             same with scores that are larger by the number of the cell's pixels, but a cut
             cell is then no less certain than a whole one.
         weight: Weight of each class.
+
+    Raises:
+        InputError: *reduction* is something else.
     """
 
     weight: Tensor | None
@@ -40,6 +45,7 @@ class RegionCrossEntropy(nn.Module):
         reduction: Reduction = 'mean',
         weight: Sequence[float] | Tensor | None = None,
     ) -> None:
+        check_choice('reduction', reduction, get_args(Reduction))
         super().__init__()
         self.reduction: Reduction = reduction
         if weight is not None:

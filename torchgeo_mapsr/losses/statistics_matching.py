@@ -4,11 +4,12 @@
 """Statistics matching: counted labels against what LR classes let expect."""
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_choice, check_range
 from .label_counting import LabelCounts
 
 Criterion = Literal['compromise', 'kl_printed', 'kl']
@@ -57,6 +58,9 @@ class StatisticsMatchingLoss(nn.Module):
         variance_weight: Weight of the log-variance term.
         least_variance: Added to σ².
         least_std: Floor of ρ.
+
+    Raises:
+        InputError: *criterion* is none of these, or *variance_weight* is below 0.
     """
 
     mean: Tensor
@@ -72,10 +76,8 @@ class StatisticsMatchingLoss(nn.Module):
         least_std: float = LEAST_STD,
     ) -> None:
         super().__init__()
-        if criterion not in ('compromise', 'kl_printed', 'kl'):
-            raise ValueError(
-                f"criterion is 'compromise', 'kl_printed' or 'kl', not {criterion!r}"
-            )
+        check_choice('criterion', criterion, get_args(Criterion))
+        check_range('variance_weight', variance_weight, 0)
         self.criterion: Criterion = criterion
         self.variance_weight = variance_weight
         self.least_variance = least_variance

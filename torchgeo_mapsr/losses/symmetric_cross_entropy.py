@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
+from ..arguments import check_choice, check_range
+from ..errors import InputError
+
 
 class SymmetricCrossEntropy(nn.Module):
     """Cross entropy both ways: of the label by the prediction, and the reverse.
@@ -34,7 +37,8 @@ class SymmetricCrossEntropy(nn.Module):
         reduction: *mean* over the pixels that count, or *sum* as the equations print.
 
     Raises:
-        ValueError: *epsilon* is out of its range.
+        InputError: *epsilon* or a weight is out of its range, or *reduction* is
+            something else.
     """
 
     def __init__(
@@ -46,7 +50,10 @@ class SymmetricCrossEntropy(nn.Module):
         reduction: Literal['mean', 'sum'] = 'mean',
     ) -> None:
         if not 0 < epsilon < 1:
-            raise ValueError(f'epsilon is between 0 and 1, not {epsilon}')
+            raise InputError(f'epsilon is between 0 and 1, not {epsilon}')
+        check_range('ce_weight', ce_weight, 0)
+        check_range('sce_weight', sce_weight, 0)
+        check_choice('reduction', reduction, ('mean', 'sum'))
         super().__init__()
         self.epsilon = epsilon
         self.ce_weight, self.sce_weight = ce_weight, sce_weight

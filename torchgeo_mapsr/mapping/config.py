@@ -17,6 +17,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ..arguments import check_choice
 from ..errors import InputError
 from ..models.backbones.spec import map_option
 from ..models.head.options import (
@@ -612,8 +613,8 @@ def check_value(path: str, value: Any, name: str) -> None:
         InputError: If it is not.
     """
     choices = next((flag.choices for flag in FLAGS if flag.path == path), None)
-    if choices and value is not None and value not in choices:
-        raise InputError(f'{name} must be one of {", ".join(choices)}, not {value!r}.')
+    if choices and value is not None:
+        check_choice(name, value, choices)
     stage, _, field_name = path.rpartition('.')
     if stage == 'fit':
         check_field(field_name, value, name)

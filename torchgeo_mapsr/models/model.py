@@ -19,6 +19,7 @@ from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from ..arguments import check_choice
 from ..datasets.chip import Chip
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
@@ -234,11 +235,7 @@ class LandCoverModel:
     sample: CalibrationSample | None = None
 
     def __post_init__(self) -> None:
-        if self.upsampler not in UPSAMPLERS:
-            raise InputError(
-                f'The upsampler must be one of {", ".join(UPSAMPLERS)}, '
-                f'not {self.upsampler!r}.'
-            )
+        check_choice('upsampler', self.upsampler, UPSAMPLERS)
         object.__setattr__(self, '_propagation', _propagation(self.propagate))
 
     @property

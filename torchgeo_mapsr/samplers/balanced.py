@@ -12,6 +12,7 @@ from shapely import Polygon
 from torch import Generator, Tensor
 from torchgeo.samplers import GeoSampler
 
+from ..arguments import check_range
 from ..datasets.base import ChipDataset
 from ..datasets.geo.grid import crop
 from ..datasets.legends.legend import Legend
@@ -57,11 +58,9 @@ class BalancedChipSampler(GeoSampler):
         roi: Polygon | None = None,
         toi: pandas.Interval | None = None,
     ) -> None:
-        if length < 1 or not 0 <= balance <= 1:
-            raise InputError(
-                'balanced chips have a length of 1 or more and a balance of 0 to 1: '
-                f'length {length}, balance {balance}'
-            )
+        check_range('size', size, 1)
+        check_range('length', length, 1)
+        check_range('balance', balance, 0, 1)
         if not isinstance(dataset, ChipDataset):
             raise InputError(
                 f'{type(dataset).__name__} has no LR cells to balance; give the dataset '

@@ -15,6 +15,7 @@ from torch import Generator
 from torchgeo.datasets import GeoDataset, IntersectionDataset, UnionDataset
 from torchgeo.samplers import GeoSampler
 
+from ..arguments import check_range
 from ..datasets.base import ChipDataset, Tile
 from ..datasets.geo.grid import crop, starts
 from ..errors import InputError
@@ -43,7 +44,7 @@ class ChipSampler(GeoSampler):
         toi: Time of interest.
 
     Raises:
-        InputError: The dataset has nothing in *roi* and *toi*.
+        InputError: The dataset has nothing in *roi* and *toi*, or a number is below 1.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -72,6 +73,8 @@ class ChipSampler(GeoSampler):
         roi: Polygon | None = None,
         toi: pandas.Interval | None = None,
     ) -> None:
+        for name, pixels in (('size', size), ('stride', stride), ('length', length)):
+            check_range(name, pixels, 1)
         self.tiles = tiles_of(dataset, roi, toi)
         self.size = size
         self.stride = stride or size

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torchgeo.samplers import GeoSampler
 
+from ..arguments import check_range
 from ..datasets.base import ChipQuery, ImageryChips
 from ..datasets.geo.plan import ChipIndex, Plan, default_overlap
 from ..datasets.labelled_chips import LabelledChips
@@ -49,6 +50,11 @@ class _PlanSampler(GeoSampler):
         align: int = 1,
         tile_size: int = 2048,
     ) -> None:
+        check_range('size', size, 1)
+        check_range('overlap', overlap, 0)
+        check_range('halo', halo, 0)
+        check_range('align', align, 1)
+        check_range('tile_size', tile_size, 1)
         shared = overlap or default_overlap(size, halo)
         #: Plan of each raster.
         self.plans = tuple(
@@ -117,6 +123,7 @@ class FitSampler(_PlanSampler):
         align: int = 1,
         seed: int = 0,
     ) -> None:
+        check_range('seed', seed, 0)
         super().__init__(dataset, size, overlap, halo, align)
         labels = [pair.lr_labels for pair in pairs_of(dataset)]
         #: Raster and chip, in order.

@@ -4,6 +4,7 @@
 """Networks trained with LR labels, and with HR label maps of other places."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from .._compat import Sample
+from ..arguments import POSITIVE
 from ..datasets.exemplars import ExemplarLabels
 from ..datasets.legends.crosswalk import Crosswalk
 from ..losses import discriminator_hinge, generator_hinge, sargmax
@@ -67,6 +69,12 @@ class AdversarialTask(NetworkTask):
         weight_decay: Weight decay of AdamW.
         class_weights: Weight of each class in the loss of the labels.
     """
+
+    ranges = NetworkTask.ranges | {
+        'adversarial_weight': (0, inf),
+        'temperature': (POSITIVE, inf),
+        'discriminator_lr': (0, inf),
+    }
 
     def __init__(
         self,

@@ -4,6 +4,7 @@
 """Class-aware semi-supervised segmentation."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._compat import Sample
+from ..arguments import POSITIVE
 from ..errors import InputError
 from ..losses import ClassBalancedCrossEntropy, ClassCentreContrast, ClassPrior
 from ..models.networks.segmentation import Network
@@ -59,6 +61,13 @@ class ClassAwareTask(NetworkTask):
         contrast: λ of eq. 7; 0 for no contrast.
         temperature: τ of eq. 6.
     """
+
+    ranges = NetworkTask.ranges | {
+        'least_share': (POSITIVE, 1),
+        'momentum': (0, 1),
+        'contrast': (0, inf),
+        'temperature': (POSITIVE, inf),
+    }
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..arguments import construct
 from ..datasets.legends.crosswalk import Crosswalk
 
 
@@ -38,8 +39,11 @@ class Classes:
 
         Args:
             value: Legends, as an object or as a mapping.
+
+        Raises:
+            InputError: If it is something else.
         """
-        return value if isinstance(value, Classes) else cls(**value)
+        return construct(cls, value, 'classes')
 
     def load(self) -> tuple[Crosswalk, Crosswalk]:
         """Load the crosswalks to the classes of the map.

@@ -5,13 +5,14 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from math import inf
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .._compat import Sample
-from ..errors import InputError
+from ..arguments import POSITIVE
 from ..losses import label_counts
 from ..models.networks.segmentation import Network
 from ..models.propagation.superpixels import superpixels
@@ -52,6 +53,13 @@ class ExpectationMaximizationTask(NetworkTask):
         class_weights: Weight of each class in the cross entropy.
     """
 
+    ranges = NetworkTask.ranges | {
+        'warmup_epochs': (1, inf),
+        'round_epochs': (1, inf),
+        'spacing': (1, inf),
+        'compactness': (POSITIVE, inf),
+    }
+
     def __init__(
         self,
         network: Network = NETWORK,
@@ -77,9 +85,6 @@ class ExpectationMaximizationTask(NetworkTask):
     def configure_models(self) -> None:
         """Make the network, and the copy of it that labels."""
         super().configure_models()
-        h = self.hparams
-        if h['warmup_epochs'] < 1 or h['round_epochs'] < 1:
-            raise InputError('warmup_epochs and round_epochs are 1 or more')
         # part of checkpoints, so that a resumed round goes on with its own labels
         self.teacher = deepcopy(self.model).requires_grad_(False)
 

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from .._compat import Sample
+from ..arguments import check_range
 from ..datamodules import ChipDataModule
 from ..datasets.base import ImageryChips
 from ..datasets.geo.plan import Plan
@@ -68,6 +69,9 @@ class MapWriter(BasePredictionWriter):
         min_area: Minimum mapping unit in square metres.
         html: Write a page to look at, beside the report.
         overwrite: Replace outputs that exist.
+
+    Raises:
+        InputError: A number is out of its range.
     """
 
     def __init__(
@@ -84,6 +88,14 @@ class MapWriter(BasePredictionWriter):
         min_area: float = 0.0,
         html: bool = False,
     ) -> None:
+        for name, pixels, least in (
+            ('overlap', overlap, 0),
+            ('halo', halo, 0),
+            ('align', align, 1),
+            ('tile_size', tile_size, 1),
+            ('min_area', min_area, 0),
+        ):
+            check_range(name, pixels, least)
         super().__init__('batch')
         self.output = output
         self.overlap, self.halo, self.align = overlap, halo, align

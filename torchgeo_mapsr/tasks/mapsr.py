@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data.distributed import DistributedSampler
 
 from .._compat import Sample
+from ..arguments import check_arguments, construct
 from ..datamodules import ChipDataModule
 from ..datasets.chip import Chip
 from ..errors import InputError
@@ -37,6 +39,7 @@ from ..models.model import (
     extract,
     fit_model,
 )
+from ..models.propagation.propagation import parse_propagation
 from ..samplers.lattice import FitSampler
 from .land_cover import LandCoverTask, warn_of_scaled_values
 
@@ -150,6 +153,9 @@ class MapSRTask(LandCoverTask):
         """Make the backbone, and a probe that says nothing yet."""
         super().configure_models()
         h = self.hparams
+        check_arguments(type(self).__init__, h, {'bands': (1, inf), 'lr': (0, inf)})
+        if h['propagate'] != 'none':
+            parse_propagation(h['propagate'])
         self.backbone = create_backbone(
             map_option(h['backbone'], 'weights', _absolute),
             h['bands'],
@@ -194,7 +200,16 @@ class MapSRTask(LandCoverTask):
 
         Args:
             stage: Only ``fit`` matters.
+
+        Raises:
+            InputError: If the trainer would convert images and backbone.
         """
+        precision = str(self.trainer.precision)
+        if precision.endswith('-true') and precision != '32-true':
+            raise InputError(
+                f"precision='{precision}' would round the imagery's values, and a fit is "
+                "computed in single precision: give the trainer '32-true' or a mixed one"
+            )
         data: Any = getattr(self.trainer, 'datamodule', None)
         if stage != 'fit' or not isinstance(data, ChipDataModule):
             return
@@ -636,9 +651,7 @@ def _ignore_backbone(module: nn.Module, keys: _Missing) -> None:
 
 def _options(fit: FitOptions | Mapping[str, Any] | None) -> FitOptions:
     """Options, which a checkpoint keeps as plain values."""
-    if isinstance(fit, FitOptions):
-        return fit
-    return FitOptions(**(fit or {}))
+    return construct(FitOptions, fit or {}, 'fit')
 
 
 def _absolute(path: str) -> str:

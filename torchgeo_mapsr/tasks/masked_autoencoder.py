@@ -6,6 +6,7 @@
 import math
 import os
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from .._compat import BaseTask, Sample
+from ..arguments import check_arguments
 from ..errors import InputError
 from ..models.backbones.spec import suggest
 from ..models.networks.masked_autoencoder import STRIDE, MaskedAutoencoder
@@ -84,6 +86,16 @@ class MaskedAutoencoderTask(BaseTask):
     def configure_models(self) -> None:
         """Make the autoencoder."""
         h = self.hparams
+        check_arguments(
+            type(self).__init__,
+            h,
+            {
+                'in_channels': (1, inf),
+                'lr': (0, inf),
+                'weight_decay': (0, inf),
+                'warmup': (0, 1),
+            },
+        )
         self._scored = False
         self.normalise = normalisation(
             h['in_channels'], h['image_dtype'], h['mean'], h['std']

@@ -4,6 +4,7 @@
 """Training on pseudo-labels of another modality."""
 
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -59,6 +60,8 @@ class PseudoLabelTask(NetworkTask):
         lovasz_weight: Weight of the Lovász loss. The paper gives none.
     """
 
+    ranges = NetworkTask.ranges | {'sce_weight': (0, inf), 'lovasz_weight': (0, inf)}
+
     def __init__(
         self,
         network: Network = SAR_NETWORK,
@@ -67,7 +70,7 @@ class PseudoLabelTask(NetworkTask):
         lr: float = 1e-3,
         weight_decay: float = 1e-4,
         class_weights: Sequence[float] | None = None,
-        teachers: Sequence[str] | None = None,
+        teachers: str | Sequence[str] | None = None,
         teacher_weights: Sequence[float] | None = None,
         teacher_image: str = 'image_optical',
         selection: Literal['all', 'agreement'] = 'all',
@@ -103,7 +106,9 @@ class PseudoLabelTask(NetworkTask):
         h = self.hparams
         if not h['teachers']:
             return
-        paths = [Path(path) for path in h['teachers']]
+        teachers = h['teachers']
+        named = [teachers] if isinstance(teachers, str) else teachers
+        paths = [Path(path) for path in named]
         trained = Trained.load(paths, h['teacher_weights'])
         if trained.target != self.crosswalk.target:
             raise InputError(

@@ -7,7 +7,8 @@ import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from math import inf
+from typing import Any, ClassVar, Literal
 
 import segmentation_models_pytorch as smp
 import torch
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 from torchvision.models._api import WeightsEnum
 
 from .._compat import Sample, SemanticSegmentationTask
+from ..arguments import Range, check_arguments
 from ..datasets.base import ChipDataset
 from ..errors import InputError
 from ..models.networks.segmentation import Network, SegmentationNetwork
@@ -57,6 +59,13 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
 
     # What a checkpoint does not need to make the network again; files may be gone.
     ignore = 'weights'
+
+    #: Range of each argument that is a number.
+    ranges: ClassVar[dict[str, Range]] = {
+        'lr': (0, inf),
+        'weight_decay': (0, inf),
+        'patience': (0, inf),
+    }
 
     #: From images as read to logits.
     model: SegmentationNetwork
@@ -104,6 +113,8 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
 
     def configure_models(self) -> None:
         """Make the network, and load the legends."""
+        given = self._settings | dict(self.hparams)
+        check_arguments(type(self).__init__, given, self.ranges)
         self.crosswalk, self.truth = self._classes.load()
         target = self.crosswalk.target
         self.supervision.check(self.crosswalk)
@@ -125,6 +136,11 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
                 raise InputError(
                     f'class_weights has {len(weights)} values for {len(target)} classes '
                     f"of '{target.name}'"
+                )
+            if not (weights >= 0).all() or not 0 < weights.sum() < inf:
+                raise InputError(
+                    'class_weights are numbers of 0 or more, and not all 0, not '
+                    f'{weights.tolist()}'
                 )
         self.register_buffer('class_weights', weights, persistent=False)
         loss = self._settings['loss']

@@ -4,6 +4,7 @@
 """Self-training from a labelled source to an unlabelled target."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -66,6 +67,14 @@ class SelfTrainingTask(NetworkTask):
             for no resolution alignment.
         alignment_p: Share of source images that are shrunk.
     """
+
+    ranges = NetworkTask.ranges | {
+        'threshold': (0, 1),
+        'ema_decay': (0, 1),
+        'target_weight': (0, inf),
+        'mix_share': (0, 1),
+        'alignment_p': (0, 1),
+    }
 
     def __init__(
         self,

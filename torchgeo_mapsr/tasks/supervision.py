@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
@@ -18,11 +18,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .._compat import Sample
+from ..arguments import check_choice, check_range
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.statistics import JointStatistics
 from ..errors import InputError
 from ..losses import RegionCrossEntropy, StatisticsMatchingLoss, label_counts
 from ..losses.statistics_matching import Criterion
+from ..transforms.region_aggregation import Reduction
 from .cells import BatchCells
 
 
@@ -155,8 +157,7 @@ class PixelLabels(Supervision):
     source: Literal['lr', 'hr'] = 'lr'
 
     def __post_init__(self) -> None:
-        if self.source not in ('lr', 'hr'):
-            raise InputError(f"source is 'lr' or 'hr', not {self.source!r}")
+        check_choice('source', self.source, ('lr', 'hr'))
 
     @property
     def labels_pixels(self) -> bool:
@@ -197,9 +198,15 @@ class RegionLabels(Supervision):
         reduction: How scores of a cell are aggregated. The paper adds them up; with
             their mean, scores, learning rate and probabilities are those of other
             networks.
+
+    Raises:
+        InputError: *reduction* is something else.
     """
 
-    reduction: Literal['mean', 'sum'] = 'mean'
+    reduction: Reduction = 'mean'
+
+    def __post_init__(self) -> None:
+        check_choice('reduction', self.reduction, get_args(Reduction))
 
     def loss(
         self, logits: Tensor, batch: Sample, reader: LabelReader
@@ -343,7 +350,8 @@ class MatchedStatistics(StatisticalSupervision):
         hr_weight: Weight of the HR labels' loss; 0: HR labels take no part.
 
     Raises:
-        InputError: A weight is negative, or both are 0.
+        InputError: A weight is negative, both of labels are 0, or *criterion* is
+            something else.
     """
 
     statistics: str = 'malkin2019'
@@ -353,9 +361,11 @@ class MatchedStatistics(StatisticalSupervision):
     hr_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        weights = self.sr_weight, self.hr_weight
-        if not min(weights) >= 0 or not any(weights):
-            raise InputError('sr_weight and hr_weight are 0 or more, and not both 0')
+        check_choice('criterion', self.criterion, get_args(Criterion))
+        for name in ('variance_weight', 'sr_weight', 'hr_weight'):
+            check_range(name, getattr(self, name), 0)
+        if not self.sr_weight and not self.hr_weight:
+            raise InputError('sr_weight and hr_weight are not both 0.')
 
     @property
     def labels_pixels(self) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from .._compat import Sample
+from ..arguments import check_range
 from ..datasets.collate import widen
 from ..errors import InputError
 
@@ -30,12 +31,11 @@ class ClassMix(nn.Module):
         share: Share of the classes to paste, between 0 and 1.
 
     Raises:
-        ValueError: *share* is something else.
+        InputError: *share* is something else.
     """
 
     def __init__(self, share: float = 0.5) -> None:
-        if not 0 <= share <= 1:
-            raise ValueError(f'share is between 0 and 1, not {share}')
+        check_range('share', share, 0, 1)
         super().__init__()
         self.share = share
 

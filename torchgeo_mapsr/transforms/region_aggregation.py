@@ -3,10 +3,12 @@
 
 """Region aggregation: HR values to one value for each LR cell."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+from ..arguments import check_choice
 
 Reduction = Literal['mean', 'sum']
 
@@ -41,9 +43,13 @@ class RegionAggregation(nn.Module):
     Args:
         key: Which map of the batch to aggregate, (B, C, H, W).
         reduction: *mean* or *sum* over a cell's valid pixels.
+
+    Raises:
+        InputError: *reduction* is something else.
     """
 
     def __init__(self, key: str = 'logits', reduction: Reduction = 'mean') -> None:
+        check_choice('reduction', reduction, get_args(Reduction))
         super().__init__()
         self.key = key
         self.reduction: Reduction = reduction
@@ -103,10 +109,9 @@ def aggregate_regions(
         (B, n, C); 0 for a cell without a pixel.
 
     Raises:
-        ValueError: *reduction* is something else.
+        InputError: *reduction* is something else.
     """
-    if reduction not in ('mean', 'sum'):
-        raise ValueError(f"reduction is 'mean' or 'sum', not {reduction!r}")
+    check_choice('reduction', reduction, get_args(Reduction))
     if values.dtype in (torch.float16, torch.bfloat16):
         values = values.float()
     # pixels that do not count go to cell 0, which is dropped: not even their NaNs stay

@@ -11,6 +11,9 @@ from kornia.augmentation import random_generator as rg
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ..arguments import check_range
+from ..errors import InputError
+
 
 class ResolutionAlignment(K.IntensityAugmentationBase2D):
     """Shrink images by a random ratio and enlarge them again, bilinear both ways.
@@ -31,7 +34,7 @@ class ResolutionAlignment(K.IntensityAugmentationBase2D):
         keepdim: Return an image without batch axis as it came.
 
     Raises:
-        ValueError: *ratio* has other bounds.
+        InputError: *ratio* has other bounds, or *p* is no probability.
     """
 
     def __init__(
@@ -43,7 +46,8 @@ class ResolutionAlignment(K.IntensityAugmentationBase2D):
         keepdim: bool = False,
     ) -> None:
         if not 0 < ratio[0] <= ratio[1] <= 1:
-            raise ValueError(f'ratio must have 0 < r1 <= r2 <= 1, not {ratio}')
+            raise InputError(f'ratio must have 0 < r1 <= r2 <= 1, not {ratio}')
+        check_range('p', p, 0, 1)
         super().__init__(p=p, same_on_batch=same_on_batch, p_batch=1.0, keepdim=keepdim)
         self.flags = {'antialias': antialias}
         self._param_generator = rg.PlainUniformGenerator((ratio, 'ratio', None, None))

@@ -61,13 +61,13 @@ class Axis:
             raise InputError(
                 f'An overlap of {self.overlap} pixels is too small for this backbone: '
                 f'chips of {self.chip} pixels need {least} to {most}; give another '
-                '--overlap or --chip-size.'
+                '--overlap or --chip-size (patch_size).'
             )
         overlap = max(self.overlap, least)
         raise InputError(
             f'Chips of {self.chip} pixels are too small for an overlap of {overlap} '
             f'(this backbone needs at least {least}); give a --chip-size of '
-            f'{overlap + self.align} or more.'
+            f'{overlap + self.align} or more (patch_size of a data module).'
         )
 
     @property

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ...arguments import check_choice
 from ...datasets.geo.grid import Window
 from ...datasets.legends.legend import Legend
 from ...errors import InputError
@@ -67,10 +68,7 @@ class Head:
 
     def __post_init__(self) -> None:
         """Check the score."""
-        if self.score not in SCORES:
-            raise InputError(
-                f'score must be one of {", ".join(SCORES)}, not {self.score!r}'
-            )
+        check_choice('score', self.score, SCORES)
         if self.score == 'cosine' and self.cosine is None:
             raise InputError("This was not fitted with score='cosine'; fit it again.")
 

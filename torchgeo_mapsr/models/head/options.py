@@ -6,6 +6,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ...arguments import Range, check_choice, check_range
 from ...errors import InputError
 
 RECIPES = ('codes', 'classes')
@@ -24,7 +25,7 @@ CHOICES = {
 #: Widest smoothing of the labels, in LR cells: chips have a margin of three such.
 MAX_SIGMA = 1.0
 
-_RANGES = {
+_RANGES: dict[str, Range] = {
     'balance': (0, 2),
     'l2': (1e-12, 1e6),
     'prior': (0, 100),
@@ -49,17 +50,12 @@ def check_field(field: str, value: Any, name: str) -> None:
     Raises:
         InputError: If it is not.
     """
-    if field in CHOICES and value not in CHOICES[field]:
-        raise InputError(
-            f'{name} must be one of {", ".join(CHOICES[field])}, not {value!r}'
-        )
-    if field not in _RANGES or value is None:
-        return
-    low, high = _RANGES[field]
-    if not low <= value <= high:
-        raise InputError(f'{name} must be between {low:g} and {high:g}, not {value!r}.')
-    if field == 'confidence_quantile' and value == high:
-        raise InputError(f'{name} must be below {high}.')
+    if field in CHOICES:
+        check_choice(name, value, CHOICES[field])
+    if field in _RANGES:
+        check_range(name, value, *_RANGES[field])
+    if field == 'confidence_quantile' and value == 1:
+        raise InputError(f'{name} must be below 1.')
 
 
 @dataclass(frozen=True, kw_only=True)

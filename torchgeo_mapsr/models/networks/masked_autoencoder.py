@@ -4,7 +4,7 @@
 """A masked autoencoder whose patch embedding is the encoder of a segmentation network."""
 
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from timm.layers.hybrid_embed import HybridEmbed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
+from ...arguments import check_choice, check_range
 from ...errors import InputError
 
 #: Stride of an encoder's last stage, and side of a token after the upsampling, in pixels.
@@ -54,7 +55,8 @@ class MaskedAutoencoder(nn.Module):
         hidden: What is masked, *pixels* and tokens, or *tokens* alone.
 
     Raises:
-        InputError: *size* is no multiple of 32, or *ratio* masks nothing or everything.
+        InputError: *size* is no multiple of 32, *ratio* masks nothing or everything, or
+            another argument is out of its range.
     """
 
     def __init__(
@@ -72,7 +74,22 @@ class MaskedAutoencoder(nn.Module):
         hidden: Hidden = 'pixels',
     ) -> None:
         super().__init__()
-        if size % STRIDE:
+        check_choice('hidden', hidden, get_args(Hidden))
+        for name, count in (
+            ('dim', dim),
+            ('depth', depth),
+            ('heads', heads),
+            ('decoder_dim', decoder_dim),
+            ('decoder_depth', decoder_depth),
+            ('decoder_heads', decoder_heads),
+        ):
+            check_range(name, count, 1)
+        if dim % heads or decoder_dim % decoder_heads:
+            raise InputError(
+                f'dim and decoder_dim are multiples of their heads, not {dim} and '
+                f'{decoder_dim} of {heads} and {decoder_heads}'
+            )
+        if size < STRIDE or size % STRIDE:
             raise InputError(f'size is a multiple of {STRIDE} pixels, not {size}')
         if not 0 < ratio < 1:
             raise InputError(f'ratio is between 0 and 1, not {ratio}')

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models._api import WeightsEnum
 
+from ...arguments import check_range, construct
 from ...errors import InputError
 from ..backbones.frozen import mirror
 from ..backbones.spec import suggest
@@ -59,6 +60,9 @@ class Network:
         freeze_backbone: Train the decoder and the head only. The encoder stays in
             evaluation mode, so that its running statistics stay as well.
         freeze_decoder: Train the encoder and the head only, likewise.
+
+    Raises:
+        InputError: *in_channels* is below 1.
     """
 
     model: str = 'unet'
@@ -72,14 +76,21 @@ class Network:
     freeze_backbone: bool = False
     freeze_decoder: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the number of bands."""
+        check_range('in_channels', self.in_channels, 1)
+
     @classmethod
     def of(cls, value: 'Network | Mapping[str, Any]') -> 'Network':
         """Take a network's arguments, also those that a checkpoint has.
 
         Args:
             value: Arguments, as an object or as a mapping.
+
+        Raises:
+            InputError: If it is something else.
         """
-        return value if isinstance(value, Network) else cls(**value)
+        return construct(cls, value, 'network')
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the weights: a checkpoint has its own."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from ...arguments import check_range
+
 
 class EMATeacher(AveragedModel):
     """Exponential moving average of a network's weights and running statistics.
@@ -30,15 +32,13 @@ class EMATeacher(AveragedModel):
         warmup: Begin with a low α.
 
     Raises:
-        ValueError: *decay* is out of its range.
+        InputError: *decay* is out of its range.
     """
 
     def __init__(
         self, network: nn.Module, decay: float = 0.999, warmup: bool = True
     ) -> None:
-        if not 0 <= decay <= 1:
-            raise ValueError(f'decay is between 0 and 1, not {decay}')
-
+        check_range('decay', decay, 0, 1)
         super().__init__(network, avg_fn=_Average(decay, warmup), use_buffers=True)
         self.requires_grad_(False)
         self.eval()

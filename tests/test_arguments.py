@@ -1,0 +1,234 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Arguments that nothing can be made of are refused when an object is made."""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf, nan
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from torch.utils.data import DataLoader
+
+import torchgeo_mapsr
+from torchgeo_mapsr import (
+    BalancedChipSampler,
+    ChipSampler,
+    ClassAwareTask,
+    ClassBalancedCrossEntropy,
+    ClassCentreContrast,
+    ClassPrior,
+    ExpectationMaximizationTask,
+    FitOptions,
+    FitSampler,
+    InputError,
+    LatticeSampler,
+    LRHRPair,
+    MapSRTask,
+    MapWriter,
+    MaskedAutoencoderTask,
+    MatchedStatistics,
+    OpenEarthMapDataModule,
+    PairDataModule,
+    PseudoLabelTask,
+    ResolutionAlignment,
+    SegmentationTask,
+    SelfTrainingTask,
+    SymmetricCrossEntropy,
+    UnlabelledDataModule,
+    make_scene,
+)
+from torchgeo_mapsr.arguments import (
+    POSITIVE,
+    check_arguments,
+    check_choice,
+    check_range,
+    construct,
+)
+from torchgeo_mapsr.tasks.segmentation import NetworkTask
+
+# What a class needs to be made with a wrong word.
+NEEDED: dict[str, dict[str, Any]] = {
+    'AdversarialTask': {'exemplars': 'hr.tif'},
+    'SourceTargetDataModule': {'source': None, 'target': None},
+}
+
+SMALL: dict[str, Any] = {
+    'dim': 24,
+    'depth': 1,
+    'heads': 3,
+    'decoder_dim': 12,
+    'decoder_heads': 3,
+}
+
+
+def words() -> Iterator[tuple[str, str]]:
+    """Every argument of a public class that is one of some words."""
+    for name in torchgeo_mapsr.__all__:
+        kind = getattr(torchgeo_mapsr, name)
+        if not inspect.isclass(kind) or issubclass(kind, Exception):
+            continue
+        for argument, parameter in inspect.signature(kind).parameters.items():
+            if get_origin(parameter.annotation) is Literal:
+                yield name, argument
+
+
+@pytest.mark.parametrize(('name', 'argument'), words())
+def test_words(name: str, argument: str) -> None:
+    kind = getattr(torchgeo_mapsr, name)
+    arguments = {**NEEDED.get(name, {}), argument: 'nonsense'}
+    with pytest.raises((InputError, ValueError), match=f'{argument}|loss') as error:
+        kind(**arguments)
+    assert 'nonsense' in str(error.value)
+    annotation = inspect.signature(kind).parameters[argument].annotation
+    assert all(str(word) in str(error.value) for word in get_args(annotation))
+
+
+def network_tasks(kind: type[NetworkTask] = NetworkTask) -> Iterator[type[NetworkTask]]:
+    for task in kind.__subclasses__():
+        yield task
+        yield from network_tasks(task)
+
+
+@pytest.mark.parametrize('task', network_tasks())
+def test_numbers_of_tasks_have_ranges(task: type[NetworkTask]) -> None:
+    """What is a number and has no range is checked where it is used."""
+    elsewhere = {'epsilon', 'in_channels'}
+    numbers = {
+        name
+        for name, parameter in inspect.signature(task).parameters.items()
+        if isinstance(parameter.default, float | int)
+        and not isinstance(parameter.default, bool)
+    }
+    assert numbers - elsewhere <= set(task.ranges)
+
+
+@pytest.mark.parametrize(
+    ('make', 'arguments'),
+    [
+        (SegmentationTask, {'lr': -1e-3}),
+        (SegmentationTask, {'weight_decay': nan}),
+        (SegmentationTask, {'in_channels': 0}),
+        (SegmentationTask, {'class_weights': (1, 1, -1, 1)}),
+        (ClassAwareTask, {'temperature': 0.0}),
+        (ClassAwareTask, {'least_share': 2.0}),
+        (ExpectationMaximizationTask, {'round_epochs': 0}),
+        (SelfTrainingTask, {'threshold': nan}),
+        (SelfTrainingTask, {'ema_decay': -1.0}),
+        (SelfTrainingTask, {'alignment_p': 2.0}),
+        (PseudoLabelTask, {'lovasz_weight': -1.0}),
+        (PseudoLabelTask, {'epsilon': 0.0}),
+        (MapSRTask, {'bands': 0}),
+        (MapSRTask, {'lr': inf}),
+        (MapSRTask, {'fit': {'prompt': 2}}),
+        (MapSRTask, {'fit': 'quick'}),
+        (SegmentationTask, {'classes': 'nlcd'}),
+        (SelfTrainingTask, {'network': {'bands': 4}}),
+        (MaskedAutoencoderTask, {**SMALL, 'warmup': 2.0}),
+        (MaskedAutoencoderTask, {'dim': 24, 'heads': 0}),
+        (MaskedAutoencoderTask, {**SMALL, 'decoder_depth': 0}),
+        (MaskedAutoencoderTask, {**SMALL, 'size': 0}),
+        (MatchedStatistics, {'hr_weight': nan}),
+        (ClassBalancedCrossEntropy, {'least': 0.0}),
+        (ClassCentreContrast, {'temperature': -0.1}),
+        (ClassPrior, {'momentum': 0.5, 'classes': 0}),
+        (SymmetricCrossEntropy, {'ce_weight': -1.0}),
+        (ResolutionAlignment, {'p': nan}),
+        (FitOptions, {'l2': nan}),
+        (PairDataModule, {'imagery': 'i.tif', 'labels': 'l.tif', 'batch_size': 0}),
+        (PairDataModule, {'imagery': 'i.tif', 'labels': 'l.tif', 'stride': -1}),
+        (UnlabelledDataModule, {'imagery': 'i.tif', 'num_workers': -1}),
+        (OpenEarthMapDataModule, {'patch_size': 0}),
+        (MapWriter, {'output': 'map.tif', 'tile_size': 0}),
+        (MapWriter, {'output': 'map.tif', 'min_area': nan}),
+    ],
+)
+def test_numbers(make: Any, arguments: dict[str, Any]) -> None:
+    wrong = list(arguments)[-1]
+    with pytest.raises(InputError, match=wrong):
+        make(**arguments)
+
+
+def test_what_does_not_fit_together() -> None:
+    with pytest.raises(InputError, match='dim and decoder_dim are multiples'):
+        MaskedAutoencoderTask(**{**SMALL, 'heads': 5})
+    with pytest.raises(InputError, match='Propagation must be none or one of'):
+        MapSRTask(propagate='segments')
+
+
+def test_samplers(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, size=(96, 96))
+    pair = LRHRPair(scene.imagery, scene.labels)
+    wrong: list[tuple[Any, dict[str, Any]]] = [
+        (ChipSampler, {'size': 0}),
+        (ChipSampler, {'size': 32, 'stride': -3}),
+        (ChipSampler, {'size': 32, 'length': -3}),
+        (BalancedChipSampler, {'length': 4, 'size': -1}),
+        (BalancedChipSampler, {'size': 32, 'length': 4, 'balance': nan}),
+        (LatticeSampler, {'size': 32, 'tile_size': 0}),
+        (LatticeSampler, {'size': 32, 'align': 0}),
+        (FitSampler, {'size': 32, 'halo': -3}),
+        (FitSampler, {'size': 32, 'seed': -3}),
+    ]
+    for make, arguments in wrong:
+        with pytest.raises(InputError, match=f'{list(arguments)[-1]} must be'):
+            make(pair, **arguments)
+
+
+def test_a_number_is_no_place(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, size=(96, 96))
+    pair = LRHRPair(scene.imagery, scene.labels)
+    with pytest.raises(InputError, match='give the DataLoader a sampler'):
+        next(iter(DataLoader(pair)))
+
+
+def test_messages() -> None:
+    for value, low, high, said in (
+        (3, 0, 2, 'x must be between 0 and 2, not 3.'),
+        (nan, 0, 2, 'x must be between 0 and 2, not nan.'),
+        (0, 1, inf, 'x must be 1 or more, not 0.'),
+        (inf, 1, inf, 'x must be 1 or more, not inf.'),
+        (0, POSITIVE, inf, 'x must be above 0, not 0.'),
+        (2, POSITIVE, 1, 'x must be above 0 and at most 1, not 2.'),
+        (nan, -inf, inf, 'x must be a finite number, not nan.'),
+        ('2', 0, inf, "x must be a number, not '2'."),
+    ):
+        with pytest.raises(InputError) as error:
+            check_range('x', value, low, high)
+        assert str(error.value) == said
+    for value in (None, 0, 1, 0.5, True):
+        check_range('x', value, 0, 1)
+    check_choice('x', 'a', ('a', 'b'))
+    with pytest.raises(InputError) as error:
+        check_choice('x', 'c', ('a', 'b'))
+    assert str(error.value) == "x must be one of a, b, not 'c'."
+
+
+def test_signatures() -> None:
+    def function(word: Literal['a', 'b'], number: int = 1) -> None:
+        """Nothing."""
+
+    check_arguments(function, {'word': 'a', 'number': 3}, {'number': (1, 3)})
+    with pytest.raises(InputError, match='word'):
+        check_arguments(function, {'word': 'c'})
+    with pytest.raises(InputError, match='number'):
+        check_arguments(function, {'number': 4}, {'number': (1, 3)})
+
+
+def test_construct() -> None:
+    @dataclass(frozen=True)
+    class Point:
+        x: int = 0
+        y: int = 0
+
+    point = Point(1)
+    assert construct(Point, point, 'point') is point
+    assert construct(Point, {'x': 1}, 'point') == point
+    with pytest.raises(InputError) as error:
+        construct(Point, {'x': 1, 'z': 2}, 'point')
+    assert str(error.value) == 'point has no z; it has x, y.'
+    with pytest.raises(InputError, match='point must be Point'):
+        construct(Point, 3, 'point')  # type: ignore[arg-type]

@@ -1,0 +1,126 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Whether arguments are what they may be: one of some words, or a number in a range."""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from math import inf
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from .errors import InputError
+
+T = TypeVar('T')
+
+#: As the lower end of a range: all numbers above zero.
+POSITIVE = sys.float_info.min
+
+#: Lower and upper end of a range; both belong to it.
+Range = tuple[float, float]
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Make sure that an argument is one of some words.
+
+    Args:
+        name: What the user calls it.
+        value: Its value.
+        choices: What it may be.
+
+    Raises:
+        InputError: If it is something else.
+
+    >>> check_choice('reduction', 'mean', ('mean', 'sum'))
+    """
+    choices = tuple(choices)
+    if value not in choices:
+        listed = ', '.join(str(choice) for choice in choices)
+        raise InputError(f'{name} must be one of {listed}, not {value!r}.')
+
+
+def check_range(name: str, value: Any, low: float = -inf, high: float = inf) -> None:
+    """Make sure that an argument is a finite number in a range.
+
+    Args:
+        name: What the user calls it.
+        value: Its value; None where there is none.
+        low: Least number, or :data:`POSITIVE`.
+        high: Largest number.
+
+    Raises:
+        InputError: If it is something else. NaN is in no range.
+
+    >>> check_range('share', 0.5, 0, 1)
+    """
+    if value is None:
+        return
+    least = '0' if low == POSITIVE else f'{low:g}'
+    try:
+        if low <= value <= high and abs(value) != inf:
+            return
+    except TypeError:
+        raise InputError(f'{name} must be a number, not {value!r}.') from None
+    if high < inf:
+        first = (
+            f'above {least} and at most' if low == POSITIVE else f'between {least} and'
+        )
+        raise InputError(f'{name} must be {first} {high:g}, not {value!r}.')
+    if low > -inf:
+        more = 'above 0' if low == POSITIVE else f'{least} or more'
+        raise InputError(f'{name} must be {more}, not {value!r}.')
+    raise InputError(f'{name} must be a finite number, not {value!r}.')
+
+
+def check_arguments(
+    function: Callable[..., Any],
+    values: Mapping[str, Any],
+    ranges: Mapping[str, Range] | None = None,
+) -> None:
+    """Make sure that arguments of a function are what its signature says.
+
+    Args:
+        function: Its arguments that are annotated as ``Literal`` are words.
+        values: Values of arguments, by their names.
+        ranges: Range of each argument that is a number.
+
+    Raises:
+        InputError: If one is something else.
+    """
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in values and get_origin(parameter.annotation) is Literal:
+            check_choice(name, values[name], get_args(parameter.annotation))
+    for name, (low, high) in (ranges or {}).items():
+        if name in values:
+            check_range(name, values[name], low, high)
+
+
+def construct(kind: type[T], value: T | Mapping[str, Any], name: str) -> T:
+    """Take an object, or make it of its arguments, as a checkpoint has them.
+
+    Args:
+        kind: A dataclass.
+        value: An object of it, or its arguments by their names.
+        name: What the user calls it.
+
+    Returns:
+        The object.
+
+    Raises:
+        InputError: If it is something else, or an argument is none of the class's.
+    """
+    if isinstance(value, kind):
+        return value
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(value, Mapping):
+        raise InputError(
+            f'{name} must be {kind.__name__}(…), or its arguments by their names, '
+            f'not {value!r}.'
+        )
+    unknown = [key for key in value if key not in known]
+    if unknown:
+        raise InputError(
+            f'{name} has no {", ".join(map(str, unknown))}; it has {", ".join(known)}.'
+        )
+    return kind(**value)
