@@ -21,12 +21,15 @@ from torchgeo_mapsr import (
     ClassBalancedCrossEntropy,
     ClassCentreContrast,
     ClassPrior,
+    ExemplarLabels,
     ExpectationMaximizationTask,
     FitOptions,
     FitSampler,
+    Imagery,
     InputError,
     LatticeSampler,
     LRHRPair,
+    MapJob,
     MapSRTask,
     MapWriter,
     MaskedAutoencoderTask,
@@ -39,7 +42,10 @@ from torchgeo_mapsr import (
     SelfTrainingTask,
     SymmetricCrossEntropy,
     UnlabelledDataModule,
+    create_backbone,
+    fit,
     make_scene,
+    map_array,
 )
 from torchgeo_mapsr.arguments import (
     POSITIVE,
@@ -138,6 +144,11 @@ def test_numbers_of_tasks_have_ranges(task: type[NetworkTask]) -> None:
         (SymmetricCrossEntropy, {'ce_weight': -1.0}),
         (ResolutionAlignment, {'p': nan}),
         (FitOptions, {'l2': nan}),
+        (MapJob, {'imagery': 'i.tif', 'output': 'map.tif', 'fit': {'prompt': 0}}),
+        (MapJob, {'imagery': 'i.tif', 'output': 'map.tif', 'chips': {'stride': 9}}),
+        (create_backbone, {'spec': 'rcf', 'bands': 0}),
+        (Imagery, {'paths': 'i.tif', 'bands': ['red']}),
+        (ExemplarLabels, {'labels': 'hr.tif', 'size': 0}),
         (PairDataModule, {'imagery': 'i.tif', 'labels': 'l.tif', 'batch_size': 0}),
         (PairDataModule, {'imagery': 'i.tif', 'labels': 'l.tif', 'stride': -1}),
         (UnlabelledDataModule, {'imagery': 'i.tif', 'num_workers': -1}),
@@ -183,6 +194,19 @@ def test_a_number_is_no_place(tmp_path: Path) -> None:
     pair = LRHRPair(scene.imagery, scene.labels)
     with pytest.raises(InputError, match='give the DataLoader a sampler'):
         next(iter(DataLoader(pair)))
+
+
+def test_arrays(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, size=(96, 96))
+    files = scene.imagery, scene.labels
+    with pytest.raises(InputError, match='options has no prompt; it has'):
+        fit(*files, 'nlcd', options={'prompt': 2})
+    with pytest.raises(InputError, match='chip_size must be 1 or more'):
+        fit(*files, 'nlcd', chip_size=-1)
+    model = fit(*files, 'nlcd', backbone='identity', options={'seed': 1})
+    assert model.head.provenance['options']['seed'] == 1
+    with pytest.raises(InputError, match="chip_size must be a number, not '64'"):
+        map_array(model, scene.imagery, chip_size='64')  # type: ignore[arg-type]
 
 
 def test_messages() -> None:

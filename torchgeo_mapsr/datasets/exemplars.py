@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from .._compat import Sample
+from ..arguments import check_range
 from ..errors import InputError
 from .labels import LabelRaster
 from .legends.crosswalk import Crosswalk
@@ -55,6 +56,8 @@ class ExemplarLabels(Dataset[Sample]):
         crosswalk: str | Path | None = None,
         stride: int | None = None,
     ) -> None:
+        check_range('size', size, 1)
+        check_range('stride', stride, 1)
         self.crosswalk = Crosswalk.load(legend, target, crosswalk)
         self.rasters = label_rasters(labels)
         self.size = size

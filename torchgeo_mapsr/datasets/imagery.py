@@ -4,6 +4,7 @@
 """HR imagery on one grid, from one file or a mosaic."""
 
 import hashlib
+import operator
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -121,12 +122,10 @@ class Imagery:
         nodata: float | None = None,
         stack: bool = False,
     ) -> None:
+        if bands is not None:
+            bands = _numbers(bands)
         #: how the files were opened: *bands*, *nodata* and *stack*
-        self.options = {
-            'bands': None if bands is None else [int(band) for band in bands],
-            'nodata': nodata,
-            'stack': stack,
-        }
+        self.options = {'bands': bands, 'nodata': nodata, 'stack': stack}
         files = side_by_side(open_rasters(paths, imagery=True))
         alphas = _transparency(files)
         self._layers = tuple(
@@ -1052,6 +1051,14 @@ def _windows(
                 slice(top, min(top + 64, geobox.height)),
                 slice(left, min(left + 64, geobox.width)),
             )
+
+
+def _numbers(bands: Sequence[int]) -> list[int]:
+    """Numbers of bands, from arrays too."""
+    try:
+        return [operator.index(band) for band in bands]
+    except TypeError:
+        raise InputError(f'bands are numbers from 1, not {bands!r}') from None
 
 
 def _transparency(files: Sequence[RasterFile]) -> list[tuple[tuple[int, float], ...]]:

@@ -3,7 +3,7 @@
 
 """Fits and maps in Python, of arrays or files, with neither a job nor a Trainer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.io import MemoryFile
 
+from ..arguments import check_range, construct
 from ..datasets.geo.plan import ChipIndex, Plan, default_overlap
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
@@ -42,7 +43,7 @@ def fit(
     crosswalk: str | None = None,
     backbone: str = 'rcf',
     weights: str | None = None,
-    options: FitOptions | None = None,
+    options: FitOptions | Mapping[str, Any] | None = None,
     upsampler: str = 'bilinear',
     propagate: str = 'none',
     chip_size: int = 448,
@@ -64,7 +65,7 @@ def fit(
         backbone: Spec of the frozen features, see
             :func:`~torchgeo_mapsr.models.backbones.create.create_backbone`.
         weights: Weight file of the backbone.
-        options: How the head is fitted.
+        options: How the head is fitted; also as a mapping.
         upsampler: How values get from tokens to pixels: bilinear or bilateral.
         propagate: Spec of the spatial refinement.
         chip_size: Side of what the backbone sees at once, in pixels.
@@ -79,16 +80,17 @@ def fit(
         InputError: If something cannot be used, or does not fit together.
 
     Examples:
-        >>> import tempfile
+        >>> from tempfile import TemporaryDirectory
         >>> from torchgeo_mapsr import fit, make_scene, map_array
-        >>> scene = make_scene(tempfile.mkdtemp(), seed=0, size=(192, 192))
+        >>> folder = TemporaryDirectory()
+        >>> scene = make_scene(folder.name, seed=0, size=(192, 192))
         >>> model = fit(scene.imagery, scene.labels, 'nlcd', backbone='identity')
         >>> model.target.class_names
         ('Water', 'Forest', 'Field', 'Impervious')
         >>> map_array(model, scene.imagery).shape
         (192, 192)
     """
-    options = options or FitOptions()
+    options = construct(FitOptions, options or {}, 'options')
     scoring = ScoringOptions(
         upsampler=upsampler, propagate=propagate, calibrate=calibrate
     )
@@ -194,6 +196,7 @@ def _scored(
 
 def _plan(images: Imagery, size: int, halo: int, stride: int) -> Plan:
     """Chips and tiles of one raster."""
+    check_range('chip_size', size, 1)
     overlap = default_overlap(size, halo)
     return Plan(images.geobox, size, 2048, overlap, halo, stride)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from ..arguments import check_choice
+from ..arguments import check_choice, construct
 from ..errors import InputError
 from ..models.backbones.spec import map_option
 from ..models.head.options import (
@@ -229,7 +229,7 @@ class MapJob:
         self._check_together()
 
     def _coerce(self) -> None:
-        """One path stands for a tuple of it, and a spec for a backbone."""
+        """One path stands for a tuple, a spec for a backbone, a mapping for options."""
         for name in ('imagery', 'labels', 'checkpoint'):
             value = getattr(self, name)
             if isinstance(value, str | os.PathLike):
@@ -241,6 +241,9 @@ class MapJob:
             object.__setattr__(self, name, None if value is None else Path(value))
         if isinstance(self.backbone, str):
             object.__setattr__(self, 'backbone', BackboneOptions(spec=self.backbone))
+        for name, kind in STAGES.items():
+            options = construct(kind, getattr(self, name), name)
+            object.__setattr__(self, name, options)
 
     def _check_together(self) -> None:
         """What is said together makes sense together."""

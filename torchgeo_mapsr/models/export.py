@@ -22,10 +22,11 @@ class ExportableModel(nn.Module):
         InputError: If the model propagates, or its upsampler is guided.
 
     Examples:
-        >>> import tempfile
+        >>> from tempfile import TemporaryDirectory
         >>> import torch
         >>> from torchgeo_mapsr import ExportableModel, fit, make_scene
-        >>> scene = make_scene(tempfile.mkdtemp(), seed=0, size=(192, 192))
+        >>> folder = TemporaryDirectory()
+        >>> scene = make_scene(folder.name, seed=0, size=(192, 192))
         >>> model = fit(scene.imagery, scene.labels, 'nlcd', backbone='identity')
         >>> program = torch.export.export(
         ...     ExportableModel(model), (torch.zeros(1, 4, 64, 64),)

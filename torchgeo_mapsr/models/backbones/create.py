@@ -3,6 +3,7 @@
 
 """The one place that makes frozen backbones from a spec."""
 
+from ...arguments import check_range
 from ...errors import InputError
 from .backbone import Backbone
 from .spec import Member, parse_spec, suggest
@@ -48,6 +49,7 @@ def create_backbone(
         InputError: If the spec does not name a backbone, an option is wrong, or
             weights are missing or do not fit.
     """
+    check_range('bands', bands, 1)
     members = [
         member.with_option('seed', str(seed))
         if seed is not None and member.kind == 'rcf' and 'seed' not in member.options
