@@ -130,19 +130,55 @@ def test_statistics_are_measured_and_written(
     assert main([*args, '--overwrite']) == 0
 
 
-def test_lightning_verbs_are_torchgeos(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, 'argv', ['torchgeo-mapsr', 'fit', '--help'])
-    # torchgeo 0.8.1 sets these for the whole process; they are to be restored
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restores what torchgeo 0.8.1 sets for the whole process."""
     for name in ('GDAL_DISABLE_READDIR_ON_OPEN', 'AWS_NO_SIGN_REQUEST'):
         monkeypatch.setenv(name, os.environ.get(name, ''))
     for name in ('GDAL_MAX_RAW_BLOCK_CACHE_SIZE', 'GDAL_SWATH_SIZE'):
         monkeypatch.setenv(name, os.environ.get(name, '200000000'))
+
+
+@pytest.mark.usefixtures('variables')
+def test_lightning_verbs_are_torchgeos(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-mapsr', 'fit', '--help'])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 0
     assert '--trainer' in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures('variables')
+@pytest.mark.parametrize(
+    ('wrong', 'message'),
+    [
+        # a constructor within another's arguments
+        (['--model.fit.prompts', '0'], 'prompts must be between 1 and 1000, not 0.'),
+        (['--model.lr', '-1'], 'lr must be 0 or more, not -1.0.'),
+        (['--data.batch_size', '0'], 'batch_size must be 1 or more, not 0.'),
+        (['--ckpt_path', 'none.ckpt'], 'Checkpoint file not found: none.ckpt'),
+    ],
+)
+def test_mistakes_of_lightning_verbs_are_one_line(
+    wrong: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scene = make_scene(tmp_path, size=(64, 64))
+    args = ['fit', '--model', 'MapSRTask', '--data', 'PairDataModule']
+    args += ['--data.imagery', str(scene.imagery), '--data.labels', str(scene.labels)]
+    args += ['--trainer.logger', 'false', '--trainer.max_epochs', '1', *wrong]
+    # as a shell would give them
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-mapsr', *args])
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert error.endswith(f'torchgeo-mapsr: {message}\n')
+    assert "LightningCLI's args" not in error
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,14 +116,23 @@ def _lightning(args: list[str]) -> int:
 
     from . import datamodules, tasks  # noqa: F401
 
+    # Its arguments are those of this process without our own, which Lightning warns of.
+    message = "LightningCLI's args parameter"
+    warnings.filterwarnings('ignore', message=message)
     try:
         torchgeo_main(args)
     except ValueError as error:
-        # jsonargparse wraps what the constructor of a task raises
-        cause = error if isinstance(error, InputError) else error.__cause__
-        if not isinstance(cause, InputError):
+        # jsonargparse wraps what a constructor raises, once for each level of arguments
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__
+        if cause is None:
             raise
         return _fail(str(cause))
+    except OSError as error:
+        # A folder of data or a checkpoint is not there, or the disk is full.
+        where = f' ({error.filename})' if error.filename else ''
+        return _fail(f'{error.strerror or error}{where}')
     return 0
 
 
