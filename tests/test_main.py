@@ -159,6 +159,13 @@ def test_lightning_verbs_are_torchgeos(
         (['--model.lr', '-1'], 'lr must be 0 or more, not -1.0.'),
         (['--data.batch_size', '0'], 'batch_size must be 1 or more, not 0.'),
         (['--ckpt_path', 'none.ckpt'], 'Checkpoint file not found: none.ckpt'),
+        (
+            ['--ckpt_path=lr.tif'],
+            (
+                'Checkpoint lr.tif holds more than tensors and plain values, which may be '
+                'harmful, or is damaged; it is not read'
+            ),
+        ),
     ],
 )
 def test_mistakes_of_lightning_verbs_are_one_line(

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -109,12 +110,13 @@ def _fail(message: str) -> int:
 
 def _lightning(args: list[str]) -> int:
     """Torchgeo's own verbs, with this package's classes known by their names."""
-    for path in _configurations(args):
+    for path in _values(args, '--config', '-c'):
         if reason := _unreadable(path):
             return _fail(f'{path}: {reason}')
     from torchgeo.main import main as torchgeo_main
 
     from . import datamodules, tasks  # noqa: F401
+    from .models.networks.trained import read_checkpoint
 
     # Its arguments are those of this process without our own, which Lightning warns of.
     message = "LightningCLI's args parameter"
@@ -133,14 +135,22 @@ def _lightning(args: list[str]) -> int:
         # A folder of data or a checkpoint is not there, or the disk is full.
         where = f' ({error.filename})' if error.filename else ''
         return _fail(f'{error.strerror or error}{where}')
+    except Exception:
+        # What a damaged checkpoint raises depends on where it is damaged.
+        for path in _values(args, '--ckpt_path'):
+            try:
+                read_checkpoint(Path(path))
+            except InputError as reason:
+                return _fail(str(reason))
+        raise
     return 0
 
 
-def _configurations(args: Sequence[str]) -> list[str]:
-    """Files that are given as configurations."""
-    paths = [text.partition('=')[2] for text in args if text.startswith('--config=')]
-    pairs = itertools.pairwise(args)
-    return paths + [path for option, path in pairs if option in ('--config', '-c')]
+def _values(args: Sequence[str], *options: str) -> list[str]:
+    """What is given to an option, under any of its names."""
+    joined = [text.split('=', 1) for text in args if '=' in text]
+    pairs = [*joined, *itertools.pairwise(args)]
+    return [value for option, value in pairs if option in options]
 
 
 def _unreadable(path: str) -> str:

@@ -177,12 +177,22 @@ def _network(content: Mapping[str, Any]) -> tuple[SegmentationNetwork, Legend, s
     return network, target, about['task']
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """The content of a checkpoint, as far as it is plain."""
+def read_checkpoint(path: Path) -> Any:
+    """Read a checkpoint, as far as it is plain.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        InputError: If it cannot be read, or holds more than tensors and plain values.
+    """
     if not path.is_file():
         raise InputError(f'Checkpoint {path} does not exist')
     try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
+        return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f'Checkpoint {path} holds more than tensors and plain values, which may be '
@@ -193,6 +203,11 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise InputError(
             f'Checkpoint {path} cannot be read: {_first_line(error)}'
         ) from error
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """The content of a checkpoint of this package."""
+    content = read_checkpoint(path)
     if not isinstance(content, Mapping) or ABOUT not in content:
         raise InputError(
             f'{path} is no checkpoint of a segmentation task of this package (fits of '
