@@ -66,6 +66,9 @@ def test_selection(
         assert run(maps[::-1], other, '--minority', '4', *more) == 0
         count = {'again': 5, 'all': 8, 'equal': 4, 'none': 2}[name]
         assert len(read_footprints(other)) == count
+    named = 'impervious', '--legend', 'land-cover-4'
+    assert run(maps, tmp_path / 'named.gpkg', '--minority', *named) == 0
+    assert len(read_footprints(tmp_path / 'named.gpkg')) == 5
     again = read_footprints(tmp_path / 'again.gpkg')
     assert again['name'].tolist() == found['name'].tolist()
 
@@ -76,7 +79,11 @@ def test_selection(
         (['--minority', '9'], 'minority class'),
         (['--minority', '4', '--threshold', '2'], 'threshold'),
         (['--minority', '4', '--patch-size', '0'], '--patch-size'),
-        (['--minority', 'x'], 'invalid int'),
+        (['--minority', 'sea'], "'land-cover-4' has no class 'sea'"),
+        (
+            ['--minority', 'x', '--legend', 'land-cover-4'],
+            "has no class 'x'; it has Water",
+        ),
         (['--minority', '4', '--fraction', 'some'], '--fraction'),
     ],
 )

@@ -274,23 +274,38 @@ def parse_named(
     Raises:
         InputError: If one is not NAME=NUMBER, or no class of the legend.
     """
-    by_name = {item.name.casefold(): i for i, item in enumerate(legend.classes)}
-    by_name |= {str(item.code): i for i, item in enumerate(legend.classes)}
     result: dict[int, float] = {}
     for value in values:
         name, separator, number = value.rpartition('=')
-        key = name.strip().casefold()
         try:
             amount = float(number)
         except ValueError:
             separator = ''
         if not separator:
             raise InputError(f'{option} {value} is not CLASS=NUMBER, like forest=2.')
-        if key not in by_name:
-            names = ', '.join(legend.class_names)
-            raise InputError(
-                f'{option} {value}: the legend {legend.name!r} has no class {name!r}; '
-                f'it has {names}.'
-            )
-        result[by_name[key]] = amount
+        result[class_index(name, legend, f'{option} {value}')] = amount
     return result
+
+
+def class_index(name: str, legend: Legend, option: str) -> int:
+    """Find a class by its name or code.
+
+    Args:
+        name: The name, without regard to case, or the code.
+        legend: The classes.
+        option: Name of the option and what it was given, for the error.
+
+    Returns:
+        Its index.
+
+    Raises:
+        InputError: If the legend has no such class.
+    """
+    key = name.strip().casefold()
+    for index, item in enumerate(legend.classes):
+        if key in (item.name.casefold(), str(item.code)):
+            return index
+    names = ', '.join(legend.class_names)
+    raise InputError(
+        f'{option}: the legend {legend.name!r} has no class {name!r}; it has {names}.'
+    )

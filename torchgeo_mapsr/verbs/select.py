@@ -53,10 +53,15 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         '--minority',
         nargs='+',
-        type=int,
         required=True,
-        metavar='CODE',
-        help='codes of the minority classes',
+        metavar='CLASS',
+        help='minority classes, by name or code',
+    )
+    parser.add_argument(
+        '--legend',
+        metavar='NAME|FILE',
+        help='legend of the maps, for names of classes (default: what the maps say, or '
+        'land-cover-4)',
     )
     parser.add_argument(
         '--output',
@@ -119,25 +124,27 @@ def run(options: argparse.Namespace) -> int:
 
 def select(
     maps: Sequence[str],
-    minority: Sequence[int],
+    minority: Sequence[int | str],
     output: Path,
     patch_size: int = _SIZE,
     threshold: float = 0.01,
     fraction: float | None = 0.5,
     seed: int = 0,
+    legend: str | None = None,
 ) -> 'GeoDataFrame':
     """Select patches of class maps and write their footprints.
 
     Args:
         maps: Class maps of unlabelled imagery, each in its own grid and CRS; their
             confidence and scores are left out.
-        minority: Codes of the minority classes.
+        minority: The minority classes: codes, or names of the maps' legend.
         output: The footprint file; nothing is written over.
         patch_size: Height and width of a patch, in pixels of its map.
         threshold: See :func:`~torchgeo_mapsr.datasets.patches.select_patches`, as the
             next two.
         fraction: Of the patches below the threshold, how many are drawn.
         seed: Seed of the draw.
+        legend: Legend of the maps (default: what they say, or land-cover-4).
 
     Returns:
         The selected patches: what the file holds.
@@ -159,7 +166,8 @@ def select(
     check_footprints(output)
     patches = class_shares(without_layers(maps), patch_size)
     codes = [column for column in patches.columns if isinstance(column, int)]
-    chosen = select_patches(patches[codes], minority, threshold, fraction, seed)
+    rare = _codes(maps, minority, legend)
+    chosen = select_patches(patches[codes], rare, threshold, fraction, seed)
     selected = patches.loc[chosen.index]
     selected = selected.rename(columns={code: f'share_{code}' for code in codes})
     selected.insert(4, 'minority', chosen['minority'])
@@ -167,6 +175,21 @@ def select(
     write_footprints(selected, output)
     selected.attrs['candidates'] = len(patches)
     return selected
+
+
+def _codes(
+    maps: Sequence[str], minority: Sequence[int | str], legend: str | None
+) -> list[int]:
+    """Codes of classes; only names need a legend."""
+    from ..evaluation.class_maps import class_index, common_legend
+
+    given = [str(name) for name in minority]
+    if all(name.isdecimal() for name in given):
+        return [int(name) for name in given]
+    classes = common_legend(maps, legend)
+    found = [class_index(name, classes, f'--minority {name}') for name in given]
+    codes: list[int] = classes.codes[found].tolist()
+    return codes
 
 
 def _fraction(text: str) -> float | None:
