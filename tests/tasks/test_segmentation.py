@@ -406,7 +406,7 @@ def test_two_processes(scene: Scene, tmp_path: Path) -> None:
     [
         ({'class_weights': (1.0, 2.0)}, 'class_weights has 2 values for 4 classes'),
         ({'num_classes': 5}, "num_classes is 5, and 'land-cover-4' has 4"),
-        ({'loss': 'bce'}, "loss is 'ce', 'jaccard', 'focal' or 'dice'"),
+        ({'loss': 'bce'}, 'loss must be one of ce, jaccard, focal, dice'),
         ({'weights': 'RESNET'}, 'RESNET is no file, and no weights of torchgeo'),
         ({'model': 'fcn'}, "Unknown model 'fcn'"),
         ({'mean': 1.0}, 'mean and std together'),

@@ -113,8 +113,8 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
 
     def configure_models(self) -> None:
         """Make the network, and load the legends."""
-        given = self._settings | dict(self.hparams)
-        check_arguments(type(self).__init__, given, self.ranges)
+        check_arguments(NetworkTask.__init__, self._settings, self.ranges)
+        check_arguments(type(self).__init__, self.hparams, self.ranges)
         self.crosswalk, self.truth = self._classes.load()
         target = self.crosswalk.target
         self.supervision.check(self.crosswalk)
@@ -127,7 +127,8 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         """Make the loss of labelled pixels.
 
         Raises:
-            InputError: If there is none of that name, or not one weight for each class.
+            InputError: If the supervision has no use for the loss, or there is not one
+                weight for each class.
         """
         weights, target = self._settings['class_weights'], self.crosswalk.target
         if weights is not None:
@@ -144,11 +145,6 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
                 )
         self.register_buffer('class_weights', weights, persistent=False)
         loss = self._settings['loss']
-        if loss not in ('ce', 'jaccard', 'focal', 'dice'):
-            raise InputError(
-                f"loss is 'ce', 'jaccard', 'focal' or 'dice', not {loss!r} (bce is for "
-                'labels that are no classes)'
-            )
         if loss != 'ce' and not self.supervision.labels_pixels:
             raise InputError(
                 f"loss='{loss}' compares pixels with their labels, and "
