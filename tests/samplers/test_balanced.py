@@ -102,7 +102,11 @@ def test_legend_leaves_codes_out(dataset: LRHRPair) -> None:
 
 
 def test_mistakes(dataset: LRHRPair, made_scene: Scene) -> None:
-    for length, balance, wrong in ((0, 1.0, 'length'), (5, 1.5, 'balance')):
+    for length, balance, wrong in (
+        (0, 1.0, 'length'),
+        (5, 1.5, 'balance'),
+        (5, -0.1, 'balance'),
+    ):
         with pytest.raises(InputError, match=f'{wrong} must be'):
             BalancedChipSampler(dataset, 10, length, balance)
     with pytest.raises(InputError, match='give their number, length'):

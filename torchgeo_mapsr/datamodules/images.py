@@ -142,6 +142,9 @@ class OpenEarthMapSARDataModule(ImageChipsDataModule):
         patch_size: Height and width of a part, in pixels.
         num_workers: Processes that read.
         augment: Flip and turn parts.
+
+    Raises:
+        InputError: *modality* is something else, or a number is out of its range.
     """
 
     def __init__(

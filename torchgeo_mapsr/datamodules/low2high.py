@@ -35,6 +35,9 @@ class Low2HighDataModule(ChipDataModule):
             are).
         num_workers: Processes that read.
         augment: Flip and turn training chips.
+
+    Raises:
+        InputError: *test_split* is something else, or a number is out of its range.
     """
 
     def __init__(

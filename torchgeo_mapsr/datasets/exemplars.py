@@ -44,7 +44,7 @@ class ExemplarLabels(Dataset[Sample]):
 
     Raises:
         InputError: The labels have codes that are not in *legend*, there is no crosswalk
-            to *target*, or no chip is complete.
+            to *target*, no chip is complete, or *size* or *stride* is below 1.
     """
 
     def __init__(

@@ -57,6 +57,7 @@ class OpenEarthMap(ImageChips):
         transforms: Takes a sample and returns it transformed.
 
     Raises:
+        InputError: *split* is something else.
         DatasetNotFoundError: There are no such data in *root*.
     """
 

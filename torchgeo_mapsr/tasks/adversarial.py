@@ -68,6 +68,9 @@ class AdversarialTask(NetworkTask):
         lr: Learning rate at the start.
         weight_decay: Weight decay of AdamW.
         class_weights: Weight of each class in the loss of the labels.
+
+    Raises:
+        InputError: An argument is out of its range, or none of its words.
     """
 
     ranges = NetworkTask.ranges | {

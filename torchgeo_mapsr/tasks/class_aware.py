@@ -60,6 +60,9 @@ class ClassAwareTask(NetworkTask):
             those of the first batch.
         contrast: λ of eq. 7; 0 for no contrast.
         temperature: τ of eq. 6.
+
+    Raises:
+        InputError: An argument is out of its range, or none of its words.
     """
 
     ranges = NetworkTask.ranges | {

@@ -51,6 +51,9 @@ class ExpectationMaximizationTask(NetworkTask):
         lr: Learning rate at the start; it falls to zero along a cosine.
         weight_decay: Weight decay of AdamW.
         class_weights: Weight of each class in the cross entropy.
+
+    Raises:
+        InputError: An argument is out of its range, or none of its words.
     """
 
     ranges = NetworkTask.ranges | {

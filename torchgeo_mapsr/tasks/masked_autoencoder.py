@@ -6,7 +6,6 @@
 import math
 import os
 from collections.abc import Sequence
-from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +57,9 @@ class MaskedAutoencoderTask(BaseTask):
         lr: Learning rate after the warm-up; it falls to zero along a cosine.
         weight_decay: Weight decay of AdamW.
         warmup: Share of the steps over which the learning rate rises.
+
+    Raises:
+        InputError: An argument is out of its range.
     """
 
     def __init__(
@@ -90,9 +92,9 @@ class MaskedAutoencoderTask(BaseTask):
             type(self).__init__,
             h,
             {
-                'in_channels': (1, inf),
-                'lr': (0, inf),
-                'weight_decay': (0, inf),
+                'in_channels': (1, math.inf),
+                'lr': (0, math.inf),
+                'weight_decay': (0, math.inf),
                 'warmup': (0, 1),
             },
         )

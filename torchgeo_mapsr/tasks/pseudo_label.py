@@ -58,6 +58,9 @@ class PseudoLabelTask(NetworkTask):
         epsilon: ε of equation 9.
         sce_weight: Weight of equation 9 (the paper: 1).
         lovasz_weight: Weight of the Lovász loss. The paper gives none.
+
+    Raises:
+        InputError: An argument is out of its range, or none of its words.
     """
 
     ranges = NetworkTask.ranges | {'sce_weight': (0, inf), 'lovasz_weight': (0, inf)}

@@ -414,6 +414,9 @@ class SegmentationTask(NetworkTask):
         scheduler: How the learning rate falls: on a ``plateau`` of ``val_loss``, as in
             torchgeo, or to zero along a ``cosine``.
 
+    Raises:
+        InputError: An argument is out of its range, or none of its words.
+
     >>> from torchgeo_mapsr import Classes, RegionLabels
     >>> task = SegmentationTask(
     ...     'unet',

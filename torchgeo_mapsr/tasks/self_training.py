@@ -66,6 +66,9 @@ class SelfTrainingTask(NetworkTask):
         alignment: Bounds of the ratio that source images are shrunk by, r1 and r2; None
             for no resolution alignment.
         alignment_p: Share of source images that are shrunk.
+
+    Raises:
+        InputError: An argument is out of its range, or none of its words.
     """
 
     ranges = NetworkTask.ranges | {
