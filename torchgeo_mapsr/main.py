@@ -199,9 +199,18 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
         if name != verb:
             verbs.add_parser(name, help=text)
             continue
-        import_module(f'.verbs.{name}', __package__).add(verbs)
+        module = import_module(f'.verbs.{name}', __package__)
+        own = verbs.add_parser(
+            name,
+            help=text,
+            description=module.DESCRIPTION,
+            epilog=module.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_options(own)
+        own.set_defaults(run=module.run)
         # It may be handed an address, or a backbone of a hub.
-        verbs.choices[name].add_argument(
+        own.add_argument(
             OFFLINE,
             action='store_true',
             help=f'forbid all use of the network (also the variable {VARIABLE}=1)',

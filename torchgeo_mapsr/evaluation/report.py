@@ -3,17 +3,20 @@
 
 """What a run did, for people and for programs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ..datasets.legends.statistics import JointStatistics
 from ..versions import versions
-from .accuracy import Confusion
-from .consistency import MapSummary
+
+if TYPE_CHECKING:  # Accuracy needs torch, and areas of points do not.
+    from ..datasets.legends.statistics import JointStatistics
+    from .accuracy import Confusion
+    from .consistency import MapSummary
 
 #: Share of its labelled share below which a class is nearly absent from a map. With a
 #: fifth of the labels wrong, 27 cells of one class became 15 pixels of 374 000.
@@ -23,7 +26,7 @@ NEARLY_ABSENT = 0.1
 def run_report(
     settings: Mapping[str, Any],
     fit: Mapping[str, Any],
-    maps: Mapping[str, MapSummary],
+    maps: 'Mapping[str, MapSummary]',
     timings: Mapping[str, float],
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def run_report(
     }
 
 
-def map_notes(fit: Mapping[str, Any], maps: Sequence[MapSummary]) -> list[str]:
+def map_notes(fit: Mapping[str, Any], maps: 'Sequence[MapSummary]') -> list[str]:
     """What a person should know of maps: no class is missing without a word.
 
     Args:
@@ -106,70 +109,105 @@ def _says_unmapped(note: str, name: str) -> bool:
     )
 
 
-def area_table(maps: Sequence[MapSummary]) -> Table:
+def result_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    totals: Iterable[Sequence[str]] = (),
+    names: int = 0,
+    compact: bool = False,
+) -> Table:
+    """A table of figures for the terminal.
+
+    Args:
+        title: What stands above it.
+        columns: Heads of the columns.
+        rows: Cells of each row.
+        totals: Rows of figures over all rows, under a line.
+        names: Which column holds names: it is set to the left, figures to the right.
+        compact: Leave out lines between columns, and never wrap a figure, so that nine
+            columns go into a terminal of 80 characters.
+    """
+    table = Table(title=title)
+    if compact:
+        table = Table(
+            title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+        )
+    for i, column in enumerate(columns):
+        if i == names:
+            table.add_column(column)
+        else:
+            table.add_column(column, justify='right', no_wrap=compact)
+    for row in rows:
+        table.add_row(*row)
+    table.add_section()
+    for row in totals:
+        table.add_row(*row)
+    return table
+
+
+def area_table(maps: 'Sequence[MapSummary]') -> Table:
     """Classes, areas and agreement with the LR labels, over all maps."""
-    table = Table(title='Land cover')
-    for name in ('class', 'hectares', 'share', 'agreement with coarse labels'):
-        table.add_column(name, justify='left' if name == 'class' else 'right')
-    legend = maps[0].legend
     hectares = np.sum([m.hectares for m in maps], axis=0)
     pixels = np.sum([m.pixels for m in maps], axis=0)
     cells = np.sum([m.cells for m in maps], axis=0)
     agreeing = np.sum([m.agreeing for m in maps], axis=0)
-    for i, item in enumerate(legend.classes):
+    rows = []
+    for i, name in enumerate(maps[0].legend.class_names):
         same = f'{agreeing[i]} of {cells[i]} cells' if cells[i] else '–'
         share = percent(pixels[i] / pixels.sum()) if pixels.any() else '–'
-        table.add_row(item.name, f'{hectares[i]:.2f}', f'{share} %', same)
-    return table
+        rows.append((name, f'{hectares[i]:.2f}', f'{share} %', same))
+    columns = 'class', 'hectares', 'share', 'agreement with coarse labels'
+    return result_table('Land cover', columns, rows)
 
 
-def accuracy_table(results: Mapping[str, Confusion]) -> Table:
+def accuracy_table(results: 'Mapping[str, Confusion]') -> Table:
     """Figures of merit in percent, a column for each result."""
-    table = Table(title='Agreement with high-resolution labels (%)')
-    table.add_column('')
-    for name in results:
-        table.add_column(name, justify='right')
     values = list(results.values())
-    for i, item in enumerate(values[0].legend.classes):
+    rows = []
+    for i, name in enumerate(values[0].legend.class_names):
         absent = not any(result.present[i] for result in values)
-        name = f'IoU {item.name}' + (' (absent in truth)' if absent else '')
-        table.add_row(name, *(percent(result.iou[i]) for result in values))
-    table.add_section()
-    for name, figure in (
-        ('mIoU', 'miou'),
-        ('FWIoU', 'fwiou'),
-        ('mean F1', 'macro_f1'),
-        ('mean recall', 'mean_recall'),
-        ('accuracy', 'accuracy'),
-        ('kappa', 'kappa'),
-    ):
-        table.add_row(name, *(percent(getattr(result, figure)) for result in values))
+        head = f'IoU {name}' + (' (absent in truth)' if absent else '')
+        rows.append((head, *(percent(result.iou[i]) for result in values)))
+    figures = {
+        'mIoU': 'miou',
+        'FWIoU': 'fwiou',
+        'mean F1': 'macro_f1',
+        'mean recall': 'mean_recall',
+        'accuracy': 'accuracy',
+        'kappa': 'kappa',
+    }
     width = values[0].boundary_width
     if width is not None:
-        table.add_row(
-            f'boundary IoU ({width:g} m)',
-            *(percent(result.mean_boundary_iou) for result in values),
-        )
-    return table
+        figures[f'boundary IoU ({width:g} m)'] = 'mean_boundary_iou'
+    totals = [
+        (name, *(percent(getattr(result, figure)) for result in values))
+        for name, figure in figures.items()
+    ]
+    title = 'Agreement with high-resolution labels (%)'
+    return result_table(title, ['', *results], rows, totals)
 
 
-def statistics_table(statistics: JointStatistics) -> Table:
+def statistics_table(statistics: 'JointStatistics') -> Table:
     """Shares of the HR classes in percent, a row for each LR class that has any."""
-    table = Table(title='Shares of high-resolution classes (%), mean ± deviation')
-    table.add_column('code', justify='right')
-    table.add_column('coarse class')
-    for name in ('of all cells', *statistics.target.class_names):
-        table.add_column(name, justify='right')
+    rows = []
     for i, item in enumerate(statistics.source.classes):
         if statistics.frequency[i] > 0:
             shares = zip(statistics.mean[i], statistics.std[i], strict=True)
-            table.add_row(
-                str(item.code),
-                item.name,
-                percent(statistics.frequency[i]),
-                *(f'{100 * mean:.0f} ± {100 * std:.0f}' for mean, std in shares),
+            rows.append(
+                (
+                    str(item.code),
+                    item.name,
+                    percent(statistics.frequency[i]),
+                    *(f'{100 * mean:.0f} ± {100 * std:.0f}' for mean, std in shares),
+                )
             )
-    return table
+    return result_table(
+        'Shares of high-resolution classes (%), mean ± deviation',
+        ('code', 'coarse class', 'of all cells', *statistics.target.class_names),
+        rows,
+        names=1,
+    )
 
 
 def percent(value: float) -> str:

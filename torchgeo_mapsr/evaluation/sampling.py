@@ -23,9 +23,6 @@ from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from .class_maps import ClassMaps, MapBlock, layer_path
 
-#: What strata can be made of.
-LAYERS = ('class', 'confidence', 'lr', 'tile')
-
 # Percent at which the bands of confidence begin.
 _BANDS = (0, 50, 70, 90)
 
@@ -42,7 +39,7 @@ class Strata:
 
     Args:
         maps: The maps.
-        layers: Of :data:`LAYERS`, one or more.
+        layers: One or more of 'class', 'confidence', 'lr' and 'tile'.
         labels: LR labels, for 'lr'; the first that has a label at a pixel counts.
         lr_legend: Their legend.
 

@@ -7,8 +7,9 @@ The file of a verb is imported when the verb is asked for, and what it needs whe
 torch takes seconds, and ``--help`` and a mistyped option should not.
 """
 
-#: What each verb does, in the order of ``--help``. Each has a file of its name, with
-#: ``add`` and ``run``.
+#: What each verb does, in the order of ``--help``. Each has a file of its name, with what
+#: its own ``--help`` says, ``DESCRIPTION`` and ``EXAMPLES``; ``add_options``, which adds its
+#: options to a parser; and ``run``, which does what was parsed and returns the exit code.
 VERBS = {
     'map': 'make a land-cover map from imagery and coarse labels',
     'export': 'polygons, styles and a STAC item of a map',

@@ -7,15 +7,31 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import VERBS
-from .console import Verbs, check_json, json_option, terminal, working, write_json
+from .console import (
+    check_json,
+    json_option,
+    legend_option,
+    overwrite_option,
+    terminal,
+    working,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
     from ..evaluation.class_maps import ClassMaps
 
-_EXAMPLES = """examples:
+DESCRIPTION = (
+    'User’s, producer’s and overall accuracy and the area of each class, with standard '
+    'errors and confidence intervals, from a stratified random sample that has been '
+    'labelled (`sample` draws one). Olofsson et al. 2014, eq. 1 to 11; Stehman 2014 '
+    'where the strata are not the map’s classes. Strata come from the column `stratum` '
+    'of the points, with their areas from `stratum_hectares`; without, they are the '
+    'map’s classes. Areas are measured on the ground.'
+)
+
+EXAMPLES = """examples:
   torchgeo-mapsr area landcover.tif --points points.gpkg
   torchgeo-mapsr area maps/*.tif --points points.gpkg --json areas.json
   torchgeo-mapsr area nlcd.tif --legend nlcd --points survey.shp --reference observed
@@ -26,24 +42,8 @@ does, and says how sure it is.
 """
 
 
-def add(verbs: Verbs) -> None:
-    """Add the verb and its options.
-
-    Args:
-        verbs: Where it is added.
-    """
-    parser = verbs.add_parser(
-        'area',
-        help=VERBS['area'],
-        description='User’s, producer’s and overall accuracy and the area of each class, '
-        'with standard errors and confidence intervals, from a stratified random sample '
-        'that has been labelled (`sample` draws one). Olofsson et al. 2014, eq. 1 to 11; '
-        'Stehman 2014 where the strata are not the map’s classes. Strata come from the '
-        'column `stratum` of the points, with their areas from `stratum_hectares`; '
-        'without, they are the map’s classes. Areas are measured on the ground.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         'maps', nargs='+', metavar='MAP', help='the class maps that were sampled'
     )
@@ -56,11 +56,7 @@ def add(verbs: Verbs) -> None:
         metavar='COLUMN',
         help='column with the true class, a code or a name (default: %(default)s)',
     )
-    parser.add_argument(
-        '--legend',
-        metavar='NAME|FILE',
-        help='legend of the maps (default: what the map says, or land-cover-4)',
-    )
+    legend_option(parser)
     parser.add_argument(
         '--confidence',
         type=float,
@@ -69,18 +65,11 @@ def add(verbs: Verbs) -> None:
         help='coverage of the intervals (default: %(default)s)',
     )
     json_option(parser)
-    parser.add_argument(
-        '--overwrite', action='store_true', help='replace a file that exists'
-    )
-    parser.set_defaults(run=run)
+    overwrite_option(parser, 'a file that exists')
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit code.
-
-    Args:
-        options: What was parsed.
-    """
+    """Do it; returns the exit code."""
     import numpy as np
 
     from ..errors import InputError
@@ -231,13 +220,7 @@ def _check(path: Path, stratum: Any, names: Any, hectares: Any, pixels: Any) -> 
 
 
 def _show(console: Any, sample: Any, names: Any, counted: Any) -> None:
-    from rich.table import Table
-
-    level = f'{100 * sample.confidence:g} %'
-    table = Table(title=f'Area and accuracy with {level} intervals')
-    titles = 'class', 'pixels counted, ha', 'area, ha', 'user’s, %', 'producer’s, %'
-    for title in titles:
-        table.add_column(title, justify='left' if title == 'class' else 'right')
+    from ..evaluation.report import result_table
 
     def percent(item: Any) -> str:
         if item.value != item.value:
@@ -245,14 +228,17 @@ def _show(console: Any, sample: Any, names: Any, counted: Any) -> None:
         low, high = (100 * end for end in item.interval)
         return f'{100 * item.value:.1f} ({low:.1f}–{high:.1f})'
 
-    for k, name in enumerate(names):
-        area = sample.areas[k]
-        table.add_row(
+    rows = [
+        (
             name,
             f'{counted[k]:,.2f}',
             f'{area.value:,.2f} ± {area.half_width:,.2f}',
             percent(sample.users_accuracy[k]),
             percent(sample.producers_accuracy[k]),
         )
-    console.print(table)
+        for k, (name, area) in enumerate(zip(names, sample.areas, strict=True))
+    ]
+    title = f'Area and accuracy with {100 * sample.confidence:g} % intervals'
+    columns = 'class', 'pixels counted, ha', 'area, ha', 'user’s, %', 'producer’s, %'
+    console.print(result_table(title, columns, rows))
     console.print(f'Overall accuracy: {percent(sample.overall_accuracy)} %')

@@ -9,20 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from . import VERBS
 from .console import (
-    Verbs,
     check_json,
     check_output,
     finite,
     json_option,
+    legend_option,
     output_path,
+    overwrite_option,
     terminal,
     working,
     write_json,
 )
 
-_EXAMPLES = """examples:
+DESCRIPTION = (
+    'Calibrate the first signal to the second by least squares, which takes out what '
+    'differs everywhere alike, and report windows whose mean absolute difference is '
+    'above a threshold (Malkin et al. 2019, appendix D). Two class maps give a matrix '
+    'of areas from class to class, too.'
+)
+
+EXAMPLES = """examples:
   torchgeo-mapsr change map_2013.tif map_2019.tif --output change.tif
   torchgeo-mapsr change a.tif b.tif --output change.tif --polygons change.gpkg
   torchgeo-mapsr change naip_2013.tif naip_2019.tif --output change.tif --bands 1 2 3
@@ -34,22 +41,8 @@ what two class maps hide; without scores, by their classes. Maps serve better th
 """
 
 
-def add(verbs: Verbs) -> None:
-    """Add the verb and its options.
-
-    Args:
-        verbs: Where it is added.
-    """
-    parser = verbs.add_parser(
-        'change',
-        help=VERBS['change'],
-        description='Calibrate the first signal to the second by least squares, which '
-        'takes out what differs everywhere alike, and report windows whose mean absolute '
-        'difference is above a threshold (Malkin et al. 2019, appendix D). Two class maps '
-        'give a matrix of areas from class to class, too.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument('before', metavar='BEFORE', help='raster of the first date')
     parser.add_argument(
         'after', metavar='AFTER', help='raster of the second date; its grid is used'
@@ -70,9 +63,7 @@ def add(verbs: Verbs) -> None:
         metavar='FILE',
         help='hectares from class to class, a .csv',
     )
-    parser.add_argument(
-        '--overwrite', action='store_true', help='replace files that exist'
-    )
+    overwrite_option(parser)
     parser.add_argument(
         '--signal',
         choices=['auto', 'scores', 'classes', 'imagery'],
@@ -80,11 +71,7 @@ def add(verbs: Verbs) -> None:
         help='what is compared; auto: scores if both maps have them, classes if both '
         'are class maps, else imagery (default)',
     )
-    parser.add_argument(
-        '--legend',
-        metavar='NAME|FILE',
-        help='legend of two class maps (default: what they say)',
-    )
+    legend_option(parser, 'legend of two class maps (default: what they say)')
     parser.add_argument(
         '--bands', nargs='+', type=int, metavar='N', help='bands of imagery, from 1'
     )
@@ -104,15 +91,10 @@ def add(verbs: Verbs) -> None:
         'standard deviations)',
     )
     json_option(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit code.
-
-    Args:
-        options: What was parsed.
-    """
+    """Do it; returns the exit code."""
     from ..evaluation.change import SignalPair, detect_change, transitions
     from ..evaluation.class_maps import layer_path, map_legend
 
@@ -235,12 +217,12 @@ def _save(table: Any, path: Path) -> None:
 
 
 def _show(console: Any, transitions: Any) -> None:
-    from rich.table import Table
+    from ..evaluation.report import result_table
 
-    table = Table(title='Hectares from class (row) to class (column)')
     names = transitions.legend.class_names
-    for name in ('before', *names):
-        table.add_column(name, justify='left' if name == 'before' else 'right')
-    for name, row in zip(names, transitions.hectares, strict=True):
-        table.add_row(name, *(f'{value:,.2f}' for value in row))
-    console.print(table)
+    rows = [
+        (name, *(f'{value:,.2f}' for value in row))
+        for name, row in zip(names, transitions.hectares, strict=True)
+    ]
+    title = 'Hectares from class (row) to class (column)'
+    console.print(result_table(title, ('before', *names), rows))

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Where verbs are added and what they print to."""
+"""What verbs have in common: options, files that they write, the terminal."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 # What torch takes for a seed.
 _LARGEST_SEED = 2**63 - 1
-
-Verbs: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
 
 
 def finite(text: str) -> float:
@@ -98,6 +96,31 @@ def json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--json', type=Path, metavar='FILE', help='write the figures to a file too'
     )
+
+
+def overwrite_option(
+    parser: argparse.ArgumentParser, what: str = 'files that exist'
+) -> None:
+    """Add ``--overwrite``.
+
+    Args:
+        parser: The parser to add it to.
+        what: What is replaced.
+    """
+    parser.add_argument('--overwrite', action='store_true', help=f'replace {what}')
+
+
+def legend_option(
+    parser: argparse.ArgumentParser,
+    text: str = 'legend of the maps (default: what the map says, or land-cover-4)',
+) -> None:
+    """Add ``--legend``.
+
+    Args:
+        parser: The parser to add it to.
+        text: What ``--help`` says of it.
+    """
+    parser.add_argument('--legend', metavar='NAME|FILE', help=text)
 
 
 def check_output(path: Path, inputs: Iterable[object], overwrite: bool | None) -> None:

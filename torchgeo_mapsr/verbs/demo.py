@@ -8,18 +8,22 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..mapping.config import MapJob
-from . import VERBS
 from .console import (
-    Verbs,
     check_json,
     json_option,
+    overwrite_option,
     seed_option,
     show_accuracy,
     terminal,
     write_json,
 )
 
-_EXAMPLES = """examples:
+DESCRIPTION = (
+    'Make a small scene with imagery, coarse labels and truth, map it and compare the '
+    'map with the truth.'
+)
+
+EXAMPLES = """examples:
   torchgeo-mapsr demo
   torchgeo-mapsr demo somewhere --seed 3 --json accuracy.json
 
@@ -27,20 +31,8 @@ Then look at somewhere/landcover.png, and drag somewhere/landcover.tif into QGIS
 """
 
 
-def add(verbs: Verbs) -> None:
-    """Add the verb and its options.
-
-    Args:
-        verbs: Where it is added.
-    """
-    parser = verbs.add_parser(
-        'demo',
-        help=VERBS['demo'],
-        description='Make a small scene with imagery, coarse labels and truth, map it '
-        'and compare the map with the truth.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         'folder',
         nargs='?',
@@ -49,19 +41,12 @@ def add(verbs: Verbs) -> None:
         help='where to put everything (default: %(default)s)',
     )
     seed_option(parser)
-    parser.add_argument(
-        '--overwrite', action='store_true', help='replace an older demo'
-    )
+    overwrite_option(parser, 'an older demo')
     json_option(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit code.
-
-    Args:
-        options: What was parsed.
-    """
+    """Do it; returns the exit code."""
     from ..datasets.legends.crosswalk import Crosswalk
     from ..datasets.scene.scene import make_scene
     from ..evaluation.accuracy import compare

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from . import VERBS
 from .console import (
-    Verbs,
     check_json,
     check_output,
     finite,
     json_option,
+    legend_option,
     output_path,
+    overwrite_option,
     show_accuracy,
     terminal,
     working,
@@ -28,7 +28,15 @@ if TYPE_CHECKING:
 
     from ..evaluation.accuracy import Assessment, Confusion
 
-_EXAMPLES = """examples:
+DESCRIPTION = (
+    'With --truth: accuracy, kappa, mean recall, and IoU, F1 and boundary IoU of each '
+    'class, from one confusion matrix pooled over all files; the same by coarse class '
+    '(--labels), file and stratum. Where there is no data, nothing is compared; '
+    'classes that the truth does not have are marked and are in no mean. Without '
+    '--truth: what the coarse labels and their joint statistics say of a map.'
+)
+
+EXAMPLES = """examples:
   torchgeo-mapsr evaluate map.tif --truth lc.tif --truth-legend chesapeake-7
   torchgeo-mapsr evaluate maps/*.tif --truth truth/*.tif --json accuracy.json
   torchgeo-mapsr evaluate map.tif --truth lc.tif --matrix matrix.png matrix.csv
@@ -52,24 +60,8 @@ _FIGURES = {
 }
 
 
-def add(verbs: Verbs) -> None:
-    """Add the verb and its options.
-
-    Args:
-        verbs: Where it is added.
-    """
-    parser = verbs.add_parser(
-        'evaluate',
-        help=VERBS['evaluate'],
-        description='With --truth: accuracy, kappa, mean recall, and IoU, F1 and '
-        'boundary IoU of each class, from one confusion matrix pooled over all files; '
-        'the same by coarse class (--labels), file and stratum. Where there is no data, '
-        'nothing is compared; classes that the truth does not have are marked and are '
-        'in no mean. Without --truth: what the coarse labels and their joint statistics '
-        'say of a map.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument('maps', nargs='+', metavar='MAP', help='class maps')
     parser.add_argument(
         '--truth',
@@ -78,11 +70,7 @@ def add(verbs: Verbs) -> None:
         metavar='FILE',
         help='high-resolution labels: one a map, in the same order; any grid and CRS',
     )
-    parser.add_argument(
-        '--legend',
-        metavar='NAME|FILE',
-        help='legend of the maps (default: what the map says, or land-cover-4)',
-    )
+    legend_option(parser)
     parser.add_argument(
         '--truth-legend',
         metavar='NAME|FILE',
@@ -143,18 +131,11 @@ def add(verbs: Verbs) -> None:
         '--reliability', type=Path, metavar='FILE', help='reliability diagram as .png'
     )
     json_option(parser)
-    parser.add_argument(
-        '--overwrite', action='store_true', help='replace files that exist'
-    )
-    parser.set_defaults(run=run)
+    overwrite_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit code.
-
-    Args:
-        options: What was parsed.
-    """
+    """Do it; returns the exit code."""
     from ..evaluation.class_maps import common_legend, without_layers
 
     maps = without_layers(options.maps)
@@ -324,74 +305,67 @@ def _groups(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _show_classes(console: 'Console', result: 'Confusion') -> None:
-    from rich.table import Table
-
-    from ..evaluation.report import percent
+    from ..evaluation.report import percent, result_table
 
     width = result.boundary_width
-    table = Table(title='By class (%)')
-    figures = ('iou', 'f1', 'precision', 'recall', 'boundary_iou', 'share')
-    for name in ('', 'IoU', 'F1', 'user’s', 'producer’s'):
-        table.add_column(name, justify='right' if name else 'left')
-    table.add_column(
-        'boundary IoU' if width is None else f'boundary IoU ({width:g} m)',
-        justify='right',
-    )
-    table.add_column('of truth', justify='right')
-    for i, name in enumerate(result.legend.class_names):
-        values = (percent(getattr(result, figure)[i]) for figure in figures)
-        table.add_row(name if result.present[i] else f'{name} (absent)', *values)
-    console.print(table)
+    figures = {
+        'IoU': 'iou',
+        'F1': 'f1',
+        'user’s': 'precision',
+        'producer’s': 'recall',
+        'boundary IoU' + ('' if width is None else f' ({width:g} m)'): 'boundary_iou',
+        'of truth': 'share',
+    }
+    rows = [
+        (name, *(percent(getattr(result, figure)[i]) for figure in figures.values()))
+        for i, name in enumerate(_marked(result))
+    ]
+    console.print(result_table('By class (%)', ('', *figures), rows))
 
 
 def _show_matrix(console: 'Console', result: 'Confusion') -> None:
-    from rich.table import Table
+    from ..evaluation.report import result_table
 
-    table = Table(title='Pixels by true class (row) and mapped class (column)')
-    table.add_column('truth')
-    for name in result.legend.class_names:
-        table.add_column(name, justify='right')
-    for i, name in enumerate(result.legend.class_names):
-        counts = (f'{count:,}' for count in result.matrix[i].tolist())
-        table.add_row(name if result.present[i] else f'{name} (absent)', *counts)
-    console.print(table)
+    rows = [
+        (name, *(f'{count:,}' for count in counts))
+        for name, counts in zip(_marked(result), result.matrix.tolist(), strict=True)
+    ]
+    title = 'Pixels by true class (row) and mapped class (column)'
+    console.print(result_table(title, ('truth', *result.legend.class_names), rows))
+
+
+def _marked(result: 'Confusion') -> list[str]:
+    """Names of classes, those marked that the truth does not have."""
+    named = zip(result.legend.class_names, result.present, strict=True)
+    return [name if present else f'{name} (absent)' for name, present in named]
 
 
 def _show_groups(console: 'Console', result: 'Assessment') -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from ..evaluation.report import percent
+    from ..evaluation.report import percent, result_table
 
     width = result.total.boundary_width
     near = '' if width is None else f' within {width:g} m'
     for kind, by_name in result.groups.items():
         title = f'By {kind} (%; F1 and recall: means; boundary: IoU{near})'
-        # Nine columns have to go into a terminal of 80 characters.
-        table = Table(
-            title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-        )
-        table.add_column('')
-        for name in ('pixels', *_FIGURES.values()):
-            table.add_column(name, justify='right', no_wrap=True)
+        rows = []
         for name, part in by_name.items():
             pixels = int(part.matrix.sum())
             if pixels:
                 figures = (percent(getattr(part, figure)) for figure in _FIGURES)
-                table.add_row(name, f'{pixels:,}', *figures)
-        console.print(table)
+                rows.append((name, f'{pixels:,}', *figures))
+        columns = '', 'pixels', *_FIGURES.values()
+        console.print(result_table(title, columns, rows, compact=True))
 
 
 def _with_labels(
     options: argparse.Namespace, maps: list[str], legend: Any, console: 'Console'
 ) -> dict[str, Any]:
     """Figures against coarse labels."""
-    from rich.table import Table
-
     from ..datasets.labels import LabelRaster
     from ..datasets.legends.legend import Legend
     from ..datasets.legends.statistics import JointStatistics
     from ..evaluation.consistency import WARNING, composition
+    from ..evaluation.report import result_table
 
     lr_legend = Legend.load(options.labels_legend)
     statistics = None
@@ -407,11 +381,7 @@ def _with_labels(
         result = sum(parts[1:], parts[0])
     if not result.cells.any():
         raise InputError('No cell of the coarse labels lies on the maps.')
-    table = Table(title='Share of each class in the cells of a coarse class (%)')
-    table.add_column('coarse class')
-    table.add_column('cells', justify='right')
-    for name in legend.class_names:
-        table.add_column(name, justify='right')
+    rows = []
     scores = None if statistics is None else result.z_scores(statistics)
     for i, item in enumerate(lr_legend.classes):
         if result.cells[i]:
@@ -421,8 +391,10 @@ def _with_labels(
                     f'{text} ({z:+.1f})'
                     for text, z in zip(shown, scores[0][i], strict=True)
                 ]
-            table.add_row(item.name, str(result.cells[i]), *shown)
-    console.print(table)
+            rows.append((item.name, str(result.cells[i]), *shown))
+    title = 'Share of each class in the cells of a coarse class (%)'
+    columns = 'coarse class', 'cells', *legend.class_names
+    console.print(result_table(title, columns, rows))
     if statistics is not None:
         console.print(
             f'In brackets: mean z-score against the statistics {statistics.name!r}.'

@@ -9,37 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from . import VERBS
 from .console import (
-    Verbs,
     check_json,
     check_output,
     finite,
     json_option,
+    legend_option,
+    overwrite_option,
     terminal,
     write_json,
 )
 
-_EXAMPLES = """examples:
+DESCRIPTION = 'Polygons, styles and a STAC item of a class map that exists.'
+
+EXAMPLES = """examples:
   torchgeo-mapsr export landcover.tif --polygons landcover_polygons.gpkg --min-area 100
   torchgeo-mapsr export landcover.tif --polygons web.pmtiles
   torchgeo-mapsr export landcover.tif --style --stac-item --json written.json
 """
 
 
-def add(verbs: Verbs) -> None:
-    """Add the verb and its options.
-
-    Args:
-        verbs: Where it is added.
-    """
-    parser = verbs.add_parser(
-        'export',
-        help=VERBS['export'],
-        description='Polygons, styles and a STAC item of a class map that exists.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument('map', type=Path, metavar='MAP', help='class map')
     parser.add_argument(
         '--polygons',
@@ -68,24 +59,13 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         '--stac-item', action='store_true', help='write NAME.stac.json, a STAC item'
     )
-    parser.add_argument(
-        '--legend',
-        metavar='NAME|FILE',
-        help='legend of the map (default: what the map says)',
-    )
-    parser.add_argument(
-        '--overwrite', action='store_true', help='replace files that exist'
-    )
+    legend_option(parser, 'legend of the map (default: what the map says)')
+    overwrite_option(parser)
     json_option(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit code.
-
-    Args:
-        options: What was parsed.
-    """
+    """Do it; returns the exit code."""
     from ..datasets.legends.legend import Legend
     from ..mapping.polygons import format_of, polygonise
     from ..mapping.stac_item import stac_item

@@ -6,30 +6,22 @@
 import argparse
 from pathlib import Path
 
-from . import VERBS
-from .console import Verbs, check_json, json_option, seed_option, terminal, write_json
+from .console import check_json, json_option, seed_option, terminal, write_json
 
-_EXAMPLES = """examples:
+DESCRIPTION = (
+    'Choose chips of the CVPR 2019 Chesapeake tiles that show several classes, and '
+    'divide them into splits (Workman et al. 2023). It writes an index; pixels stay in '
+    'the tiles. Interrupted, the same command goes on.'
+)
+
+EXAMPLES = """examples:
   torchgeo-mapsr low2high chesapeake/ --output low2high/
   torchgeo-mapsr low2high chesapeake/ --output low2high/ --size 256 --json chips.json
 """
 
 
-def add(verbs: Verbs) -> None:
-    """Add the verb and its options.
-
-    Args:
-        verbs: Where it is added.
-    """
-    parser = verbs.add_parser(
-        'low2high',
-        help=VERBS['low2high'],
-        description='Choose chips of the CVPR 2019 Chesapeake tiles that show several '
-        'classes, and divide them into splits (Workman et al. 2023). It writes an index; '
-        'pixels stay in the tiles. Interrupted, the same command goes on.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument('root', type=Path, metavar='ROOT', help='folder of the tiles')
     parser.add_argument(
         '--output',
@@ -57,15 +49,11 @@ def add(verbs: Verbs) -> None:
     )
     seed_option(parser, 'of the splits; ')
     json_option(parser)
-    parser.set_defaults(run=run, resumes=True)
+    parser.set_defaults(resumes=True)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit code.
-
-    Args:
-        options: What was parsed.
-    """
+    """Do it; returns the exit code."""
     from rich.progress import track
 
     from ..datasets.low2high_index import build_index

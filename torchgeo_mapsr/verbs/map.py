@@ -6,10 +6,14 @@
 import argparse
 
 from ..mapping.config import add_arguments, job_of
-from . import VERBS
-from .console import Verbs, terminal
+from .console import terminal
 
-_EXAMPLES = """examples:
+DESCRIPTION = (
+    'Make a land-cover map at the resolution of imagery, with no labels but coarse '
+    'ones. Interrupted, the same command goes on where it stopped.'
+)
+
+EXAMPLES = """examples:
   torchgeo-mapsr map imagery.tif --labels nlcd.tif --legend nlcd --output landcover.tif
   torchgeo-mapsr map a.tif b.tif --labels nlcd.tif --legend nlcd --output maps/
   torchgeo-mapsr map a.tif --labels nlcd.tif --legend nlcd --output landcover.tif \\
@@ -25,30 +29,14 @@ was calibrated. `--progress json` tells programs how far it is, on standard erro
 """
 
 
-def add(verbs: Verbs) -> None:
-    """Add the verb and its options.
-
-    Args:
-        verbs: Where it is added.
-    """
-    parser = verbs.add_parser(
-        'map',
-        help=VERBS['map'],
-        description='Make a land-cover map at the resolution of imagery, with no labels '
-        'but coarse ones. Interrupted, the same command goes on where it stopped.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     add_arguments(parser)
-    parser.set_defaults(run=run, resumes=True)
+    parser.set_defaults(resumes=True)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit code.
-
-    Args:
-        options: What was parsed.
-    """
+    """Do it; returns the exit code."""
     job = job_of(options)
     from ..mapping.run import map_region
 

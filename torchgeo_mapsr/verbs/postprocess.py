@@ -8,18 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from . import VERBS
 from .console import (
-    Verbs,
     check_json,
     check_output,
     finite,
     json_option,
+    legend_option,
+    overwrite_option,
     terminal,
     write_json,
 )
 
-_EXAMPLES = """examples:
+DESCRIPTION = (
+    'Make a map of a map: multiply the scores of classes by weights and take the best '
+    'class anew (Malkin et al. 2019, appendix E), then give patches below a minimum '
+    'mapping unit to the class that they share the longest edge with. The result does '
+    'not depend on tiles. Interrupted, the same command goes on where it stopped.'
+)
+
+EXAMPLES = """examples:
   torchgeo-mapsr postprocess map.tif --reweight impervious=2 --output more.tif
   torchgeo-mapsr postprocess map.tif --min-area 500 --output generalised.tif
   torchgeo-mapsr postprocess map.tif --reweight water=0.5 forest=1.2 \\
@@ -32,30 +39,13 @@ page that `report` makes has a slider for each class: try weights there, and giv
 _TILE = 2048
 
 
-def add(verbs: Verbs) -> None:
-    """Add the verb and its options.
-
-    Args:
-        verbs: Where it is added.
-    """
-    parser = verbs.add_parser(
-        'postprocess',
-        help=VERBS['postprocess'],
-        description='Make a map of a map: multiply the scores of classes by weights and '
-        'take the best class anew (Malkin et al. 2019, appendix E), then give patches '
-        'below a minimum mapping unit to the class that they share the longest edge '
-        'with. The result does not depend on tiles. Interrupted, the same command goes '
-        'on where it stopped.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument('map', metavar='MAP', help='class map')
     parser.add_argument(
         '--output', type=Path, required=True, metavar='FILE', help='map to write'
     )
-    parser.add_argument(
-        '--overwrite', action='store_true', help='replace files that exist'
-    )
+    overwrite_option(parser)
     parser.add_argument(
         '--reweight',
         nargs='+',
@@ -75,21 +65,15 @@ def add(verbs: Verbs) -> None:
         metavar='M2',
         help='smallest patch that stays, in square metres on the ground',
     )
-    parser.add_argument(
-        '--legend',
-        metavar='NAME|FILE',
-        help='legend of the map (default: what the map says, or land-cover-4)',
+    legend_option(
+        parser, 'legend of the map (default: what the map says, or land-cover-4)'
     )
     json_option(parser)
-    parser.set_defaults(run=run, resumes=True)
+    parser.set_defaults(resumes=True)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit code.
-
-    Args:
-        options: What was parsed.
-    """
+    """Do it; returns the exit code."""
     import hashlib
     import json
 
@@ -238,14 +222,14 @@ def _compare(legend: Any, old: Any, new: Any, areas: Any) -> tuple[Any, Any, flo
 
 
 def _show(console: Any, names: Any, before: Any, after: Any, changed: float) -> None:
-    from rich.table import Table
+    from ..evaluation.report import result_table
 
-    table = Table(title='Land cover, hectares')
-    for title in ('class', 'before', 'after'):
-        table.add_column(title, justify='left' if title == 'class' else 'right')
-    for row in zip(names, before, after, strict=True):
-        table.add_row(row[0], f'{row[1]:,.2f}', f'{row[2]:,.2f}')
-    console.print(table)
+    rows = [
+        (name, f'{old:,.2f}', f'{new:,.2f}')
+        for name, old, new in zip(names, before, after, strict=True)
+    ]
+    columns = 'class', 'before', 'after'
+    console.print(result_table('Land cover, hectares', columns, rows))
     console.print(f'{changed:,.2f} ha have another class.')
 
 

@@ -6,18 +6,23 @@
 import argparse
 from pathlib import Path
 
-from . import VERBS
 from .console import (
-    Verbs,
     check_json,
     json_option,
     output_path,
+    overwrite_option,
     terminal,
     working,
     write_json,
 )
 
-_EXAMPLES = """examples:
+DESCRIPTION = (
+    'Make one self-contained HTML file of one or more runs: swipe between imagery, '
+    'coarse labels, map and confidence, areas and figures, and sliders that weigh the '
+    'classes live. It needs no network and no other file.'
+)
+
+EXAMPLES = """examples:
   torchgeo-mapsr report landcover.json
   torchgeo-mapsr report maps/report.json --output maps.html
   torchgeo-mapsr report 2013.json 2019.json --output both.html --title 'Two years'
@@ -28,21 +33,8 @@ has a slider for each class: `postprocess --reweight` does to the map what a sli
 """
 
 
-def add(verbs: Verbs) -> None:
-    """Add the verb and its options.
-
-    Args:
-        verbs: Where it is added.
-    """
-    parser = verbs.add_parser(
-        'report',
-        help=VERBS['report'],
-        description='Make one self-contained HTML file of one or more runs: swipe between '
-        'imagery, coarse labels, map and confidence, areas and figures, and sliders that '
-        'weigh the classes live. It needs no network and no other file.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         'reports', nargs='+', type=Path, metavar='MAP.json', help='reports of runs'
     )
@@ -52,9 +44,7 @@ def add(verbs: Verbs) -> None:
         metavar='FILE',
         help='page to write (default: MAP.html beside the first report)',
     )
-    parser.add_argument(
-        '--overwrite', action='store_true', help='replace a page that exists'
-    )
+    overwrite_option(parser, 'a page that exists')
     parser.add_argument(
         '--figures',
         nargs='+',
@@ -73,15 +63,10 @@ def add(verbs: Verbs) -> None:
         '(default: %(default)s)',
     )
     json_option(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit code.
-
-    Args:
-        options: What was parsed.
-    """
+    """Do it; returns the exit code."""
     from ..errors import InputError
     from ..evaluation.page import build_page
 

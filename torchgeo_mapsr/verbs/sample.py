@@ -6,19 +6,28 @@
 import argparse
 from pathlib import Path
 
-from . import VERBS
 from .console import (
-    Verbs,
     check_json,
     json_option,
+    legend_option,
     output_path,
+    overwrite_option,
     seed_option,
     terminal,
     working,
     write_json,
 )
 
-_EXAMPLES = """examples:
+DESCRIPTION = (
+    'Draw a stratified random sample of a map: a GeoPackage of points with an empty '
+    'column `reference` whose choices are the map’s classes. Labelled, it gives '
+    'accuracy and areas with confidence intervals (`area`). How many points follows '
+    'from the standard error of the overall accuracy that is wanted (Cochran 1977, eq. '
+    '5.25; Olofsson et al. 2014, eq. 13), shared in proportion to area with a minimum '
+    'for rare strata.'
+)
+
+EXAMPLES = """examples:
   torchgeo-mapsr sample landcover.tif --output points.gpkg
   torchgeo-mapsr sample maps/*.tif --output points.gpkg --standard-error 0.01
   torchgeo-mapsr sample map.tif --output points.gpkg --size 300 --minimum 30
@@ -32,24 +41,8 @@ look at the imagery, not at the map, and run `torchgeo-mapsr area`.
 """
 
 
-def add(verbs: Verbs) -> None:
-    """Add the verb and its options.
-
-    Args:
-        verbs: Where it is added.
-    """
-    parser = verbs.add_parser(
-        'sample',
-        help=VERBS['sample'],
-        description='Draw a stratified random sample of a map: a GeoPackage of points '
-        'with an empty column `reference` whose choices are the map’s classes. Labelled, '
-        'it gives accuracy and areas with confidence intervals (`area`). How many points '
-        'follows from the standard error of the overall accuracy that is wanted '
-        '(Cochran 1977, eq. 5.25; Olofsson et al. 2014, eq. 13), shared in proportion to '
-        'area with a minimum for rare strata.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         'maps',
         nargs='+',
@@ -59,14 +52,8 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         '--output', type=Path, required=True, metavar='FILE', help='GeoPackage to write'
     )
-    parser.add_argument(
-        '--overwrite', action='store_true', help='replace files that exist'
-    )
-    parser.add_argument(
-        '--legend',
-        metavar='NAME|FILE',
-        help='legend of the maps (default: what the map says, or land-cover-4)',
-    )
+    overwrite_option(parser)
+    legend_option(parser)
     parser.add_argument(
         '--strata',
         nargs='+',
@@ -107,23 +94,18 @@ def add(verbs: Verbs) -> None:
     )
     seed_option(parser)
     json_option(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit code.
-
-    Args:
-        options: What was parsed.
-    """
+    """Do it; returns the exit code."""
     import numpy as np
-    from rich.table import Table
 
     from ..datasets.labels import LabelRaster
     from ..datasets.legends.legend import Legend
     from ..errors import InputError
     from ..evaluation.class_maps import ClassMaps, common_legend, parse_named
     from ..evaluation.estimation import allocate, sample_size
+    from ..evaluation.report import result_table
     from ..evaluation.sampling import Strata, draw_sample, write_sample
 
     if options.output.suffix != '.gpkg':
@@ -162,15 +144,15 @@ def run(options: argparse.Namespace) -> int:
         with working(console, 'Drawing points'):
             sample = draw_sample(strata, sizes, points, options.seed)
             write_sample(sample, scratch, legend)
-    table = Table(title='Reference points to be labelled')
-    for name in ('stratum', 'hectares', 'points'):
-        table.add_column(name, justify='left' if name == 'stratum' else 'right')
-    rows = list(zip(sizes.names, sizes.hectares, sizes.pixels, points, strict=True))
-    for name, hectares, _, count in rows:
-        table.add_row(name, f'{hectares:.2f}', str(count))
-    table.add_section()
-    table.add_row('all', f'{sizes.hectares.sum():.2f}', str(len(sample)))
-    console.print(table)
+    drawn = list(zip(sizes.names, sizes.hectares, sizes.pixels, points, strict=True))
+    console.print(
+        result_table(
+            'Reference points to be labelled',
+            ('stratum', 'hectares', 'points'),
+            [(name, f'{hectares:.2f}', str(k)) for name, hectares, _, k in drawn],
+            [('all', f'{sizes.hectares.sum():.2f}', str(len(sample)))],
+        )
+    )
     if len(sample) > size:
         console.print(
             f'{len(sample)} points, not {size}: each stratum has {options.minimum} at '
@@ -182,7 +164,7 @@ def run(options: argparse.Namespace) -> int:
         'legend': legend.name,
         'strata': [
             {'name': n, 'hectares': round(a, 4), 'pixels': int(p), 'points': int(k)}
-            for n, a, p, k in rows
+            for n, a, p, k in drawn
         ],
         'seed': options.seed,
     }

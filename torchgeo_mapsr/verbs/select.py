@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from . import VERBS
 from .console import (
-    Verbs,
     check_json,
     finite,
     json_option,
+    legend_option,
     seed_option,
     terminal,
     write_json,
@@ -25,42 +24,42 @@ if TYPE_CHECKING:
 
 _SIZE = 256
 
-_EXAMPLES = """examples:
+DESCRIPTION = (
+    'Select unlabelled patches by the share of minority classes in their predicted '
+    'maps, and write their footprints for the training. The confidence and scores that '
+    'lie beside a map are left out.'
+)
+
+EXAMPLES = """examples:
   torchgeo-mapsr select maps/*.tif --minority 4 --output patches.gpkg
+  torchgeo-mapsr select maps/*.tif --labels source/*.tif --output patches.gpkg
   torchgeo-mapsr select maps/*.tif --minority 14 16 24 --output patches.gpkg \\
       --patch-size 512 --threshold 0.02 --fraction equal --json patches.json
 """
 
 
-def add(verbs: Verbs) -> None:
-    """Add the verb and its options.
-
-    Args:
-        verbs: Where it is added.
-    """
-    parser = verbs.add_parser(
-        'select',
-        help=VERBS['select'],
-        description='Select unlabelled patches by the share of minority classes in '
-        'their predicted maps, and write their footprints for the training. The '
-        'confidence and scores that lie beside a map are left out.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         'maps', nargs='+', metavar='MAP', help='class maps of unlabelled imagery'
     )
-    parser.add_argument(
+    rare = parser.add_mutually_exclusive_group(required=True)
+    rare.add_argument(
         '--minority',
         nargs='+',
-        required=True,
         metavar='CLASS',
         help='minority classes, by name or code',
     )
-    parser.add_argument(
-        '--legend',
-        metavar='NAME|FILE',
-        help='legend of the maps, for names of classes (default: what the maps say, or '
+    rare.add_argument(
+        '--labels',
+        nargs='+',
+        metavar='FILE',
+        help='labels of the source, in the classes of the maps: those below one percent '
+        'of them are the minority',
+    )
+    legend_option(
+        parser,
+        'legend of the maps, for names of classes (default: what the maps say, or '
         'land-cover-4)',
     )
     parser.add_argument(
@@ -95,15 +94,10 @@ def add(verbs: Verbs) -> None:
     )
     seed_option(parser)
     json_option(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit code.
-
-    Args:
-        options: What was parsed.
-    """
+    """Do it; returns the exit code."""
     inputs = [*options.maps, options.output]
     check_json(options, inputs)
     others = {'run', 'json'}
@@ -124,20 +118,22 @@ def run(options: argparse.Namespace) -> int:
 
 def select(
     maps: Sequence[str],
-    minority: Sequence[int | str],
+    minority: Sequence[int | str] | None,
     output: Path,
     patch_size: int = _SIZE,
     threshold: float = 0.01,
     fraction: float | None = 0.5,
     seed: int = 0,
     legend: str | None = None,
+    labels: Sequence[str] = (),
 ) -> 'GeoDataFrame':
     """Select patches of class maps and write their footprints.
 
     Args:
         maps: Class maps of unlabelled imagery, each in its own grid and CRS; their
             confidence and scores are left out.
-        minority: The minority classes: codes, or names of the maps' legend.
+        minority: The minority classes: codes, or names of the maps' legend. None: see
+            *labels*.
         output: The footprint file; nothing is written over.
         patch_size: Height and width of a patch, in pixels of its map.
         threshold: See :func:`~torchgeo_mapsr.datasets.patches.select_patches`, as the
@@ -145,6 +141,8 @@ def select(
         fraction: Of the patches below the threshold, how many are drawn.
         seed: Seed of the draw.
         legend: Legend of the maps (default: what they say, or land-cover-4).
+        labels: Labelled rasters, whose rare classes are the minority, see
+            :func:`~torchgeo_mapsr.datasets.patches.minority_classes`.
 
     Returns:
         The selected patches: what the file holds.
@@ -156,6 +154,7 @@ def select(
     from ..datasets.patches import (
         check_footprints,
         class_shares,
+        minority_classes,
         select_patches,
         write_footprints,
     )
@@ -166,7 +165,10 @@ def select(
     check_footprints(output)
     patches = class_shares(without_layers(maps), patch_size)
     codes = [column for column in patches.columns if isinstance(column, int)]
-    rare = _codes(maps, minority, legend)
+    if minority is None:
+        rare = list(minority_classes(labels))
+    else:
+        rare = _codes(maps, minority, legend)
     chosen = select_patches(patches[codes], rare, threshold, fraction, seed)
     selected = patches.loc[chosen.index]
     selected = selected.rename(columns={code: f'share_{code}' for code in codes})

@@ -7,10 +7,14 @@ import argparse
 from pathlib import Path
 
 from ..errors import InputError
-from . import VERBS
-from .console import Verbs, check_json, json_option, terminal, write_json
+from .console import check_json, json_option, overwrite_option, terminal, write_json
 
-_EXAMPLES = """examples:
+DESCRIPTION = (
+    'Mean and standard deviation of the shares of high-resolution classes in the cells '
+    'of each coarse class, as MatchedStatistics wants them (its argument parser).'
+)
+
+EXAMPLES = """examples:
   torchgeo-mapsr statistics nlcd.tif --truth lc.tif --legend nlcd \\
       --truth-legend chesapeake-7 --output here.yaml
   torchgeo-mapsr evaluate map.tif --labels nlcd.tif --labels-legend nlcd \\
@@ -18,21 +22,8 @@ _EXAMPLES = """examples:
 """
 
 
-def add(verbs: Verbs) -> None:
-    """Add the verb and its options.
-
-    Args:
-        verbs: Where it is added.
-    """
-    parser = verbs.add_parser(
-        'statistics',
-        help=VERBS['statistics'],
-        description='Mean and standard deviation of the shares of high-resolution '
-        'classes in the cells of each coarse class, as MatchedStatistics wants '
-        'them (its argument parser).',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument(
         'labels', nargs='+', metavar='LABELS', help='coarse labels; any grid and CRS'
     )
@@ -65,19 +56,12 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         '--output', type=Path, required=True, metavar='FILE', help='YAML file to write'
     )
-    parser.add_argument(
-        '--overwrite', action='store_true', help='replace a file that exists'
-    )
+    overwrite_option(parser, 'a file that exists')
     json_option(parser)
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do it; returns the exit code.
-
-    Args:
-        options: What was parsed.
-    """
+    """Do it; returns the exit code."""
     from ..datasets.legends.crosswalk import Crosswalk
     from ..datasets.legends.legend import Legend
     from ..datasets.legends.measured import measure_statistics
