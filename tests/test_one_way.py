@@ -28,7 +28,7 @@ from torchgeo_mapsr.datasets.chip import Chip, read_chip
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.scene import Scene, make_scene
-from torchgeo_mapsr.models.head.label_prior import LabelPrior
+from torchgeo_mapsr.models.head.prior import LabelPrior
 from torchgeo_mapsr.samplers import FitSampler
 
 from .forked import run_forked

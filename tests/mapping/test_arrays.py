@@ -6,9 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
+from lightning.pytorch import Trainer
 from odc.geo.geobox import GeoBox
+from odc.geo.xr import wrap_xr
+from xarray import DataArray
 
-from torchgeo_mapsr import FitOptions, InputError, LandCoverModel, fit, map_array
+from torchgeo_mapsr import (
+    FitOptions,
+    InputError,
+    LandCoverModel,
+    SegmentationTask,
+    fit,
+    map_array,
+)
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.models.model import LandCoverModel as Model
 
@@ -140,3 +151,128 @@ def test_arrays_that_are_no_rasters(
     with pytest.raises(InputError, match=message) as error:
         map_array(model, source, chip_size=128)
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('pixel', [0.6, 1 / 3, 1.0])
+def test_coordinates_are_those_of_the_source(
+    scene: Scene, model: LandCoverModel, pixel: float
+) -> None:
+    """Made as people make them, they differ from the grid's in the last digits."""
+    values, _ = arrays(scene.imagery)
+    values = values[:, :130, :140]
+    image = DataArray(
+        values,
+        {
+            'y': 4_210_000.1 - pixel * (np.arange(130) + 0.5),
+            'x': 325_000.3 + pixel * (np.arange(140) + 0.5),
+        },
+        ('band', 'y', 'x'),
+    ).odc.assign_crs('EPSG:26918')
+    found = map_array(model, image, chip_size=128)
+    assert found.x.equals(image.x)
+    assert found.y.equals(image.y)
+    assert image.where(found == 3).shape == image.shape
+    assert found.odc.crs == image.odc.crs
+    assert found.odc.nodata == 255
+    shares = map_array(model, image, chip_size=128, probabilities=True)
+    assert shares.dims == ('class', 'y', 'x')
+    assert shares.x.equals(image.x)
+    assert list(shares['class'].values) == list(model.target.class_names)
+
+
+@pytest.mark.parametrize('dims', [('latitude', 'longitude'), ('lat', 'lon')])
+def test_dimensions_keep_their_names(
+    scene: Scene, model: LandCoverModel, dims: tuple[str, str]
+) -> None:
+    values, _ = arrays(scene.imagery)
+    values = values[:, :100, :100]
+    steps = 1e-5 * (np.arange(100) + 0.5)
+    image = DataArray(
+        values, {dims[0]: 38 - steps, dims[1]: steps - 77}, ('band', *dims)
+    ).odc.assign_crs('EPSG:4326')
+    found = map_array(model, image, chip_size=128)
+    assert found.dims == dims
+    assert image.where(found == 3).shape == image.shape
+
+
+def test_flag_meanings_are_as_many_words_as_values(scene: Scene) -> None:
+    """CF 1.11, section 3.5: "a string whose value is a list of words"."""
+    model = fit(
+        scene.imagery, scene.labels, 'nlcd', target='nlcd', backbone='identity',
+        chip_size=128, device='cpu',
+    )  # fmt: skip
+    values, grid = arrays(scene.imagery)
+    image = wrap_xr(values, grid, dims=('band', 'y', 'x'), axis=1)
+    attrs = map_array(model, image, chip_size=128).attrs
+    words = attrs['flag_meanings'].split()
+    assert len(words) == len(attrs['flag_values']) == len(model.target)
+    assert words[0] == model.target.class_names[0].replace(' ', '_')
+
+
+def test_masked_pixels_are_no_data(scene: Scene, model: LandCoverModel) -> None:
+    """As ``rasterio.read(masked=True)`` gives them; of integers where all bands are."""
+    values, grid = arrays(scene.imagery)
+    masked = np.ma.MaskedArray(values, mask=np.zeros(values.shape, bool))
+    masked.mask[:, :50] = True
+    masked.mask[0, 60:] = True
+    found = map_array(model, (masked, grid), chip_size=128)
+    assert (found[:50] == 255).all()
+    assert (found[50:] != 255).all()
+    floats = np.ma.MaskedArray(values.astype(np.float32), mask=masked.mask)
+    found = map_array(model, (floats, grid), chip_size=128)
+    assert (found[:50] == 255).all()
+    assert (found[60:] == 255).all()
+    codes, place = arrays(scene.labels)
+    hidden = np.ma.masked_equal(codes, 41)
+    blank = wrap_xr(np.where(codes == 41, 255, codes)[0], place, nodata=255)
+    np.testing.assert_array_equal(
+        map_array(model, (values, grid), (hidden, place), chip_size=128),
+        map_array(model, (values, grid), blank, chip_size=128),
+    )
+
+
+@pytest.mark.parametrize('nodata', [-9999, float('nan'), 300, 0.5])
+def test_no_data_that_no_pixel_can_have(
+    scene: Scene, model: LandCoverModel, nodata: float
+) -> None:
+    values, grid = arrays(scene.imagery)
+    image = wrap_xr(values, grid, dims=('band', 'y', 'x'), axis=1)
+    found = map_array(model, image.assign_attrs(nodata=nodata), chip_size=128)
+    np.testing.assert_array_equal(found, map_array(model, image, chip_size=128))
+
+
+def test_models_by_their_files(
+    scene: Scene, model: LandCoverModel, tmp_path: Path
+) -> None:
+    path = tmp_path / 'fit.safetensors'
+    model.save(path)
+    np.testing.assert_array_equal(
+        map_array(path, scene.imagery, chip_size=128),
+        map_array(model, scene.imagery, chip_size=128),
+    )
+    torch.manual_seed(0)
+    task = SegmentationTask('unet', 'resnet18', in_channels=model.bands)
+    trainer = Trainer(accelerator='cpu', logger=False)
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(tmp_path / 'seg.ckpt')
+    codes = map_array(str(tmp_path / 'seg.ckpt'), scene.imagery, chip_size=256)
+    assert set(np.unique(codes)) <= {*model.target.codes.tolist()}
+    twice = map_array([tmp_path / 'seg.ckpt'] * 2, scene.imagery, chip_size=256)
+    np.testing.assert_array_equal(codes, twice)
+    for wrong in (task, 3, [], None):
+        with pytest.raises(InputError, match='is no model'):
+            map_array(wrong, scene.imagery)
+    with pytest.raises(InputError, match='does not exist'):
+        map_array(tmp_path / 'none.ckpt', scene.imagery)
+
+
+def test_grid_without_a_crs(scene: Scene, model: LandCoverModel) -> None:
+    values, grid = arrays(scene.imagery)
+    with pytest.raises(InputError, match='has no CRS'):
+        map_array(model, (values, GeoBox(grid.shape, grid.affine, None)))
+
+
+def test_options_of_a_fit_are_checked(model: LandCoverModel) -> None:
+    for options in ({'prior': -1}, {'prior': float('nan')}, {'score': 'best'}):
+        with pytest.raises(InputError, match=next(iter(options))):
+            model.with_options(**options)

@@ -19,7 +19,7 @@ from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.mapping.store import WorkStore, digest, replacing
 from torchgeo_mapsr.models.backbones.create import create_backbone
 from torchgeo_mapsr.models.head.head import Head
-from torchgeo_mapsr.models.head.label_prior import LabelPrior
+from torchgeo_mapsr.models.head.prior import LabelPrior
 from torchgeo_mapsr.models.head.probe import LinearProbe
 from torchgeo_mapsr.models.model import FrozenBackbone, LandCoverModel
 

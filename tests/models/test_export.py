@@ -45,6 +45,20 @@ def test_export_agrees_with_eager(module: ExportableModel, tmp_path: Path) -> No
     torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize('centre', [False, True])
+def test_published_form_is_exported(made_scene: Scene, centre: bool) -> None:
+    model = fit(
+        made_scene.imagery, made_scene.labels, 'nlcd', backbone='identity',
+        options={'score': 'cosine', 'centre': centre}, device='cpu',
+    )  # fmt: skip
+    module = ExportableModel(model)
+    image = 255 * torch.rand(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    program = torch.export.export(module, (torch.zeros_like(image),))
+    with torch.no_grad():
+        expected = module(image)
+    torch.testing.assert_close(program.module()(image), expected, atol=1e-5, rtol=0)
+
+
 def test_compiled_in_one_graph(module: ExportableModel) -> None:
     """The scoring path has no graph break, and gives what it gives without a compiler."""
     graphs = []

@@ -3,13 +3,16 @@
 
 """Fits and maps in Python, of arrays or files, with neither a job nor a Trainer."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from rasterio.env import Env
 from rasterio.io import MemoryFile
 
 from ..arguments import check_range, construct
@@ -22,6 +25,7 @@ from ..errors import InputError
 from ..models.backbones.create import create_backbone
 from ..models.head.options import FitOptions
 from ..models.model import ChipModel, LandCoverModel, device_of
+from ..models.networks.model import NetworkFiles
 from .config import ComputeOptions, ScoringOptions
 from .fit import fit_region
 from .inputs import Inputs
@@ -29,9 +33,6 @@ from .progress import Stopwatch
 from .tiles import ModelScores, ScoredChip, TileItem, sweep
 
 T = TypeVar('T')
-
-#: An array with its grid, what odc-geo and rioxarray call one, or files.
-RasterSource = 'DataArray | tuple[NDArray[Any], GeoBox] | PathLike | Iterable[PathLike]'
 
 
 def fit(
@@ -110,7 +111,7 @@ def fit(
 
 
 def map_array(
-    model: ChipModel,
+    model: ChipModel | str | PathLike[str] | Sequence[str | PathLike[str]],
     imagery: Any,
     labels: Any = None,
     *,
@@ -124,8 +125,9 @@ def map_array(
 
     Args:
         model: What :func:`fit` returns, a
-            :class:`~torchgeo_mapsr.models.model.LandCoverModel` that was loaded, or
-            trained networks.
+            :class:`~torchgeo_mapsr.models.model.LandCoverModel` that was loaded, or the
+            file of one (.safetensors); the checkpoint of a network, or several, which
+            are averaged.
         imagery: HR imagery, see :func:`fit`.
         labels: LR labels, which act as a prior; likewise.
         probabilities: Give the probability of every class in percent, instead of the
@@ -139,8 +141,10 @@ def map_array(
         anything else an array.
 
     Raises:
-        InputError: If the imagery cannot be used, or has other bands than the model's.
+        InputError: If the imagery cannot be used, or has other bands than the model's;
+            or if a file is neither a fit nor a checkpoint.
     """
+    model = _model(model)
     with ExitStack() as opened:
         images = opened.enter_context(_imagery(imagery, stack))
         rasters: tuple[LabelRaster, ...] = ()
@@ -154,6 +158,22 @@ def map_array(
         plan = _plan(images, chip_size, model.halo, model.stride)
         values = _scored(model, images, rasters, plan, probabilities)
     return _like(values, imagery, model.target)
+
+
+def _model(source: Any) -> ChipModel:
+    """A model, from files where it is given by them."""
+    if hasattr(source, 'probabilities') and hasattr(source, 'halo'):
+        return source  # type: ignore[no-any-return]
+    paths = source if isinstance(source, list | tuple) else [source]
+    if not paths or not all(isinstance(path, str | PathLike) for path in paths):
+        raise InputError(
+            f'{type(source).__name__} is no model: map_array takes what fit() returns, '
+            'the file of a fit, or checkpoints of networks.'
+        )
+    files = tuple(Path(path) for path in paths)
+    if len(files) == 1 and files[0].suffix == '.safetensors':
+        return LandCoverModel.load(files[0])
+    return NetworkFiles.of(files, (), 'auto', 'fp32').open()
 
 
 def _scored(
@@ -202,22 +222,34 @@ def _plan(images: Imagery, size: int, halo: int, stride: int) -> Plan:
 
 
 def _like(values: NDArray[np.uint8], source: Any, target: Legend) -> Any:
-    """An array with the coordinates of what it was made of."""
+    """An array with the coordinates of what it was made of, to the last bit.
+
+    Coordinates computed from the grid differ from the source's in the last digits, and
+    xarray joins only what is equal.
+    """
     if not hasattr(source, 'odc') and not hasattr(source, 'coords'):
         return values
-    from odc.geo.xr import wrap_xr
+    from xarray import DataArray
 
-    meaning = dict(zip(target.codes.tolist(), target.class_names, strict=True))
-    attrs: dict[str, Any] = {
-        'flag_values': list(meaning),
-        'flag_meanings': ' '.join(meaning.values()),
+    places = source.odc.spatial_dims
+    coordinates = {
+        name: value
+        for name, value in source.coords.items()
+        if set(value.dims) <= set(places)
     }
-    if values.ndim == 2:
-        return wrap_xr(values, _grid(source), nodata=255, **attrs)
-    stacked = wrap_xr(
-        values, _grid(source), nodata=255, dims=('class', 'y', 'x'), axis=1
-    )
-    return stacked.assign_coords({'class': list(target.class_names)})
+    attrs: dict[str, Any] = {'nodata': 255}
+    if values.ndim == 3:
+        coordinates = {'class': list(target.class_names), **coordinates}
+        like = DataArray(values, coordinates, ('class', *places), attrs=attrs)
+    else:
+        # CF: words apart by blanks, so that a class of several words is one
+        words = ['_'.join(name.split()) for name in target.class_names]
+        attrs |= {
+            'flag_values': target.codes.tolist(),
+            'flag_meanings': ' '.join(words),
+        }
+        like = DataArray(values, coordinates, places, attrs=attrs)
+    return like if like.odc.crs is not None else like.odc.assign_crs(_grid(source).crs)
 
 
 def _grid(array: Any) -> GeoBox:
@@ -272,12 +304,16 @@ def _raster(source: Any, opened: Callable[[Any], T]) -> Iterator[T]:
         if hasattr(source, 'data_vars'):  # a dataset: a band a variable
             source = source.to_dataarray('band')
         grid = _grid(source)
-        values = np.asarray(source.transpose(..., *source.odc.spatial_dims).values)
+        values = source.transpose(..., *source.odc.spatial_dims).values
         nodata = getattr(source.odc, 'nodata', None)
     elif (
         isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], GeoBox)
     ):
-        values, grid, nodata = np.asarray(source[0]), source[1], None
+        values, grid, nodata = np.asanyarray(source[0]), source[1], None
+        if grid.crs is None:
+            raise InputError(
+                'The GeoBox has no CRS: GeoBox(shape, affine, crs), such as EPSG:32618.'
+            )
     elif hasattr(source, 'shape') and hasattr(source, 'dtype'):
         raise InputError(
             f'An array of shape {tuple(source.shape)} has no grid; pass (values, GeoBox).'
@@ -286,7 +322,7 @@ def _raster(source: Any, opened: Callable[[Any], T]) -> Iterator[T]:
         yield opened(source)
         return
     values = values[None] if values.ndim == 2 else values
-    if values.ndim != 3 or values.shape[1:] != grid.shape.yx:
+    if values.ndim != 3 or values.shape[1:] != grid.shape.yx or not values.size:
         raise InputError(
             f'An array of shape {values.shape} does not lie on a grid of '
             f'{grid.shape.yx}; bands come first.'
@@ -297,7 +333,12 @@ def _raster(source: Any, opened: Callable[[Any], T]) -> Iterator[T]:
         values = values.astype(np.uint8)
     if values.dtype == np.float16:
         values = values.astype(np.float32)
-    with MemoryFile(ext='.tif') as memory:
+    if values.dtype == np.longdouble:
+        values = values.astype(np.float64)
+    if nodata is not None and not _can_hold(values.dtype, nodata):
+        nodata = None  # no pixel can have it
+    internal = Env(GDAL_TIFF_INTERNAL_MASK=True)
+    with internal, MemoryFile(ext='.tif') as memory:
         with memory.open(
             driver='GTiff',
             count=len(values),
@@ -309,5 +350,18 @@ def _raster(source: Any, opened: Callable[[Any], T]) -> Iterator[T]:
             nodata=nodata,
             photometric='MINISBLACK',
         ) as file:
-            file.write(values)
+            file.write(np.ma.getdata(values))
+            if np.ma.is_masked(values):
+                # as no-data values count: integers in all bands, floats in any
+                hidden = np.ma.getmaskarray(values)
+                every = values.dtype.kind == 'f'
+                file.write_mask(~(hidden.any(0) if every else hidden.all(0)))
         yield opened(memory.name)
+
+
+def _can_hold(dtype: np.dtype[Any], value: float) -> bool:
+    """Whether a pixel of a data type can have a value."""
+    if dtype.kind == 'f':
+        return True
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= value <= limits.max and float(value).is_integer())

@@ -484,7 +484,8 @@ FLAGS = (
     Flag('crosswalk', 'crosswalk', 'input',
          'how the labels’ classes become the map’s, if there are several: definitions '
          '(shares by the definitions of nlcd, worldcover, dynamic-world, corine or '
-         'openearthmap), cover, scenes, ddtm, dfc2021, chesapeake, statistics or a file',
+         'openearthmap), cover, scenes, ddtm, dfc2021, chesapeake, malkin2019, '
+         'nlcd-descriptions or a file',
          'NAME|FILE'),
     Flag('bands', 'bands', 'input',
          'bands of the imagery to use, from 1 (default: all but alpha)', 'N'),
@@ -543,7 +544,7 @@ FLAGS = (
          'how scores get from tokens to pixels: bilinear or bilateral (default: as the '
          'fit says, or bilinear)', choices=('bilinear', 'bilateral'), of_fits=True),
     Flag('propagate', 'scoring.propagate', 'model',
-         'spatial refinement: none, tokens, superpixels or published, with options as in '
+         'spatial refinement: none, tokens, superpixels, pixels or published, with options as in '
          'superpixels?neighbours=100&alpha=0.5 (default: as the fit says, or none)',
          'SPEC', of_fits=True),
     Flag('calibrate', 'scoring.calibrate', 'model',

@@ -19,7 +19,7 @@ from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from ..arguments import check_choice
+from ..arguments import check_choice, check_range
 from ..datasets.chip import Chip
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
@@ -32,7 +32,7 @@ from .backbones.rcf import MAX_BANDS
 from .head.calibration import Calibration, CalibrationSample
 from .head.cells import CellTable
 from .head.fit import fit_head
-from .head.head import Head
+from .head.head import SCORES, Head
 from .head.options import FitOptions
 from .head.probe import LinearProbe
 from .tokens.bilateral import JointBilateral
@@ -61,7 +61,6 @@ _MAX_THREADS = 8
 
 #: Types of lower precision by their names.
 HALF = {'bf16': torch.bfloat16, 'fp16': torch.float16}
-
 #: Counts the time of a block to a stage.
 Timer = Callable[[str], AbstractContextManager[None]]
 
@@ -236,6 +235,7 @@ class LandCoverModel:
 
     def __post_init__(self) -> None:
         check_choice('upsampler', self.upsampler, UPSAMPLERS)
+        check_choice('precision', self.precision, ('fp32', *HALF))
         object.__setattr__(self, '_propagation', _propagation(self.propagate))
 
     @property
@@ -376,11 +376,16 @@ class LandCoverModel:
             upsampler: How values get from tokens to pixels.
             propagate: Spec of the spatial refinement.
             calibrate: Whether a map's confidence is calibrated.
+
+        Raises:
+            InputError: If there is no such score or upsampler, or the weight is below 0.
         """
         head = self.head
         if score is not None:
+            check_choice('score', score, SCORES)
             head = replace(head, score=score)
         if prior is not None:
+            check_range('prior', prior, 0)
             head = replace(head, prior=head.prior.with_weight(prior))
         return replace(
             self,

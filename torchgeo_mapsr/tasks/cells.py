@@ -14,7 +14,6 @@ from .._compat import Sample
 from ..datasets.legends.crosswalk import Crosswalk
 from ..errors import InputError
 from ..models.head.cells import WHOLE
-from ..models.tokens.tokens import Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +74,6 @@ class BatchCells:
     def usable(self) -> Tensor:
         """Cells that are whole and labelled, (B, h, w) bool."""
         return (self.label >= 0) & (self.share >= WHOLE)
-
-    def features(self, tokens: Tokens) -> Tensor:
-        """Mean HR features R F of each cell, (B, h w, D).
-
-        Args:
-            tokens: Tokens of the batch.
-        """
-        return tokens.pool(self.region, self.label[0].numel(), self.valid)[0]
 
     def of_pixels(self, values: Tensor, outside: int) -> Tensor:
         """The value of the cell that each pixel lies in, (B, H, W).

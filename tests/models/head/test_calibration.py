@@ -22,8 +22,8 @@ from torchgeo_mapsr.models.head.calibration import (
 )
 from torchgeo_mapsr.models.head.cells import CellTable
 from torchgeo_mapsr.models.head.fit import fit_head
-from torchgeo_mapsr.models.head.label_prior import LabelPrior, evidence
 from torchgeo_mapsr.models.head.options import FitOptions
+from torchgeo_mapsr.models.head.prior import LabelPrior, evidence
 
 LEGEND = Legend.load('land-cover-4')
 WALK = Crosswalk.load(LEGEND, LEGEND)

@@ -44,12 +44,10 @@ from torchgeo_mapsr.models.head.probe import (
     LinearProbe,
     fit_probe,
 )
-from torchgeo_mapsr.models.head.prompts import (
-    cluster,
-    select,
-    within_class_discriminant,
-)
+from torchgeo_mapsr.models.head.prompts import cluster, within_class_discriminant
 from torchgeo_mapsr.models.tokens.tokens import Tokens
+
+from .test_prompts import select
 
 TARGET = Legend.load('land-cover-4')
 SAME = Crosswalk.load(TARGET, TARGET)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models.head.head import SCORES, Head
-from torchgeo_mapsr.models.head.label_prior import LabelPrior
+from torchgeo_mapsr.models.head.prior import LabelPrior
 from torchgeo_mapsr.models.head.probe import ABSENT, LinearProbe
 from torchgeo_mapsr.models.head.prompts import CosinePrompts
 from torchgeo_mapsr.models.tokens.bilateral import JointBilateral

@@ -19,10 +19,10 @@ from torchgeo_mapsr.models.head.probe import (
     CellSpace,
     HeldOut,
     LinearProbe,
+    choose_strength,
     class_weights,
     fit_probe,
     folds_of,
-    hold_out,
 )
 
 
@@ -48,7 +48,7 @@ def held_out(
     strengths: Sequence[float] = STRENGTHS,
     folds: int = FOLDS,
 ) -> HeldOut:
-    return hold_out(
+    return choose_strength(
         CellSpace.of(x),
         y,
         classes,

@@ -15,11 +15,21 @@ from torchgeo_mapsr.models.head.prompts import (
     FEWEST,
     CosinePrompts,
     cluster,
-    select,
+    confident,
     within_class_discriminant,
 )
 from torchgeo_mapsr.models.tokens.bilateral import JointBilateral
 from torchgeo_mapsr.models.tokens.tokens import Tokens
+
+
+def select(
+    logits: Tensor, label: Tensor, quantile: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Pixels where a probe is sure and agrees with the LR label, and their classes."""
+    confidence, predicted = logits.softmax(1).max(1)
+    keep = confident(confidence, label, predicted == label, quantile)
+    index = keep.nonzero()[:, 0]
+    return index, label[index]
 
 
 def sampled(n: int = 400, d: int = 6, classes: int = 4, seed: int = 0) -> tuple:

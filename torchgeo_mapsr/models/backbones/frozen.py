@@ -115,22 +115,6 @@ class FrozenNetwork(Backbone):
             f'({reason}): choose another{advice}'
         ) from cause
 
-    def check_size(self, height: int, width: int) -> None:
-        """Try an image of zeros.
-
-        Args:
-            height: Height of the chips to come, in pixels.
-            width: Their width.
-
-        Raises:
-            InputError: The network does not take that size. The line says what helps.
-        """
-        parameter = next(self.network.parameters(), self.mean)
-        with torch.inference_mode():
-            self._run(
-                torch.zeros(1, len(self.select), height, width, device=parameter.device)
-            )
-
     def _sizes(self, height: int, width: int) -> Iterator[tuple[int, int]]:
         """Sizes to pad an image to, in the order in which they are tried."""
         if self.square:

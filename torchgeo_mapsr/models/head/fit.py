@@ -16,10 +16,9 @@ from ...errors import InputError
 from ...process import give_back
 from .cells import ROWS, CellTable
 from .head import Head
-from .label_prior import LabelPrior
 from .noise import FEWEST_CELLS, DenoisedLabels, denoise, label_trust
 from .options import FitOptions
-from .prior import SIGMAS, choose_prior, neighbour_weights
+from .prior import SIGMAS, LabelPrior, choose_prior, neighbour_weights
 from .probe import (
     ABSENT,
     MAX_FITTED,
@@ -27,9 +26,9 @@ from .probe import (
     CellSpace,
     HeldOut,
     LinearProbe,
+    choose_strength,
     class_weights,
     folds_of,
-    hold_out,
     one_hot,
 )
 from .prompts import CosinePrompts, cluster, confident, within_class_discriminant
@@ -238,7 +237,9 @@ def fit_head(
         l2 = CAUTIOUS if l2 is None else l2
     elif l2 is None or (options.prior is None and options.score != 'cosine'):
         strengths = STRENGTHS if l2 is None else (l2,)
-        held = hold_out(space, label, codes, folds, weight, strengths, options.seed)
+        held = choose_strength(
+            space, label, codes, folds, weight, strengths, options.seed
+        )
         l2 = held.l2
         report['held_out_loss'] = {
             f'{s:g}': round(v, 6) for s, v in held.losses.items()

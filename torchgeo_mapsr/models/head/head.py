@@ -16,8 +16,8 @@ from ...datasets.geo.grid import Window
 from ...datasets.legends.legend import Legend
 from ...errors import InputError
 from ..tokens.tokens import Tokens
-from .label_prior import LabelPrior
 from .options import SCORES
+from .prior import LabelPrior
 from .probe import ABSENT, LinearProbe
 from .prompts import CosinePrompts
 
@@ -112,7 +112,7 @@ class Head:
         Args:
             tokens: Tokens of a batch.
             evidence: What the LR labels say, (B, C, H, W), from
-                :meth:`~torchgeo_mapsr.models.head.label_prior.LabelPrior.evidence`;
+                :meth:`~torchgeo_mapsr.models.head.prior.LabelPrior.evidence`;
                 None if there are none.
             window: Rows and columns of the pixels that are wanted, which the evidence
                 is about; all by default.

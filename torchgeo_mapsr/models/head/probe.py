@@ -348,7 +348,7 @@ def folds_of(block: Tensor, seed: int, folds: int = FOLDS) -> Tensor:
     return (order % min(folds, len(blocks)))[place]
 
 
-def hold_out(
+def choose_strength(
     space: CellSpace,
     label: Tensor,
     classes: int,

@@ -4,7 +4,7 @@
 """Class prompts: what the frozen features of each class look like."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,26 +23,6 @@ _PART = 1024
 
 # Shrinkage of the within-class covariance towards a multiple of the identity.
 SHRINKAGE = 0.1
-
-
-def select(
-    logits: Tensor, label: Tensor, quantile: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Pixels where the probe is confident and agrees with the LR label.
-
-    Args:
-        logits: Probe scores of sampled pixels, (N, C).
-        label: Target class of the LR cell of each, (N,), -1 if none.
-        quantile: Only pixels at or above this quantile of their class's probe
-            confidence; 0 keeps all that agree.
-
-    Returns:
-        Indices (m,) of the pixels, and the class of each, (m,).
-    """
-    confidence, predicted = logits.softmax(1).max(1)
-    keep = confident(confidence, label, predicted == label, quantile)
-    index = keep.nonzero()[:, 0]
-    return index, label[index]
 
 
 def confident(
@@ -178,6 +158,13 @@ class CosinePrompts:
     prompts: Tensor
     centre: Tensor
 
+    #: Whether the centre is another point than zero; asked once, as torch.export cannot
+    #: follow a question about a tensor's values.
+    centred: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'centred', bool(self.centre.any()))
+
     def match(self, features: Tensor) -> Tensor:
         """Similarity of feature vectors to their most similar prompt of each class.
 
@@ -206,7 +193,7 @@ class CosinePrompts:
             (B, C, H, W).
         """
         classes, k, dimensions = self.prompts.shape
-        if bool(self.centre.any()):
+        if self.centred:
             ones = torch.ones(dimensions).to(self.centre)
             tokens = tokens.affine(ones, -self.centre)
         product = tokens.project(self._directions())
