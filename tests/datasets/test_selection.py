@@ -1,14 +1,20 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+from pathlib import Path
+
+import geopandas
 import numpy as np
 import pandas
 import pytest
+import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
+from rasterio.transform import Affine
 
 from torchgeo_mapsr.datasets.patches import minority_classes, select_patches
 from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.main import main
 
 
 def table(seed: int = 0, n: int = 400) -> pandas.DataFrame:
@@ -77,10 +83,30 @@ def test_seeds_differ_and_draw_evenly() -> None:
     assert counts.nunique() > 10
 
 
-def test_minority_classes() -> None:
-    shares = pandas.Series({1: 0.6, 2: 0.385, 3: 0.0, 4: 0.01, 5: 0.004, 6: 0.001})
-    assert minority_classes(shares) == (6, 5)
-    assert minority_classes(shares, 0.02) == (6, 5, 4)
+def test_minority_classes(tmp_path: Path) -> None:
+    """Of two rasters together; no-data counts nowhere."""
+    counts = {0: 500, 1: 600, 2: 385, 4: 10, 5: 4, 6: 1}
+    values = np.repeat(list(counts), list(counts.values())).astype(np.uint8)
+    paths = []
+    for i, half in enumerate((values[:700], values[700:])):
+        paths.append(tmp_path / f'{i}.tif')
+        with rasterio.open(
+            paths[-1], 'w', driver='GTiff', count=1, dtype='uint8', nodata=0,
+            height=4, width=half.size // 4, crs='EPSG:32618',
+            transform=Affine(1, 0, 5e5 + 1000 * i, 0, -1, 4e6),
+        ) as file:  # fmt: skip
+            file.write(half.reshape(1, 4, -1))
+    assert minority_classes(paths) == (6, 5)
+    assert minority_classes(paths, 0.02) == (6, 5, 4)
+    with pytest.raises(InputError, match='no class has less than 0.01 % of'):
+        minority_classes(paths, 0.0001)
+    options = f'select {paths[0]} {paths[1]} --labels {paths[0]} {paths[1]}'.split()
+    output = tmp_path / 'patches.gpkg'
+    assert main([*options, '--patch-size', '4', '--output', str(output)]) == 0
+    chosen = geopandas.read_file(output)
+    rare = chosen['share_5'] + chosen['share_6']
+    np.testing.assert_allclose(chosen['minority'], rare)
+    assert (rare > 0).all()
 
 
 @pytest.mark.parametrize(
