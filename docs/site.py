@@ -4,7 +4,7 @@
 """Hooks of the documentation site: the reference's pages, and the benchmarks.
 
 A page of the reference is a part of the package, and has every public name that
-``torchgeo_mapsr/__init__.py`` imports from it.
+``torchgeo_mapsr/__init__.pyi`` imports from it.
 """
 
 import ast
@@ -47,7 +47,7 @@ FURTHER = {
 
 def public_names() -> dict[str, list[str]]:
     """Public names by the part of the package that they are imported from."""
-    tree = ast.parse((PACKAGE / '__init__.py').read_text())
+    tree = ast.parse((PACKAGE / '__init__.pyi').read_text())
     names = defaultdict(list)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
