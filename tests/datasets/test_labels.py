@@ -16,6 +16,9 @@ from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster, check_codes
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.legends.legend import Legend, LegendClass
+from torchgeo_mapsr.datasets.pair import LRHRPair
+from torchgeo_mapsr.datasets.plot import per_pixel
+from torchgeo_mapsr.datasets.sources import label_rasters
 from torchgeo_mapsr.errors import InputError, InputWarning
 
 from .conftest import HR, UTM, Write
@@ -288,3 +291,45 @@ def test_lossy_compression_is_refused(tmp_path: Path) -> None:
         InputError, match=r'labels\.tif: is compressed with losses \(JPEG'
     ):
         LabelRaster.open(path)
+
+
+class TestListsOfLabels:
+    """Paths and rasters that are open already."""
+
+    def test_in_their_order(self, write: Write) -> None:
+        albers = Affine(30, 0, 1339185, 0, -30, 1736145)
+        grids = (HR, HR, HR * Affine.translation(0.4, 0), albers)
+        paths = [
+            write(f'{i}.tif', np.full((9, 9), i + 1, 'uint8'), grid)
+            for i, grid in enumerate(grids)
+        ]
+        first, second, third, fourth = paths
+        raster = LabelRaster.open(third)[0]
+        for sources, expected in (
+            ([raster, fourth], [(third,), (fourth,)]),
+            ([fourth, raster], [(fourth,), (third,)]),
+            # paths that follow one another are a mosaic where they are on one grid
+            ([first, second, raster, fourth], [(first, second), (third,), (fourth,)]),
+            ([first, raster, second], [(first,), (third,), (second,)]),
+            ([raster], [(third,)]),
+            (iter([raster, first]), [(third,), (first,)]),
+        ):
+            found = label_rasters(sources)  # type: ignore[arg-type]
+            assert [labels.paths for labels in found] == expected
+        with pytest.raises(InputError, match='no raster files'):
+            label_rasters([])
+
+    def test_both_count(self, write: Write) -> None:
+        """The raster's labels first, those of the path where it has none."""
+        image = write('i.tif', np.ones((3, 60, 60), 'uint8'))
+        coarse = HR * Affine.scale(10)
+        first = np.full((6, 6), 11, 'uint8')
+        first[:, 3:] = 0
+        (raster,) = LabelRaster.open(write('1.tif', first, coarse, nodata=0))
+        second = write(
+            '2.tif', np.full((9, 9), 41, 'uint8'), coarse * Affine.translation(-1, -0.5)
+        )
+        sample = LRHRPair(image, [raster, second])[:]
+        found = per_pixel(sample['lr_label'], sample['mask_region'])
+        assert (found[:, :30] == 11).all()
+        assert (found[:, 30:] == 41).all()

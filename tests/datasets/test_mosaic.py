@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchgeo.samplers
+from rasterio.transform import Affine
 
 from tests.data.chesapeake_pairs.data import make_rasters
 from torchgeo_mapsr.datasets.base import ChipQuery
@@ -19,6 +20,8 @@ from torchgeo_mapsr.datasets.mosaic import LRHRPairs
 from torchgeo_mapsr.datasets.pair import LRHRPair
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.samplers import ChipSampler
+
+from .conftest import HR, Write
 
 
 @pytest.fixture(scope='module')
@@ -139,3 +142,57 @@ def test_bands_must_be_as_many_everywhere(root: Path) -> None:
     ]
     with pytest.raises(InputError, match=r'has 4 bands and .* has 3; choose bands'):
         LRHRPairs(pairs)
+
+
+@pytest.fixture
+def one_place(write: Write) -> LRHRPairs:
+    """Ten-metre pixels and one-metre pixels of one place, with no date."""
+    rng = np.random.default_rng(0)
+    coarse = write(
+        'a.tif', rng.integers(1, 99, (1, 26, 26), 'uint8'), HR * Affine.scale(10)
+    )
+    tiles = [
+        write(
+            f'b{i}.tif',
+            np.full((1, 128, 128), 101 + i, 'uint8'),
+            HR * Affine.translation(128 * (i % 2), 128 * (i // 2)),
+        )
+        for i in range(4)
+    ]
+    labels = write('lr.tif', np.full((12, 12), 11, 'uint8'), HR * Affine.scale(30))
+    return LRHRPairs.from_files([coarse, *tiles], labels)
+
+
+@pytest.mark.parametrize('length', [None, 40])
+def test_chips_are_of_the_raster_that_they_are_drawn_from(
+    one_place: LRHRPairs, length: int | None
+) -> None:
+    """Also where a finer or coarser one shows the same place."""
+    sampler = ChipSampler(one_place, 64, length=length)
+    queries = [pickle.loads(pickle.dumps(query)) for query in sampler]
+    seen = []
+    for query in queries:
+        x, _, _ = query
+        assert isinstance(x, slice)
+        sample = one_place[query]
+        assert sample['mask_valid'].any()
+        values = sample['image'][0][sample['mask_valid'] > 0]
+        first = int(values[0])
+        if first > 100:
+            assert (values == first).all()
+            assert sample['mask_valid'].all()
+        seen.append(max(first - 100, 0))
+    counts = np.bincount(seen, minlength=5)
+    if length is None:
+        assert counts[1:].tolist() == [4] * 4
+        assert counts[0] == len(queries) - 16
+    else:
+        assert (counts > 0).all()
+
+
+def test_transforms_of_a_pair_are_not_dropped(root: Path) -> None:
+    pair = LRHRPair(
+        min((root / 'naip').iterdir()), root / 'nlcd', transforms=lambda s: s
+    )
+    with pytest.raises(InputError, match='give them to LRHRPairs'):
+        LRHRPairs([pair])

@@ -98,7 +98,7 @@ def test_minority_classes(tmp_path: Path) -> None:
             file.write(half.reshape(1, 4, -1))
     assert minority_classes(paths) == (6, 5)
     assert minority_classes(paths, 0.02) == (6, 5, 4)
-    with pytest.raises(InputError, match='no class has less than 0.01 % of'):
+    with pytest.raises(InputError, match=r'no class has less than 0\.01 % of'):
         minority_classes(paths, 0.0001)
     options = f'select {paths[0]} {paths[1]} --labels {paths[0]} {paths[1]}'.split()
     output = tmp_path / 'patches.gpkg'

@@ -18,6 +18,7 @@ import shapely
 import torch
 import torchgeo.samplers
 from numpy.typing import NDArray
+from rasterio.transform import Affine
 from torchgeo.datasets import (
     RasterDataset,
     random_bbox_assignment,
@@ -35,7 +36,14 @@ from torchgeo_mapsr.datasets.mosaic import LRHRPairs
 from torchgeo_mapsr.datasets.pair import LRHRPair
 from torchgeo_mapsr.datasets.unlabelled import ManyImagery, UnlabelledImagery
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.samplers import BalancedChipSampler, ChipSampler, PatchSampler
+from torchgeo_mapsr.samplers import (
+    BalancedChipSampler,
+    ChipSampler,
+    FitSampler,
+    PatchSampler,
+)
+
+from .conftest import HR, Write
 
 SIZE = 64
 
@@ -280,7 +288,7 @@ def test_union(root: Path) -> None:
     first, second = (
         LRHRPair(path, root / 'nlcd') for path in sorted((root / 'naip').iterdir())
     )
-    with pytest.raises(InputError, match='put them first'):
+    with pytest.raises(InputError, match=r'LRHRPairs\(\[a, b\]\)'):
         first | second  # another UTM zone
     train, val = roi_split(first, half(first))
     union: Any = train | val
@@ -352,3 +360,54 @@ def test_a_row_of_another_file(root: Path) -> None:
     other = pairs(root)
     with pytest.raises(InputError, match='not in the dataset'):
         dataset.index = other.index
+
+
+def test_a_split_of_a_stack(write: Write) -> None:
+    """Two dates of one place as one image: the parts share no pixel."""
+    values = np.random.default_rng(0).integers(1, 99, (2, 3, 128, 128), 'uint8')
+    for year, image in zip((2020, 2021), values, strict=True):
+        write(f'stack/s_{year}0101.tif', image)
+    folder = Path(write('lr.tif', np.full((5, 5), 11, 'uint8'), HR * Affine.scale(30)))
+
+    class Dates(RasterDataset):
+        filename_glob = 's_*.tif'
+        filename_regex = r's_(?P<date>\d{8})'
+        date_format = '%Y%m%d'
+
+    dataset = Dates(folder.parent / 'stack')
+    left, bottom, right, top = dataset.index.total_bounds
+    middle = left + 64
+    parts = roi_split(
+        dataset,
+        [
+            shapely.box(left, bottom, middle, top),
+            shapely.box(middle, bottom, right, top),
+        ],
+    )
+    seen = np.zeros((128, 128), int)
+    for number, part in enumerate(parts):
+        pair = LRHRPair(part, folder, stack=True)
+        chip = pair.imagery.geobox
+        assert pair.imagery.bands == 6
+        sample = pair[ChipQuery(0, chip)]
+        valid = sample['mask_valid'].numpy() > 0
+        assert valid[:, 64 * number : 64 * number + 64].all()
+        np.testing.assert_array_equal(
+            sample['image'].numpy()[:, valid], values.reshape(6, 128, 128)[:, valid]
+        )
+        seen += valid
+        assert all(pair[query]['mask_valid'].any() for query in ChipSampler(pair, 32))
+    assert (seen == 1).all()
+
+
+def test_a_fit_reads_no_chip_outside_of_its_part(root: Path) -> None:
+    pair = LRHRPair(min((root / 'naip').iterdir()), root / 'nlcd')
+    every = FitSampler(pair, 64)
+    part, _ = roi_split(pair, half(pair))
+    sampler = FitSampler(part, 64)
+    inside = {(q.raster, q.chip) for q in every if part.meets(q)}
+    assert {(q.raster, q.chip) for q in sampler} == inside
+    assert 0 < len(sampler) == len(inside) < len(every)
+    part.index = part.index.iloc[:0]
+    with pytest.raises(InputError, match='no labels in this split'):
+        FitSampler(part, 64)

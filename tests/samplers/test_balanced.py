@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
+from rasterio.transform import Affine
 from torchgeo.samplers import GeoSampler
 
 from tests.data.chesapeake_pairs.data import make_rasters
@@ -21,6 +23,26 @@ from torchgeo_mapsr.samplers import BalancedChipSampler
 @pytest.fixture(scope='module')
 def dataset(made_scene: Scene) -> LRHRPair:
     return LRHRPair(made_scene.imagery, made_scene.labels)
+
+
+@pytest.fixture
+def write_pair(tmp_path: Path) -> LRHRPair:
+    """Imagery of 120 x 120 m; 30 m labels of its west, 10 m labels of all of it."""
+    place = Affine(1, 0, 5e5, 0, -1, 4e6)
+    rasters = {
+        'image': (np.full((120, 120), 9, 'uint8'), 1),
+        'west': (np.full((4, 2), 11, 'uint8'), 30),
+        'all': (np.full((12, 12), 41, 'uint8'), 10),
+    }
+    for name, (values, pixel) in rasters.items():
+        with rasterio.open(
+            tmp_path / f'{name}.tif', 'w', driver='GTiff', count=1, dtype='uint8',
+            height=len(values), width=values.shape[1], crs='EPSG:32618',
+            transform=place * Affine.scale(pixel),
+        ) as file:  # fmt: skip
+            file.write(values, 1)
+    labels = [tmp_path / 'west.tif', tmp_path / 'all.tif']
+    return LRHRPair(tmp_path / 'image.tif', labels)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -120,3 +142,19 @@ def test_data_module_trains_on_balanced_chips(made_scene: Scene) -> None:
     assert isinstance(data.train_sampler, BalancedChipSampler)
     assert data.train_sampler.balance == 0.5
     assert [len(b['image']) for b in data.train_dataloader()] == [4, 3]
+
+
+def test_cells_of_all_label_rasters_count_once(write_pair: LRHRPair) -> None:
+    """The first labels count, and the next fill: as in a sample."""
+    pair = write_pair
+    codes, places = pair.lr_cells(0)
+    sample = pair.sample(ChipQuery(0, pair.tiles[0]))
+    region, labels = sample['mask_region'].numpy(), sample['lr_label'].numpy().ravel()
+    row, col = places.astype(int)
+    np.testing.assert_array_equal(labels[region[row, col] - 1], codes)
+    assert (
+        set(codes) == {11, 41} == set(BalancedChipSampler(pair, 16, 4).codes.tolist())
+    )
+    # 30 m cells in the west, and 10 m ones where these end
+    assert (codes == 11).sum() == 4 * 2
+    assert (codes == 41).sum() == 12 * 6

@@ -4,12 +4,15 @@
 from pathlib import Path
 
 import pytest
+import shapely
 import torch
+from torchgeo.datasets import roi_split
 
 from tests.data.chesapeake_pairs.data import make_rasters
 from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.mosaic import LRHRPairs
-from torchgeo_mapsr.samplers import ChipSampler
+from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.samplers import BalancedChipSampler, ChipSampler
 
 
 @pytest.fixture(scope='module')
@@ -80,3 +83,13 @@ def test_generator(dataset: LRHRPairs) -> None:
     ]
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
+
+
+def test_an_empty_split(dataset: LRHRPairs) -> None:
+    (empty,) = roi_split(dataset, [shapely.box(0, 0, 1, 1)])
+    assert len(empty) == 0
+    assert list(ChipSampler(empty, 32)) == []
+    with pytest.raises(InputError, match='is empty: there is nothing to draw 5 chips'):
+        ChipSampler(empty, 32, length=5)
+    with pytest.raises(InputError, match='is empty: there is nothing to draw 7 chips'):
+        BalancedChipSampler(empty, 32, 7)

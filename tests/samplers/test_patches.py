@@ -115,3 +115,13 @@ def test_in_a_loader(root: Path, dataset: LRHRPairs) -> None:
     sampler = PatchSampler(dataset, class_shares(root / 'lc', 64), 32)
     batches = list(DataLoader(dataset, 5, sampler=sampler, collate_fn=collate_pairs))
     assert sum(len(b['image']) for b in batches) == len(sampler)
+
+
+@pytest.mark.parametrize('name', ['size', 'length'])
+@pytest.mark.parametrize('number', [0, -4])
+def test_numbers_are_checked(
+    root: Path, dataset: LRHRPairs, name: str, number: int
+) -> None:
+    table = class_shares(root / 'lc', 64)
+    with pytest.raises(InputError, match=f'{name} must be 1 or more, not {number}'):
+        PatchSampler(dataset, table, **{name: number})  # type: ignore[arg-type]

@@ -68,6 +68,68 @@ def test_every_pixel_keeps_its_own(
     assert left.isdisjoint(mixed['mask_region'][~paste].tolist())
 
 
+def placed(seed: int, windows: tuple[int, int, int]) -> Sample:
+    """A batch of samples of some label rasters, with each pixel's place in its window."""
+    rasters, h, w = windows
+    sample = batch(seed, 3, (rasters * h, w))
+    shape = (3, h, w) if rasters == 1 else (3, rasters, h, w)
+    for key in ('lr_label', 'lr_pixels'):
+        sample[key] = sample[key].view(shape)
+    sample['lr_place'] = torch.arange(3 * 3 * rasters).view(3, rasters, 3)
+    cell = sample['mask_region'] - 1
+    places = torch.full((3, 2 * rasters, 12, 12), torch.nan)
+    for raster in range(rasters):
+        inside = (cell >= 0) & (cell // (h * w) == raster)
+        for axis, index in enumerate((cell // w % h, cell % w)):
+            place = places[:, 2 * raster + axis]
+            place[inside] = index[inside] + 0.25
+    sample['mask_coordinates'] = places
+    return sample
+
+
+@pytest.mark.parametrize(
+    'windows',
+    [
+        ((1, 2, 3), (1, 3, 2)),
+        ((2, 2, 3), (2, 4, 2)),
+        ((2, 4, 2), (2, 2, 3)),
+        ((1, 3, 2), (2, 2, 2)),
+        ((3, 2, 2), (1, 3, 4)),
+    ],
+)
+def test_several_label_rasters(
+    windows: tuple[tuple[int, int, int], tuple[int, int, int]],
+) -> None:
+    """Every pixel keeps its cell, and its place in it."""
+    source, target = placed(0, windows[0]), placed(1, windows[1])
+    paste = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(2)) < 0.4
+    before = [sample['mask_coordinates'].clone() for sample in (source, target)]
+    mixed = mix_samples(source, target, paste)
+    for key, outside in (('lr_label', -1), ('lr_pixels', 0.0)):
+        expected = torch.where(
+            paste, under(source, key, outside), under(target, key, outside)
+        )
+        torch.testing.assert_close(under(mixed, key, outside), expected)
+    *several, height, width = mixed['lr_label'].shape[1:]
+    rasters = several[0] if several else 1
+    assert rasters == max(windows[0][0], windows[1][0])
+    assert width == windows[0][2] + windows[1][2]
+    # The cell that a pixel's place names is the cell that it lies in.
+    places = mixed['mask_coordinates'].view(3, rasters, 2, 12, 12)
+    found = torch.zeros(3, 12, 12, dtype=torch.int64)
+    for raster in range(rasters):
+        row, col = places[:, raster].unbind(1)
+        number = (raster * height + row.floor()) * width + col.floor() + 1
+        found = torch.where(row.isnan(), found, number.long())
+        assert row[~row.isnan()].frac().eq(0.25).all()
+        assert col[~col.isnan()].frac().eq(0.25).all()
+    assert torch.equal(found, mixed['mask_region'])
+    # A mixture lies nowhere, and its parts stay as they were.
+    assert 'lr_place' not in mixed
+    for sample, copy in zip((source, target), before, strict=True):
+        assert torch.equal(sample['mask_coordinates'].nan_to_num(), copy.nan_to_num())
+
+
 def test_visible_shares_are_those_of_what_is_left() -> None:
     """RegionAggregation, which reads mask_region, lr_label and lr_pixels, agrees."""
     source, target = batch(0, 2, (2, 2)), batch(1, 2, (2, 3))
@@ -128,6 +190,9 @@ def test_target_without_labels() -> None:
     bare = {'image': target['image'], 'mask_valid': target['mask_valid']}
     mixed = mix_samples(source, bare, source['mask'] > 2)
     assert set(mixed) == {'image', 'mask_valid', 'mask_source'}
+    # nor places in cells that are not there
+    bare['mask_coordinates'] = source['mask_coordinates'] = torch.rand(2, 2, 12, 12)
+    assert 'mask_coordinates' not in mix_samples(source, bare, source['mask'] > 2)
 
 
 def test_masks_with_a_channel_axis() -> None:

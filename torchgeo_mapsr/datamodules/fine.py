@@ -91,5 +91,5 @@ class FineLabelDataModule(ChipDataModule):
                 bands=self.bands,
                 nodata=self.nodata,
             )
-            for file in open_rasters(self.files[split])
+            for file in open_rasters(self.files[split], imagery=True)
         )

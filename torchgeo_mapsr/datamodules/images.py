@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal
 
-import kornia.augmentation as K
 from torch import nn
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
@@ -18,6 +17,7 @@ from ..datasets.images import ImageChips
 from ..datasets.openearthmap import OpenEarthMap
 from ..datasets.openearthmap_sar import Modality, OpenEarthMapSAR
 from ..transforms import RandomChip
+from ..transforms.flips_and_turns import flips_and_turns
 
 Split = Literal['train', 'val', 'test']
 Transforms = Callable[[Sample], Sample]
@@ -56,13 +56,7 @@ class ImageChipsDataModule(NonGeoDataModule, ABC):
         self.patch_size = patch_size
         self.aug = nn.Identity()
         if augment:
-            self.train_aug = K.AugmentationSequential(
-                K.RandomHorizontalFlip(p=0.5),
-                K.RandomVerticalFlip(p=0.5),
-                K.RandomRotation90((0, 3), p=1),
-                data_keys=None,
-                keepdim=True,
-            )
+            self.train_aug = flips_and_turns()
 
     @abstractmethod
     def images(self, split: Split, transforms: Transforms | None = None) -> ImageChips:

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import kornia.augmentation as K
 import shapely
 import torch
 from lightning.pytorch import LightningDataModule
@@ -25,6 +24,7 @@ from ..datasets.mosaic import LRHRPairs
 from ..datasets.pair import LRHRPair
 from ..errors import InputError
 from ..samplers import BalancedChipSampler, ChipSampler
+from ..transforms.flips_and_turns import flips_and_turns
 
 
 class ChipDataModule(GeoDataModule, ABC):
@@ -75,13 +75,7 @@ class ChipDataModule(GeoDataModule, ABC):
         self.collate_fn = collate_pairs  # type: ignore[assignment]
         self.aug = nn.Identity()
         if augment:
-            self.train_aug = K.AugmentationSequential(
-                K.RandomHorizontalFlip(p=0.5),
-                K.RandomVerticalFlip(p=0.5),
-                K.RandomRotation90((0, 3), p=1),
-                data_keys=None,
-                keepdim=True,
-            )
+            self.train_aug = flips_and_turns()
 
     #: Whether its samples have LR labels.
     has_lr_labels = True

@@ -6,7 +6,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import geopandas
 import numpy as np
@@ -21,11 +21,11 @@ from rasterio.transform import Affine
 from shapely.geometry.base import BaseGeometry
 from torchgeo.datasets import GeoDataset, IntersectionDataset, UnionDataset
 
-from .._compat import Sample
+from .._compat import Sample, georeference
 from ..errors import InputError
 from .chip import Chip, read_chip
 from .errors import RGBBandsMissingError
-from .geo.grid import Window, box_in, clip, crop, project
+from .geo.grid import Window, box_in, clip, coverage, crop, pixel_ratio, project
 from .imagery import Imagery
 from .labels import LabelRaster
 from .legends.legend import Legend
@@ -65,6 +65,31 @@ class ChipQuery:
     core: Window | None = None
 
 
+class ChipSlice(tuple[slice, slice, slice]):
+    """A spatiotemporal slice that knows the pixels that it stands for.
+
+    torchgeo's datasets take it as the slice that it is. Of one of this package it gives
+    the very chip: where two rasters show one place, a slice alone cannot say which is
+    meant, nor how large a pixel is.
+
+    Args:
+        slices: [xmin:xmax, ymin:ymax, tmin:tmax] in the CRS of the dataset.
+        chip: The chip.
+    """
+
+    chip: ChipQuery
+
+    def __new__(cls, slices: Sequence[slice], chip: ChipQuery) -> Self:
+        """Make one."""
+        made = super().__new__(cls, slices)
+        made.chip = chip
+        return made
+
+    def __getnewargs__(self) -> tuple[tuple[slice, ...], ChipQuery]:  # type: ignore[override]
+        """What pickle makes it of: queries are sent to a loader's processes."""
+        return tuple(self), self.chip
+
+
 def chip_query(query: ChipQuery | GeoBox) -> ChipQuery:
     """The query for a chip of a dataset of one raster.
 
@@ -91,6 +116,12 @@ class Tile:
     time: slice
     raster: int = 0
     full: bool = True
+
+
+# What to do where & or | would have to resample.
+_ELSEWHERE = (
+    'put them first, or pair several places with LRHRPairs([a, b]) in place of a | b'
+)
 
 
 class ChipDataset(GeoDataset):
@@ -166,7 +197,7 @@ class ChipDataset(GeoDataset):
             assert grid.crs is not None
             index = index.set_crs(grid.crs.proj)
         # A split along an edge leaves lines and points, which hold no pixel.
-        index = index[index.geometry.area > 0]
+        index = index[shapely.area(index.geometry.to_numpy()) > 0]
         #: number of the tile that each row is a part of, (n,)
         self.sources = self._tiles_of(index)
         self._index = index
@@ -211,6 +242,11 @@ class ChipDataset(GeoDataset):
             self.index.geometry.to_numpy(), shapes
         )
         return whole
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether :attr:`index` has all of every tile: no split has cut it."""
+        return len(self.index) == len(self._grids) and bool(self.whole.all())
 
     @property
     def tiles(self) -> tuple[GeoBox, ...]:
@@ -349,6 +385,13 @@ class ChipDataset(GeoDataset):
                 'such as ChipSampler(dataset, size), or index by [xmin:xmax, ymin:ymax]'
             )
         x, y, t = self._disambiguate_slice(query)
+        if isinstance(query, ChipSlice):
+            rows = self._rows_of(query.chip)
+            times = self.index.index[rows]
+            rows = rows[times.overlaps(pandas.Interval(t.start, t.stop, 'both'))]
+            if not rows.size or not self._inside(query.chip.geobox, rows).any():
+                raise IndexError(f'query: {query} not found in bounds: {self.bounds}')
+            return self._sample_of(query.chip, rows)
         if not np.allclose((x.step, y.step), self.res):
             raise InputError(
                 f'chips are read in their own pixels of {self.res}, '
@@ -362,6 +405,14 @@ class ChipDataset(GeoDataset):
         same = [row for row in rows if self._rasters[self.sources[row]] == raster]
         return self._sample_of(ChipQuery(raster, self.snap(x, y, best)), np.array(same))
 
+    def meets(self, query: ChipQuery) -> bool:
+        """Whether the index has any of the pixels of a chip.
+
+        Args:
+            query: The chip.
+        """
+        return bool(self._inside(query.geobox, self._rows_of(query)).any())
+
     def _rows_of(self, query: ChipQuery) -> NDArray[np.int64]:
         """Rows of the index that are of a chip's raster; of many, only those near it."""
         rows = np.flatnonzero(self._raster_numbers[self.sources] == query.raster)
@@ -371,14 +422,6 @@ class ChipDataset(GeoDataset):
         assert grid.crs is not None
         bounds = query.geobox.footprint(grid.crs).geom.buffer(max(self.res)).bounds
         return np.intersect1d(rows, self.index.sindex.query(shapely.box(*bounds)))
-
-    def meets(self, query: ChipQuery) -> bool:
-        """Whether the index has any of the pixels of a chip.
-
-        Args:
-            query: The chip.
-        """
-        return bool(self._inside(query.geobox, self._rows_of(query)).any())
 
     def _hits(
         self, x: slice, y: slice, t: slice
@@ -508,7 +551,7 @@ class ChipDataset(GeoDataset):
     def crs(self, new_crs: CRS) -> None:
         # torchgeo's & and | set it; here it would have to warp
         if new_crs != self.crs:
-            raise InputError('chips keep the CRS of their imagery; put them first')
+            raise InputError(f'chips keep the CRS of their imagery; {_ELSEWHERE}')
 
     @property
     def res(self) -> tuple[float, float]:
@@ -519,7 +562,7 @@ class ChipDataset(GeoDataset):
     def res(self, new_res: float | tuple[float, float]) -> None:
         res = new_res if isinstance(new_res, tuple) else (new_res, new_res)
         if not np.allclose(res, self.res, rtol=1e-9, atol=0):
-            raise InputError('chips keep the pixels of their imagery; put them first')
+            raise InputError(f'chips keep the pixels of their imagery; {_ELSEWHERE}')
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -624,8 +667,17 @@ class ImageryChips(ChipDataset):
             legend,
             truth_legend,
         )
-        if files is not None and not stack:
-            self.index = files.index.to_crs(self.crs)
+        if files is not None:
+            self.index = self._part_of(files.index.to_crs(self.crs), stack)
+
+    def _part_of(self, index: geopandas.GeoDataFrame, stack: bool) -> Any:
+        """What an index has of the imagery; of a stack the places of its first date."""
+        if not stack:
+            return index
+        index = index[index['filepath'].isin(self.imagery.images[0])]
+        # Two dates in one image have no date.
+        always = self.index.index[[0] * len(index)]
+        return index.set_index(always)
 
     @property
     def lr_labels(self) -> tuple[LabelRaster, ...]:
@@ -646,6 +698,60 @@ class ImageryChips(ChipDataset):
             query.core,
             query.raster,
         )
+
+    def sample(self, query: ChipQuery | GeoBox) -> Sample:
+        """Read a chip.
+
+        Args:
+            query: Pixels of the imagery's grid, or beyond it.
+
+        Returns:
+            The sample, not transformed.
+        """
+        query = chip_query(query)
+        sample = self.read(query).sample()
+        return sample | georeference(query.geobox, self.bounds[2])
+
+    def cells(
+        self, raster: int, geobox: GeoBox
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Find the LR cells whose centres lie in a grid: here there are none.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            f'{type(self).__name__} has no LR cells; sample its chips with ChipSampler '
+            'or PatchSampler'
+        )
+
+    def _overlapping(
+        self, labels: Sequence[LabelRaster]
+    ) -> list[tuple[LabelRaster, float]]:
+        """Find the label rasters that the imagery overlaps.
+
+        Args:
+            labels: The label rasters.
+
+        Returns:
+            Each of them with the area of a pixel of the imagery in its cells, once for
+            each tile of the imagery that it overlaps.
+
+        Raises:
+            InputError: There is none.
+        """
+        found = [
+            (raster, pixel_ratio(tile, raster.geobox))
+            for raster in labels
+            for tile in self.imagery.footprints
+            if coverage(tile, raster.geobox) > 0
+        ]
+        if not found:
+            raise InputError(
+                f'{labels[0].paths[0]}: does not overlap {self.imagery.paths[0]}; give '
+                'labels of the same place'
+            )
+        return found
 
     @property
     def all_bands(self) -> tuple[str, ...]:  # type: ignore[override]

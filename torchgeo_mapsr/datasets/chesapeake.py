@@ -68,6 +68,8 @@ class ChesapeakePairs(LRHRPairs):
         InputError: There are no such data in *root*, or files that cannot be used.
     """
 
+    pairs: tuple[LRHRPair, ...]
+
     def __init__(
         self,
         root: PathLike = 'data',

@@ -35,9 +35,9 @@ def collate_pairs(samples: Iterable[Sample]) -> Sample:
         InputError: Images differ in size, or samples in their keys.
     """
     samples = list(samples)
-    shapes = [_shape(sample) for sample in samples]
+    shapes = [windows_of(sample) for sample in samples]
     largest = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-    fitted = [_fit(sample, *largest) for sample in samples]
+    fitted = [fit_windows(sample, largest) for sample in samples]
     batch: Sample = {}
     for key in fitted[0]:
         if any(key not in sample for sample in fitted):
@@ -58,26 +58,45 @@ def collate_pairs(samples: Iterable[Sample]) -> Sample:
     return batch
 
 
-def _shape(sample: Sample) -> tuple[int, int, int]:
-    """Label rasters, and height and width of their windows."""
-    label = sample['lr_label']
-    height, width = label.shape[-2:]
-    return len(label) if label.ndim == 3 else 1, height, width
+def windows_of(sample: Sample, batch: bool = False) -> tuple[int, int, int]:
+    """Label rasters of a sample, and height and width of their windows.
+
+    Args:
+        sample: A sample with ``lr_label``, or a batch of them.
+        batch: Whether it is a batch.
+    """
+    *rasters, height, width = sample['lr_label'].shape[int(batch) :]
+    return rasters[0] if rasters else 1, height, width
 
 
-def _fit(sample: Sample, rasters: int, height: int, width: int) -> Sample:
-    """Pad one sample's LR windows."""
-    count, h, w = _shape(sample)
+def fit_windows(
+    sample: Sample, shape: tuple[int, int, int], batch: bool = False
+) -> Sample:
+    """Pad the LR windows of a sample, and number its cells for the larger ones.
+
+    Args:
+        sample: A sample of an LR/HR dataset, or a batch of them.
+        shape: Label rasters, and height and width of their windows; none is less than
+            what the sample has.
+        batch: Whether it is a batch.
+
+    Returns:
+        The sample with other ``mask_region``, and with more cells that have no label.
+    """
+    rasters, height, width = shape
+    count, h, w = windows_of(sample, batch)
+    axes = sample['lr_label'].shape[: int(batch)]
     padding = (0, width - w, 0, height - h, 0, rasters - count)
     fitted = sample | {
         'mask_region': renumber(sample['mask_region'], (h, w), (height, width))
     }
     for key, value in MISSING.items():
         if key in sample:
-            windows = pad(sample[key].reshape(count, h, w), padding, value=value)
-            fitted[key] = windows if rasters > 1 else windows[0]
+            windows = sample[key].reshape(*axes, count, h, w)
+            windows = pad(windows, padding, value=value)
+            fitted[key] = windows if rasters > 1 else windows.squeeze(-3)
     if 'lr_place' in sample and rasters > 1:
-        place = sample['lr_place'].reshape(count, 3)
+        place = sample['lr_place'].reshape(*axes, count, 3)
         fitted['lr_place'] = pad(place, (0, 0, 0, rasters - count))
     if 'mask_coordinates' in sample:
         # No pixel is in a window that is not there.

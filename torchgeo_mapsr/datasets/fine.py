@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from .._compat import Sample, georeference
+from .._compat import Sample
 from ..errors import InputError
 from .base import ChipQuery, ImageryChips, chip_query
-from .geo.grid import box_in, coverage, crop, pixel_ratio
+from .geo.grid import box_in, coverage, crop
 from .geo.region import TIE, lr_coordinates
 from .labels import LabelRaster
 from .legends.crosswalk import Crosswalk
@@ -80,22 +80,8 @@ class FineLabelPair(ImageryChips):
         self.crosswalk, self.shares, self.least = crosswalk, shares, least
         if not 0 <= least <= 1:
             raise InputError(f'least must be from 0 to 1, not {least}')
-        self._check()
-
-    def _check(self) -> None:
-        met = [
-            (raster, tile)
-            for raster in self.labels
-            for tile in self.imagery.footprints
-            if coverage(tile, raster.geobox) > 0
-        ]
-        if not met:
-            raise InputError(
-                f'{self.labels[0].paths[0]}: does not overlap '
-                f'{self.imagery.paths[0]}; give labels of the same place'
-            )
-        for raster, tile in met:
-            if pixel_ratio(tile, raster.geobox) < 1 / 1.5:
+        for raster, ratio in self._overlapping(self.labels):
+            if ratio < 1 / 1.5:
                 raise InputError(
                     f'{raster.paths[0]}: has larger pixels than '
                     f'{self.imagery.paths[0]}; use LRHRPair for coarser labels'
@@ -111,26 +97,16 @@ class FineLabelPair(ImageryChips):
             The sample, not transformed.
         """
         query = chip_query(query)
-        geobox = query.geobox
-        votes = self._votes(geobox)
+        votes = self._votes(query.geobox)
         reliable = (votes.count > 0).any(0) & (votes.voted >= self.least * votes.labels)
         codes = self.crosswalk.target.codes[votes.count.argmax(0)]
-        arrays: dict[str, NDArray[np.generic]] = {'mask': np.where(reliable, codes, -1)}
+        sample = super().sample(query)
+        sample['mask'] = torch.from_numpy(np.where(reliable, codes, -1))
         if self.shares:
             share = votes.count / np.maximum(votes.voted, 1)
-            arrays['mask_share'] = np.where(reliable, share, 0).astype(np.float32)
-        sample: Sample = self.read(query).sample()
-        sample |= {key: torch.from_numpy(value) for key, value in arrays.items()}
-        return sample | georeference(geobox, self.bounds[2])
-
-    def cells(
-        self, raster: int, geobox: GeoBox
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """There are no LR cells here."""
-        raise InputError(
-            'the labels are finer than the imagery and have no LR cells; sample its '
-            'chips with ChipSampler or PatchSampler'
-        )
+            share = np.where(reliable, share, 0).astype(np.float32)
+            sample['mask_share'] = torch.from_numpy(share)
+        return sample
 
     def _votes(self, geobox: GeoBox) -> 'Votes':
         """Votes of each pixel, from the first raster that has any."""

@@ -163,13 +163,12 @@ class LabelRaster:
             Cells by code, those that have no data left out; and cells that hold the
             no-data value of their file, by that value, where it is a whole number.
         """
-        grid = crop(self.geobox, (0, 0, 1, 1))
         whole = (0, 0, *self.geobox.shape.yx)
         windows = [whole]
         for i, area in enumerate(areas):
             windows = windows if i else []
             try:
-                top, left, bottom, right = box_in(area, grid)
+                top, left, bottom, right = box_in(area, self.geobox)
             except InputError:  # the area reaches beyond what the CRS is made for
                 top, left, bottom, right = whole
             box = (

@@ -14,7 +14,7 @@ from torchgeo.datasets import GeoDataset
 
 from .._compat import Sample
 from ..errors import InputError
-from .base import ChipDataset, ChipQuery, chip_query
+from .base import ChipDataset, ChipQuery, ImageryChips, chip_query
 from .geo.raster import PathLike, list_rasters
 from .legends.legend import Legend
 from .pair import LRHRPair
@@ -55,7 +55,7 @@ class LRHRPairs(ChipDataset):
 
     def __init__(
         self,
-        pairs: Iterable[LRHRPair],
+        pairs: Iterable[ImageryChips],
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         self.pairs = tuple(pairs)
@@ -68,6 +68,11 @@ class LRHRPairs(ChipDataset):
                     f'{pair.imagery.paths[0]}: has {pair.imagery.bands} bands and '
                     f'{first.paths[0]} has {first.bands}; choose bands that all files '
                     'have (bands)'
+                )
+            if pair.transforms is not None:
+                raise InputError(
+                    f'{pair.imagery.paths[0]}: its pair has transforms, which would not '
+                    f'be applied; give them to {type(self).__name__}'
                 )
         super().__init__(
             [tile for pair in self.pairs for tile in pair.imagery.footprints],

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from .._compat import Sample, georeference
+from .._compat import Sample
 from ..errors import InputError
 from .base import ChipQuery, ImageryChips, chip_query
-from .geo.grid import box_in, clip, coverage, pixel_ratio, project
+from .geo.grid import box_in, clip, crop, project
 from .labels import LabelRaster
 from .legends.legend import Legend
 from .sources import ImagerySource, LabelSource, label_rasters
@@ -101,19 +101,9 @@ class LRHRPair(ImageryChips):
 
     def _check(self) -> tuple[LabelRaster, ...]:
         """The label rasters that the imagery meets."""
-        met = [
-            (raster, tile)
-            for raster in self.labels
-            for tile in self.imagery.footprints
-            if coverage(tile, raster.geobox) > 0
-        ]
-        if not met:
-            raise InputError(
-                f'{self.labels[0].paths[0]}: does not overlap '
-                f'{self.imagery.paths[0]}; give labels of the same place'
-            )
-        for raster, tile in met:
-            if pixel_ratio(tile, raster.geobox) > 1.5:
+        met = self._overlapping(self.labels)
+        for raster, ratio in met:
+            if ratio > 1.5:
                 raise InputError(
                     f'{raster.paths[0]}: has smaller pixels than '
                     f'{self.imagery.paths[0]}; use FineLabelPair for finer labels'
@@ -136,31 +126,38 @@ class LRHRPair(ImageryChips):
             The sample, not transformed.
         """
         query = chip_query(query)
-        sample = self.read(query).sample()
+        sample = super().sample(query)
         if self.truth:
             sample['mask'] = torch.from_numpy(self._truth(query.geobox))
-        return sample | georeference(query.geobox, self.bounds[2])
+        return sample
 
     def cells(
         self, raster: int, geobox: GeoBox
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Find the LR cells whose centres lie in a grid, without its imagery."""
-        labels = self._nearest(geobox)
+        found = [
+            self._cells_of(number, geobox) for number in range(len(self._lr_labels))
+        ]
+        codes, centres = zip(*found, strict=True)
+        return np.concatenate(codes), np.concatenate(centres, axis=1)
+
+    def _cells_of(
+        self, number: int, geobox: GeoBox
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Cells of one label raster, where none before it has a label."""
+        labels = self._lr_labels[number]
         box = clip(box_in(geobox, labels.geobox), *labels.geobox.shape)
+        if box[0] >= box[2] or box[1] >= box[3]:
+            return np.zeros(0, np.int64), np.zeros((2, 0))
         codes = labels.read(slice(box[0], box[2]), slice(box[1], box[3]))
         row, col = np.indices(codes.shape) + 0.5
         centres = project(labels.geobox, geobox, row + box[0], col + box[1])
         with np.errstate(invalid='ignore'):
             within = (centres >= 0) & (centres < np.array(geobox.shape)[:, None, None])
         inside = within.all(axis=0) & (codes >= 0)
+        for earlier in self._lr_labels[:number]:
+            inside &= earlier.at(crop(labels.geobox, box)) < 0
         return codes[inside], centres[:, inside]
-
-    def _nearest(self, geobox: GeoBox) -> LabelRaster:
-        """The label raster that covers most of a chip; the first of equals."""
-        if len(self.labels) == 1:
-            return self.labels[0]
-        covered = [coverage(geobox, raster.geobox) for raster in self.labels]
-        return self.labels[int(np.argmax(covered))]
 
     def _truth(self, geobox: GeoBox) -> NDArray[np.int64]:
         """HR label of each pixel, from the first raster that has one."""

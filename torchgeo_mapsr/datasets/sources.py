@@ -6,6 +6,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import geopandas
@@ -202,12 +203,7 @@ class DatedFiles:
 
 ImagerySource = Imagery | GeoDataset | DatedFiles | PathLike | Iterable[PathLike]
 LabelSource = (
-    LabelRaster
-    | GeoDataset
-    | DatedFiles
-    | PathLike
-    | Iterable[LabelRaster]
-    | Iterable[PathLike]
+    LabelRaster | GeoDataset | DatedFiles | PathLike | Iterable[LabelRaster | PathLike]
 )
 
 
@@ -246,8 +242,9 @@ def label_rasters(
     """Open label rasters of files or of a torchgeo dataset's files.
 
     Args:
-        source: The labels. Of a torchgeo dataset with labels of several dates, those of
-            the imagery's date are taken, and never a mix.
+        source: The labels, in their order; paths that follow one another are opened
+            together, one raster for each grid. Of a torchgeo dataset with labels of
+            several dates, those of the imagery's date are taken, and never a mix.
         times: When the imagery was taken.
 
     Raises:
@@ -262,10 +259,11 @@ def label_rasters(
     if isinstance(source, str | os.PathLike):
         return LabelRaster.open(source)
     sources: list[Any] = list(source)  # type: ignore[arg-type]
-    rasters = tuple(item for item in sources if isinstance(item, LabelRaster))
-    if rasters and len(rasters) == len(sources):
-        return rasters
-    return LabelRaster.open([i for i in sources if not isinstance(i, LabelRaster)])
+    rasters: list[LabelRaster] = []
+    for opened, items in groupby(sources, lambda item: isinstance(item, LabelRaster)):
+        run = list(items)
+        rasters += run if opened else LabelRaster.open(run)
+    return tuple(rasters) or LabelRaster.open(sources)
 
 
 def _named(index: geopandas.GeoDataFrame, crs: Any) -> geopandas.GeoDataFrame:

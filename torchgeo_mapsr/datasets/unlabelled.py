@@ -5,13 +5,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-from odc.geo.geobox import GeoBox
-
-from .._compat import Sample, georeference
-from ..errors import InputError
-from .base import ChipQuery, ImageryChips, chip_query
+from .._compat import Sample
+from .base import ImageryChips
 from .mosaic import LRHRPairs
 from .sources import ImagerySource
 
@@ -38,28 +33,6 @@ class UnlabelledImagery(ImageryChips):
     ) -> None:
         super().__init__(imagery, bands, nodata, transforms)
 
-    def sample(self, query: ChipQuery | GeoBox) -> Sample:
-        """Read a chip.
-
-        Args:
-            query: Pixels of the imagery's grid, or beyond it.
-
-        Returns:
-            The sample, not transformed.
-        """
-        query = chip_query(query)
-        sample = self.read(query).sample()
-        return sample | georeference(query.geobox, self.bounds[2])
-
-    def cells(
-        self, raster: int, geobox: GeoBox
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """There are no LR cells here."""
-        raise InputError(
-            'the imagery has no LR cells; sample its chips with ChipSampler or '
-            'PatchSampler'
-        )
-
 
 class ManyImagery(LRHRPairs):
     """Imagery of many places as one dataset, as LR/HR pairs are put side by side.
@@ -75,5 +48,4 @@ class ManyImagery(LRHRPairs):
         places: Iterable[ImageryChips],
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
-        # What it asks of a pair, these have: tiles, imagery, legends and samples.
-        super().__init__(places, transforms)  # type: ignore[arg-type]
+        super().__init__(places, transforms)

@@ -44,7 +44,7 @@ class BalancedChipSampler(GeoSampler):
         toi: Time of interest.
 
     Raises:
-        InputError: There is no LR label, or an argument is out of its range.
+        InputError: There is no chip, no LR label, or an argument is out of its range.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class BalancedChipSampler(GeoSampler):
             )
         self.dataset, self.size, self.length = dataset, size, length
         self.balance, self.generator = balance, generator
-        self.tiles = tiles_of(dataset, roi, toi)
+        self.tiles = tiles_of(dataset, roi, toi, length)
         legend = legend or dataset.legend
         cells = [dataset.lr_cells(tile) for tile in self.tiles]
         codes = np.unique(np.concatenate([[-1], *(codes for codes, _ in cells)]))

@@ -16,7 +16,7 @@ from torchgeo.datasets import GeoDataset, IntersectionDataset, UnionDataset
 from torchgeo.samplers import GeoSampler
 
 from ..arguments import check_range
-from ..datasets.base import ChipDataset, Tile
+from ..datasets.base import ChipDataset, ChipQuery, ChipSlice, Tile
 from ..datasets.geo.grid import crop, starts
 from ..errors import InputError
 
@@ -44,7 +44,8 @@ class ChipSampler(GeoSampler):
         toi: Time of interest.
 
     Raises:
-        InputError: The dataset has nothing in *roi* and *toi*, or a number is below 1.
+        InputError: The dataset has nothing in *roi* and *toi*, or nothing at all to draw
+            *length* chips from, or a number is below 1.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -75,7 +76,7 @@ class ChipSampler(GeoSampler):
     ) -> None:
         for name, pixels in (('size', size), ('stride', stride), ('length', length)):
             check_range(name, pixels, 1)
-        self.tiles = tiles_of(dataset, roi, toi)
+        self.tiles = tiles_of(dataset, roi, toi, length)
         self.size = size
         self.stride = stride or size
         self.length = length
@@ -83,12 +84,13 @@ class ChipSampler(GeoSampler):
         self.crs = dataset.crs
         # What snaps the queries, where it is there.
         self._dataset = _chip_dataset(dataset)
+        self._exact = isinstance(dataset, ChipDataset)
 
     def __iter__(self) -> Iterator[Query]:
         """Yield xmin:xmax, ymin:ymax, tmin:tmax in the CRS of the dataset."""
         for tile, top, left in self._random() if self.length else self._all():
             chip = crop(tile.grid, (top, left, top + self.size, left + self.size))
-            yield query_of(self._dataset, chip, tile)
+            yield query_of(self._dataset, chip, tile, self._exact)
 
     def __len__(self) -> int:
         """Number of chips in an epoch."""
@@ -134,7 +136,10 @@ class ChipSampler(GeoSampler):
 
 
 def tiles_of(
-    dataset: GeoDataset, roi: Polygon | None = None, toi: pandas.Interval | None = None
+    dataset: GeoDataset,
+    roi: Polygon | None = None,
+    toi: pandas.Interval | None = None,
+    length: int | None = None,
 ) -> list[Tile]:
     """What there is to sample from in a dataset, by rows of its index.
 
@@ -142,12 +147,13 @@ def tiles_of(
         dataset: Of this package, or made of some by ``&`` and ``|``, or of torchgeo.
         roi: Region of interest, in the CRS of the dataset.
         toi: Time of interest.
+        length: Chips that are to be drawn from them, if any.
 
     Returns:
         The tiles that hold pixels.
 
     Raises:
-        InputError: There is none in *roi* and *toi*.
+        InputError: There is none in *roi* and *toi*, or none to draw from.
     """
     if isinstance(dataset, ChipDataset):
         tiles = dataset.rows(roi, toi)
@@ -159,19 +165,28 @@ def tiles_of(
             f'{type(dataset).__name__} has no pixels in this region and time; give roi '
             f'in the CRS of the dataset, {dataset.crs.name}'
         )
+    if not tiles and length:
+        raise InputError(
+            f'{type(dataset).__name__} is empty: there is nothing to draw {length} chips '
+            'from; look at the split that it is a part of'
+        )
     return tiles
 
 
-def query_of(dataset: ChipDataset | None, chip: GeoBox, tile: Tile) -> Query:
+def query_of(
+    dataset: ChipDataset | None, chip: GeoBox, tile: Tile, exact: bool = True
+) -> Query:
     """The query that gives a chip.
 
     Args:
         dataset: The dataset of this package that reads it; None for torchgeo.
         chip: Its pixels.
         tile: What it lies in.
+        exact: Whether the tile is one of *dataset*, and not of what it is part of.
     """
     if dataset is not None:
-        return (*dataset.query(chip), tile.time)
+        slices = (*dataset.query(chip), tile.time)
+        return ChipSlice(slices, ChipQuery(tile.raster, chip)) if exact else slices
     box = chip.boundingbox
     return slice(box.left, box.right), slice(box.bottom, box.top), tile.time
 

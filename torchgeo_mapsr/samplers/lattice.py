@@ -3,7 +3,7 @@
 
 """The chips of a fit and of a map as samplers."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from torchgeo.samplers import GeoSampler
@@ -13,6 +13,7 @@ from ..datasets.base import ChipQuery, ImageryChips
 from ..datasets.geo.plan import ChipIndex, Plan, default_overlap
 from ..datasets.labelled_chips import LabelledChips
 from ..datasets.mosaic import LRHRPairs
+from ..errors import InputError
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,7 @@ class LatticeQuery(ChipQuery):
 
 
 class _PlanSampler(GeoSampler):
-    """Samples chips of plans, each raster with its own lattice from edge to edge.
-
-    Args:
-        dataset: What to sample from.
-        size: Height and width of a chip, in pixels.
-        overlap: Pixels that neighbours share, at least (default: both halos and a
-            ramp).
-        halo: Pixels at a chip's border that lack context and get no weight.
-        align: Pixels that chips start at multiples of: the backbone's largest stride.
-        tile_size: Side of what is written at once.
-    """
+    """Samples chips of plans, each raster with its own lattice from edge to edge."""
 
     def __init__(
         self,
@@ -126,8 +117,19 @@ class FitSampler(_PlanSampler):
         check_range('seed', seed, 0)
         super().__init__(dataset, size, overlap, halo, align)
         labels = [pair.lr_labels for pair in pairs_of(dataset)]
-        #: Raster and chip, in order.
-        self.chips = LabelledChips(self.plans, labels, seed)
+        chips = LabelledChips(self.plans, labels, seed)
+        #: Raster and chip, in order: those that hold pixels of the dataset's index.
+        self.chips: Collection[tuple[int, ChipIndex]] = chips
+        if not dataset.is_whole:
+            self.chips = [
+                (raster, chip)
+                for raster, chip in chips
+                if dataset.meets(fit_query(raster, self.plans[raster], chip))
+            ]
+            if not self.chips:
+                raise InputError(
+                    f'{type(dataset).__name__} has no labels in this split or region'
+                )
 
     def __iter__(self) -> Iterator[LatticeQuery]:  # type: ignore[override]
         """Yield chips, which the dataset takes in place of slices."""

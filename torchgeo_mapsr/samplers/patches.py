@@ -8,12 +8,14 @@ from collections.abc import Iterator
 import geopandas
 import numpy as np
 import pandas
+import shapely
 import torch
 from shapely import Polygon
 from torch import Generator
 from torchgeo.datasets import GeoDataset
 from torchgeo.samplers import GeoSampler
 
+from ..arguments import check_range
 from ..datasets.geo.raster import PathLike
 from ..datasets.patches import read_footprints
 from ..errors import InputError
@@ -39,7 +41,8 @@ class PatchSampler(GeoSampler):
         toi: Time of interest.
 
     Raises:
-        InputError: The file cannot be read, or none of its patches is in the dataset.
+        InputError: The file cannot be read, none of its patches is in the dataset, or a
+            number is below 1.
     """
 
     def __init__(
@@ -53,11 +56,15 @@ class PatchSampler(GeoSampler):
         roi: Polygon | None = None,
         toi: pandas.Interval | None = None,
     ) -> None:
+        for name, number in (('size', size), ('length', length)):
+            check_range(name, number, 1)
         table = patches
         if not isinstance(table, geopandas.GeoDataFrame):
             table = read_footprints(table)
-        outlines = table.geometry.to_crs(dataset.crs)
-        centres = table.geometry.centroid.to_crs(dataset.crs)
+        outlines = table.geometry.to_crs(dataset.crs).to_numpy()
+        # By shapely: geopandas warns of planar operations on degrees.
+        centroids = shapely.centroid(table.geometry.to_numpy())
+        centres = geopandas.GeoSeries(centroids, crs=table.crs).to_crs(dataset.crs)
         index = dataset.index if roi is None else dataset.index.clip(roi)
         if toi is not None:
             index = index[index.index.overlaps(toi)]
@@ -72,7 +79,7 @@ class PatchSampler(GeoSampler):
             )
         width, height = dataset.res
         if size is None:
-            spans = np.sqrt(outlines.area.to_numpy()[inside] / (width * height))
+            spans = np.sqrt(shapely.area(outlines[inside]) / (width * height))
             pixels = np.maximum(np.rint(spans), 1)
         else:
             pixels = np.full(len(inside), size)

@@ -10,15 +10,20 @@ from torch import nn
 from torch.nn.functional import pad
 
 from .._compat import Sample
+from ..datasets.base import OUTSIDE
+
+# Where a mask holds something else than -1 beyond the sample.
+_PADDING = OUTSIDE | {'mask_coordinates': torch.nan}
 
 
 class RandomChip(nn.Module):
     """Cut a chip at a random place; pad samples that are smaller.
 
     Kornia's ``RandomCrop(pad_if_needed=True)`` pads masks with 0, which may be the code
-    of a class. Here images are padded with 0, ``mask_valid`` and ``mask_region`` with 0
-    (no data, no cell) and other masks with -1 (no label), at the right and at the
-    bottom. It works on samples, before they are collated.
+    of a class. Here images are padded with 0, ``mask_valid``, ``mask_region`` and
+    ``mask_share`` with 0 (no data, no cell, no class), ``mask_coordinates`` with NaN and
+    other masks with -1 (no label), at the right and at the bottom. It works on samples,
+    before they are collated.
 
     Args:
         size: Height and width in pixels.
@@ -35,7 +40,9 @@ class RandomChip(nn.Module):
             sample: With ``image`` (C, H, W) and masks (H, W).
 
         Returns:
-            The chip; keys that begin neither with ``image`` nor ``mask`` as they are.
+            The chip. ``chip`` says where it lies in its raster, and that chips are no
+            partition where something was cut off; other keys that begin neither with
+            ``image`` nor ``mask`` are as they were.
         """
         height, width = sample['image'].shape[-2:]
         top, left = (
@@ -49,11 +56,16 @@ class RandomChip(nn.Module):
                 return value
             part = value[..., top : top + self.size, left : left + self.size]
             none = -1 if key.startswith('mask') else 0
-            if key in ('mask_valid', 'mask_region'):
-                none = 0
-            return pad(part, missing, value=none)
+            return pad(part, missing, value=_PADDING.get(key, none))
 
-        return {key: cut(key, value) for key, value in sample.items()}
+        chip = {key: cut(key, value) for key, value in sample.items()}
+        if 'chip' in sample:
+            # A fit counts chips of one place once.
+            raster, row, col, partition = sample['chip'].tolist()
+            whole = height <= self.size and width <= self.size
+            place = raster, row + top, col + left, partition * whole
+            chip['chip'] = sample['chip'].new_tensor(place)
+        return chip
 
     def extra_repr(self) -> str:
         """Arguments, for ``print(module)``."""

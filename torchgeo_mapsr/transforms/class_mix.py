@@ -7,11 +7,10 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from .._compat import Sample
 from ..arguments import check_range
-from ..datasets.collate import widen
+from ..datasets.collate import fit_windows, renumber, windows_of
 from ..errors import InputError
 
 
@@ -97,10 +96,14 @@ def mix_samples(source: Sample, target: Sample, paste: Tensor) -> Sample:
        cell i      row · w + col + 1                 →   row · (w + w') + col + 1
                    row · w' + col + 1                →   row · (w + w') + w + col + 1
 
+    So is ``mask_coordinates``, whose columns are w more in the target. Windows of several
+    label rasters are joined raster by raster; what only one of the batches has of them
+    is without labels in the other.
+
     Cells that the paste cuts are seen in part: ``lr_pixels`` stays that of the whole
     cell, so their visible share falls. Cells of which nothing is left have no pixel.
-    What only one batch has is left out, and so is the georeference: a mixture lies
-    nowhere.
+    What only one batch has is left out, and so are the georeference and the cells' place
+    in their rasters, ``lr_place``: a mixture lies nowhere.
 
     Args:
         source: Batch to cut from, as collated.
@@ -122,36 +125,33 @@ def mix_samples(source: Sample, target: Sample, paste: Tensor) -> Sample:
     mixed: Sample = {'mask_source': paste.long()}
     regions = all('lr_label' in s and 'mask_region' in s for s in (source, target))
     if regions:
-        source, target = _side_by_side(source, target)
+        source, target = _joined(source, target)
         for key in ('lr_label', 'lr_pixels'):
             if key in source and key in target:
                 mixed[key] = torch.cat([source[key], target[key]], dim=-1)
+    of_cells = () if regions else ('mask_region', 'mask_coordinates')
     for key in source.keys() & target.keys():
-        if key.startswith('image') or (
-            key.startswith('mask') and (regions or key != 'mask_region')
-        ):
+        if key.startswith(('image', 'mask')) and key not in of_cells:
             # augmentations may give masks a channel axis
             where = paste if target[key].dim() == 3 else paste[:, None]
             mixed[key] = torch.where(where, source[key], target[key])
     return mixed
 
 
-def _side_by_side(source: Sample, target: Sample) -> tuple[Sample, Sample]:
-    """Give both LR windows one height, and number their cells for the joint one."""
-    h, w = source['lr_label'].shape[-2:]
-    h2, w2 = target['lr_label'].shape[-2:]
-    height, width = max(h, h2), w + w2
-    left = _lower(source, height - h)
-    right = _lower(target, height - h2)
-    region = widen(target['mask_region'], w2, width)
-    left['mask_region'] = widen(source['mask_region'], w, width)
+def _joined(source: Sample, target: Sample) -> tuple[Sample, Sample]:
+    """Give both as many LR windows of one height, and number their cells side by side."""
+    shapes = [windows_of(sample, batch=True) for sample in (source, target)]
+    rasters, height = (max(sizes) for sizes in list(zip(*shapes, strict=True))[:2])
+    (_, _, w), (_, _, w2) = shapes
+    left = fit_windows(source, (rasters, height, w), batch=True)
+    right = fit_windows(target, (rasters, height, w2), batch=True)
+    wide = height, w + w2
+    left['mask_region'] = renumber(left['mask_region'], (height, w), wide)
+    region = renumber(right['mask_region'], (height, w2), wide)
     right['mask_region'] = torch.where(region > 0, region + w, 0)
+    if 'mask_coordinates' in right:
+        # row and column of each raster
+        coordinates = right['mask_coordinates'].clone()
+        coordinates[:, 1::2] += w
+        right['mask_coordinates'] = coordinates
     return left, right
-
-
-def _lower(sample: Sample, missing: int) -> Sample:
-    """Add empty rows to an LR window."""
-    added = {'lr_label': pad(sample['lr_label'], (0, 0, 0, missing), value=-1)}
-    if 'lr_pixels' in sample:
-        added['lr_pixels'] = pad(sample['lr_pixels'], (0, 0, 0, missing))
-    return sample | added

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
@@ -138,6 +139,53 @@ def test_an_area_as_large_as_the_world() -> None:
     assert on_grid.mask(UTM).all()
 
 
+@pytest.mark.parametrize('origin', [-77, 283])
+@pytest.mark.parametrize(
+    ('area_crs', 'turn'),
+    [
+        ('EPSG:4326', 0),
+        ('EPSG:4326', 360),
+        ('EPSG:4269', 0),
+        ('EPSG:4269', 360),
+        ('EPSG:32618', 0),
+    ],
+)
+def test_whole_turns(origin: int, area_crs: str, turn: int) -> None:
+    """Longitudes from 0° to 360° are those from −180° to 180°."""
+    grid = GeoBox((90, 90), Affine(1e-3, 0, origin, 0, -1e-3, 39), 'EPSG:4326')
+    plain = GeoBox((90, 90), Affine(1e-3, 0, -77, 0, -1e-3, 39), 'EPSG:4326')
+    corners = [-76.98, 38.95, -76.95, 38.97]
+    to_area = Transformer.from_crs('EPSG:4326', area_crs, always_xy=True)
+    west, south = to_area.transform(*corners[:2])
+    east, north = to_area.transform(*corners[2:])
+    area = AreaOfInterest.from_bbox((west + turn, south, east + turn, north), area_crs)
+    expected = AreaOfInterest.from_bbox((west, south, east, north), area_crs).on(plain)
+    found = area.on(grid)
+    assert found.geobox.shape == expected.geobox.shape
+    np.testing.assert_array_equal(found.mask(grid), expected.mask(plain))
+    assert 500 < found.mask(grid).sum() < 700
+
+
+@pytest.mark.parametrize('origin', [179.95, -180.05])
+def test_across_the_antimeridian(origin: float) -> None:
+    """Two halves, as GeoJSON wants it, and one polygon in metres, are the same."""
+    grid = GeoBox((100, 100), Affine(1e-3, 0, origin, 0, -1e-3, -17), 'EPSG:4326')
+    halves = shapely.union(
+        shapely.box(179.97, -17.08, 180, -17.02),
+        shapely.box(-180, -17.08, -179.98, -17.02),
+    )
+    area = AreaOfInterest(halves, CRS('EPSG:4326'))
+    row, col = np.mgrid[:100, :100]
+    inside = (row >= 20) & (row < 80) & (col >= 20) & (col < 70)
+    np.testing.assert_array_equal(area.on(grid).mask(grid), inside)
+    metres = Transformer.from_crs('EPSG:4326', 'EPSG:32601', always_xy=True)
+    corners = [(179.97, -17.08), (-179.98, -17.08), (-179.98, -17.02), (179.97, -17.02)]
+    outline = shapely.Polygon([metres.transform(*corner) for corner in corners])
+    found = AreaOfInterest(outline, CRS('EPSG:32601')).on(grid).mask(grid)
+    # the parallels are no straight lines
+    assert (found != inside).sum() < 100
+
+
 def test_layers(tmp_path: Path) -> None:
     path = tmp_path / 'f.gpkg'
     frame().iloc[:1].to_file(path, layer='first')
@@ -180,3 +228,17 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         AreaOfInterest.from_bbox((535200, 4168700, 536000, 4169500))
     with pytest.raises(InputError, match='outside the imagery'):
         AreaOfInterest.from_bbox((10, 50, 11, 51)).on(UTM)
+
+
+def test_a_spike_is_no_area(tmp_path: Path) -> None:
+    """A repaired polygon may hold a line, which is not drawn."""
+    grid = GeoBox((100, 120), Affine(1, 0, 5e5, 0, -1, 4e6), 'EPSG:32618')
+    spike = shapely.Polygon([(10, 90), (10, 10), (80, 10), (80, 50.5), (110, 50.5),
+                             (80, 50.5), (80, 90)])  # fmt: skip
+    assert not spike.is_valid
+    shape = shapely.transform(spike, lambda p: p * (1, 1) + (5e5, 4e6 - 100))
+    path = tmp_path / 'spike.gpkg'
+    geopandas.GeoDataFrame(geometry=[shape], crs=32618).to_file(path)
+    on = AreaOfInterest.from_bbox(path).on(grid)
+    assert on.mask(grid).sum() == 70 * 80
+    assert on.geobox.shape == (80, 70)

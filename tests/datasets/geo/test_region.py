@@ -174,11 +174,12 @@ def test_window_may_lie_beyond_the_labels() -> None:
 @pytest.mark.parametrize('origin', [-180, 0])
 def test_antimeridian(origin: int) -> None:
     # 60 km that cross 180°, in UTM zone 1
-    hr = GeoBox((100, 300), Affine(200, 0, 140_000, 0, -200, 6_000_000), 'EPSG:32601')
+    hr = GeoBox((100, 300), Affine(200, 0, 275_000, 0, -200, 6_000_000), 'EPSG:32601')
     lr = GeoBox((1800, 3600), Affine(0.1, 0, origin, 0, -0.1, 90), 'EPSG:4326')
     regions = region_map(hr, lr)
     assert regions.window[3] < 20
     place = exact(hr, lr)
+    assert np.ptp(place[1]) > (3000 if origin == -180 else 0)
     row, col = np.floor(place).astype(int)
     width = regions.window[3]
     index = regions.mask_region - 1

@@ -59,3 +59,22 @@ def test_geographic_pixel() -> None:
     _, _, wide = geod.inv(10, 60, 10 + 1e-5, 60)
     _, _, high = geod.inv(10, 60, 10, 60 - 1e-5)
     np.testing.assert_allclose(area, wide * high, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('crs', 'x', 'y', 'size'),
+    [
+        ('EPSG:27572', 520_000, 1_800_000, 1.0),
+        ('EPSG:27572', 600_000, 2_600_000, 1.0),
+        ('EPSG:4807', 0.5, 54.0, 1e-5),
+    ],
+)
+def test_grads_from_paris(crs: str, x: float, y: float, size: float) -> None:
+    """Old French maps. The oracle: corners in WGS 84, whose ellipsoid differs by 1e-5."""
+    grid = box(crs, x, y, size)
+    to_degrees = Transformer.from_crs(crs, 4326, always_xy=True)
+    corners = size * np.array([[0, 6, 6, 0], [0, 0, -4, -4]])
+    lon, lat = to_degrees.transform(x + corners[0], y + corners[1])
+    expected = abs(Geod(ellps='WGS84').polygon_area_perimeter(lon, lat)[0])
+    tolerance = 1e-4 if crs == 'EPSG:4807' else 0.01
+    np.testing.assert_allclose(6 * row_areas(grid).sum(), expected, rtol=tolerance)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
@@ -19,11 +20,15 @@ from pyproj import Geod, Transformer
 from pyproj.exceptions import CRSError
 from rasterio.features import rasterize
 from rasterio.transform import Affine
+from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
-from .grid import Box, clip, crop, pixel_offset
+from .grid import Box, circumference, clip, crop, pixel_offset, span
 from .vector import layers_of, read_vector
+
+# What shapely calls a polygon among its types.
+_POLYGON = 3
 
 #: Suffixes that a layer's name may follow.
 SUFFIXES = (
@@ -98,7 +103,7 @@ class AreaOfInterest:
             raise InputError(
                 f'{source}: holds {", ".join(kinds)}; an area of interest is polygons.'
             )
-        geometry = shapely.union_all(shapely.make_valid(shapes.to_numpy()))
+        geometry = _polygonal(shapely.make_valid(shapes.to_numpy()))
         return cls(geometry, CRS(frame.crs), os.fspath(source))
 
     @classmethod
@@ -176,16 +181,27 @@ class AreaOfInterest:
         """
         return AreaOnGrid.of(self, geobox)
 
-    def _in(self, crs: CRS | str, geometry: BaseGeometry | None = None) -> BaseGeometry:
-        """The area, or a part of it, in another CRS."""
+    def _in(
+        self,
+        crs: CRS | str,
+        geometry: BaseGeometry | None = None,
+        about: float | None = None,
+    ) -> BaseGeometry:
+        """The area, or a part of it, in another CRS; in one piece about some x."""
         geometry = self.geometry if geometry is None else geometry
         if CRS(crs) == self.crs:
             return geometry
         length = _SEGMENT_DEGREES if self.crs.geographic else _SEGMENT
         transformer = Transformer.from_crs(self.crs.proj, CRS(crs).proj, always_xy=True)
 
+        # Longitudes of metres jump at the antimeridian; those of degrees stay.
+        turn = None if about is None or self.crs.geographic else circumference(CRS(crs))
+
         def project(points: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.stack(transformer.transform(*points.T), axis=1)
+            x, y = transformer.transform(*points.T)
+            if turn is not None:
+                x = x + turn * np.round((about - x) / turn)
+            return np.stack([x, y], axis=1)
 
         projected = shapely.transform(shapely.segmentize(geometry, length), project)
         if not np.isfinite(shapely.get_coordinates(projected)).all():
@@ -222,7 +238,11 @@ class AreaOnGrid:
         part = _near(area, grid)
         geometry: BaseGeometry = shapely.Polygon()
         if not part.is_empty:
-            geometry = shapely.transform(area._in(grid.crs, part), pixels)
+            west, east = span(grid)
+            shape = area._in(grid.crs, part, (west + east) / 2)
+            geometry = shapely.transform(_turned(shape, grid.crs, west, east), pixels)
+            # Pixels along a line would be burnt, whose centres lie beside it.
+            geometry = _polygonal(geometry)
         shapely.prepare(geometry)
         box: Box = (0, 0, 0, 0)
         if not geometry.is_empty:
@@ -287,6 +307,12 @@ class AreaOnGrid:
         return offset
 
 
+def _polygonal(geometry: Any) -> BaseGeometry:
+    """The polygons of some geometries: repaired ones may have lines and points too."""
+    parts = shapely.get_parts(shapely.get_parts(geometry))
+    return shapely.union_all(parts[shapely.get_type_id(parts) == _POLYGON])
+
+
 def _near(area: AreaOfInterest, grid: GeoBox) -> BaseGeometry:
     """The part of an area about a grid: a CRS need not have a place for all of it."""
     assert grid.crs is not None
@@ -300,9 +326,22 @@ def _near(area: AreaOfInterest, grid: GeoBox) -> BaseGeometry:
     # About a pole or the antimeridian an outline has no box in degrees.
     if not finite or (area.crs.geographic and x.max() - x.min() > 180):
         return area.geometry
-    return shapely.intersection(
-        area.geometry, shapely.box(x.min(), y.min(), x.max(), y.max())
-    )
+    west, _, east, _ = area.geometry.bounds
+    box = shapely.box(x.min(), y.min(), x.max(), y.max())
+    return shapely.intersection(area.geometry, _turned(box, area.crs, west, east))
+
+
+def _turned(geometry: BaseGeometry, crs: CRS, west: float, east: float) -> BaseGeometry:
+    """A geometry wherever whole turns round the Earth bring it between two x."""
+    turn = circumference(crs)
+    if turn is None:
+        return geometry
+    low, _, high, _ = geometry.bounds
+    first, stop = np.floor((west - high) / turn) + 1, np.ceil((east - low) / turn)
+    turns = np.arange(first, stop)
+    if not turns.any():  # as it lies, or nowhere
+        return geometry
+    return shapely.union_all([translate(geometry, turn * n) for n in turns])
 
 
 def _split(source: str) -> tuple[str, str | None]:

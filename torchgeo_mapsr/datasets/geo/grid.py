@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pyproj
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
@@ -32,6 +33,10 @@ def project(
 ) -> NDArray[np.float64]:
     """Project points from the pixels of one grid to those of another, exactly.
 
+    Where x goes round the Earth, points are moved by whole turns to where the reference
+    is: rasters begin at −180° or at 0°, and some reach beyond 180°. Those of one call
+    are moved together, so that a chip across the antimeridian stays in one piece.
+
     Args:
         grid: Grid that the points are given in.
         reference: Grid to project them to, in any CRS.
@@ -47,15 +52,18 @@ def project(
         assert reference.crs is not None
         transformer = _transformer(grid.crs, reference.crs)
         x, y = transformer.transform(x, y)
-        if reference.crs.geographic:
-            # One grid's longitudes must not jump by 360° at the antimeridian, and
-            # rasters begin at −180° or at 0°.
+        turn = circumference(reference.crs)
+        if turn is not None:
+            # One grid's longitudes must not jump by 360° at the antimeridian.
             centre, _ = transformer.transform(
                 *grid.pix2wld(grid.width / 2, grid.height / 2)
             )
             middle, _ = reference.pix2wld(reference.width / 2, reference.height / 2)
-            centre += 360 * np.round((middle - centre) / 360)
-            x = x + 360 * np.round((centre - x) / 360)
+            centre += turn * np.round((middle - centre) / turn)
+            with np.errstate(invalid='ignore'):
+                x = x + turn * np.round((centre - x) / turn)
+    elif np.size(x):
+        x = x + _turns(float(np.min(x)), float(np.max(x)), reference)
     with np.errstate(invalid='ignore'):
         col, row = reference.wld2pix(x, y)
     return np.stack([row, col])
@@ -96,6 +104,44 @@ def circumference(crs: CRS) -> float | None:
 
 def _unit(crs: CRS) -> str:
     return str(crs.proj.axis_info[0].unit_name)
+
+
+def _turns(low: float, high: float, reference: GeoBox) -> float:
+    """How far to move a span of x, by whole turns round the Earth, to meet a grid.
+
+    Args:
+        low: Least x, in the CRS of the grid.
+        high: Largest x.
+        reference: The grid.
+
+    Returns:
+        In units of the CRS; 0 where nothing is gained: the span meets as much of the
+        grid as it lies, or x does not go round.
+    """
+    west, east = span(reference)
+    if west <= low and high <= east:
+        return 0.0
+    assert reference.crs is not None
+    turn = circumference(reference.crs)
+    if turn is None:
+        return 0.0
+    moved = turn * float(np.round((west + east - low - high) / (2 * turn)))
+    # A point has some width, so that it can meet a grid.
+    margin = ALIGNED * (east - west) / reference.width
+    low, high = low - margin, high + margin
+
+    def common(by: float) -> float:
+        return min(high + by, east) - max(low + by, west)
+
+    # Tiles of a mosaic that touch on the other side of the Earth do not meet.
+    return moved if common(moved) > max(common(0.0), 0.0) + 1.5 * margin else 0.0
+
+
+def span(grid: GeoBox) -> tuple[float, float]:
+    """Least and largest x of a grid, in the units of its CRS."""
+    a, b, c, *_ = grid.affine
+    wide, high = a * grid.width, b * grid.height
+    return c + min(wide, 0) + min(high, 0), c + max(wide, 0) + max(high, 0)
 
 
 def bring_together(grids: Sequence[GeoBox]) -> list[GeoBox]:
@@ -141,13 +187,19 @@ def bring_together(grids: Sequence[GeoBox]) -> list[GeoBox]:
 def pixel_offset(grid: GeoBox, reference: GeoBox) -> tuple[int, int] | None:
     """Row and column of a grid's first pixel in a reference grid.
 
+    Grids that whole turns round the Earth bring together are one too: longitudes from
+    0° to 360°, and from −180° to 180°.
+
     Returns:
         None if the grids are not one: another CRS, or pixels that lie elsewhere.
     """
     if grid.crs != reference.crs:
         return None
     # As plain numbers: affine's own products take ten times as long.
-    a, b, c, d, e, f = tuple(~reference.affine * grid.affine)[:6]
+    affine, turns = grid.affine, _turns(*span(grid), reference)
+    if turns:
+        affine = Affine.translation(turns, 0) * affine
+    a, b, c, d, e, f = tuple(~reference.affine * affine)[:6]
     col, row = round(c), round(f)
     height, width = grid.shape
     apart = [
@@ -270,6 +322,28 @@ def blocks_of(grid: GeoBox, size: int) -> Iterator[Window]:
             )
 
 
+def degrees_of(crs: pyproj.CRS) -> Transformer:
+    """From a CRS to degrees from Greenwich on its own ellipsoid.
+
+    Its base CRS need not count in these: those of old French maps count grads from
+    Paris, and areas taken of them for degrees were up to 13 % off.
+
+    Args:
+        crs: The CRS.
+
+    Returns:
+        Gives longitude and latitude of x and y.
+    """
+    shape: dict[str, Any] = {'ellps': 'WGS84'}
+    if crs.ellipsoid is not None:
+        shape = {
+            'a': crs.ellipsoid.semi_major_metre,
+            'b': crs.ellipsoid.semi_minor_metre,
+        }
+    degrees = pyproj.CRS.from_dict({'proj': 'longlat', 'no_defs': True, **shape})
+    return Transformer.from_crs(crs, degrees, always_xy=True)
+
+
 # A projection that changes areas by less is taken at its word: what a GIS shows for UTM
 # or Albers is then what is reported.
 _DISTORTION = 0.01
@@ -306,13 +380,14 @@ def row_areas(geobox: GeoBox) -> NDArray[np.float64]:
             (cols + 1, rows + 1),
             (cols, rows + 1),
         ]
-        lon, lat = np.swapaxes([place(*corner) for corner in corners], 0, 1)
+        to_degrees = degrees_of(crs).transform
+        lon, lat = np.swapaxes([to_degrees(*place(*c)) for c in corners], 0, 1)
         pixels = zip(lon.T, lat.T, strict=True)
         return np.array([abs(geod.polygon_area_perimeter(*p)[0]) for p in pixels])
     unit = crs.axis_info[0].unit_conversion_factor
     planar = abs(geobox.affine.determinant) * unit**2
-    to_degrees = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-    lon, lat = to_degrees.transform(*place(middle + 0.5, np.arange(height) + 0.5))
+    centres = place(middle + 0.5, np.arange(height) + 0.5)
+    lon, lat = degrees_of(crs).transform(*centres)
     scale = np.asarray(Proj(crs).get_factors(lon, lat).areal_scale)
     distorted = np.isfinite(scale) & (np.abs(scale - 1) > _DISTORTION)
     return planar / np.where(distorted, scale, 1)
