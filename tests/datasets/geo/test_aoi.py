@@ -239,6 +239,6 @@ def test_a_spike_is_no_area(tmp_path: Path) -> None:
     shape = shapely.transform(spike, lambda p: p * (1, 1) + (5e5, 4e6 - 100))
     path = tmp_path / 'spike.gpkg'
     geopandas.GeoDataFrame(geometry=[shape], crs=32618).to_file(path)
-    on = AreaOfInterest.from_bbox(path).on(grid)
+    on = AreaOfInterest.open(path).on(grid)
     assert on.mask(grid).sum() == 70 * 80
     assert on.geobox.shape == (80, 70)
