@@ -103,6 +103,12 @@ def test_weights_of_classes() -> None:
     assert not loss.state_dict()
     value = loss(logits, blocks(8, 4), label, torch.ones(1, 2, 2))
     torch.testing.assert_close(value, expected)
+    # and in any precision, or that of the buffer
+    for one in (loss, RegionCrossEntropy(weight=weight).double()):
+        double = one(logits.double(), blocks(8, 4), label, torch.ones(1, 2, 2))
+        torch.testing.assert_close(double, expected.double(), rtol=1e-6, atol=1e-6)
+    single = loss.double()(logits, blocks(8, 4), label, torch.ones(1, 2, 2))
+    torch.testing.assert_close(single, expected)
 
 
 def test_gradient() -> None:

@@ -80,6 +80,10 @@ def test_class_weights() -> None:
     half = torch.full((B,), 0.5)
     both = SelfTrainingLoss(class_weights=classes)(logits, label, logits, label, half)
     torch.testing.assert_close(torch.stack(both), torch.stack([expected, expected / 2]))
+    # the precisions '64-true' and 'bf16-true' convert either
+    for one, other in ((logits.double(), classes), (logits, classes.double())):
+        found = weighted_cross_entropy(one, label, class_weights=other)
+        torch.testing.assert_close(found, expected.to(one), rtol=1e-6, atol=1e-6)
 
 
 def test_total_is_the_sum_of_both_terms() -> None:

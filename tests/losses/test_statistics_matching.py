@@ -234,6 +234,8 @@ def test_shipped_table_learns_its_own_mixture() -> None:
 def test_unknown_criterion() -> None:
     with pytest.raises(ValueError, match='kl_printed'):
         StatisticsMatchingLoss(MEAN, STD, 'l2')  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match='least_std must be above 0'):
+        StatisticsMatchingLoss(MEAN, STD, least_std=0)
     assert repr(StatisticsMatchingLoss(MEAN, STD)) == (
         "StatisticsMatchingLoss(criterion='compromise', variance_weight=1.0)"
     )

@@ -67,6 +67,9 @@ class TestAppearance:
         torch.testing.assert_close(one[:, 0], expected, rtol=1e-3, atol=1e-3)
         hidden = batch | {'mask_valid': torch.zeros(2, 64, 64, dtype=torch.long)}
         assert not mean.index_map(logits, hidden, mean.cells(hidden)).any()
+        # a batch of chips without a cell
+        bare = batch | {'lr_pixels': torch.zeros_like(batch['lr_pixels'])}
+        assert mean.index_map(logits, bare, mean.cells(bare)).isfinite().all()
 
     def test_both_players_step(self, batch: Batch, made_scene: Scene) -> None:
         """By the gradients of equation 2, each by itself."""

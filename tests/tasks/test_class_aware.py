@@ -143,6 +143,34 @@ def test_no_label_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loss.isfinite()
 
 
+def test_contrast_within_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table 7: what there is of each image alone, if it has a pair."""
+    logged: dict[str, Any] = {}
+    task = make(logged, monkeypatch, cross_image=False, contrast=0.1)
+    task.training_step(given := batch(1, n=1), 0)
+    alone = logged['train_contrast'].clone()
+    twice = {key: torch.cat([value] * 2) for key, value in given.items()}
+    task.training_step(twice, 0)
+    torch.testing.assert_close(logged['train_contrast'], alone)
+    across = make(logged, monkeypatch, contrast=0.1)
+    across.training_step(twice, 0)
+    assert (logged['train_contrast'] - alone).abs() > 1e-3
+
+
+def test_data_without_labels_are_refused() -> None:
+    """At the end of the first epoch; pseudo-labels are none."""
+    without = pair(1)
+    without['source']['mask'][:] = -1
+    run = Trainer(
+        accelerator='cpu', max_epochs=2, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    loader = DataLoader([without], batch_size=None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="an HR label of a class of 'openearthmap'"):
+        run.fit(ClassAwareTask(**ARGUMENTS), loader)
+    assert run.current_epoch == 0
+
+
 def test_training_checkpoint_and_map(tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = ClassAwareTask(**ARGUMENTS)
@@ -170,6 +198,13 @@ def test_training_checkpoint_and_map(tmp_path: Path) -> None:
         ({'class_weights': [1.0] * 8}, 'balance=False'),
         ({'shares': [1.0]}, '8 numbers'),
         ({'momentum': 2.0}, 'between 0 and 1'),
+        ({'balance': False, 'sampling': 'detached'}, 'sampling has no effect'),
+        ({'balance': False, 'momentum': 0.5}, 'momentum has no effect'),
+        ({'balance': False, 'shares': [1.0] * 8}, 'shares has no effect'),
+        ({'balance': False, 'weighting': False}, 'weighting has no effect'),
+        ({'balance': False, 'least_share': 0.1}, 'least_share has no effect'),
+        ({'contrast': 0.0, 'temperature': 0.1}, 'temperature has no effect'),
+        ({'contrast': 0.0, 'cross_image': False}, 'with contrast=0: leave it out'),
     ],
 )
 def test_mistakes(more: dict[str, Any], message: str) -> None:

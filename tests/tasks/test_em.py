@@ -117,6 +117,18 @@ def test_mistakes() -> None:
         ExpectationMaximizationTask(warmup_epochs=0)
 
 
+def test_weights_of_classes_are_those_of_the_rounds() -> None:
+    """The warm-up by statistics has no use for them; a weight of 0 is no label."""
+    weights = [0.0, 1.0, 2.0, 0.5]
+    task = ExpectationMaximizationTask(class_weights=weights)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 4, 8, 8, generator=generator)
+    index = torch.randint(0, 4, (1, 8, 8), generator=generator)
+    expected = F.cross_entropy(logits, index, torch.tensor(weights))
+    torch.testing.assert_close(task.pixel_loss(logits, index), expected)
+    assert task.pixel_loss(logits, torch.zeros_like(index)) == 0
+
+
 TWO_PROCESSES = """
 import sys
 import torch

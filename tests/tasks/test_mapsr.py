@@ -3,6 +3,7 @@
 
 import json
 import signal
+from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -164,14 +165,20 @@ def test_metrics_are_pooled(fitted: Fitted) -> None:
     assert tested['test_mIoU'] == pytest.approx(iou.mean(), rel=1e-5)
     assert tested['test_FWIoU'] == pytest.approx(iou @ true / true.sum(), rel=1e-5)
 
-    agreeing = cells = 0
+    agreeing = cells = 0.0
     for batch, part in zip(fitted.chips.batches, index.split(2), strict=True):
-        label, complete = crosswalk_index(batch['lr_label']), whole(batch)
+        label = crosswalk_index(batch['lr_label'])
         for n, region in enumerate(batch['mask_region']):
-            for i in (complete[n] & (label[n] >= 0)).flatten().nonzero()[:, 0]:
-                votes = torch.bincount(part[n][region == i + 1], minlength=4)
-                agreeing += int(votes.argmax() == label[n].flatten()[i])
-                cells += 1
+            for i in (label[n] >= 0).flatten().nonzero()[:, 0]:
+                inside = (region == i + 1) & (batch['mask_valid'][n] > 0)
+                if not inside.any():
+                    continue
+                votes = torch.bincount(part[n][inside], minlength=4)
+                share = float(inside.sum() / batch['lr_pixels'][n].flatten()[i])
+                agreeing += min(share, 1) * bool(
+                    votes.argmax() == label[n].flatten()[i]
+                )
+                cells += min(share, 1)
     assert tested['test_LRAgreement'] == pytest.approx(agreeing / cells)
 
 
@@ -323,11 +330,47 @@ class TestSavedFit:
             ({'backbone': 'rcf?filters=4'}, 'not those that the fit was made with'),
             ({'backbone': 'identity'}, 'not those that the fit was made with'),
             ({'target': 'worldcover'}, 'give target=land-cover-4'),
+            # what would have been the fit's
+            ({'fit': {'l2': 1.0}}, 'fit.l2 has no effect on a fit that is kept'),
+            ({'fit': {'recipe': 'classes'}}, 'fit.recipe has no effect on a fit'),
+            ({'fit': {'score': 'lda', 'max_chips': 3}}, 'fit.max_chips has no effect'),
+            ({'solver': 'sgd'}, 'solver has no effect on a fit that is kept'),
         ],
     )
     def test_must_fit(self, path: Path, options: dict[str, Any], message: str) -> None:
         with pytest.raises(InputError, match=message):
             MapSRTask(**{'backbone': SMALL, 'model': path, **options})
+
+    def test_must_have_its_bands(self, chips: Chips, tmp_path: Path) -> None:
+        """Which the weights of some backbones do not tell."""
+        task = MapSRTask('identity', **QUICK)
+        trainer(limit_val_batches=0).fit(task, chips)
+        task.land_cover.save(tmp_path / 'fit.safetensors')
+        with pytest.raises(InputError, match='give bands=4'):
+            MapSRTask('identity', model=tmp_path / 'fit.safetensors', bands=3)
+
+    @pytest.mark.parametrize(
+        ('options', 'used'),
+        [
+            ({}, {}),
+            ({'fit': {'score': 'lda'}}, {'score': 'lda'}),
+            ({'fit': {'prior': 0.0}, 'seed': 0}, {'prior': 0.0}),
+            ({'upsampler': 'bilateral'}, {'upsampler': 'bilateral'}),
+            ({'propagate': 'superpixels'}, {'propagate': 'superpixels'}),
+            ({'calibrate': False}, {'calibrate': False}),
+        ],
+        ids=str,
+    )
+    def test_what_decides_the_map_is_taken(
+        self, fitted: Fitted, path: Path, options: Any, used: Any
+    ) -> None:
+        """As the command does with ``--model``; from a checkpoint likewise."""
+        expected = LandCoverModel.load(path).with_options(**used).to_bytes()
+        task = MapSRTask(SMALL, model=path, **options)
+        assert task.land_cover.to_bytes() == expected
+        again = MapSRTask.load_from_checkpoint(fitted.checkpoint, **options)
+        assert again.land_cover.to_bytes() == expected
+        assert (expected == path.read_bytes()) == (not options)
 
     def test_must_have_the_same_weights(self, path: Path, tmp_path: Path) -> None:
         fit = LandCoverModel.load(path)
@@ -567,7 +610,53 @@ class TestLimits:
         assert task.land_cover.provenance['chips'] == 3
 
 
+class TestAgain:
+    """A task that is fitted again, to other imagery."""
+
+    @pytest.fixture
+    def elsewhere(self, tmp_path: Path) -> Chips:
+        return Chips(make_scene(tmp_path / 'other', seed=7, size=(256, 256)))
+
+    @pytest.mark.parametrize('loaded', [False, True])
+    def test_is_a_new_fit(self, fitted: Fitted, elsewhere: Chips, loaded: bool) -> None:
+        if loaded:
+            task = MapSRTask.load_from_checkpoint(fitted.checkpoint)
+        else:
+            task = deepcopy(fitted.task)
+        before, kept = task.land_cover, task.land_cover.to_bytes()
+        new = MapSRTask(SMALL)
+        for one in (task, new):
+            trainer(limit_val_batches=0).fit(one, elsewhere)
+        assert task.land_cover.to_bytes() == new.land_cover.to_bytes()
+        assert before.to_bytes() == kept
+
+    def test_ctrl_c(self, fitted: Fitted, elsewhere: Chips) -> None:
+        class Interrupt(Callback):
+            def on_train_batch_end(self, *args: Any) -> None:
+                raise KeyboardInterrupt
+
+        task = deepcopy(fitted.task)
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            run = trainer(limit_val_batches=0, callbacks=[Interrupt()])
+            with pytest.raises((KeyboardInterrupt, SystemExit)):
+                run.fit(task, elsewhere)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        assert task.land_cover is not None
+        assert task.land_cover.provenance['chips'] == 2
+
+    def test_state_of_no_fit(self, fitted: Fitted) -> None:
+        task = deepcopy(fitted.task)
+        task.load_state_dict(MapSRTask(SMALL).state_dict())
+        assert not task.predicts
+
+
 class TestMistakes:
+    def test_validation_within_the_epoch(self, chips: Chips) -> None:
+        with pytest.raises(InputError, match='val_check_interval'):
+            trainer(val_check_interval=1).fit(MapSRTask(SMALL), chips)
+
     def test_no_fit(self, chips: Chips) -> None:
         for stage in ('validate', 'test', 'predict'):
             with pytest.raises(InputError, match='no fit to predict with'):

@@ -174,3 +174,35 @@ def test_mistakes(teachers: list[str]) -> None:
         other.on_fit_start()
     with pytest.raises(InputError, match='does not exist'):
         PseudoLabelTask(**SMALL, teachers=['none.ckpt']).on_fit_start()
+    # all labels would train
+    with pytest.raises(InputError, match='selection has no effect with teachers=None'):
+        PseudoLabelTask(**SMALL, selection='agreement')
+    with pytest.raises(InputError, match='teacher_weights has no effect with teachers'):
+        PseudoLabelTask(**SMALL, teacher_weights=[1.0, 2.0])
+    with pytest.raises(
+        InputError, match='teacher_weights has no effect with selection'
+    ):
+        PseudoLabelTask(
+            **SMALL, teachers=teachers, teacher_weights=[1, 2], selection='agreement'
+        )
+
+
+def test_data_without_labels_are_refused(teachers: list[str], tmp_path: Path) -> None:
+    """At the end of the first epoch, wherever labels should have come from."""
+    one = batch()
+    without = one | {'mask': torch.full_like(one['mask'], -1)}
+    dark = one | {'mask_valid': torch.zeros_like(one['mask_valid'])}
+    agreeing = {'teachers': teachers, 'selection': 'agreement'}
+    cases: list[tuple[dict[str, Any], Any, str]] = [
+        ({}, without, "an HR label of a class of 'openearthmap'"),
+        ({'teachers': teachers}, dark, 'chips has a pseudo-label'),
+        (agreeing, dark, 'chips has a pseudo-label'),
+    ]
+    for options, chips, message in cases:
+        loader = DataLoader([chips], batch_size=None)
+        with pytest.raises(InputError, match=message):
+            trainer(tmp_path).fit(PseudoLabelTask(**SMALL, **options), loader)
+    # teachers need no labels
+    run = trainer(tmp_path, enable_checkpointing=False)
+    loader = DataLoader([without], batch_size=None)  # type: ignore[arg-type]
+    run.fit(PseudoLabelTask(**SMALL, **agreeing), loader)

@@ -21,7 +21,9 @@ from torchmetrics import MetricCollection
 
 from torchgeo_mapsr import (
     Classes,
+    ExpectedShares,
     InputError,
+    MatchedStatistics,
     PairDataModule,
     RegionLabels,
     SegmentationTask,
@@ -104,6 +106,45 @@ def test_cross_entropy_is_torchs_and_zero_without_labels() -> None:
     nothing.backward()
     assert logits.grad is not None
     assert (logits.grad == 0).all()
+
+
+def test_a_class_of_weight_0_is_no_label() -> None:
+    """PyTorch's mean over its pixels alone is 0 / 0, which would end the network."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 5, 6, generator=generator, requires_grad=True)
+    index = torch.randint(-1, 4, (2, 5, 6), generator=generator)
+    weights = (0.0, 2.0, 0.5, 4.0)
+    task = SegmentationTask(class_weights=weights)
+    expected = F.cross_entropy(logits, index, torch.tensor(weights), ignore_index=-1)
+    torch.testing.assert_close(task.pixel_loss(logits, index), expected)
+    water = torch.where(index > 0, -1, index)
+    assert F.cross_entropy(
+        logits, water, torch.tensor(weights), ignore_index=-1
+    ).isnan()
+    nothing = task.pixel_loss(logits, water)
+    nothing.backward()
+    assert nothing == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+    # other losses have no weights, as in torchgeo
+    other = SegmentationTask(class_weights=weights, loss='dice')
+    torch.testing.assert_close(
+        other.pixel_loss(logits, index),
+        SegmentationTask(loss='dice').pixel_loss(logits, index),
+    )
+
+
+@pytest.mark.parametrize('precision', ['64-true', 'bf16-true'])
+@pytest.mark.parametrize('supervision', ['lr', RegionLabels()], ids=['lr', 'regions'])
+def test_weights_in_true_precisions(
+    precision: Any, supervision: Any, data: PairDataModule, tmp_path: Path
+) -> None:
+    """Which convert the weights, but not the scores that are compared in single."""
+    task = SegmentationTask(class_weights=[1, 2, 3, 4], supervision=supervision)
+    quick = {'precision': precision, 'fast_dev_run': 1}
+    run = trainer(tmp_path, limit_val_batches=0, **quick)
+    run.fit(task, data)
+    assert run.callback_metrics['train_loss'].isfinite()
 
 
 def test_checkpoint_is_whole(data: PairDataModule, tmp_path: Path) -> None:
@@ -410,12 +451,35 @@ def test_two_processes(scene: Scene, tmp_path: Path) -> None:
         ({'weights': 'RESNET'}, 'RESNET is no file, and no weights of torchgeo'),
         ({'model': 'fcn'}, "Unknown model 'fcn'"),
         ({'mean': 1.0}, 'mean and std together'),
+        (
+            {'supervision': MatchedStatistics(), 'class_weights': [1, 2, 3, 4]},
+            'MatchedStatistics has none: leave them out',
+        ),
+        (
+            {'supervision': MatchedStatistics(hr_weight=1.0), 'ignore_index': 0},
+            'MatchedStatistics compares shares of all classes: leave it out',
+        ),
+        (
+            {'supervision': ExpectedShares(), 'ignore_index': 0},
+            'ExpectedShares compares shares of all classes: leave it out',
+        ),
     ],
 )
 def test_mistakes(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         SegmentationTask(**arguments)
     assert '\n' not in str(error.value)
+
+
+def test_what_has_an_effect_is_taken() -> None:
+    """Weights and an ignored class, where there are labels of pixels or cells."""
+    weights = {'class_weights': [1, 2, 3, 4]}
+    for supervision in ('lr', RegionLabels(), ExpectedShares()):
+        SegmentationTask(supervision=supervision, **weights)  # type: ignore[arg-type]
+    SegmentationTask(supervision=MatchedStatistics(hr_weight=1.0), **weights)  # type: ignore[arg-type]
+    both = MatchedStatistics(sr_weight=0.0, hr_weight=1.0)
+    for supervision in ('lr', RegionLabels(), both):
+        SegmentationTask(supervision=supervision, ignore_index=2)  # type: ignore[arg-type]
 
 
 def test_no_hr_labels() -> None:

@@ -195,6 +195,50 @@ def test_learns_the_source_and_validates_on_the_target(tmp_path: Path) -> None:
     assert not task.teacher.training
 
 
+@pytest.mark.parametrize('target_weight', [0.0, 1.0])
+def test_sums_are_as_printed(
+    target_weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    options = {'alignment': None, 'target_weight': target_weight}
+    task = SelfTrainingTask(**ARGUMENTS, **options, reduction='sum').eval()
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(task, 'log_dict', lambda values, **_: logged.update(values))
+    monkeypatch.setattr(
+        task, 'log', lambda name, value, **_: logged.update({name: value})
+    )
+    source, target = batch(1), batch(2)
+    task.training_step({'source': source, 'target': target}, 0)
+    label = torch.where(source['mask'] > 0, source['mask'] - 1, -1)
+    expected = F.cross_entropy(
+        task(source['image']), label, ignore_index=-1, reduction='sum'
+    )
+    name = 'train_source_loss' if target_weight else 'train_loss'
+    torch.testing.assert_close(logged[name], expected)
+
+
+def test_data_without_labels_are_refused(tmp_path: Path) -> None:
+    """At the end of the first epoch: the teacher would teach itself."""
+    loader = pairs(2)
+    for both in loader.dataset:  # type: ignore[attr-defined]
+        both['source']['mask'][:] = -1
+    with pytest.raises(InputError, match="an HR label of a class of 'openearthmap'"):
+        trainer(tmp_path, max_epochs=2).fit(SelfTrainingTask(**ARGUMENTS), loader)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'mix': False, 'mix_share': 0.9}, 'mix_share has no effect with mix=False'),
+        ({'alignment': None, 'alignment_p': 0.9}, 'alignment_p has no effect with'),
+        ({'reduction': 'average'}, 'reduction must be one of mean, sum'),
+    ],
+)
+def test_mistakes(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SelfTrainingTask(**ARGUMENTS, **options)
+
+
 def test_a_batch_of_one_domain_is_refused() -> None:
     task = SelfTrainingTask(**ARGUMENTS)
     with pytest.raises(InputError, match='SourceTargetDataModule'):

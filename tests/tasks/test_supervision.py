@@ -75,9 +75,9 @@ def without_log(task: Any) -> dict[str, float]:
 
 
 def literal(task: SegmentationTask, batch: dict[str, Any]) -> float:
-    """Equations 4 and 7, cell by cell and class by class."""
+    """Equations 4 and 7 or appendix C, cell by cell and class by class."""
     assert isinstance(task.supervision, MatchedStatistics)
-    table = task.supervision.table
+    table, least_std = task.supervision.table, task.supervision.least_std
     p = task(batch['image']).double().softmax(1)
     total = weight = 0.0
     for b in range(len(p)):
@@ -92,15 +92,22 @@ def literal(task: SegmentationTask, batch: dict[str, Any]) -> float:
             mu = p[b][:, inside].mean(1)
             sigma2 = (p[b] * (1 - p[b]))[:, inside].sum(1) / n**2 + 1e-6
             eta, rho = (torch.from_numpy(t[row]) for t in (table.mean, table.std))
-            loss = (mu - eta) ** 2 / (sigma2 + rho.clamp(min=0.01) ** 2)
+            loss = (mu - eta) ** 2 / (sigma2 + rho.clamp(min=least_std) ** 2)
             loss = (loss + torch.log(2 * np.pi * sigma2)) / 2
+            if task.supervision.criterion == 'interval':
+                loss = ((mu - eta).abs() - rho).clamp(min=0).square().sum().sqrt()
             total, weight = total + share * float(loss.sum()), weight + share
     return total / weight
 
 
-def test_loss_is_the_papers_over_all_cells(batch: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    'options', [{}, {'least_std': 0.2}, {'criterion': 'interval'}], ids=str
+)
+def test_loss_is_the_papers_over_all_cells(
+    options: dict[str, Any], batch: dict[str, Any]
+) -> None:
     torch.manual_seed(0)
-    task = matching().eval()
+    task = matching(**options).eval()
     logged = without_log(task)
     with torch.no_grad():
         loss = task.training_step(batch, 0)
@@ -217,6 +224,11 @@ def test_mistakes() -> None:
         MatchedStatistics(sr_weight=0.0)
     with pytest.raises(InputError, match='0 or more'):
         MatchedStatistics(hr_weight=-1.0)
+    with pytest.raises(InputError, match='least_std must be above 0'):
+        MatchedStatistics(least_std=0.0)
+    for name, value in (('least_std', 0.1), ('variance_weight', 0.0)):
+        with pytest.raises(InputError, match=f'{name} has no effect with criterion'):
+            MatchedStatistics(criterion='interval', **{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize('weights', [None, (1.0, 2.0, 0.5, 4.0)])
@@ -277,6 +289,7 @@ def test_hard_naive_is_the_argmax_of_the_soft_labels(batch: dict[str, Any]) -> N
         RegionLabels('sum'),
         ExpectedShares(),
         MatchedStatistics('nlcd-descriptions', hr_weight=0.5),
+        MatchedStatistics(criterion='interval'),
     ],
     ids=lambda s: type(s).__name__,
 )

@@ -76,17 +76,19 @@ class RegionCrossEntropy(nn.Module):
         scores = aggregate_regions(
             logits, mask_region, label.shape[1], self.reduction, valid
         )
+        # precisions '64-true' and 'bf16-true' convert buffers, and scores may be given in any
+        weight = None if self.weight is None else self.weight.to(scores.dtype)
         each = F.cross_entropy(
             scores.transpose(1, 2),
             label,
-            weight=self.weight,
+            weight=weight,
             ignore_index=-1,
             reduction='none',
         )
         importance = torch.where(label >= 0, share, 0.0)
         total = (each * importance).sum()
-        if self.weight is not None:
-            importance = importance * self.weight[label.clamp(min=0)]
+        if weight is not None:
+            importance = importance * weight[label.clamp(min=0)]
         return total / importance.sum().clamp(min=torch.finfo(share.dtype).tiny)
 
     def extra_repr(self) -> str:

@@ -83,8 +83,12 @@ def weighted_cross_entropy(
     Returns:
         The loss; 0, with a gradient of 0, where no pixel has a label.
     """
+    scores = _single(logits)
+    if class_weights is not None:
+        # which the precisions '64-true' and 'bf16-true' convert, as other buffers
+        class_weights = class_weights.to(scores)
     loss = F.cross_entropy(
-        _single(logits), label, class_weights, ignore_index=-1, reduction='none'
+        scores, label, class_weights, ignore_index=-1, reduction='none'
     )
     if weight is not None:
         loss = loss * (weight[:, None, None] if weight.dim() == 1 else weight)

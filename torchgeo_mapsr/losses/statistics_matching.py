@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..arguments import check_choice, check_range
+from ..arguments import POSITIVE, check_choice, check_range
 from .label_counting import LabelCounts
 
 Criterion = Literal['compromise', 'kl_printed', 'kl']
@@ -60,7 +60,8 @@ class StatisticsMatchingLoss(nn.Module):
         least_std: Floor of ρ.
 
     Raises:
-        InputError: *criterion* is none of these, or *variance_weight* is below 0.
+        InputError: *criterion* is none of these, *variance_weight* or *least_variance*
+            is below 0, or *least_std* is not above 0.
     """
 
     mean: Tensor
@@ -78,6 +79,8 @@ class StatisticsMatchingLoss(nn.Module):
         super().__init__()
         check_choice('criterion', criterion, get_args(Criterion))
         check_range('variance_weight', variance_weight, 0)
+        check_range('least_variance', least_variance, 0)
+        check_range('least_std', least_std, POSITIVE)
         self.criterion: Criterion = criterion
         self.variance_weight = variance_weight
         self.least_variance = least_variance

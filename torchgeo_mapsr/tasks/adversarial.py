@@ -23,6 +23,7 @@ from ..models.networks.discriminator import LabelDiscriminator
 from ..models.networks.segmentation import Network
 from .cells import BatchCells
 from .classes import Classes
+from .land_cover import training_steps
 from .segmentation import CLASSES, NETWORK, NetworkTask
 from .supervision import RegionLabels
 
@@ -132,7 +133,7 @@ class AdversarialTask(NetworkTask):
             betas=(0.5, 0.999),
             weight_decay=0.0,
         )
-        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        steps = training_steps(self.trainer)
         if self.trainer.max_steps > 0:
             # which counts both players
             steps = min(steps, -(-self.trainer.max_steps // 2))
@@ -174,7 +175,8 @@ class AdversarialTask(NetworkTask):
         """
         if self.hparams['reduction'] == 'mean':
             pixels = batch['lr_pixels']
-            logits = logits.float() / pixels.sum() * (pixels > 0).sum().clamp(min=1)
+            cells_of = (pixels > 0).sum().clamp(min=1)
+            logits = logits.float() / pixels.sum().clamp(min=1) * cells_of
         index_map = sargmax(logits, self.hparams['temperature'])
         return index_map * cells.valid[:, None]
 

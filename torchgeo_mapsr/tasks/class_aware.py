@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..losses import ClassBalancedCrossEntropy, ClassCentreContrast, ClassPrior
 from ..models.networks.segmentation import Network
 from .classes import Classes
+from .land_cover import valid_pixels
 from .segmentation import CLASSES, NETWORK, NetworkTask
 from .supervision import PixelLabels
 
@@ -60,10 +61,15 @@ class ClassAwareTask(NetworkTask):
             those of the first batch.
         contrast: λ of eq. 7; 0 for no contrast.
         temperature: τ of eq. 6.
+        cross_image: Whether centres are contrasted across the images of a batch, or
+            within each image only (Table 7).
 
     Raises:
-        InputError: An argument is out of its range, or none of its words.
+        InputError: An argument is out of its range, or none of its words, or has no
+            effect with the others.
     """
+
+    takes_domains = True
 
     ranges = NetworkTask.ranges | {
         'least_share': (POSITIVE, 1),
@@ -88,6 +94,7 @@ class ClassAwareTask(NetworkTask):
         shares: Sequence[float] | None = None,
         contrast: float = 0.005,
         temperature: float = 0.07,
+        cross_image: bool = True,
     ) -> None:
         super().__init__(
             network,
@@ -104,12 +111,17 @@ class ClassAwareTask(NetworkTask):
         h = self.hparams
         if h['balance'] and h['class_weights'] is not None:
             raise InputError('Give class_weights with balance=False, or not at all')
+        if not h['balance']:
+            balanced = ('sampling', 'weighting', 'least_share', 'momentum', 'shares')
+            self.refuse('balance=False', *balanced)
+        if not h['contrast']:
+            self.refuse('contrast=0', 'temperature', 'cross_image')
         classes = len(self.crosswalk.target)
         self.prior = ClassPrior(classes, h['momentum'] or 0.0, h['shares'])
         self.balanced = ClassBalancedCrossEntropy(
             h['sampling'], h['weighting'], h['least_share']
         )
-        self.contrast = ClassCentreContrast(h['temperature'])
+        self.contrast = ClassCentreContrast(h['temperature'], h['cross_image'])
 
     def on_train_start(self) -> None:
         """Find the momentum of the class prior from the length of an epoch."""
@@ -138,7 +150,7 @@ class ClassAwareTask(NetworkTask):
         """
         labelled, unlabelled = batch.get('source', batch), batch.get('target')
         index = self.pixel_index(labelled)
-        image, valid = labelled['image'], _valid(labelled)
+        image, valid = labelled['image'], valid_pixels(labelled)
         if unlabelled is not None:
             if unlabelled['image'].shape[1:] != image.shape[1:]:
                 raise InputError(
@@ -146,7 +158,7 @@ class ClassAwareTask(NetworkTask):
                     'give both data modules one patch_size'
                 )
             image = torch.cat([image, unlabelled['image']])
-            valid = torch.cat([valid, _valid(unlabelled)])
+            valid = torch.cat([valid, valid_pixels(unlabelled)])
         height, width = image.shape[-2:]
         features = self.model.features(image)
         padded = self.model.classify(features)
@@ -181,11 +193,3 @@ class ClassAwareTask(NetworkTask):
             probabilities = F.avg_pool2d(probabilities, step)
         loss: Tensor = self.contrast(features, probabilities, label)
         return loss
-
-
-def _valid(batch: Sample) -> Tensor:
-    """Pixels with data, (B, H, W) bool."""
-    image = batch['image']
-    if 'mask_valid' not in batch:
-        return torch.ones_like(image[:, 0], dtype=torch.bool)
-    return batch['mask_valid'].reshape(-1, *image.shape[-2:]) > 0

@@ -17,6 +17,7 @@ from ..losses import label_counts
 from ..models.networks.segmentation import Network
 from ..models.propagation.superpixels import superpixels
 from .classes import Classes
+from .land_cover import valid_pixels
 from .segmentation import CLASSES, NETWORK, NetworkTask
 from .supervision import MatchedStatistics, Supervision
 
@@ -131,8 +132,7 @@ class ExpectationMaximizationTask(NetworkTask):
         """
         image = batch['image']
         p = self.teacher.eval()(image).float().softmax(1)
-        valid = batch.get('mask_valid', torch.ones_like(p[:, 0]))
-        valid = valid.reshape(-1, *image.shape[-2:]) > 0
+        valid = valid_pixels(batch)
         h = self.hparams
         # colours are compared in single precision
         with torch.autocast(image.device.type, enabled=False):

@@ -3,13 +3,17 @@
 
 """What all tasks that map land cover have in common."""
 
+import warnings
 from abc import abstractmethod
-from typing import Any
+from dataclasses import fields
+from math import isinf
+from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -28,6 +32,7 @@ from ..datasets.plot import plot_sample
 from ..errors import InputError
 from ..transforms import aggregate_regions
 from .cells import BatchCells
+from .classes import Classes
 
 # A class that the fit never saw costs much in `loss`, but not all.
 LEAST_LOG_PROBABILITY = -30.0
@@ -44,13 +49,19 @@ class LandCoverTask(BaseTask):
       ``AverageAccuracy`` (mean recall of the classes), and so ``Precision``,
       ``Recall``, ``F1Score`` and ``JaccardIndex`` (0.10: overall is micro, average is
       macro), ``MulticlassAccuracy`` and ``MulticlassJaccardIndex`` (0.8: micro)
-    * ``LRAgreement``: share of whole LR cells whose label is the most frequent class
-      among their predicted pixels
-    * ``loss``: cross entropy of the labels of whole LR cells and the mean of their
-      pixels' log-probabilities, normalised (Workman et al. 2023, eq. 1). It needs no HR
-      label, so that checkpoints may be chosen by it. Without LR labels it is the cross
-      entropy of the HR labels
+    * ``LRAgreement``: share of LR cells whose label is the most frequent class among
+      their predicted pixels
+    * ``loss``: cross entropy of the labels of LR cells and the mean of their pixels'
+      log-probabilities, normalised (Workman et al. 2023, eq. 1). It needs no HR label,
+      so that checkpoints may be chosen by it. Without LR labels it is the cross entropy
+      of the HR labels
+
+    In both of the last a cell that a chip cuts weighs by its visible share, so that cells
+    count alike however chips lie, and chips may be smaller than a cell.
     """
+
+    #: Whether batches of two domains, source and target, train it.
+    takes_domains: ClassVar[bool] = False
 
     #: From the codes of the LR labels to classes.
     crosswalk: Crosswalk
@@ -60,11 +71,9 @@ class LandCoverTask(BaseTask):
 
     def configure_models(self) -> None:
         """Load the crosswalks that the hyperparameters name."""
-        h = self.hparams
-        self.crosswalk = Crosswalk.load(h['legend'], h['target'], h['crosswalk'])
-        self.truth = Crosswalk.load(
-            h['truth_legend'] or h['target'], h['target'], h['truth_crosswalk']
-        )
+        names = (field.name for field in fields(Classes))
+        classes = Classes(**{name: self.hparams[name] for name in names})
+        self.crosswalk, self.truth = classes.load()
 
     @property
     def ignore_value(self) -> int:
@@ -77,8 +86,23 @@ class LandCoverTask(BaseTask):
         metrics = land_cover_metrics(classes, ignored)
         self.val_metrics = metrics.clone(prefix='val_')
         self.test_metrics = metrics.clone(prefix='test_')
-        agreement = MulticlassAccuracy(classes, average='micro', ignore_index=-1)
-        self.val_agreement, self.test_agreement = agreement, agreement.clone()
+        #: Whether LR labels were compared, for each stage whose batches have some.
+        self._compared: dict[str, bool] = {}
+
+    def on_fit_start(self) -> None:
+        """Spare the user a warning about parts that are meant to be in eval mode."""
+        message = r'Found \d+ module\(s\) in eval mode'
+        warnings.filterwarnings('ignore', message=message)
+
+    def on_train_batch_start(self, batch: Sample, batch_idx: int) -> None:
+        """Refuse batches of two domains where nothing is done with them.
+
+        Args:
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+        """
+        if not self.takes_domains:
+            check_domains(self, batch)
 
     @abstractmethod
     def log_probabilities(self, batch: Sample) -> Tensor:
@@ -117,9 +141,7 @@ class LandCoverTask(BaseTask):
         codes = batch['mask'].reshape(-1, height, width)
         index = torch.from_numpy(self.truth.index(codes.cpu().numpy()))
         index = index.to(codes.device)
-        if 'mask_valid' in batch:
-            index = torch.where(batch['mask_valid'].view_as(index) > 0, index, -1)
-        return index
+        return torch.where(valid_pixels(batch, 'mask'), index, -1)
 
     def validation_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
@@ -131,7 +153,7 @@ class LandCoverTask(BaseTask):
             batch_idx: Integer displaying index of this batch.
             dataloader_idx: Index of the current dataloader.
         """
-        prediction = self._evaluate(batch, 'val')
+        prediction = self._evaluate(batch, 'val', dataloader_idx)
         experiment: Any = getattr(self.logger, 'experiment', None)
         # Panels show LR labels too; a batch without them has no panels.
         drawn = batch_idx < 10 and 'lr_label' in batch
@@ -141,6 +163,30 @@ class LandCoverTask(BaseTask):
             experiment.add_figure(f'image/{batch_idx}', figure, self.global_step)
             plt.close(figure)
 
+    def on_validation_epoch_end(self) -> None:
+        """Say so where there was nothing to compare with.
+
+        Logging metrics is left to Lightning; torchgeo 0.10 does so here.
+        """
+        self._tell_of_no_labels('val')
+
+    def on_test_epoch_end(self) -> None:
+        """Say so where there was nothing to compare with, as for validation."""
+        self._tell_of_no_labels('test')
+
+    def _tell_of_no_labels(self, stage: str) -> None:
+        some = self._compared.pop(stage, None)
+        # the few batches of a sanity check may well be without
+        if some is None or self.trainer.sanity_checking:
+            return
+        if not self.trainer.strategy.reduce_boolean_decision(some, all=False):
+            rank_zero_warn(
+                f'No pixel of the chips has an LR label of a class of '
+                f"'{self.crosswalk.target.name}', so {stage}_loss and "
+                f'{stage}_LRAgreement are no numbers: see that the labels overlap, and '
+                f"are codes of '{self.crosswalk.source.name}'"
+            )
+
     def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Compare predictions with the labels of a batch.
 
@@ -149,7 +195,7 @@ class LandCoverTask(BaseTask):
             batch_idx: Integer displaying index of this batch.
             dataloader_idx: Index of the current dataloader.
         """
-        self._evaluate(batch, 'test')
+        self._evaluate(batch, 'test', dataloader_idx)
 
     def predict_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
@@ -219,12 +265,28 @@ class LandCoverTask(BaseTask):
         """Whether there is something to predict with already."""
         return True
 
-    def _evaluate(self, batch: Sample, stage: str) -> Tensor:
+    def _metrics(self, stage: str, dataloader_idx: int) -> MetricCollection:
+        """Metrics of one of several loaders: each has sums of its own."""
+        first: MetricCollection = getattr(self, f'{stage}_metrics')
+        if not dataloader_idx:
+            return first
+        name = f'{stage}_metrics_{dataloader_idx}'
+        if not hasattr(self, name):
+            with torch.inference_mode(False):
+                metrics = first.clone()
+                metrics.reset()
+            setattr(self, name, metrics)
+            # Lightning looks at a task's metrics once.
+            self._metric_attributes = None
+        found: MetricCollection = getattr(self, name)
+        return found
+
+    def _evaluate(self, batch: Sample, stage: str, dataloader_idx: int) -> Tensor:
         """Log metrics of a batch, and return predicted classes (B, H, W)."""
         log_p = self.log_probabilities(batch)
         prediction, size = log_p.argmax(1), len(log_p)
         if 'mask' in batch:
-            metrics = getattr(self, f'{stage}_metrics')
+            metrics = self._metrics(stage, dataloader_idx)
             index = self.truth_index(batch)
             metrics(prediction, torch.where(index < 0, self.ignore_value, index))
             self.log_dict(metrics, batch_size=size)
@@ -245,24 +307,82 @@ class LandCoverTask(BaseTask):
         if 'lr_label' not in batch:
             return prediction
         cells = self.cells(batch)
-        usable = cells.usable.flatten(1)
-        label = torch.where(usable, cells.label.flatten(1), -1)
+        label = cells.label.flatten(1)
         count = label.shape[1]
+        visible = torch.where(label >= 0, cells.share.flatten(1), 0).float()
+        seen = visible > 0
         hot = F.one_hot(prediction, len(self.crosswalk.target)).movedim(-1, 1)
         votes = aggregate_regions(hot, cells.region, count, 'sum', cells.valid)
-        agreement = getattr(self, f'{stage}_agreement')
-        agreement(votes.argmax(2), label)
-        self.log(f'{stage}_LRAgreement', agreement, batch_size=size)
+        agreeing = (votes.argmax(2) == label)[seen]
         floor = log_p.float().clamp(min=LEAST_LOG_PROBABILITY)
         mean = aggregate_regions(floor, cells.region, count, 'mean', cells.valid)
-        loss = F.cross_entropy(mean[usable], label[usable], reduction='sum')
-        self.log(
-            f'{stage}_loss',
-            loss / usable.sum().clamp(min=1),
-            batch_size=int(usable.sum()),
+        loss = F.cross_entropy(mean[seen], label[seen], reduction='none')
+        visible = visible[seen]
+        weight = visible.sum()
+        least = weight.clamp(min=torch.finfo(weight.dtype).tiny)
+        self.log_dict(
+            {
+                f'{stage}_LRAgreement': (agreeing * visible).sum() / least,
+                f'{stage}_loss': (loss * visible).sum() / least,
+            },
+            # the weight of the batch, which need not be an integer
+            batch_size=float(weight),  # type: ignore[arg-type]
             sync_dist=True,
         )
+        self._compared[stage] = self._compared.get(stage, False) or bool(weight > 0)
         return prediction
+
+
+def check_domains(task: object, batch: Sample) -> None:
+    """Make sure that a batch is of one domain.
+
+    Args:
+        task: What is to be trained.
+        batch: A batch.
+
+    Raises:
+        InputError: If it has a source and a target.
+    """
+    if 'image' not in batch and {'source', 'target'} & set(batch):
+        raise InputError(
+            f'{type(task).__name__} trains on one set of imagery, not on source and '
+            'target: give it PairDataModule, or another task'
+        )
+
+
+def training_steps(trainer: Trainer) -> int:
+    """Optimiser steps of a whole training, which a schedule needs to know.
+
+    Args:
+        trainer: The trainer.
+
+    Raises:
+        InputError: If it has no end.
+    """
+    steps = trainer.estimated_stepping_batches
+    if isinf(steps):
+        raise InputError(
+            'a learning rate that falls along a cosine needs the end of the training: '
+            'give the trainer max_epochs or max_steps, beside max_time'
+        )
+    return max(int(steps), 1)
+
+
+def valid_pixels(batch: Sample, key: str = 'image') -> Tensor:
+    """Pixels with data, (B, H, W) bool.
+
+    Args:
+        batch: A batch; without ``mask_valid`` all of its pixels have data.
+        key: What else has the size and the device, (B, …, H, W).
+    """
+    image: Tensor = batch[key]
+    height, width = image.shape[-2:]
+    if 'mask_valid' not in batch:
+        shape = len(image), height, width
+        return torch.ones(shape, dtype=torch.bool, device=image.device)
+    # augmentations may give masks a channel axis, and another type
+    valid: Tensor = batch['mask_valid'].reshape(-1, height, width) > 0
+    return valid
 
 
 def land_cover_metrics(classes: int, ignore_index: int = -1) -> MetricCollection:

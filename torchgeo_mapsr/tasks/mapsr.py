@@ -4,8 +4,8 @@
 """MapSR as a LightningModule."""
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
@@ -87,7 +87,10 @@ class MapSRTask(LandCoverTask):
         truth_legend: Legend of ``mask``, the HR labels; *target* by default.
         truth_crosswalk: Name or file of the crosswalk from it to *target*.
         model: A saved fit to predict with, see
-            :meth:`~torchgeo_mapsr.models.model.LandCoverModel.save`.
+            :meth:`~torchgeo_mapsr.models.model.LandCoverModel.save`. What decides the map
+            alone (score and prior of *fit*, *upsampler*, *propagate*, *calibrate*) is
+            taken where it is not the default, as ``torchgeo-mapsr map --model`` does;
+            other options of a fit are refused.
         solver: How the probe is fitted.
         lr: Learning rate of ``sgd``.
         fit: How the head is fitted: the options that ``torchgeo-mapsr map`` has.
@@ -146,6 +149,7 @@ class MapSRTask(LandCoverTask):
         if solver == 'sgd' and not plain:
             raise InputError("noise and class_weight need solver='lbfgs'.")
         if model is not None:
+            self._refuse_options_of_a_fit()
             self._take_over(LandCoverModel.load(model, backbone=self.backbone))
             self._calibrated = True
 
@@ -163,12 +167,10 @@ class MapSRTask(LandCoverTask):
             h['image_dtype'],
             h['seed'],
         )
-        self.land_cover = None
-        self._sampled = 0
-        self._spread: tuple[float, ...] = ()
+        self._forget()
         self._waiting: list[tuple[int, Chip]] = []
         self._parts: list[tuple[int, Cells]] = []
-        self._calibrated = False
+        self._is_fitted = False
         self._trains = h['solver'] == 'sgd'
         self.register_load_state_dict_post_hook(_ignore_backbone)
         # Of standardised features, as the buffers say. Only sgd trains it.
@@ -179,6 +181,13 @@ class MapSRTask(LandCoverTask):
         self.register_buffer('mean', torch.zeros(features))
         self.register_buffer('scale', torch.zeros(features))
         self.register_buffer('count', torch.zeros(classes))
+
+    def _forget(self) -> None:
+        """Be as if nothing had been seen: a fit begins anew, on other imagery maybe."""
+        self.land_cover = None
+        self._calibrated = False
+        self._spread: tuple[float, ...] = ()
+        self._sampled = 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Optimise the probe, and nothing but it.
@@ -196,13 +205,17 @@ class MapSRTask(LandCoverTask):
         return [_FitWhenInterrupted()]
 
     def setup(self, stage: str) -> None:
-        """Give a data module of pairs the chips of a fit.
+        """Begin a fit anew, and give a data module of pairs the chips of it.
+
+        With ``sgd`` another fit goes on where the last one ended. A checkpoint that is
+        resumed is read after this.
 
         Args:
             stage: Only ``fit`` matters.
 
         Raises:
-            InputError: If the trainer would convert images and backbone.
+            InputError: If the trainer would convert images and backbone, or validate
+                within the epoch, when nothing is fitted yet.
         """
         precision = str(self.trainer.precision)
         if precision.endswith('-true') and precision != '32-true':
@@ -210,6 +223,18 @@ class MapSRTask(LandCoverTask):
                 f"precision='{precision}' would round the imagery's values, and a fit is "
                 "computed in single precision: give the trainer '32-true' or a mixed one"
             )
+        if stage == 'fit' and not self._trains:
+            interval = self.trainer.val_check_interval
+            # 1 is every batch, 1.0 the end of the epoch
+            if isinstance(interval, int) or interval != 1:
+                raise InputError(
+                    'val_check_interval would validate before the fit, which is made at '
+                    'the end of the epoch: leave it out'
+                )
+            if self._calibrated and self.backbone.calibration():
+                # An earlier fit, which somebody may have kept, has this one.
+                self.backbone = deepcopy(self.backbone)
+            self._forget()
         data: Any = getattr(self.trainer, 'datamodule', None)
         if stage != 'fit' or not isinstance(data, ChipDataModule):
             return
@@ -225,11 +250,6 @@ class MapSRTask(LandCoverTask):
             world, rank = self.trainer.world_size, self.trainer.global_rank
             share: Any = sampler if world == 1 else _Share(sampler, world, rank)
             data.train_sampler = share
-
-    def on_fit_start(self) -> None:
-        """Spare the user a warning about what is meant to be so."""
-        message = r'Found \d+ module\(s\) in eval mode'
-        warnings.filterwarnings('ignore', message=message)
 
     def on_train_start(self) -> None:
         """Begin to look at chips."""
@@ -302,7 +322,7 @@ class MapSRTask(LandCoverTask):
 
     def on_train_end(self) -> None:
         """Fit to what was seen, where nothing was fitted yet."""
-        if self.land_cover is None:
+        if not self._is_fitted:
             self._fit()
 
     @torch.no_grad()
@@ -352,8 +372,7 @@ class MapSRTask(LandCoverTask):
             return False
         first = sorted(self._gather(local), key=lambda chip: int(chip[0]))[:enough]
         images = [(image.cpu(), valid) for _, image, valid in first]
-        if self.backbone.needs_calibration:
-            self.backbone.calibrate(images)
+        self.backbone.calibrate(images)
         # Also where this fit is not guided: a map with it may be.
         self._spread = band_spread(images)
         self._calibrated = True
@@ -449,18 +468,49 @@ class MapSRTask(LandCoverTask):
                 f'were ignored: {listed}'
             )
 
-    def _take_over(self, model: LandCoverModel) -> None:
-        """Predict with a model.
+    def _refuse_options_of_a_fit(self) -> None:
+        """Refuse what would have an effect on a fit, where one is given.
 
         Raises:
-            InputError: If it maps other classes.
+            InputError: If there is such an option; a default cannot be told from none.
+        """
+        given = asdict(self.fit_options)
+        names = [n for n, v in asdict(FitOptions()).items() if given[n] != v]
+        # these decide the map, and the seed is that of the backbone as well
+        names = [f'fit.{n}' for n in names if n not in ('score', 'prior', 'seed')]
+        if self.hparams['solver'] != 'lbfgs':
+            names.append('solver')
+        if names:
+            raise InputError(
+                f'{names[0]} has no effect on a fit that is kept: leave it out with model.'
+            )
+
+    def _take_over(self, model: LandCoverModel) -> None:
+        """Predict with a model, in the way that this task's options say.
+
+        Options that have their default leave the model as it is.
+
+        Raises:
+            InputError: If it maps other classes, or from other bands.
         """
         if model.target != self.crosswalk.target:
             raise InputError(
                 f"The fit maps the classes of '{model.target.name}', not of "
                 f"'{self.crosswalk.target.name}': give target={model.target.name}."
             )
-        self.land_cover = model
+        h, options = self.hparams, self.fit_options
+        if model.bands != h['bands']:
+            raise InputError(
+                f'The fit was made for imagery of {model.bands} bands, not of '
+                f'{h["bands"]}: give bands={model.bands}.'
+            )
+        self.land_cover = model.with_options(
+            score=None if options.score == FitOptions.score else options.score,
+            prior=options.prior,
+            upsampler=None if h['upsampler'] == 'bilinear' else h['upsampler'],
+            propagate=None if h['propagate'] == 'none' else h['propagate'],
+            calibrate=None if h['calibrate'] else False,
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Classify every pixel, without LR labels.
@@ -596,6 +646,7 @@ class MapSRTask(LandCoverTask):
         """
         content = state.cpu().numpy().tobytes()
         if len(content) <= 1:
+            self._forget()
             return
         if LandCoverModel.is_model(content):
             self._take_over(LandCoverModel.from_bytes(content, backbone=self.backbone))
@@ -631,7 +682,7 @@ class _FitWhenInterrupted(Callback):
         if not isinstance(exception, KeyboardInterrupt) or not trainer.training:
             return
         assert isinstance(pl_module, MapSRTask)
-        if pl_module.land_cover is None and trainer.world_size == 1:
+        if not pl_module._is_fitted and trainer.world_size == 1:
             pl_module._fit()
 
 

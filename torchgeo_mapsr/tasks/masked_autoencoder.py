@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..models.backbones.spec import suggest
 from ..models.networks.masked_autoencoder import STRIDE, MaskedAutoencoder
 from ..models.networks.segmentation import normalisation
-from .land_cover import warn_of_scaled_values
+from .land_cover import check_domains, training_steps, warn_of_scaled_values
 
 
 class MaskedAutoencoderTask(BaseTask):
@@ -130,7 +130,7 @@ class MaskedAutoencoderTask(BaseTask):
             betas=(0.9, 0.95),
             weight_decay=h['weight_decay'],
         )
-        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        steps = training_steps(self.trainer)
         rise = max(round(h['warmup'] * steps), 1)
 
         def factor(step: int) -> float:
@@ -143,6 +143,15 @@ class MaskedAutoencoderTask(BaseTask):
             'optimizer': optimizer,
             'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
         }
+
+    def on_train_batch_start(self, batch: Sample, batch_idx: int) -> None:
+        """Refuse batches of two domains.
+
+        Args:
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+        """
+        check_domains(self, batch)
 
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0

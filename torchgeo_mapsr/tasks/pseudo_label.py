@@ -18,6 +18,7 @@ from ..models.networks.ensemble import Ensemble
 from ..models.networks.segmentation import Network
 from ..models.networks.trained import Trained
 from .classes import Classes
+from .land_cover import valid_pixels
 from .segmentation import NetworkTask
 from .supervision import PixelLabels
 
@@ -60,7 +61,8 @@ class PseudoLabelTask(NetworkTask):
         lovasz_weight: Weight of the Lovász loss. The paper gives none.
 
     Raises:
-        InputError: An argument is out of its range, or none of its words.
+        InputError: An argument is out of its range, or none of its words, or has no
+            effect with the others.
     """
 
     ranges = NetworkTask.ranges | {'sce_weight': (0, inf), 'lovasz_weight': (0, inf)}
@@ -94,6 +96,11 @@ class PseudoLabelTask(NetworkTask):
         """Make the losses."""
         super().configure_losses()
         h = self.hparams
+        if not h['teachers']:
+            # without their agreement all labels would train
+            self.refuse('teachers=None', 'selection', 'teacher_weights')
+        elif h['selection'] == 'agreement':
+            self.refuse("selection='agreement'", 'teacher_weights')
         self.symmetric = SymmetricCrossEntropy(h['epsilon'], sce_weight=h['sce_weight'])
         self.lovasz = LovaszLoss()
         # In a tuple, so that it is no submodule: no teacher in checkpoints.
@@ -183,8 +190,8 @@ class PseudoLabelTask(NetworkTask):
             labels = [network(image).argmax(1) for network in ensemble.networks]
             key = 'mask' if self.pixel_labels.source == 'hr' else 'lr_label'
             if key in batch:
-                labels.append(self.pixel_index(batch))
+                labels.append(self.pixel_labels.index(batch, self))
             label = agreement(*labels)
-        if 'mask_valid' in batch:
-            label = torch.where(batch['mask_valid'].view_as(label) > 0, label, -1)
+        label = torch.where(valid_pixels(batch), label, -1)
+        self.note_labels({'pseudo': (label >= 0).any()})
         return label

@@ -4,8 +4,7 @@
 """Segmentation networks that are trained."""
 
 import inspect
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from math import inf
 from typing import Any, ClassVar, Literal
@@ -26,7 +25,7 @@ from ..models.networks.segmentation import Network, SegmentationNetwork
 from ..models.networks.trained import describe, verify
 from .cells import BatchCells
 from .classes import Classes
-from .land_cover import LandCoverTask, warn_of_scaled_values
+from .land_cover import LandCoverTask, training_steps, warn_of_scaled_values
 from .supervision import PixelLabels, Supervision
 
 Loss = Literal['ce', 'jaccard', 'focal', 'dice']
@@ -105,7 +104,7 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
             'task': 'multiclass',
         }
         super().__init__()
-        names = inspect.signature(type(self).__init__).parameters
+        names = _parameters(type(self))
         for name in [n for n in self.hparams if n not in names and n[0] != '_']:
             del self.hparams[name]
         # what loggers are told
@@ -127,8 +126,8 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         """Make the loss of labelled pixels.
 
         Raises:
-            InputError: If the supervision has no use for the loss, or there is not one
-                weight for each class.
+            InputError: If the supervision has no use for the loss or for a class that is
+                ignored, or there is not one weight for each class.
         """
         weights, target = self._settings['class_weights'], self.crosswalk.target
         if weights is not None:
@@ -150,9 +149,32 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
                 f"loss='{loss}' compares pixels with their labels, and "
                 f'{type(self.supervision).__name__} gives them none: leave it out'
             )
+        ignores = self.supervision.ignores_classes
+        if self._settings['ignore_index'] is not None and not ignores:
+            raise InputError(
+                'ignore_index leaves out labels of a class, and '
+                f'{type(self.supervision).__name__} compares shares of all classes: '
+                'leave it out'
+            )
         super().configure_losses()
         if loss == 'dice':  # which torchgeo 0.8 lacks
             self.criterion = smp.losses.DiceLoss('multiclass')
+
+    def refuse(self, given: str, *names: str) -> None:
+        """Refuse arguments that have no effect; a default cannot be told from none.
+
+        Args:
+            given: What takes the effect away, as it is written.
+            names: The arguments.
+
+        Raises:
+            InputError: If one is not its default.
+        """
+        parameters = _parameters(type(self))
+        for name in names:
+            value, default = self.hparams[name], parameters[name].default
+            if value is not default and (default is None or value != default):
+                raise InputError(f'{name} has no effect with {given}: leave it out')
 
     @property
     def ignore_value(self) -> int:
@@ -166,7 +188,8 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         Returns:
             AdamW, and the schedule of its learning rate.
         """
-        settings = self._settings
+        # what a learning rate finder has put there counts
+        settings = self._settings | self.hparams
         optimizer = AdamW(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=settings['lr'],
@@ -184,11 +207,10 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
                     'strict': False,
                 },
             }
-        steps = max(int(self.trainer.estimated_stepping_batches), 1)
         return {
             'optimizer': optimizer,
             'lr_scheduler': {
-                'scheduler': CosineAnnealingLR(optimizer, steps),
+                'scheduler': CosineAnnealingLR(optimizer, training_steps(self.trainer)),
                 'interval': 'step',
             },
         }
@@ -263,29 +285,44 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         Args:
             batch: With these labels.
         """
-        return self.pixel_labels.index(batch, self)
+        labels = self.pixel_labels
+        index = labels.index(batch, self)
+        self.note_labels({labels.source: (index >= 0).any()})
+        return index
+
+    def note_labels(self, labelled: Mapping[str, Tensor]) -> None:
+        """Note whether a batch has labels, for the end of the epoch.
+
+        Args:
+            labelled: For each kind of label that it should have: ``lr``, ``hr`` or
+                ``pseudo``.
+        """
+        for kind, some in labelled.items():
+            self._labelled[kind] = some | self._labelled.get(kind, some)
 
     def pixel_loss(self, logits: Tensor, index: Tensor) -> Tensor:
         """Loss of the pixels that have a label; zero where there are none.
+
+        In a weighted cross entropy a class of weight 0 is no label: PyTorch's mean is over
+        weights, and without any it is 0 / 0.
 
         Args:
             logits: (B, classes, H, W).
             index: Class of each pixel, (B, H, W), -1 = none.
         """
         labelled = index >= 0
+        if self.class_weights is not None and self._settings['loss'] == 'ce':
+            labelled &= self.class_weights[index.clamp(min=0)] > 0
         if not labelled.any():
             return (logits.float() * 0).sum()
         # Losses are sums or means over pixels, whose places do not matter.
         scores = logits.float().movedim(1, 0)[:, labelled]
+        # precisions '64-true' and 'bf16-true' convert its weights
+        self.criterion.to(scores.dtype)
         loss: Tensor = self.criterion(
             scores[None, :, :, None], index[labelled][None, :, None]
         )
         return loss
-
-    def on_fit_start(self) -> None:
-        """Spare the user a warning about parts that are meant to be in eval mode."""
-        message = r'Found \d+ module\(s\) in eval mode'
-        warnings.filterwarnings('ignore', message=message)
 
     def on_train_start(self) -> None:
         """Look for LR classes that the supervision cannot do with.
@@ -323,8 +360,7 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
             batch: The labels.
         """
         loss, parts, labelled = self.supervision.loss(logits, batch, self)
-        for kind, some in labelled.items():
-            self._labelled[kind] = some | self._labelled.get(kind, some)
+        self.note_labels(labelled)
         logged = {'train_loss': loss} | {f'train_{k}': v for k, v in parts.items()}
         self.log_dict(logged, batch_size=len(logits))
         return loss
@@ -338,6 +374,11 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         any_process = self.trainer.strategy.reduce_boolean_decision
         for kind, some in self._labelled.items():
             if not any_process(bool(some), all=False):
+                if kind == 'pseudo':
+                    raise InputError(
+                        'No pixel of the training chips has a pseudo-label: they have '
+                        'no data, or the teachers (and labels) agree nowhere'
+                    )
                 side = self.crosswalk if kind == 'lr' else self.truth
                 raise InputError(
                     f'No pixel of the training chips has an {kind.upper()} label of a '
@@ -345,12 +386,6 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
                     f"labels overlap, and that the labels are codes of '"
                     f"{side.source.name}'"
                 )
-
-    def on_validation_epoch_end(self) -> None:
-        """Leave it to Lightning to log metrics: torchgeo 0.10 does so here."""
-
-    def on_test_epoch_end(self) -> None:
-        """Leave it to Lightning to log metrics: torchgeo 0.10 does so here."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what ``torchgeo-mapsr map --checkpoint`` needs, and a digest.
@@ -371,6 +406,18 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
             InputError: If it is not.
         """
         verify(checkpoint)
+
+
+def _parameters(task: type) -> dict[str, inspect.Parameter]:
+    """Arguments of a task by name, with those that it hands on as ``**kwargs``."""
+    found: dict[str, inspect.Parameter] = {}
+    for kind in task.__mro__:
+        if '__init__' in vars(kind):
+            own = inspect.signature(vars(kind)['__init__']).parameters
+            found = {**own, **found}
+            if inspect.Parameter.VAR_KEYWORD not in {p.kind for p in own.values()}:
+                break
+    return found
 
 
 class SegmentationTask(NetworkTask):
@@ -479,4 +526,17 @@ class SegmentationTask(NetworkTask):
             raise InputError(
                 f"num_classes is {num_classes}, and '{target.name}' has {len(target)}: "
                 'give classes.target'
+            )
+
+    def configure_losses(self) -> None:
+        """Make the loss of labelled pixels.
+
+        Raises:
+            InputError: If the supervision has no use for it, or for weights of classes.
+        """
+        super().configure_losses()
+        if self.class_weights is not None and not self.supervision.weighs_classes:
+            raise InputError(
+                'class_weights weigh labels of pixels or cells, and '
+                f'{type(self.supervision).__name__} has none: leave them out'
             )

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from .._compat import Sample
 from ..errors import InputError
 from ..losses import SelfTrainingLoss, pseudo_labels
+from ..losses.self_training import weighted_cross_entropy
 from ..models.networks.segmentation import Network
 from ..models.networks.teacher import EMATeacher
 from ..transforms import ClassMix, ResolutionAlignment
 from .classes import Classes
+from .land_cover import valid_pixels
 from .segmentation import CLASSES, NETWORK, NetworkTask
 from .supervision import PixelLabels
 
@@ -66,10 +68,15 @@ class SelfTrainingTask(NetworkTask):
         alignment: Bounds of the ratio that source images are shrunk by, r1 and r2; None
             for no resolution alignment.
         alignment_p: Share of source images that are shrunk.
+        reduction: Losses are means over labelled pixels, or sums as the equations print
+            them, which grow with chips and batches as the learning rate has to fall.
 
     Raises:
-        InputError: An argument is out of its range, or none of its words.
+        InputError: An argument is out of its range, or none of its words, or has no
+            effect with the others.
     """
+
+    takes_domains = True
 
     ranges = NetworkTask.ranges | {
         'threshold': (0, 1),
@@ -95,6 +102,7 @@ class SelfTrainingTask(NetworkTask):
         mix_share: float = 0.5,
         alignment: tuple[float, float] | None = (0.25, 1.0),
         alignment_p: float = 0.5,
+        reduction: Literal['mean', 'sum'] = 'mean',
     ) -> None:
         super().__init__(
             network,
@@ -119,7 +127,12 @@ class SelfTrainingTask(NetworkTask):
     def configure_losses(self) -> None:
         """Make the loss of both domains."""
         super().configure_losses()
-        self.self_training = SelfTrainingLoss(class_weights=self.class_weights)
+        h = self.hparams
+        if not h['mix']:
+            self.refuse('mix=False', 'mix_share')
+        if h['alignment'] is None:
+            self.refuse('alignment=None', 'alignment_p')
+        self.self_training = SelfTrainingLoss(h['reduction'], self.class_weights)
 
     def on_train_start(self) -> None:
         """Begin to count the optimiser's steps."""
@@ -151,7 +164,9 @@ class SelfTrainingTask(NetworkTask):
         image = self.alignment(source['image'])
         logits = self(image)
         if weight == 0:
-            loss = self.pixel_loss(logits, label)
+            loss = weighted_cross_entropy(
+                logits, label, None, self.hparams['reduction'], self.class_weights
+            )
             self.log('train_loss', loss, batch_size=len(label))
             return loss
         mixed = self._mixed(image, label, target)
@@ -190,12 +205,11 @@ class SelfTrainingTask(NetworkTask):
 
     def _mixed(self, image: Tensor, label: Tensor, target: Sample) -> Sample:
         """What the student sees of the target, its labels, and how far they count."""
-        valid = target.get('mask_valid')
-        if valid is not None:
-            valid = valid.reshape(-1, *target['image'].shape[-2:])
         with torch.no_grad():
             logits = self.teacher(target['image'])
-        pseudo, trust = pseudo_labels(logits, self.hparams['threshold'], valid)
+        pseudo, trust = pseudo_labels(
+            logits, self.hparams['threshold'], valid_pixels(target)
+        )
         mixed: Sample = {
             'image': target['image'],
             'mask_label': pseudo,

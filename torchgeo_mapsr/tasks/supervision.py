@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from importlib import import_module
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -18,14 +18,22 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .._compat import Sample
-from ..arguments import check_choice, check_range
+from ..arguments import POSITIVE, check_choice, check_range
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.statistics import JointStatistics
 from ..errors import InputError
-from ..losses import RegionCrossEntropy, StatisticsMatchingLoss, label_counts
-from ..losses.statistics_matching import Criterion
+from ..losses import (
+    IntervalConstraintLoss,
+    RegionCrossEntropy,
+    StatisticsMatchingLoss,
+    label_counts,
+)
+from ..losses.statistics_matching import LEAST_STD
 from ..transforms.region_aggregation import Reduction
 from .cells import BatchCells
+
+#: How counts in a cell are compared with statistics.
+Criterion = Literal['compromise', 'kl_printed', 'kl', 'interval']
 
 
 class LabelReader(Protocol):
@@ -69,6 +77,16 @@ class Supervision(ABC):
     def labels_pixels(self) -> bool:
         """Whether pixels have labels of their own, which the task's loss compares."""
         return False
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether weights of classes (``class_weights``) change the loss."""
+        return True
+
+    @property
+    def ignores_classes(self) -> bool:
+        """Whether a class can be left out of the loss (``ignore_index``)."""
+        return True
 
     @staticmethod
     def of(value: 'Supervision | str | Mapping[str, Any]') -> 'Supervision':
@@ -298,6 +316,11 @@ class ExpectedShares(StatisticalSupervision):
 
     statistics: str = 'malkin2019'
 
+    @property
+    def ignores_classes(self) -> bool:
+        """Whether a class can be left out: no pixel has it alone."""
+        return False
+
     def pixel_shares(self, batch: Sample, reader: LabelReader) -> Tensor:
         """Expected shares of the cell that each pixel lies in, (B, C, H, W).
 
@@ -344,14 +367,19 @@ class MatchedStatistics(StatisticalSupervision):
             ``malkin2019`` (NLCD, measured in Maryland), ``nlcd-descriptions``, or what
             ``torchgeo-mapsr statistics`` has measured.
         criterion: How counts are compared, see
-            :class:`~torchgeo_mapsr.losses.StatisticsMatchingLoss`, as the next.
+            :class:`~torchgeo_mapsr.losses.StatisticsMatchingLoss`; or ``interval``, with
+            the statistics as bounds η ± ρ (appendix C, for comparison), see
+            :class:`~torchgeo_mapsr.losses.IntervalConstraintLoss`, which has neither a
+            log-variance term nor a floor.
         variance_weight: Weight of the log-variance term.
         sr_weight: Weight of the statistics loss.
         hr_weight: Weight of the HR labels' loss; 0: HR labels take no part.
+        least_std: Floor of the standard deviations ρ. Wider where a table comes from few
+            cells, or describes with tight bounds.
 
     Raises:
-        InputError: A weight is negative, both of labels are 0, or *criterion* is
-            something else.
+        InputError: A weight is negative, both of labels are 0, *least_std* is not above
+            0, *criterion* is something else, or has no use for an argument.
     """
 
     statistics: str = 'malkin2019'
@@ -359,6 +387,7 @@ class MatchedStatistics(StatisticalSupervision):
     variance_weight: float = 1.0
     sr_weight: float = 1.0
     hr_weight: float = 0.0
+    least_std: float = LEAST_STD
 
     def __post_init__(self) -> None:
         check_choice('criterion', self.criterion, get_args(Criterion))
@@ -366,11 +395,29 @@ class MatchedStatistics(StatisticalSupervision):
             check_range(name, getattr(self, name), 0)
         if not self.sr_weight and not self.hr_weight:
             raise InputError('sr_weight and hr_weight are not both 0.')
+        check_range('least_std', self.least_std, POSITIVE)
+        for field in fields(self) if self.criterion == 'interval' else ():
+            if field.name not in ('variance_weight', 'least_std'):
+                continue
+            if getattr(self, field.name) != field.default:
+                raise InputError(
+                    f"{field.name} has no effect with criterion='interval': leave it out"
+                )
 
     @property
     def labels_pixels(self) -> bool:
         """Whether pixels have labels of their own."""
         return self.hr_weight > 0
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether weights of classes change the loss: that of HR labels."""
+        return self.labels_pixels
+
+    @property
+    def ignores_classes(self) -> bool:
+        """Whether a class can be left out: only where HR labels alone train."""
+        return not self.sr_weight
 
     def loss(
         self, logits: Tensor, batch: Sample, reader: LabelReader
@@ -382,9 +429,17 @@ class MatchedStatistics(StatisticalSupervision):
             torch.from_numpy(values).float().to(logits.device)
             for values in (self.table.mean, self.table.std)
         )
-        criterion = StatisticsMatchingLoss(
-            mean, std, self.criterion, self.variance_weight
-        )
+        criterion: IntervalConstraintLoss | StatisticsMatchingLoss
+        if self.criterion == 'interval':
+            criterion = IntervalConstraintLoss(mean, std)
+        else:
+            criterion = StatisticsMatchingLoss(
+                mean,
+                std,
+                self.criterion,
+                self.variance_weight,
+                least_std=self.least_std,
+            )
         p = logits.float().softmax(1)
         counts = label_counts(p, cells.region, rows.shape[1], cells.valid)
         sr = criterion(counts, rows, cells.share.flatten(1))
