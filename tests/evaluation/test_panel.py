@@ -7,11 +7,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 from rasterio.enums import ColorInterp
 
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.legends.legend import Legend, LegendClass
 from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
 from torchgeo_mapsr.evaluation.panel import imagery_picture, save_panel
 
@@ -113,3 +115,55 @@ def test_picture_is_of_the_channels_that_are_read(tmp_path: Path) -> None:
     )
     two = picture(Imagery(indexed, bands=[2, 1]))
     np.testing.assert_array_equal(two, expected[..., [1, 1, 1]])
+
+
+@pytest.mark.filterwarnings('error:Glyph')
+def test_names_that_no_font_has(scene: Scene, tmp_path: Path) -> None:
+    """Codes stand for them; matplotlib would draw boxes, and warn."""
+    classes = Legend.load('land-cover-4').classes
+    pictures = []
+    for name in ('named', 'codes'):
+        # of a plane where no installed font has a character
+        odd = chr(0x2FFF0)
+        texts = [f'{odd}{c.code}' if name == 'named' else str(c.code) for c in classes]
+        legend = Legend(
+            'odd',
+            tuple(
+                LegendClass(c.code, text, c.color)
+                for c, text in zip(classes, texts, strict=True)
+            ),
+        )
+        path = tmp_path / f'{name}.png'
+        save_panel(path, scene.truth, legend, Imagery(scene.imagery))
+        pictures.append(matplotlib.image.imread(path))
+    np.testing.assert_array_equal(*pictures)
+
+
+def test_coarse_labels_are_of_the_first_raster_with_a_code(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """One that the legend does not have is nothing, and covers the next."""
+    with rasterio.open(scene.labels) as dataset:
+        codes, profile = dataset.read(), dataset.profile
+    unknown = tmp_path / 'unknown.tif'
+    # another grid, or both were one raster
+    profile['transform'] = profile['transform'] * Affine.translation(0.3, 0.3)
+    with rasterio.open(unknown, 'w', **profile) as dataset:
+        dataset.write(np.full_like(codes, 250))
+    labels = [*LabelRaster.open(unknown), *LabelRaster.open(scene.labels)]
+    crosswalk = Crosswalk.load(scene.legend, scene.target)
+    paths = [tmp_path / 'covered.png', tmp_path / 'plain.png']
+    for path, rasters in zip(paths, (labels, labels[1:]), strict=True):
+        save_panel(
+            path,
+            scene.truth,
+            crosswalk.target,
+            Imagery(scene.imagery),
+            rasters,
+            crosswalk,
+        )
+    covered, plain = (matplotlib.image.imread(path)[..., :3] for path in paths)
+    third = slice(plain.shape[1] // 3 + 20, 2 * plain.shape[1] // 3 - 20)
+    forest = Legend.load('land-cover-4').classes[1].color
+    assert contains(plain[:400, third], forest) > 1000
+    assert contains(covered[:400, third], forest) < 1000

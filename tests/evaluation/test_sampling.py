@@ -4,6 +4,7 @@
 import sqlite3
 from pathlib import Path
 from xml.etree import ElementTree
+from zipfile import ZipFile
 
 import geopandas
 import numpy as np
@@ -12,18 +13,24 @@ import rasterio
 from affine import Affine
 from pyproj import Geod
 
+from torchgeo_mapsr.datasets.labels import LabelRaster
+from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.class_maps import (
     ClassMaps,
     common_legend,
+    first_code,
     map_legend,
+    map_names,
     parse_named,
     without_layers,
 )
 from torchgeo_mapsr.evaluation.estimation import allocate
+from torchgeo_mapsr.evaluation.reliability import map_reliability
 from torchgeo_mapsr.evaluation.sampling import (
     Strata,
+    StrataSizes,
     class_of,
     draw_sample,
     read_sample,
@@ -154,8 +161,6 @@ def test_crossed_strata(codes: np.ndarray, tmp_path: Path) -> None:
         Affine(130, 0, 5e5, 0, -300, 4e6),
         nodata=None,
     )
-    from torchgeo_mapsr.datasets.labels import LabelRaster
-
     maps = ClassMaps([path], LEGEND)
     layers = ('class', 'confidence', 'lr', 'tile')
     strata = Strata(maps, layers, LabelRaster.open(lr), Legend.load('nlcd'))
@@ -235,3 +240,114 @@ def test_names_and_codes(tmp_path: Path) -> None:
     for text in ('forest', 'forest=x', 'swamp=2'):
         with pytest.raises(InputError, match=r'^-o'):
             parse_named([text], LEGEND, '-o')
+
+
+def test_files_of_one_name_are_strata_of_their_own(
+    codes: np.ndarray, tmp_path: Path
+) -> None:
+    paths = []
+    for number, part in enumerate((codes[:, :90], codes[:, 90:])):
+        folder = tmp_path / f's{number}'
+        folder.mkdir()
+        x = 5e5 + 180 * number
+        paths.append(write(folder / 'a.tif', part, grid(x)))
+    maps = ClassMaps(paths, LEGEND)
+    sizes = Strata(maps, ('tile',)).measure()
+    assert sizes.names == ('s0/a', 's1/a')
+    expected = [(part > 0).sum() for part in (codes[:, :90], codes[:, 90:])]
+    np.testing.assert_array_equal(sizes.pixels, expected)
+    # what is given twice is there once
+    assert Strata(ClassMaps([paths[0]] * 2, LEGEND), ('tile',)).measure().pixels == [
+        expected[0]
+    ]
+    one = np.ones(2)
+    with pytest.raises(InputError, match="2 strata would be called 'a'"):
+        StrataSizes(np.arange(2), ('a', 'a'), one, one.astype(int))
+
+
+def test_names_tell_maps_apart() -> None:
+    assert map_names(['x/a.tif', 'x/b.tif']) == ['a', 'b']
+    assert map_names(['x/y/a.tif', 'z/y/a.tif']) == ['x/y/a', 'z/y/a']
+    assert map_names(['a.tif', 'a.img']) == ['a.tif', 'a.img']
+    assert map_names([]) == []
+
+
+def test_places_in_a_layer(codes: np.ndarray, tmp_path: Path) -> None:
+    """By number, whatever is in the names."""
+    rows = [{'code': i, 'name': f'a | {i}', 'color': '#000000'} for i in range(1, 5)]
+    legend = Legend.load({'name': 'odd', 'classes': rows})
+    maps = ClassMaps([write(tmp_path / 'a.tif', codes, grid())], legend)
+    strata = Strata(maps, ('tile', 'class'))
+    sizes = strata.measure()
+    places = strata.places('class', sizes.numbers)
+    assert sizes.names == tuple(f'a | {legend.class_names[i]}' for i in places)
+    np.testing.assert_array_equal(places, [0, 1, 3])
+    np.testing.assert_array_equal(strata.places('tile', sizes.numbers), [0, 0, 0])
+
+
+def test_folders_and_archives_of_maps(codes: np.ndarray, tmp_path: Path) -> None:
+    folder = tmp_path / 'maps'
+    folder.mkdir()
+    for name, nodata in (('a', 0), ('a_confidence', 255), ('b', 0)):
+        write(folder / f'{name}.tif', codes, grid(), nodata=nodata)
+    with rasterio.open(folder / 'a.tif', 'r+') as dataset:
+        dataset.update_tags(LEGEND='worldcover')
+    with rasterio.open(folder / 'b.tif', 'r+') as dataset:
+        dataset.update_tags(LEGEND='worldcover')
+    archive = tmp_path / 'maps.zip'
+    with ZipFile(archive, 'w') as file:
+        for path in sorted(folder.iterdir()):
+            file.write(path, path.name)
+    for given in (folder, archive):
+        assert common_legend([given]).name == 'worldcover'
+        assert map_legend(given).name == 'worldcover'
+        maps = ClassMaps([given], LEGEND)
+        assert [Path(path).name for path in maps.paths] == ['a.tif', 'b.tif']
+        assert maps.areas()[1] == (codes == 2).sum() * 4
+
+
+def test_layers_of_addresses_are_left_out() -> None:
+    names = ['https://a.org/m.tif', 'https://a.org/m_confidence.tif']
+    assert without_layers(names) == names[:1]
+
+
+def test_a_map_that_says_nothing_of_its_classes(
+    codes: np.ndarray, tmp_path: Path
+) -> None:
+    path = write(tmp_path / 'a.tif', codes, grid())
+    with pytest.raises(InputError, match='--legend'):
+        map_legend(path, default=None)
+    with rasterio.open(path, 'r+') as dataset:
+        dataset.update_tags(LEGEND='mine', CLASSES='{"7": "Moor"}')
+    found = map_legend(path, default=None)  # without a table of colours
+    assert (found.name, found.class_names, found.codes.tolist()) == (
+        'mine',
+        ('Moor',),
+        [7],
+    )
+    with rasterio.open(path, 'r+') as dataset:
+        dataset.update_tags(CLASSES='Moor')
+    with pytest.raises(InputError, match='tag CLASSES'):
+        map_legend(path)
+
+
+def test_the_first_raster_with_a_code_counts(tmp_path: Path) -> None:
+    """Also a code that no legend has; beside the raster, and as numpy has it."""
+    rng = np.random.default_rng(0)
+    one = rng.choice([0, 2, 99], (20, 30))
+    two = rng.choice([0, 1, 4], (20, 30))
+    rasters = [
+        *LabelRaster.open(write(tmp_path / 'a.tif', one, grid())),
+        *LabelRaster.open(write(tmp_path / 'b.tif', two, grid())),
+    ]
+    first = np.where(one > 0, one, np.where(two > 0, two, -1))
+    box = rasters[0].geobox
+    np.testing.assert_array_equal(first_code(rasters, box), first)
+    np.testing.assert_array_equal(first_code([], box), np.full((20, 30), -1))
+    # everything that is compared with labels takes this rule
+    path = write(tmp_path / 'm.tif', np.full((20, 30), 2), grid())
+    percent = write(tmp_path / 'p.tif', np.full((20, 30), 80), grid(), nodata=255)
+    crosswalk = Crosswalk.load(LEGEND, LEGEND)
+    found = map_reliability(path, percent, rasters, crosswalk, crosswalk)
+    assert found.pixels.sum() == np.isin(first, LEGEND.codes).sum()
+    assert found.right.sum() == (first == 2).sum()

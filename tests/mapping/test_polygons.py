@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Geod, Transformer
+from rasterio.enums import ColorInterp
 from rasterio.features import shapes
 from scipy.ndimage import gaussian_filter, zoom
 
@@ -258,3 +260,131 @@ def test_memory_does_not_grow_with_the_raster() -> None:
     assert many > 6 * few
     # measured: 2 MB apart; eight times the polygons take 60 MB where they are kept
     assert after - before < 20_000
+
+
+def hectares(path: Path) -> float:
+    return float(geopandas.read_file(path, layer=path.stem).hectares.sum())
+
+
+@pytest.mark.filterwarnings('error:invalid value')
+@pytest.mark.parametrize('how', ['mask', 'nan', 'untagged', 'negative', 'alpha'])
+def test_no_data_of_every_kind(tmp_path: Path, how: str) -> None:
+    """Half of a map has none, as rasterio's own mask says where it can."""
+    codes = landscape(40, 60, 2).astype(np.float32)
+    codes[codes == 0] = 1
+    valid = np.arange(60) < 30
+    empty = {'nan': np.nan, 'untagged': np.nan, 'negative': -9999}.get(how, 3)
+    codes[:, ~valid] = empty
+    profile = {
+        'driver': 'GTiff',
+        'height': 40,
+        'width': 60,
+        'dtype': 'uint8' if how in ('mask', 'alpha') else 'float32',
+        'crs': 'EPSG:26914',
+        'transform': UTM,
+        'count': 2 if how == 'alpha' else 1,
+        'nodata': empty if how in ('nan', 'negative') else None,
+        'photometric': 'minisblack',
+    }
+    path, output = tmp_path / 'map.tif', tmp_path / 'out.gpkg'
+    shown = np.broadcast_to(np.where(valid, 255, 0), codes.shape).astype(np.uint8)
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, 'w', **profile) as out,
+    ):
+        out.write(codes.astype(profile['dtype']), 1)
+        if how == 'mask':
+            out.write_mask(shown)
+        if how == 'alpha':
+            out.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+            out.write(shown, 2)
+    if how != 'untagged':
+        with rasterio.open(path) as dataset:
+            np.testing.assert_array_equal(dataset.dataset_mask() > 0, shown > 0)
+    polygonise(path, output, LEGEND, tile=16)
+    assert hectares(output) == pytest.approx(valid.sum() * 40 * 0.36e-4, rel=2e-3)
+    frame = geopandas.read_file(output, layer='out')
+    assert frame.total_bounds[2] == pytest.approx(UTM.c + 30 * 0.6)
+
+
+def test_confidence_that_is_masked(tmp_path: Path) -> None:
+    """Pixels without a value are in no mean, whatever says so."""
+    codes = np.full((20, 30), 2, np.uint8)
+    percent = np.where(np.arange(30) < 10, 90, 40) * np.ones((20, 1))
+    path, _ = write_map(tmp_path, codes, np.zeros_like(codes))
+    for nodata, dtype in ((40, 'uint8'), (np.nan, 'float32')):
+        sure = tmp_path / f'{dtype}.tif'
+        with rasterio.open(path) as dataset:
+            profile = {**dataset.profile, 'dtype': dtype, 'nodata': nodata}
+        with rasterio.open(sure, 'w', **profile) as out:
+            out.write(np.where(percent == 40, nodata, percent).astype(dtype), 1)
+        output = tmp_path / f'{dtype}.fgb'
+        polygonise(path, output, LEGEND, sure)
+        assert geopandas.read_file(output).confidence.tolist() == [90]
+
+
+def test_no_file_stays_open(tmp_path: Path, rasters: tuple[Path, Path]) -> None:
+    """The map may get another name at once, also where open files keep theirs."""
+    files = Path('/proc/self/fd')
+    if not files.exists():
+        pytest.skip('needs /proc')
+    copies = [tmp_path / path.name for path in rasters]
+    for path, copy in zip(rasters, copies, strict=True):
+        copy.write_bytes(path.read_bytes())
+    polygonise(copies[0], tmp_path / 'cover.gpkg', LEGEND, copies[1])
+    opened = {os.path.realpath(link) for link in files.iterdir()}
+    assert not opened & {str(path.resolve()) for path in copies}
+
+
+@pytest.mark.parametrize(
+    ('crs', 'affine'),
+    [
+        ('EPSG:32760', Affine(5, 0, 818982, 0, -5, 8095975)),
+        ('EPSG:4326', Affine(5e-5, 0, 179.999, 0, -5e-5, -17)),
+        ('EPSG:4326', Affine(5e-5, 0, 262, 0, -5e-5, 30)),
+    ],
+)
+def test_web_tiles_across_the_antimeridian(
+    tmp_path: Path, crs: str, affine: Affine
+) -> None:
+    """What GDAL reads back lies where the pixels do, and is as large."""
+    codes = landscape(60, 80, 4)
+    path, tiles = tmp_path / 'map.tif', tmp_path / 'web.pmtiles'
+    profile = {'driver': 'GTiff', 'count': 1, 'dtype': 'uint8', 'nodata': 0}
+    with rasterio.open(
+        path, 'w', height=60, width=80, crs=crs, transform=affine, **profile
+    ) as out:
+        out.write(codes, 1)
+    count = polygonise(path, tiles, LEGEND)
+    frame = geopandas.read_file(tiles).to_crs(4326)
+    assert count == len(at_once(codes))
+    assert set(frame['class']) == set(np.unique(codes[codes > 0]))
+    row, col = np.nonzero(codes)
+    to_degrees = Transformer.from_crs(crs, 'EPSG:4326', always_xy=True)
+    lon, lat = to_degrees.transform(*(affine * (col + 0.5, row + 0.5)))
+    lon = (np.asarray(lon) + 180) % 360 - 180
+    assert frame.total_bounds[1] == pytest.approx(lat.min(), abs=1e-3)
+    assert frame.total_bounds[3] == pytest.approx(lat.max(), abs=1e-3)
+    for code, group in frame.groupby('class'):
+        here = codes[row, col] == code
+        inside = shapely.contains_xy(group.union_all(), lon, lat)
+        # tiles round outlines to parts of a pixel
+        assert (inside == here).mean() > 0.97
+    if lon.min() < -179:
+        assert not ((frame.bounds.minx < 0) & (frame.bounds.maxx > 0)).any()
+
+
+def test_web_tiles_that_cannot_be(tmp_path: Path, rasters: tuple[Path, Path]) -> None:
+    tiles, others = tmp_path / 'web.pmtiles', tmp_path / 'web.gpkg'
+    with pytest.raises(InputError, match='no polygon to write'):
+        polygonise(rasters[0], tiles, LEGEND, min_area=1e9)
+    assert polygonise(rasters[0], others, LEGEND, min_area=1e9) == 0
+    pole = tmp_path / 'pole.tif'
+    with rasterio.open(rasters[0]) as dataset:
+        profile = dataset.profile | {'crs': 'EPSG:3031'}
+        profile['transform'] = Affine(1, 0, -155, 0, -1, 130)
+        with rasterio.open(pole, 'w', **profile) as out:
+            out.write(dataset.read())
+    with pytest.raises(InputError, match='do not reach the poles'):
+        polygonise(pole, tiles, LEGEND)
+    assert not tiles.exists()

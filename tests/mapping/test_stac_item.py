@@ -10,8 +10,10 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from affine import Affine
+from pyproj import Geod, Transformer
 from pystac.extensions.classification import ClassificationExtension
 from pystac.extensions.projection import ProjectionExtension
 from rasterio.warp import transform
@@ -109,3 +111,114 @@ def test_names_are_as_the_extension_wants_them(name: str) -> None:
     )
     values = [c['value'] for c in classes]
     assert values == sorted(set(values))
+
+
+def write(path: Path, crs: str, affine: Affine, **profile: object) -> Path:
+    settings = {'driver': 'GTiff', 'count': 1, 'height': 40, 'width': 50}
+    settings |= {'dtype': 'uint8', 'crs': crs, 'transform': affine, **profile}
+    with rasterio.open(path, 'w', **settings) as dataset:
+        dataset.write(np.ones((1, 40, 50), str(settings['dtype'])))
+    return path
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'nodata', 'want'),
+    [
+        ('int16', -32768, -32768),
+        ('float32', float('nan'), 'nan'),
+        ('float32', 0.5, 0.5),
+        ('uint8', None, None),
+    ],
+)
+def test_facts_are_those_of_the_file(
+    tmp_path: Path, dtype: str, nodata: float | None, want: object
+) -> None:
+    path = write(tmp_path / 'm.tif', 'EPSG:26914', AFFINE, dtype=dtype, nodata=nodata)
+    item = stac_item(path, 'worldcover')
+    asset = item['assets']['map']
+    assert asset['type'] == 'image/tiff; application=geotiff'
+    (band,) = asset['bands']
+    assert (band['data_type'], band.get('nodata')) == (dtype, want)
+    nothing = [c['value'] for c in asset['classification:classes'] if c.get('nodata')]
+    default = Legend.load('worldcover').nodata
+    assert nothing == {-32768: [-32768], None: [default]}.get(want, [])
+    json.dumps(item, allow_nan=False)
+    copy = tmp_path / 'cog.tif'
+    rasterio.shutil.copy(path, copy, driver='COG')
+    cog = 'image/tiff; application=geotiff; profile=cloud-optimized'
+    assert stac_item(copy, 'worldcover')['assets']['map']['type'] == cog
+
+
+@pytest.mark.parametrize(
+    ('crs', 'affine', 'parts'),
+    [
+        ('EPSG:32760', Affine(50, 0, 817700, 0, -50, 8096700), 2),  # across 180°
+        ('EPSG:32701', Affine(50, 0, 180000, 0, -50, 8096700), 2),
+        (
+            'EPSG:3832',
+            Affine(50, 0, 3338500, 0, -50, -1900000),
+            2,
+        ),  # 150° in the middle
+        ('EPSG:4326', Affine(0.01, 0, 179.9, 0, -0.01, -17), 2),
+        ('EPSG:4326', Affine(0.01, 0, -180.2, 0, -0.01, -17), 2),
+        ('EPSG:4326', Affine(0.01, 0, 262, 0, -0.01, 30), 1),  # 0° to 360°
+        ('EPSG:4326', Affine(0.01, 0, 180, 0, -0.01, 30), 1),
+        ('EPSG:4326', Affine(0.01, 0, 179.5, 0, -0.01, 30), 1),
+        ('EPSG:32760', Affine(50, 0, 700000, 0, -50, 8096700), 1),
+    ],
+)
+def test_footprint_at_the_antimeridian(
+    tmp_path: Path, crs: str, affine: Affine, parts: int
+) -> None:
+    """The area is that of the pixels, and every pixel's centre lies in it."""
+    item = stac_item(write(tmp_path / 'm.tif', crs, affine), 'land-cover-4')
+    outline = shapely.geometry.shape(item['geometry'])
+    assert outline.is_valid
+    assert len(shapely.get_parts(outline)) == parts
+    col, row = np.meshgrid(np.arange(50) + 0.5, np.arange(40) + 0.5)
+    x, y = (v.ravel() for v in affine * (col, row))
+    to_degrees = Transformer.from_crs(crs, 'EPSG:4326', always_xy=True)
+    lon, lat = to_degrees.transform(x, y)
+    lon = (np.asarray(lon) + 180) % 360 - 180
+    assert shapely.contains_xy(outline, lon, lat).all()
+    west, south, east, north = item['bbox']
+    assert (west > east) == (parts == 2)
+    assert -180 <= min(west, east) <= max(west, east) <= 180
+    assert ((lon >= west) | (lon <= east)).all()
+    assert ((lat >= south) & (lat <= north)).all()
+    geod = Geod(ellps='WGS84')
+    area = abs(geod.geometry_area_perimeter(shapely.segmentize(outline, 0.01))[0])
+    pixel = abs(affine.determinant)
+    if crs == 'EPSG:4326':
+        south_edge, north_edge = affine.f - 0.4, affine.f
+        ring = shapely.segmentize(shapely.box(0, south_edge, 0.5, north_edge), 0.01)
+        pixel = abs(geod.geometry_area_perimeter(ring)[0]) / 2000
+    elif crs == 'EPSG:3832':
+        pixel *= np.cos(np.radians(lat.mean())) ** 2
+    assert area == pytest.approx(2000 * pixel, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ('crs', 'pole'), [('EPSG:3031', -90), ('EPSG:3413', 90), ('EPSG:3995', 90)]
+)
+def test_footprint_at_a_pole(tmp_path: Path, crs: str, pole: float) -> None:
+    affine = Affine(4000, 0, -1.1e5, 0, -4000, 7e4)
+    item = stac_item(write(tmp_path / 'm.tif', crs, affine), 'land-cover-4')
+    outline = shapely.geometry.shape(item['geometry'])
+    col, row = np.meshgrid(np.arange(50) + 0.5, np.arange(40) + 0.5)
+    to_degrees = Transformer.from_crs(crs, 'EPSG:4326', always_xy=True)
+    lon, lat = to_degrees.transform(*(v.ravel() for v in affine * (col, row)))
+    assert outline.is_valid
+    # some lie on its edges, at 180° and at the pole
+    assert shapely.intersects_xy(outline, lon, lat).all()
+    assert item['bbox'][::2] == [-180, 180]
+    assert pole in item['bbox'][1::2]
+    assert outline.area < 360 * 3
+
+
+def test_the_whole_world(tmp_path: Path) -> None:
+    for west in (-180, 0):
+        path = write(tmp_path / 'm.tif', 'EPSG:4326', Affine(7.2, 0, west, 0, -4.5, 90))
+        item = stac_item(path, 'land-cover-4')
+        assert item['bbox'] == [-180, -90, 180, 90]
+        assert shapely.geometry.shape(item['geometry']).area == pytest.approx(64800)

@@ -129,3 +129,37 @@ def test_without_truth(
         assert all(
             r >= abs(m) - 1e-3 for m, r in zip(row['mean_z'], row['rms_z'], strict=True)
         )
+
+
+def test_folders_of_maps_of_one_name(
+    maps: list[Path], made_scene: Scene, tmp_path: Path
+) -> None:
+    """The figures are those of the files, and each tile is told by its folder."""
+    files = []
+    for name, path in zip('xy', maps, strict=True):
+        for file in tmp_path.glob(f'{path.stem}*.tif'):
+            moved = tmp_path / 'maps' / name / file.name.replace(path.stem, 'land', 1)
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(moved)
+        files.append(str(moved.with_name('land.tif')))
+    truth = tmp_path / 'truth'
+    truth.mkdir()
+    for name in 'xy':
+        (truth / f'{name}.tif').write_bytes(Path(made_scene.truth).read_bytes())
+    one = str(made_scene.truth)
+    results = []
+    for given, other in ((files, [one, one]), ([str(tmp_path / 'maps')], [str(truth)])):
+        output = tmp_path / f'{len(given)}.json'
+        command = ['evaluate', *given, '--truth', *other, '--json', str(output)]
+        assert main(command) == 0
+        results.append(json.loads(output.read_text()))
+    assert results[0] == results[1]
+    tiles = results[0]['groups']['tile']
+    assert list(tiles) == ['x/land', 'y/land']
+    for path, tile in zip(files, tiles.values(), strict=True):
+        with rasterio.open(path) as dataset, rasterio.open(one) as right:
+            same = (dataset.read() == right.read()).mean()
+        assert tile['accuracy'] == pytest.approx(same, abs=1e-4)
+    # one folder is the truth of one map still
+    (truth / 'y.tif').unlink()
+    assert main(['evaluate', files[0], '--truth', str(truth)]) == 0

@@ -136,3 +136,21 @@ def test_one_line_errors(
         error = capsys.readouterr().err
         assert message in error
         assert error.count('\n') == 1
+
+
+def test_a_folder_with_a_map_and_its_layers(
+    scored: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    path, _ = scored
+    folder = tmp_path / 'maps'
+    folder.mkdir()
+    results = []
+    for given in (path, folder):
+        output = tmp_path / f'{given.stem}_out.tif'
+        command = ['postprocess', str(given), '--reweight', 'Impervious=1.5']
+        assert main([*command, '--min-area', '30', '--output', str(output)]) == 0
+        results.append(read(output))
+        if given == path:
+            for file in (path, tmp_path / 'map_scores.tif'):
+                file.rename(folder / file.name)
+    np.testing.assert_array_equal(*results)

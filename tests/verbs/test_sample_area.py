@@ -257,3 +257,99 @@ def test_points_beside_other_layers(
     outline.to_file(labelled, layer='outline')
     label(points, truth, labelled)
     assert main(['area', str(path), '--points', str(labelled)]) == 0
+
+
+def test_files_of_one_name_are_strata_of_their_own(
+    pair: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    """The areas of two tiles of one name add up to those of the whole."""
+    path, truth = pair
+    tiles = []
+    with rasterio.open(path) as dataset:
+        mapped, profile = dataset.read(1), dataset.profile
+    for name, cols in (('west', slice(0, 150)), ('east', slice(150, 300))):
+        tile = tmp_path / name / 'landcover.tif'
+        tile.parent.mkdir()
+        place = profile['transform'] * Affine.translation(cols.start, 0)
+        with rasterio.open(
+            tile, 'w', **{**profile, 'width': 150, 'transform': place}
+        ) as out:
+            out.write(mapped[:, cols], 1)
+        tiles.append(str(tile))
+    points, labelled = tmp_path / 'points.gpkg', tmp_path / 'labelled.gpkg'
+    plan, figures = tmp_path / 'plan.json', tmp_path / 'area.json'
+    arguments = ['--strata', 'tile', '--size', '200', '--json', str(plan)]
+    assert main(['sample', *tiles, '--output', str(points), *arguments]) == 0
+    rows = geopandas.read_file(points, layer='points').groupby('stratum')
+    assert sorted(rows.groups) == ['east/landcover', 'west/landcover']
+    assert rows.stratum_hectares.nunique().tolist() == [1, 1]
+    label(points, truth, labelled)
+    # folders of maps as well as the files
+    folders = [str(Path(tile).parent) for tile in tiles]
+    arguments = ['--points', str(labelled), '--json', str(figures)]
+    assert main(['area', *folders, *arguments]) == 0
+    content = json.loads(figures.read_text())
+    assert content['hectares'] == pytest.approx(truth.size / 100)
+    areas = [item['area_hectares']['value'] for item in content['classes']]
+    assert sum(areas) == pytest.approx(truth.size / 100)
+
+
+def test_a_stratum_without_points_is_told(
+    pair: tuple[Path, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, truth = pair
+    points, labelled = tmp_path / 'points.gpkg', tmp_path / 'labelled.gpkg'
+    assert main(['sample', str(path), '--output', str(points), '--size', '200']) == 0
+    label(points, truth, labelled)
+    figures = tmp_path / 'area.json'
+    area = ['area', str(path), '--json', str(figures), '--overwrite', '--points']
+    capsys.readouterr()
+    assert main([*area, str(labelled)]) == 0
+    assert 'Note' not in capsys.readouterr().out
+    table = geopandas.read_file(labelled, layer='points')
+    table[table.stratum != 'Water'].to_file(labelled, layer='points')
+    assert main([*area, str(labelled)]) == 0
+    shown = capsys.readouterr().out
+    with rasterio.open(path) as dataset:
+        water = (dataset.read(1) == 1).sum() / 100
+    whole = truth.size / 100
+    assert f'have {whole - water:,.2f} ha and the maps {whole:,.2f} ha' in shown
+    content = json.loads(figures.read_text())
+    assert content['hectares'] == pytest.approx(whole - water)
+    assert content['mapped_hectares'] == pytest.approx(whole)
+    # rounded areas are those of the maps, and larger ones are not
+    for factor, note in ((1.00001, False), (1.5, True)):
+        other = table.assign(stratum_hectares=table.stratum_hectares * factor)
+        other.to_file(labelled, layer='points')
+        assert main([*area, str(labelled)]) == 0
+        assert ('maps that were sampled?' in capsys.readouterr().out) == note
+
+
+def test_expected_accuracy_is_of_the_class_of_the_map(
+    pair: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    """Cochran's n where coarse classes and classes have the same or odd names."""
+    path, _ = pair
+    names = ['Water', 'Forest | Water', 'Field', 'Forest']
+    classes = [{'code': i, 'name': name} for i, name in enumerate(names, 1)]
+    legend = tmp_path / 'legend.json'
+    legend.write_text(json.dumps({'name': 'odd', 'classes': classes}))
+    with rasterio.open(path) as dataset:
+        mapped, profile = dataset.read(1), dataset.profile
+    coarse = np.ones_like(mapped)
+    coarse[200:] = 4
+    labels = tmp_path / 'lr.tif'
+    with rasterio.open(labels, 'w', **profile) as out:
+        out.write(coarse, 1)
+    arguments = ['sample', str(path), '--legend', str(legend), '--minimum', '2']
+    arguments += ['--labels', str(labels), '--labels-legend', str(legend)]
+    arguments += ['--strata', 'class', 'lr', '--standard-error', '0.02', '--expected']
+    for name, code in (('Water', 1), ('Forest | Water', 2)):
+        plan = tmp_path / f'{code}.json'
+        output = ['--output', str(tmp_path / f'{code}.gpkg'), '--json', str(plan)]
+        assert main([*arguments, '0.9', f'{name}=0.5', *output]) == 0
+        expected = np.where(mapped == code, 0.5, 0.9)
+        variance = expected * (1 - expected)
+        n = np.sqrt(variance).mean() ** 2
+        n /= 0.02**2 + variance.mean() / mapped.size
+        assert json.loads(plan.read_text())['points'] == np.ceil(n)

@@ -7,16 +7,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from ..datasets.geo.grid import blocks_of, box_in, clip, crop, row_areas
-from ..datasets.geo.raster import PathLike, address_of, open_rasters
+from ..datasets.geo.raster import PathLike, list_rasters, open_raster, open_rasters
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -43,65 +42,113 @@ def layer_path(map_path: PathLike, layer: str) -> Path:
 
 
 def without_layers(paths: Iterable[PathLike]) -> list[str]:
-    """Leave out the confidence and scores of maps that are in the list.
+    """Name the class maps among files, and in folders and ZIP archives.
 
     ``maps/*.tif`` holds NAME.tif, NAME_confidence.tif and NAME_scores.tif; only the
     first is a class map. A file is left out only if the map that it belongs to is in
     the list or on the disk beside it.
 
     Args:
-        paths: Files, as a shell expands ``maps/*.tif``.
+        paths: Files, as a shell expands ``maps/*.tif``, addresses, folders or archives.
 
     Returns:
-        The class maps, in their order.
+        The class maps, in their order; those of a folder or an archive by name.
+
+    Raises:
+        InputError: If a folder or an archive holds no raster, or cannot be read.
 
     >>> without_layers(['maps/a.tif', 'maps/a_confidence.tif', 'maps/a_scores.tif'])
     ['maps/a.tif']
     """
-    names = [os.fspath(path) for path in paths]
+    given = list(paths)
+    names = list_rasters(given) if given else []
     listed = set(names)
 
     def belongs(name: str) -> bool:
-        path = Path(name)
+        # As text: pathlib takes a slash from https://.
+        stem, suffix = os.path.splitext(name)
         for layer in LAYERS:
-            owner = path.with_name(path.stem.removesuffix(layer) + path.suffix)
-            if path.stem.endswith(layer) and (str(owner) in listed or owner.exists()):
+            owner = stem.removesuffix(layer) + suffix
+            if stem.endswith(layer) and (owner in listed or os.path.exists(owner)):
                 return True
         return False
 
     return [name for name in names if not belongs(name)]
 
 
-def map_legend(path: PathLike, legend: str | Path | None = None) -> Legend:
+def map_names(paths: Sequence[PathLike]) -> list[str]:
+    """What maps are called in tables and strata.
+
+    Args:
+        paths: Files of class maps.
+
+    Returns:
+        The name of each without suffix, with as much of its folders as tells all apart;
+        the whole path where that does not.
+
+    >>> map_names(['2019/a.tif', '2024/a.tif'])
+    ['2019/a', '2024/a']
+    """
+    texts = [os.fspath(path) for path in paths]
+    parts = [PurePosixPath(t.partition('?')[0]).with_suffix('').parts for t in texts]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        names = ['/'.join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return texts
+
+
+def map_legend(
+    path: PathLike,
+    legend: str | Path | None = None,
+    default: str | None = 'land-cover-4',
+) -> Legend:
     """The legend of a map.
 
     Args:
-        path: The map.
+        path: The map; of a folder or an archive, its first class map.
         legend: What the user names; it goes before what the file says.
+        default: The legend of a file that says nothing; None to refuse it.
 
     Returns:
         That legend, or the shipped one that the file's tag LEGEND names, or one of the
-        names in its tag CLASSES and the colours of its table, or ``land-cover-4``.
+        names in its tag CLASSES and the colours of its table, or the default.
 
     Raises:
         InputError: If there is no such legend, or the map cannot be read.
     """
     if legend is not None:
         return Legend.load(legend)
-    open_rasters([path])
-    with rasterio.open(address_of(path)) as dataset:
+    first, *_ = without_layers([path]) or list_rasters(path)
+    (file,) = open_rasters(first)
+    with open_raster(file.path) as dataset:
         tags = dataset.tags()
         name, classes = tags.get('LEGEND'), tags.get('CLASSES')
-        if name in Legend.names():
-            return Legend.load(name)
-        if name and classes:
-            colors = dataset.colormap(1)
+        try:
+            colors = dataset.colormap(1) if classes else {}
+        except ValueError:  # there is none
+            colors = {}
+    if name in Legend.names():
+        return Legend.load(name)
+    if classes:
+        try:
             rows = [
-                {'code': code, 'name': text, 'color': list(colors[int(code)][:3])}
+                {'code': code, 'name': text}
+                | ({'color': colors[int(code)][:3]} if int(code) in colors else {})
                 for code, text in json.loads(classes).items()
             ]
-            return Legend.load({'name': name, 'classes': rows})
-    return Legend.load('land-cover-4')
+        except (ValueError, AttributeError):
+            raise InputError(
+                f'{file.path}: its tag CLASSES is not as map writes it; name its legend '
+                'with --legend.'
+            ) from None
+        title = name or PurePosixPath(file.path).stem
+        return Legend.load({'name': title, 'classes': rows})
+    if default is None:
+        raise InputError(
+            f'{file.path}: says nothing of its classes; name its legend with --legend.'
+        )
+    return Legend.load(default)
 
 
 def common_legend(
@@ -119,7 +166,7 @@ def common_legend(
     Raises:
         InputError: If the maps have different legends, or one cannot be read.
     """
-    first, *others = without_layers(paths) or paths
+    first, *others = without_layers(paths) or list_rasters(paths)
     common = map_legend(first, legend)
     for path in others if legend is None else ():
         found = map_legend(path)
@@ -159,8 +206,8 @@ class ClassMaps:
     """Class maps of one legend; where they overlap, the first counts.
 
     Args:
-        paths: Class maps, in any grids and CRSs; confidence and scores that lie beside
-            them are left out.
+        paths: Class maps, folders or archives of them, in any grids and CRSs; confidence
+            and scores that lie beside them are left out.
         legend: Their legend.
 
     Raises:
@@ -256,6 +303,28 @@ class ClassMaps:
                 code = raster.read(slice(r, r + 1), slice(c, c + 1))
                 result[i] = self.legend.index(code)[0, 0]
         return result
+
+
+def first_code(rasters: Sequence[LabelRaster], grid: GeoBox) -> NDArray[np.int64]:
+    """Look up codes in several label rasters: the first that has one at a pixel counts.
+
+    Any code counts, as in chips: one that the legend does not have is a label that says
+    nothing, and is not looked for in the next raster.
+
+    Args:
+        rasters: Label rasters, in any grids and CRSs.
+        grid: Where they are looked up, at the centres of its pixels.
+
+    Returns:
+        Raw codes, (H, W); -1 = no raster has one.
+    """
+    codes = np.full(grid.shape, -1, np.int64)
+    for raster in rasters:
+        missing = codes < 0
+        if not missing.any():
+            break
+        codes = np.where(missing, raster.at(grid), codes)
+    return codes
 
 
 def parse_named(

@@ -26,7 +26,7 @@ from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from .class_maps import layer_path, map_legend
+from .class_maps import first_code, layer_path, map_legend
 from .reweighting import class_weights
 
 #: Pixels of a picture's longer side.
@@ -314,10 +314,8 @@ def _labels(
     if isinstance(names, str):
         names = [names]
     crosswalk = Crosswalk.load(source, legend, _setting(report, 'crosswalk'))
-    index = np.full(grid.shape, -1)
-    for raster in LabelRaster.open([_locate(path, name) for name in names]):
-        index = np.where(index < 0, crosswalk.index(raster.at(grid)), index)
-    return index
+    labels = LabelRaster.open([_locate(path, name) for name in names])
+    return crosswalk.index(first_code(labels, grid))
 
 
 def _png(values: NDArray[Any]) -> str:

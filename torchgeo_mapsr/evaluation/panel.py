@@ -5,12 +5,15 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -61,11 +64,11 @@ def save_panel(
     mapped = legend.index(_codes(map_path, grid))
     pictures = [('imagery', imagery_picture(imagery, grid, mapped >= 0))]
     if labels and crosswalk is not None:
-        index = np.full(grid.shape, -1)
+        codes = np.full(grid.shape, -1)
         for file in (path for raster in labels for path in raster.paths):
-            read = crosswalk.index(_codes(file, grid))
-            index = np.where(index < 0, read, index)
-        pictures.append(('coarse labels', colors[index]))
+            # as class_maps.first_code, of overviews
+            codes = np.where(codes < 0, _codes(file, grid), codes)
+        pictures.append(('coarse labels', colors[crosswalk.index(codes)]))
     pictures.append(('map', colors[mapped]))
 
     present = sorted(set(np.unique(mapped)) - {-1})
@@ -77,12 +80,16 @@ def save_panel(
         axes = sheet.axes(len(pictures), 'confidence (%)')
         scale = axes.imshow(percent, vmin=0, vmax=100, cmap='viridis')
         sheet.colorbar(scale)
+    names = [legend.class_names[i] for i in present]
+    font = _font_of(''.join(names))
+    if font is None:  # boxes would not tell classes apart
+        names = [str(legend.classes[i].code) for i in present]
     handles = [
-        Patch(color=legend.colors[i] / 255, label=legend.classes[i].name)
-        for i in present
+        Patch(color=legend.colors[i] / 255, label=name)
+        for i, name in zip(present, names, strict=True)
     ]
     sheet.figure.legend(
-        handles=handles, loc='lower center', ncols=_COLUMNS, frameon=False
+        handles=handles, loc='lower center', ncols=_COLUMNS, frameon=False, prop=font
     )
     sheet.figure.savefig(path, format='png', pil_kwargs={'compress_level': 1})
 
@@ -125,6 +132,33 @@ class _Sheet:
         return self.figure.add_axes(
             (left / across, bottom / up, width / across, height / up)
         )
+
+
+@lru_cache(maxsize=64)
+def _font_of(text: str) -> FontProperties | None:
+    """A font that has all characters of a text: the default, or one that is installed.
+
+    Returns:
+        None where no font has them all.
+    """
+    size = rcParams['legend.fontsize']
+    default = FontProperties(size=size)
+    # That of last resort, which matplotlib ships, has a box for each character.
+    others = {
+        entry.fname
+        for entry in fontManager.ttflist
+        if (entry.style, entry.weight) == ('normal', 400)
+        and not entry.name.startswith('Last Resort')
+    }
+    for file in (findfont(default), *sorted(others)):
+        try:
+            characters = get_font(file).get_charmap()
+        except (OSError, RuntimeError):  # it cannot be read
+            continue
+        if characters.keys() >= set(map(ord, text)):
+            same = file == findfont(default)
+            return default if same else FontProperties(fname=file, size=size)
+    return None
 
 
 def _thumbnail(grid: GeoBox) -> GeoBox:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..datasets.geo.grid import blocks_of, crop
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
+from .class_maps import first_code
 
 _BLOCK = 1024
 
@@ -136,7 +137,8 @@ def map_reliability(
     Args:
         map_path: The map.
         confidence_path: Its confidence in percent, on the same grid.
-        reference: Labels, HR or LR; the first that has one at a pixel's centre counts.
+        reference: Labels, HR or LR; see
+            :func:`~torchgeo_mapsr.evaluation.class_maps.first_code`.
         map_crosswalk: From the map's legend to the one that is compared.
         crosswalk: From the labels' legend to the same.
         bins: Number of bins.
@@ -152,9 +154,7 @@ def map_reliability(
     for rows, cols in blocks_of(mapped.geobox, _BLOCK):
         block = crop(mapped.geobox, (rows.start, cols.start, rows.stop, cols.stop))
         confidence = percent.read(rows, cols)
-        truth = np.full(block.shape, -1)
-        for raster in reference:
-            truth = np.where(truth < 0, crosswalk.index(raster.at(block)), truth)
+        truth = crosswalk.index(first_code(reference, block))
         index = map_crosswalk.index(mapped.read(rows, cols))
         valid = (truth >= 0) & (index >= 0) & (confidence >= 0)
         total += Reliability.of(confidence[valid] / 100, (truth == index)[valid], bins)

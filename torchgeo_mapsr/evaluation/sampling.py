@@ -4,6 +4,7 @@
 """Stratified random samples of class maps, ready to be labelled in a GIS."""
 
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from ..datasets.geo.vector import layers_of, read_vector
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from .class_maps import ClassMaps, MapBlock, layer_path
+from .class_maps import ClassMaps, MapBlock, first_code, layer_path, map_names
 
 # Percent at which the bands of confidence begin.
 _BANDS = (0, 50, 70, 90)
@@ -58,7 +59,7 @@ class Strata:
         self._confidence: list[LabelRaster] = []
         names: dict[str, list[str]] = {
             'class': list(maps.legend.class_names),
-            'tile': [Path(path).stem for path in maps.paths],
+            'tile': map_names(maps.paths),
         }
         if 'confidence' in self.layers:
             for path in maps.paths:
@@ -81,7 +82,7 @@ class Strata:
         self._names = [names[layer] for layer in self.layers]
 
     def __len__(self) -> int:
-        return int(np.prod([len(names) for names in self._names]))
+        return int(np.prod(self._shape))
 
     def name(self, stratum: int) -> str:
         """Name of a stratum.
@@ -89,11 +90,27 @@ class Strata:
         Args:
             stratum: Its number.
         """
-        parts = []
-        for names in reversed(self._names):
-            stratum, place = divmod(stratum, len(names))
-            parts.append(names[place])
-        return ' | '.join(reversed(parts))
+        places = np.unravel_index(stratum, self._shape)
+        named = zip(self._names, places, strict=True)
+        return ' | '.join(names[place] for names, place in named)
+
+    def places(self, layer: str, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where strata stand in a layer: the class of each, for instance.
+
+        Args:
+            layer: One of the layers that they are made of.
+            numbers: Numbers of strata, (H,).
+
+        Returns:
+            Index of each in the names of the layer, (H,).
+        """
+        places = np.unravel_index(numbers, self._shape)
+        return places[self.layers.index(layer)].astype(np.int64)
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """Names of each layer; the last counts fastest."""
+        return tuple(len(names) for names in self._names)
 
     def of(self, block: MapBlock) -> NDArray[np.int64]:
         """Number of the stratum of each pixel of a block, (H, W); -1 = none."""
@@ -117,10 +134,7 @@ class Strata:
             band = np.digitize(percent, _BANDS) - 1
             return np.where(percent < 0, -1, band)
         assert self._lr_legend is not None
-        codes = np.full(block.index.shape, -1)
-        for raster in self.labels:
-            codes = np.where(codes < 0, block.codes(raster), codes)
-        return self._lr_legend.index(codes)
+        return self._lr_legend.index(first_code(self.labels, block.geobox))
 
     def measure(self) -> 'StrataSizes':
         """Area and pixels of every stratum that occurs."""
@@ -147,12 +161,23 @@ class StrataSizes:
         names: Its name.
         hectares: Its area, (H,).
         pixels: Its pixels, (H,).
+
+    Raises:
+        InputError: If two have one name: points say by it which stratum they are of.
     """
 
     numbers: NDArray[np.int64]
     names: tuple[str, ...]
     hectares: NDArray[np.float64]
     pixels: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        name, count = Counter(self.names).most_common(1)[0]
+        if count > 1:
+            raise InputError(
+                f'{count} strata would be called {name!r}, and points are told apart by '
+                'that; rename the files or classes, or leave a layer out of --strata.'
+            )
 
     @property
     def weights(self) -> NDArray[np.float64]:

@@ -14,8 +14,10 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,21 +25,21 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import rasterio
 import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Geod, Transformer
 from rasterio.features import shapes
-from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 from skimage.measure import label
 
-from ..datasets.geo.grid import row_areas
-from ..datasets.geo.raster import RasterFile
+from ..datasets.geo.grid import degrees_of, pixel_offset, row_areas
+from ..datasets.geo.raster import RasterFile, open_rasters
+from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from .cog import NO_PERCENT
+from .stac_item import outline, within_180
 from .style import polygon_qml
 
 #: Formats of polygons by suffix.
@@ -64,14 +66,15 @@ class ClassPolygon:
     """A connected area of one class; pixels that share an edge are connected.
 
     Args:
-        geometry: Its outline, in the map's CRS or in pixels.
+        geometry: Its outline, in the map's CRS or in pixels; of several parts only in
+            web tiles that the antimeridian cuts.
         code: Code of the class.
         area: Area on the ellipsoid, in square metres.
         confidence: Mean of the confidence over its pixels, in percent; NaN without.
         pixels: Number of pixels.
     """
 
-    geometry: shapely.Polygon
+    geometry: shapely.Polygon | shapely.MultiPolygon
     code: int
     area: float
     confidence: float
@@ -115,7 +118,7 @@ class _Component:
 
 
 def polygons(
-    read: Callable[[slice, slice], NDArray[np.uint8]],
+    read: Callable[[slice, slice], NDArray[np.integer]],
     geobox: GeoBox,
     nodata: int,
     confidence: Callable[[slice, slice], NDArray[np.uint8]] | None = None,
@@ -148,7 +151,7 @@ def polygons(
         below = np.zeros(width, np.int64)
         below_codes = np.full(width, nodata, np.int64)
         beside: NDArray[np.int64] | None = None
-        beside_codes: NDArray[np.uint8] | None = None
+        beside_codes: NDArray[np.integer] | None = None
         for left in range(0, width, tile):
             cols = slice(left, min(left + tile, width))
             codes = read(rows, cols)
@@ -212,7 +215,7 @@ def polygonise(
     A GeoPackage has its style inside, so that QGIS shows the classes' colours and names.
 
     Args:
-        path: The class map.
+        path: The class map. Its mask and its no-data value count.
         output: File to write: .gpkg, .fgb, .parquet (GeoParquet) or .pmtiles. Nothing
             is there until it is complete.
         legend: Legend of the map.
@@ -226,7 +229,8 @@ def polygonise(
         Number of polygons written.
 
     Raises:
-        InputError: If the format is unknown, or the rasters cannot be used.
+        InputError: If the format is unknown, or the rasters cannot be used; if web tiles
+            (.pmtiles) would have no polygon, or lie at a pole.
         OSError: If the file cannot be written.
     """
     legend = Legend.load(legend)
@@ -235,44 +239,59 @@ def polygonise(
     layer = layer or output.stem
     if not min_area >= 0:
         raise InputError('The smallest area of a polygon must not be negative.')
-    geobox = RasterFile.open(path).geobox
+    raster = LabelRaster(open_rasters([path]))
+    geobox = raster.geobox
     names = {item.code: item.name for item in legend.classes}
-    rasterio_crs = geobox.crs
-    assert rasterio_crs is not None
-    crs = rasterio_crs.proj
-    written = 0
-    with contextlib.ExitStack() as stack:
-        codes = stack.enter_context(rasterio.open(path))
-        nodata = -1 if codes.nodata is None else int(codes.nodata)
-        sure = None
-        if confidence is not None:
-            sure = stack.enter_context(rasterio.open(confidence))
-            if sure.shape != codes.shape or not sure.transform.almost_equals(
-                codes.transform
-            ):
-                raise InputError(f'{confidence}: is not on the grid of {path}.')
+    assert geobox.crs is not None
+    crs = geobox.crs.proj
+    sure = None
+    if confidence is not None:
+        sure = RasterFile.open(confidence)
+        offset = pixel_offset(sure.geobox, geobox)
+        if offset != (0, 0) or sure.geobox.shape != geobox.shape:
+            raise InputError(f'{confidence}: is not on the grid of {path}.')
+
+    part = output.with_name(f'.{output.stem}.{uuid4().hex[:8]}{output.suffix}')
+    # Handles on the files are those of a thread, and closed with it: the map may get
+    # another name then, which some systems refuse while it is open.
+    with ThreadPoolExecutor(1, 'polygons') as thread:
+
+        def read(rows: slice, cols: slice) -> NDArray[np.int64]:
+            return thread.submit(raster.read, rows, cols).result()
+
+        def percent(rows: slice, cols: slice) -> NDArray[np.uint8]:
+            assert sure is not None
+            return thread.submit(_percent, sure, rows, cols).result()
 
         def found() -> Iterator[ClassPolygon]:
-            for polygon in polygons(
-                _reader(codes), geobox, nodata, sure and _reader(sure), tile
-            ):
+            shares = None if sure is None else percent
+            for polygon in polygons(read, geobox, -1, shares, tile):
                 if polygon.area >= min_area and polygon.code in names:
                     yield _placed(polygon, geobox)
 
-        part = output.with_name(f'.{output.stem}.{uuid4().hex[:8]}{output.suffix}')
+        placed, options = found(), dict[str, Any]()
+        if driver == 'PMTiles':
+            options = {'NAME': layer, **_zooms(output, geobox)}
+            first = next(placed, None)
+            if first is None:
+                raise InputError(
+                    f'{output}: there is no polygon to write, and web tiles of none '
+                    'cannot be opened; give another --min-area, or .gpkg.'
+                )
+            placed, crs = _in_degrees(chain([first], placed), geobox)
         try:
             if driver == 'Parquet':
-                written = _write_parquet(part, found(), names, crs, sure is not None)
+                written = _write_parquet(part, placed, names, crs, sure is not None)
             else:
                 written = _write_vector(
                     part,
-                    found(),
+                    placed,
                     names,
                     crs,
                     sure is not None,
                     driver=driver,
                     layer=layer,
-                    options=_zooms(geobox) if driver == 'PMTiles' else {},
+                    options=options,
                 )
             if driver == 'GPKG':
                 _embed_style(part, layer, polygon_qml(legend))
@@ -297,22 +316,15 @@ def format_of(path: str | os.PathLike[str]) -> str:
     return FORMATS[suffix]
 
 
-def _reader(
-    dataset: rasterio.io.DatasetReader,
-) -> Callable[[slice, slice], NDArray[np.uint8]]:
-    """Read rows and columns of a raster's first band."""
-
-    def read(rows: slice, cols: slice) -> NDArray[np.uint8]:
-        values: NDArray[np.uint8] = dataset.read(
-            1, window=Window.from_slices(rows, cols)
-        )
-        return values
-
-    return read
+def _percent(file: RasterFile, rows: slice, cols: slice) -> NDArray[np.uint8]:
+    """Confidence of rows and columns in percent, NO_PERCENT where there is none."""
+    values = file.read([1], rows, cols)[0]
+    valid = (file.read([1], rows, cols, mask=True)[0] > 0) & np.isfinite(values)
+    return np.where(valid, values, NO_PERCENT)
 
 
 def _pieces(
-    codes: NDArray[np.uint8],
+    codes: NDArray[np.integer],
     labels: NDArray[np.int32],
     areas: NDArray[np.float64],
     confidence: NDArray[np.uint8] | None,
@@ -414,7 +426,7 @@ def _pixel_areas(geobox: GeoBox) -> Callable[[slice, slice], NDArray[np.float64]
 
         return geographic
     geod = crs.get_geod() or Geod(ellps='WGS84')
-    to_degrees = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    to_degrees = degrees_of(crs)
     # Corners of the square about a knot. PROJ's own factors are not asked: those of Web
     # Mercator are of a sphere, and 0.3 % off at 58°.
     square = np.array([[-1, -1, 1, 1], [-1, 1, 1, -1]]) * (_KNOTS / 2)
@@ -504,7 +516,8 @@ def _write_vector(
             driver=driver,
             layer=layer,
             geometry_name='geometry',
-            geometry_type='Polygon',
+            # web tiles have no type of a layer's geometries
+            geometry_type='Unknown' if driver == 'PMTiles' else 'Polygon',
             crs=_crs_text(crs),
             **options,
         )
@@ -519,13 +532,46 @@ def _write_vector(
     return count
 
 
-def _zooms(geobox: GeoBox) -> dict[str, Any]:
+def _zooms(output: Path, geobox: GeoBox) -> dict[str, Any]:
     """Zoom levels of web tiles: a pixel is a sixteenth of a tile's 4096 steps or more."""
-    west, south, east, north = geobox.footprint('EPSG:3857', npoints=16).boundingbox
-    height, width = geobox.shape
-    pixel = max((east - west) / width, (north - south) / height)
+    assert geobox.crs is not None
+    to_web = Transformer.from_crs(geobox.crs.proj, 'EPSG:3857', always_xy=True)
+    # The middle pixel, and those to its right and below: a grid across the antimeridian
+    # seems to be as wide as the world.
+    col, row = geobox.width / 2, geobox.height / 2
+    x, y = to_web.transform(
+        *geobox.pix2wld(np.array([col, col + 1, col]), np.array([row, row, row + 1]))
+    )
+    x = (x - x[0] + _WORLD / 2) % _WORLD - _WORLD / 2
+    pixel = max(np.hypot(x[1], y[1] - y[0]), np.hypot(x[2], y[2] - y[0]))
+    if not np.isfinite(pixel) or not abs(y[0]) < _WORLD / 2:
+        raise InputError(f'{output}: web tiles do not reach the poles; give .gpkg.')
     finest = int(np.clip(np.round(np.log2(_WORLD / 256 / pixel)) - 2, 5, 16))
     return {'MINZOOM': max(finest - 6, 0), 'MAXZOOM': finest}
+
+
+def _in_degrees(
+    polygons: Iterator[ClassPolygon], geobox: GeoBox
+) -> tuple[Iterator[ClassPolygon], CRS]:
+    """Polygons of a grid that reaches beyond 180°, cut there; others as they are."""
+    assert geobox.crs is not None
+    crs = geobox.crs.proj
+    west, _, east, _ = outline(geobox).bounds
+    if west >= -180 and east <= 180:
+        return polygons, crs
+    to_degrees = Transformer.from_crs(crs, 'EPSG:4326', always_xy=True)
+    middle = (west + east) / 2
+
+    def place(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        lon, lat = to_degrees.transform(*points.T)
+        return np.stack([lon + 360 * np.round((middle - lon) / 360), lat], axis=1)
+
+    def turned() -> Iterator[ClassPolygon]:
+        for polygon in polygons:
+            shape = within_180(shapely.transform(polygon.geometry, place))
+            yield replace(polygon, geometry=shape)
+
+    return turned(), CRS('EPSG:4326')
 
 
 def _write_parquet(

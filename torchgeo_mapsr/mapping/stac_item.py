@@ -3,6 +3,7 @@
 
 """A STAC item beside a map: catalogues and browsers find it, and know its classes."""
 
+import json
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,26 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 import shapely
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
-from odc.geo.geom import Geometry
+from pyproj import Transformer
+from shapely.affinity import translate
 
 from ..datasets.geo.raster import RasterFile
 from ..datasets.legends.legend import Legend
-from .cog import NO_PERCENT, map_nodata
+from ..errors import InputError
 
 _EXTENSIONS = tuple(
     f'https://stac-extensions.github.io/{name}/schema.json'
     for name in ('projection/v2.0.0', 'classification/v2.0.0')
 )
-_COG = 'image/tiff; application=geotiff; profile=cloud-optimized'
+_GEOTIFF = 'image/tiff; application=geotiff'
 _MEDIA = {
     '.gpkg': 'application/geopackage+sqlite3',
     '.fgb': 'application/vnd.flatgeobuf',
     '.parquet': 'application/vnd.apache.parquet',
     '.pmtiles': 'application/vnd.pmtiles',
 }
+
+
+#: An area in one part or several.
+Shape = shapely.Polygon | shapely.MultiPolygon
 
 
 def stac_item(
@@ -60,16 +67,17 @@ def stac_item(
     """
     path, legend = Path(path), Legend.load(legend)
     folder = path.parent if folder is None else Path(folder)
-    geobox = RasterFile.open(path).geobox
-    assert geobox.crs is not None
-    footprint = geobox.footprint('EPSG:4326', npoints=64)
+    file = RasterFile.open(path)
+    geobox = file.geobox
+    footprint = outline(geobox)
+    classes = classes_of(legend, file.nodata[0])
     item: dict[str, Any] = {
         'type': 'Feature',
         'stac_version': '1.1.0',
         'stac_extensions': list(_EXTENSIONS),
         'id': path.stem,
         'geometry': _rounded(footprint),
-        'bbox': [round(value, 7) for value in footprint.boundingbox],
+        'bbox': _bbox(footprint),
         'properties': {
             **_times(path, acquired),
             **_projection(geobox),
@@ -82,37 +90,37 @@ def stac_item(
     assets = item['assets']
     assets['map'] = {
         'href': _href(path, folder),
-        'type': _COG,
+        'type': _media_type(path),
         'title': 'Class map',
         'roles': ['data'],
-        'classification:classes': classes_of(legend),
+        'classification:classes': classes,
         'bands': [
-            {
-                'name': 'class',
-                'data_type': 'uint8',
-                'nodata': map_nodata(legend),
-                'classification:classes': classes_of(legend),
-            }
+            {'name': 'class', **_stored(file), 'classification:classes': classes}
         ],
     }
-    percent = {'data_type': 'uint8', 'nodata': NO_PERCENT, 'unit': '%'}
     beside = path.with_name(f'{path.stem}_confidence.tif')
     if beside.exists():
         assets['confidence'] = {
             'href': _href(beside, folder),
-            'type': _COG,
+            'type': _media_type(beside),
             'title': 'Probability of the mapped class',
             'roles': ['data'],
-            'bands': [{'name': 'confidence', **percent}],
+            'bands': [
+                {'name': 'confidence', **_stored(RasterFile.open(beside)), 'unit': '%'}
+            ],
         }
     beside = path.with_name(f'{path.stem}_scores.tif')
     if beside.exists():
+        scores = RasterFile.open(beside)
         assets['scores'] = {
             'href': _href(beside, folder),
-            'type': _COG,
+            'type': _media_type(beside),
             'title': 'Probability of every class',
             'roles': ['data'],
-            'bands': [{'name': name, **percent} for name in legend.class_names],
+            'bands': [
+                {'name': name, **_stored(scores), 'unit': '%'}
+                for name in legend.class_names
+            ],
         }
     for key, suffix, media, roles in (
         ('overview', '.png', 'image/png', ['overview']),
@@ -129,19 +137,120 @@ def stac_item(
     return item
 
 
-def classes_of(legend: Legend) -> list[dict[str, Any]]:
-    """A legend as ``classification:classes``; no data is a class that says so."""
-    classes = [
-        {
+def classes_of(legend: Legend, nodata: float | None = None) -> list[dict[str, Any]]:
+    """A legend as ``classification:classes``; no data is a class that says so.
+
+    Args:
+        legend: The legend.
+        nodata: What the file declares as no data (default: the legend's).
+    """
+    classes: dict[int, dict[str, Any]] = {
+        item.code: {
             'value': item.code,
             'name': _identifier(item.name),
             'title': item.name,
             'color_hint': '{:02X}{:02X}{:02X}'.format(*item.color),
         }
         for item in legend.classes
+    }
+    value = legend.nodata if nodata is None else nodata
+    # A class's value is a whole number: NaN is none.
+    if value is not None and float(value).is_integer():
+        nothing = {'value': int(value), 'name': 'no_data', 'title': 'No data'}
+        classes[int(value)] = {**nothing, 'nodata': True}
+    return [classes[value] for value in sorted(classes)]
+
+
+def outline(geobox: GeoBox) -> shapely.Polygon:
+    """The outline of a grid in longitudes and latitudes, in one piece.
+
+    Args:
+        geobox: A grid with a CRS.
+
+    Returns:
+        A polygon that begins between -180 and 180 degrees and may reach beyond; about a
+        pole it reaches to it, and once round the Earth.
+
+    Raises:
+        InputError: If the grid lies nowhere on Earth.
+    """
+    assert geobox.crs is not None
+    edge = geobox.boundary(64)
+    to_degrees = Transformer.from_crs(geobox.crs.proj, 'EPSG:4326', always_xy=True)
+    lon, lat = to_degrees.transform(*geobox.pix2wld(*np.append(edge, edge[:1], 0).T))
+    on_earth = np.isfinite(lon) & np.isfinite(lat)
+    if on_earth.sum() < 4:
+        raise InputError(
+            f'A grid in {geobox.crs} lies nowhere on Earth; georeference it.'
+        )
+    # A centimetre; longitudes do not jump by 360 degrees from point to point.
+    lon = np.round(np.unwrap(lon[on_earth], period=360), 7)
+    lat = np.round(lat[on_earth], 7)
+    if abs(lon[-1] - lon[0]) > 180:  # once round a pole
+        pole = np.copysign(90.0, lat.mean())
+        lon = np.append(lon, [lon[0] + np.sign(lon[-1] - lon[0]) * 360, lon[0]])
+        lat = np.append(lat, [pole, pole])
+    lon = lon - 360 * np.floor((lon.min() + 180) / 360)
+    return shapely.Polygon(np.stack([lon, lat], axis=1))
+
+
+def within_180(geometry: Shape) -> Shape:
+    """A geometry in degrees, cut at the antimeridian (RFC 7946, 3.1.9).
+
+    Args:
+        geometry: Its longitudes go on beyond 180 or -180 degrees.
+
+    Returns:
+        The same place in longitudes from -180 to 180.
+    """
+    west, _, east, _ = geometry.bounds
+    turns = range(int((west + 180) // 360), int(-((180 - east) // 360)) + 1)
+    if list(turns) == [0]:
+        return geometry
+    parts = [
+        translate(
+            shapely.intersection(
+                geometry, shapely.box(360 * n - 180, -90, 360 * n + 180, 90)
+            ),
+            -360 * n,
+        )
+        for n in turns
     ]
-    nothing = {'value': map_nodata(legend), 'name': 'no_data', 'title': 'No data'}
-    return sorted([*classes, {**nothing, 'nodata': True}], key=lambda c: c['value'])
+    # On a grid of a centimetre: translation rounds edges that are one.
+    united = shapely.union_all(parts, grid_size=1e-7)
+    areas = [part for part in shapely.get_parts(united) if part.area > 0]
+    return areas[0] if len(areas) == 1 else shapely.MultiPolygon(areas)
+
+
+def _bbox(footprint: shapely.Polygon) -> list[float]:
+    """West, south, east, north; west is above east across the antimeridian (RFC, 5.2)."""
+    west, south, east, north = footprint.bounds
+    if east - west >= 360:
+        west, east = -180, 180
+    box = west, south, east if east <= 180 else east - 360, north
+    return [round(float(value), 7) for value in box]
+
+
+def _stored(file: RasterFile) -> dict[str, Any]:
+    """Data type and no-data value of a file's bands, as STAC has them."""
+    nodata = file.nodata[0]
+    if nodata is None:
+        return {'data_type': file.dtypes[0]}
+    value: float | str = nodata
+    if not np.isfinite(nodata):
+        value = str(nodata)  # nan, inf or -inf: JSON has no such numbers
+    elif float(nodata).is_integer():
+        value = int(nodata)
+    return {'data_type': file.dtypes[0], 'nodata': value}
+
+
+def _media_type(path: Path) -> str:
+    """Media type of a raster: which GeoTIFFs are cloud-optimized, they say themselves."""
+    with rasterio.open(path) as dataset:
+        if dataset.driver != 'GTiff':
+            return 'application/octet-stream'
+        layout = dataset.tags(ns='IMAGE_STRUCTURE').get('LAYOUT')
+    return _GEOTIFF + '; profile=cloud-optimized' * (layout == 'COG')
 
 
 def _identifier(name: str) -> str:
@@ -188,13 +297,13 @@ def _projection(geobox: GeoBox) -> dict[str, Any]:
     }
 
 
-def _rounded(footprint: Geometry) -> dict[str, Any]:
+def _rounded(footprint: shapely.Polygon) -> dict[str, Any]:
     """GeoJSON with seven decimals: a centimetre. Straight edges have no further points."""
-    outline = shapely.simplify(footprint.geom, 1e-7)
-    outline = shapely.transform(outline, lambda points: np.round(points, 7))
-    mapping: dict[str, Any] = shapely.geometry.mapping(shapely.orient_polygons(outline))
-    coordinates = [[list(point) for point in ring] for ring in mapping['coordinates']]
-    return {'type': mapping['type'], 'coordinates': coordinates}
+    shape = within_180(shapely.simplify(footprint, 1e-7))
+    shape = shapely.transform(shape, lambda points: np.round(points, 7))
+    mapping = shapely.geometry.mapping(shapely.orient_polygons(shape))
+    content: dict[str, Any] = json.loads(json.dumps(mapping))  # tuples become lists
+    return content
 
 
 def _href(path: Path, folder: Path) -> str:

@@ -31,6 +31,9 @@ DESCRIPTION = (
     'map’s classes. Areas are measured on the ground.'
 )
 
+# Strata whose areas were rounded are those of the maps still.
+_SAME_AREA = 1e-4
+
 EXAMPLES = """examples:
   torchgeo-mapsr area landcover.tif --points points.gpkg
   torchgeo-mapsr area maps/*.tif --points points.gpkg --json areas.json
@@ -45,7 +48,10 @@ does, and says how sure it is.
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument(
-        'maps', nargs='+', metavar='MAP', help='the class maps that were sampled'
+        'maps',
+        nargs='+',
+        metavar='MAP',
+        help='the class maps that were sampled, or folders of them',
     )
     parser.add_argument(
         '--points', type=Path, required=True, metavar='FILE', help='labelled points'
@@ -122,6 +128,17 @@ def run(options: argparse.Namespace) -> int:
             f'Note: {again} points lie where others do, and each counts: leave them out, '
             'unless they were drawn again.'
         )
+    whole = float(counted.sum())
+    if abs(whole - sample.area) > _SAME_AREA * whole:
+        why = (
+            'ground in no stratum that has points is left out of all figures.'
+            if whole > sample.area
+            else 'were these the maps that were sampled?'
+        )
+        console.print(
+            f'Note: the strata of the points have {sample.area:,.2f} ha and the maps '
+            f'{whole:,.2f} ha: {why}'
+        )
     classes = [
         {
             'code': item.code,
@@ -142,6 +159,7 @@ def run(options: argparse.Namespace) -> int:
         'points_in_one_place': again,
         'confidence': options.confidence,
         'hectares': round(sample.area, 4),
+        'mapped_hectares': round(whole, 4),
         'overall_accuracy': sample.overall_accuracy.to_dict(),
         'classes': classes,
         'strata': [

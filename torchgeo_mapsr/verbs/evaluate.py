@@ -68,7 +68,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         default=[],
         metavar='FILE',
-        help='high-resolution labels: one a map, in the same order; any grid and CRS',
+        help='high-resolution labels: one a map, in the same order, or a folder of them; '
+        'any grid and CRS',
     )
     legend_option(parser)
     parser.add_argument(
@@ -136,6 +137,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
+    from ..datasets.geo.raster import list_rasters
     from ..evaluation.class_maps import common_legend, without_layers
 
     maps = without_layers(options.maps)
@@ -147,16 +149,21 @@ def run(options: argparse.Namespace) -> int:
         raise InputError('--labels needs its legend: give --labels-legend.')
     inputs = [*options.maps, *options.truth, *options.labels]
     _check_outputs(options, inputs)
-    if options.truth and len(maps) != len(options.truth):
+    truth = options.truth
+    if truth and len(maps) != len(truth):
+        # A folder may be the truth of one map, or hold that of several.
+        truth = list_rasters(truth)
+    if truth and len(maps) != len(truth):
         raise InputError(
-            f'There are {len(maps)} maps and {len(options.truth)} files of '
+            f'There are {len(maps)} maps and {len(truth)} files of '
             'truth; give one file of truth for each map, in the same order.'
         )
     console = terminal()
     legend = common_legend(maps, options.legend)
     content: dict[str, Any] = {'maps': maps}
     if options.truth:
-        content |= _with_truth(options, maps, legend, console, inputs)
+        pairs = list(zip(maps, truth, strict=True))
+        content |= _with_truth(options, pairs, legend, console, inputs)
     if options.labels:
         content['lr'] = _with_labels(options, maps, legend, console)
     if not options.truth and options.reliability is not None:
@@ -179,7 +186,7 @@ def _check_outputs(options: argparse.Namespace, inputs: list[str]) -> None:
 
 def _with_truth(
     options: argparse.Namespace,
-    maps: list[str],
+    pairs: list[tuple[str, str]],
     legend: Any,
     console: 'Console',
     inputs: list[str],
@@ -188,7 +195,7 @@ def _with_truth(
     from ..datasets.labels import LabelRaster
     from ..datasets.legends.crosswalk import Crosswalk
     from ..evaluation.accuracy import assess, pixel_metres
-    from ..evaluation.class_maps import layer_path
+    from ..evaluation.class_maps import layer_path, map_names
     from ..evaluation.reliability import map_reliability
 
     target = options.target or legend
@@ -196,7 +203,7 @@ def _with_truth(
     truth_crosswalk = Crosswalk.load(
         options.truth_legend or legend, target, options.crosswalk
     )
-    pairs = list(zip(maps, options.truth, strict=True))
+    names = map_names([path for path, _ in pairs])
     width = options.boundary
     if width is None:
         first = [LabelRaster.open(path)[0].geobox for path in pairs[0]]
@@ -204,8 +211,8 @@ def _with_truth(
     groups = _groups(options)
     parts, reliability = [], None
     with working(console, 'Comparing'):
-        for path, truth in pairs:
-            tile = {'tile': ((Path(path).stem,), _all)} if len(pairs) > 1 else {}
+        for name, (path, truth) in zip(names, pairs, strict=True):
+            tile = {'tile': ((name,), _all)} if len(pairs) > 1 else {}
             parts.append(
                 assess(
                     path, truth, map_crosswalk, truth_crosswalk, width, groups | tile
@@ -259,6 +266,7 @@ def _groups(options: argparse.Namespace) -> dict[str, Any]:
 
     from ..datasets.labels import LabelRaster
     from ..datasets.legends.legend import Legend
+    from ..evaluation.class_maps import first_code
 
     groups: dict[str, Any] = {}
     if options.labels:
@@ -266,10 +274,7 @@ def _groups(options: argparse.Namespace) -> dict[str, Any]:
         legend = Legend.load(options.labels_legend)
 
         def coarse(grid: Any) -> Any:
-            codes = np.full(grid.shape, -1)
-            for raster in labels:
-                codes = np.where(codes < 0, raster.at(grid), codes)
-            return legend.index(codes)
+            return legend.index(first_code(labels, grid))
 
         groups['lr'] = (legend.class_names, coarse)
         for text in options.lr_group:

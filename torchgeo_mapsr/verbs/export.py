@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ EXAMPLES = """examples:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument('map', type=Path, metavar='MAP', help='class map')
+    parser.add_argument('map', metavar='MAP', help='class map, a file or an address')
     parser.add_argument(
         '--polygons',
         type=Path,
@@ -47,7 +48,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--confidence',
-        type=Path,
         metavar='FILE',
         help='confidence of the map (default: NAME_confidence.tif, if it is there)',
     )
@@ -66,25 +66,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
-    from ..datasets.legends.legend import Legend
+    from ..evaluation.class_maps import layer_path, map_legend, without_layers
     from ..mapping.polygons import format_of, polygonise
     from ..mapping.stac_item import stac_item
-    from ..mapping.style import (
-        legend_of_map,
-        style_paths,
-        write_class_styles,
-        write_confidence_styles,
-    )
+    from ..mapping.style import style_paths, write_class_styles, write_confidence_styles
 
     if not (options.polygons or options.style or options.stac_item):
         raise InputError(
             'Say what to write: --polygons FILE, --style or --stac-item, or several.'
         )
-    path: Path = options.map
-    legend = Legend.load(options.legend) if options.legend else legend_of_map(path)
-    confidence = options.confidence or path.with_name(f'{path.stem}_confidence.tif')
-    if options.confidence is None and not confidence.exists():
-        confidence = None
+    # Addresses stay text: pathlib takes a slash from https://.
+    name, *others = without_layers([options.map]) or [options.map]
+    if others:
+        raise InputError(
+            f'{options.map} holds {len(others) + 1} maps; name one, like {name}.'
+        )
+    legend = map_legend(name, options.legend, None)
+    path, here = Path(name), os.path.isfile(name)
+    if (options.style or options.stac_item) and not here:
+        raise InputError(
+            f'{name} is no file on this machine, and --style and --stac-item write beside '
+            'the map: copy it first, or give only --polygons.'
+        )
+    confidence: str | None = options.confidence
+    if confidence is None and here and layer_path(name, 'confidence').exists():
+        confidence = str(layer_path(name, 'confidence'))
     item_path = path.with_suffix('.stac.json')
     outputs: list[Path] = []
     if options.polygons:
@@ -92,25 +98,25 @@ def run(options: argparse.Namespace) -> int:
         outputs.append(options.polygons)
     if options.style:
         outputs += style_paths(path)
-        outputs += style_paths(confidence) if confidence else ()
+        outputs += style_paths(Path(confidence)) if confidence else ()
     outputs += [item_path] * options.stac_item
-    inputs = [path, confidence] if confidence else [path]
+    inputs: list[object] = [name, *filter(None, [confidence])]
     for output in outputs:
         check_output(output, inputs, options.overwrite)
     inputs += outputs
     check_json(options, inputs)
     console = terminal()
-    figures: dict[str, Any] = {'map': str(path), 'files': list(map(str, outputs))}
+    figures: dict[str, Any] = {'map': name, 'files': list(map(str, outputs))}
     extra = {}
     if options.polygons:
-        count = polygonise(path, options.polygons, legend, confidence, options.min_area)
+        count = polygonise(name, options.polygons, legend, confidence, options.min_area)
         extra['polygons'] = options.polygons
         figures['polygons'] = count
         console.print(f'{options.polygons}: {count} polygons')
     if options.style:
         write_class_styles(path, legend)
         if confidence:
-            write_confidence_styles(confidence)
+            write_confidence_styles(Path(confidence))
     if options.stac_item:
         item = stac_item(path, legend, extra=extra)
         item_path.write_text(json.dumps(item, indent=1) + '\n')

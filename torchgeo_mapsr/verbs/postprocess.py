@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     from ..datasets.geo.plan import Tile
     from ..datasets.geo.raster import open_rasters
     from ..datasets.labels import LabelRaster
-    from ..evaluation.class_maps import layer_path, map_legend
+    from ..evaluation.class_maps import common_legend, layer_path, without_layers
     from ..evaluation.mapping_unit import MappingUnit
     from ..evaluation.reweighting import class_weights, reweighted
     from ..mapping.cog import Layer, map_nodata, write_cog
@@ -94,13 +94,16 @@ def run(options: argparse.Namespace) -> int:
         raise InputError('--min-area is an area above 0, in square metres.')
     if options.output.suffix.lower() not in {'.tif', '.tiff'}:
         raise InputError(f'--output {options.output} is not a .tif file.')
-    scores_path = options.scores or layer_path(options.map, 'scores')
-    inputs = [options.map, scores_path, options.output]
-    check_output(options.output, inputs[:2], options.overwrite)
+    maps = without_layers([options.map]) or [options.map]
+    # Of a folder of tiles of one grid there is one map, and its scores are named.
+    whole = maps[0] if len(maps) == 1 else options.map
+    scores_path = options.scores or layer_path(whole, 'scores')
+    inputs = [*maps, scores_path, options.output]
+    check_output(options.output, inputs[:-1], options.overwrite)
     check_json(options, inputs)
-    legend = map_legend(options.map, options.legend)
+    legend = common_legend(maps, options.legend)
     weights = np.array(class_weights(options.reweight, legend) or [1.0] * len(legend))
-    raster = LabelRaster(open_rasters([options.map]))
+    raster = LabelRaster(open_rasters(maps))
     grid = raster.geobox
     scores = None
     if options.reweight:

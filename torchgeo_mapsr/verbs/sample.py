@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         'maps',
         nargs='+',
         metavar='MAP',
-        help='class maps; the first counts in overlaps',
+        help='class maps, or folders of them; the first counts in overlaps',
     )
     parser.add_argument(
         '--output', type=Path, required=True, metavar='FILE', help='GeoPackage to write'
@@ -133,8 +133,7 @@ def run(options: argparse.Namespace) -> int:
         if named and 'class' not in options.strata:
             raise InputError('--expected CLASS=SHARE needs class among --strata.')
         for index, value in parse_named(named, legend, '--expected').items():
-            name = legend.class_names[index]
-            matches = [name in stratum.split(' | ') for stratum in sizes.names]
+            matches = strata.places('class', sizes.numbers) == index
             accuracy[matches] = _share(str(value))
         size = options.size or sample_size(
             sizes.weights, accuracy, options.standard_error, float(sizes.pixels.sum())

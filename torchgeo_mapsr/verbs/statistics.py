@@ -6,8 +6,14 @@
 import argparse
 from pathlib import Path
 
-from ..errors import InputError
-from .console import check_json, json_option, overwrite_option, terminal, write_json
+from .console import (
+    check_json,
+    json_option,
+    output_path,
+    overwrite_option,
+    terminal,
+    write_json,
+)
 
 DESCRIPTION = (
     'Mean and standard deviation of the shares of high-resolution classes in the cells '
@@ -67,23 +73,25 @@ def run(options: argparse.Namespace) -> int:
     from ..datasets.legends.measured import measure_statistics
     from ..evaluation.report import statistics_table
 
-    if options.output.exists() and not options.overwrite:
-        raise InputError(
-            f'{options.output} exists; give another --output, or --overwrite.'
+    legends = options.legend, options.target, options.truth_legend, options.crosswalk
+    inputs = [
+        *options.labels,
+        *options.truth,
+        *(name for name in legends if name and Path(name).is_file()),
+    ]
+    check_json(options, [*inputs, options.output])
+    with output_path(options.output, inputs, options.overwrite) as scratch:
+        crosswalk = Crosswalk.load(
+            options.truth_legend or options.target, options.target, options.crosswalk
         )
-    inputs = [*options.labels, *options.truth, options.output]
-    check_json(options, inputs)
-    crosswalk = Crosswalk.load(
-        options.truth_legend or options.target, options.target, options.crosswalk
-    )
-    statistics = measure_statistics(
-        options.labels,
-        options.truth,
-        Legend.load(options.legend),
-        crosswalk,
-        options.output.stem,
-    )
-    statistics.save(options.output)
+        statistics = measure_statistics(
+            options.labels,
+            options.truth,
+            Legend.load(options.legend),
+            crosswalk,
+            options.output.stem,
+        )
+        statistics.save(scratch)
     terminal().print(statistics_table(statistics))
-    write_json(options, statistics.to_dict(), inputs)
+    write_json(options, statistics.to_dict(), [*inputs, options.output])
     return 0
