@@ -4,6 +4,7 @@
 """A made pair with a flood, a new road and another light; only the first two are change."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import geopandas
@@ -11,12 +12,16 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from pyproj import Transformer
+from rasterio.enums import ColorInterp
 from scipy import ndimage
-from shapely.geometry import LineString, box
+from shapely.geometry import LineString, Polygon, box
 
+from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.change import (
     LinearCalibration,
+    PixelSample,
     SignalPair,
     choose_threshold,
     detect_change,
@@ -112,7 +117,7 @@ def test_flood_and_road_are_found(
 ) -> None:
     suffix = '_scores' if names[0] == 'old' else ''
     files = [folder / f'{name}{suffix}.tif' for name in names]
-    result = detect_change(SignalPair(*files), window)
+    result = detect_change(SignalPair(*files, scores=bool(suffix)), window)
     flood, either = truth(window // 2)
     assert result.changed[flood].all()
     road = result.changed[ROAD.start // (window // 2)]
@@ -127,14 +132,14 @@ def test_another_light_is_no_change(
 ) -> None:
     suffix = '_scores' if names[0] == 'old' else ''
     files = [folder / f'{name}{suffix}.tif' for name in names]
-    result = detect_change(SignalPair(*files), window)
+    result = detect_change(SignalPair(*files, scores=bool(suffix)), window)
     assert not result.changed.any()
 
 
 def test_without_calibration_the_light_would_be_change(folder: Path) -> None:
     pair = SignalPair(folder / 'before.tif', folder / 'dull.tif')
     *_, before, after, _ = next(pair.blocks(1024))
-    calibration = LinearCalibration.fit(pair)
+    calibration = LinearCalibration.fit(PixelSample.draw(pair))
     raw = np.abs(before - after).mean()
     assert np.abs(calibration(before) - after).mean() < raw / 5
 
@@ -145,8 +150,9 @@ def test_calibration_is_least_squares(folder: Path) -> None:
 
     pair = SignalPair(folder / 'before.tif', folder / 'dull.tif')
     *_, before, after, valid = next(pair.blocks(1024))
-    model = LinearRegression().fit(before[:, valid].T, after[:, valid].T)
-    calibration = LinearCalibration._fit(pair, None, np.inf)
+    x, y = (values[:, valid].T.astype(float) for values in (before, after))
+    model = LinearRegression().fit(x, y)
+    calibration = LinearCalibration.least_squares(PixelSample.draw(pair).moments)
     np.testing.assert_allclose(calibration.matrix, model.coef_, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(calibration.offset, model.intercept_, rtol=1e-6)
 
@@ -189,6 +195,275 @@ def test_another_grid_is_warped(folder: Path, tmp_path: Path) -> None:
     flood, _ = truth(30)
     assert np.isnan(result.difference).any()
     assert result.changed[flood].mean() > 0.95
+
+
+def two_classes(share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Forest, 30 % of fields, and a share of those that have become impervious.
+
+    Returns:
+        Class indices of both dates, (400, 400), and windows of 20 pixels with change.
+    """
+    old = np.ones((400, 400), int)
+    old[:, 280:] = 2
+    new = old.copy()
+    new[: round(400 * share), 280:] = 3
+    return old, new, (old != new).reshape(20, 20, 20, 20).any((1, 3))
+
+
+def score_file(path: Path, index: np.ndarray, seed: int) -> Path:
+    """Scores in percent; those of fields are less sure than those of forest."""
+    rng = np.random.default_rng(seed)
+    most = 100 - np.where(index == 1, 1, 9) * rng.random(index.shape)
+    scores = np.where(index == np.arange(4)[:, None, None], most, (100 - most) / 3)
+    # GDAL calls the fourth alpha
+    return write(path, scores.round(), nodata=255, photometric='rgb', alpha='yes')
+
+
+@pytest.mark.parametrize('share', [0.1, 0.3])
+def test_an_unchanged_class_is_no_change(tmp_path: Path, share: float) -> None:
+    """The commonest class does not differ at all, and one with larger errors is there.
+
+    Trimmed by the median of all pixels, the whole of the fields would be reported.
+    """
+    *maps, truth = two_classes(share)
+    codes = [
+        write(tmp_path / f'{i}.tif', index[None] + 1) for i, index in enumerate(maps)
+    ]
+    legend = Legend.load('land-cover-4')
+    result = detect_change(SignalPair(*codes, legend=legend), 40)
+    np.testing.assert_array_equal(result.changed, truth)
+    # shares of the pixels
+    np.testing.assert_array_equal(result.difference, truth)
+    scores = [
+        score_file(tmp_path / f's{i}.tif', index, i) for i, index in enumerate(maps)
+    ]
+    result = detect_change(SignalPair(*scores, scores=True), 40)
+    np.testing.assert_array_equal(result.changed, truth)
+
+
+def test_the_fourth_class_of_scores_is_no_transparency(tmp_path: Path) -> None:
+    """Scores that are sure are 0 and 100 only, as transparency is."""
+    *maps, truth = two_classes(0.1)
+    paths = [
+        write(
+            tmp_path / f'{number}.tif',
+            100 * (index == np.arange(4)[:, None, None]),
+            nodata=255,
+            photometric='rgb',
+            alpha='yes',
+        )
+        for number, index in enumerate(maps)
+    ]
+    pair = SignalPair(*paths, scores=True)
+    assert pair.bands == [1, 2, 3, 4]
+    result = detect_change(pair, 40)
+    assert np.isfinite(result.difference).all()
+    np.testing.assert_array_equal(result.changed, truth)
+
+
+@pytest.mark.parametrize('share', [0, 0.1, 0.6, 1])
+def test_a_class_that_is_mistaken_more_often_is_no_change(
+    tmp_path: Path, share: float
+) -> None:
+    """Class maps: 1 % errors in forest, 8 % in fields; most of a class may change."""
+    *maps, truth = two_classes(share)
+    rng = np.random.default_rng(1)
+    codes = []
+    for number, index in enumerate(maps):
+        wrong = rng.random(index.shape) < np.where(maps[0] == 1, 0.01, 0.08)
+        noisy = np.where(wrong, rng.integers(0, 4, index.shape), index)
+        codes.append(write(tmp_path / f'{number}.tif', noisy[None] + 1))
+    pair = SignalPair(*codes, legend=Legend.load('land-cover-4'))
+    np.testing.assert_array_equal(detect_change(pair, 40).changed, truth)
+
+
+def test_the_calibration_is_that_of_what_has_not_changed(tmp_path: Path) -> None:
+    """The oracle: least squares over the pixels that have not changed.
+
+    Values lie close together and far from 0, as temperatures and radiances do.
+    """
+    rng = np.random.default_rng(2)
+    shape = (2, 150, 150)
+    before = rng.normal(0, 60, shape) + 20_000
+    clean = np.einsum('ij,jhw->ihw', [[0.5, 0.1], [-0.2, 0.8]], before) + 3000
+    clean += rng.normal(0, 3, shape)
+    after = clean.copy()
+    after[:, :40] = 10_000 + rng.normal(0, 3, (2, 40, 150))
+    for name, values in (('a', before), ('b', after)):
+        profile = {'driver': 'GTiff', 'dtype': 'float32', 'crs': 'EPSG:26917'}
+        size = {'count': 2, 'height': 150, 'width': 150}
+        transform = Affine(2, 0, 5e5, 0, -2, 4e6)
+        with rasterio.open(
+            tmp_path / f'{name}.tif', 'w', transform=transform, **profile, **size
+        ) as dataset:
+            dataset.write(values.astype(np.float32))
+    pair = SignalPair(tmp_path / 'a.tif', tmp_path / 'b.tif')
+    calibration = LinearCalibration.fit(PixelSample.draw(pair))
+    x = before[:, 40:].reshape(2, -1).astype(np.float32).astype(float)
+    y = clean[:, 40:].reshape(2, -1)
+    centred = x - x.mean(1, keepdims=True)
+    matrix = np.linalg.lstsq(centred.T, (y - y.mean(1, keepdims=True)).T)[0].T
+    expected = matrix @ centred + y.mean(1, keepdims=True)
+    # a hundredth of the errors of 3
+    assert np.abs(calibration(x) - expected).mean() < 0.3
+    assert detect_change(pair, 20).changed.mean() == pytest.approx(40 / 150, abs=0.01)
+
+
+@pytest.mark.parametrize('how', ['half', 'mask', 'alpha'])
+@pytest.mark.parametrize('swap', [False, True])
+def test_ground_that_one_lacks_is_no_data(
+    folder: Path, tmp_path: Path, how: str, swap: bool
+) -> None:
+    """Columns from 240 on are not in the file, or masked: their values are 0."""
+    with rasterio.open(folder / 'before.tif') as dataset:
+        values = dataset.read()
+    full = write(tmp_path / 'full.tif', values, nodata=None)
+    other = values[..., :240] if how == 'half' else values.copy()
+    mask = np.full(SHAPE, 255, np.uint8)
+    mask[:, 240:] = 0
+    if how != 'half':
+        other[..., 240:] = 0
+    if how == 'alpha':
+        other = np.concatenate([other, mask[None]])
+    colors = {'photometric': 'rgb', **({'alpha': 'yes'} if how == 'alpha' else {})}
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        path = write(tmp_path / 'other.tif', other, nodata=None, **colors)
+        if how == 'mask':
+            with rasterio.open(path, 'r+') as dataset:
+                dataset.write_mask(mask)
+    pair = (full, path) if swap else (path, full)
+    result = detect_change(SignalPair(*pair), 60)
+    assert not result.changed.any()
+    width = 8 if how == 'half' and swap else 20
+    expected = np.broadcast_to(np.arange(width) >= 8, result.difference.shape)
+    np.testing.assert_array_equal(np.isnan(result.difference), expected)
+    np.testing.assert_allclose(result.difference[~expected], 0, atol=1e-3)
+
+
+def test_near_infrared_that_is_called_alpha_is_data(tmp_path: Path) -> None:
+    """Water is dark in near infrared: 0 there is no transparency."""
+    values = picture(classes(), 1, False)
+    near = np.random.default_rng(0).integers(1, 255, SHAPE).astype(np.uint8)
+    near[200:300, 200:300] = 0
+    values = np.concatenate([values, near[None]])
+    options = {'nodata': None, 'photometric': 'rgb'}
+    called = write(tmp_path / 'a.tif', values, alpha='yes', **options)
+    plain = write(tmp_path / 'u.tif', values, alpha='unspecified', **options)
+    with rasterio.open(called) as one, rasterio.open(plain) as two:
+        assert one.colorinterp[3] == ColorInterp.alpha != two.colorinterp[3]
+    after = write(tmp_path / 'b.tif', 255 - values, alpha='unspecified', **options)
+    for bands in (None, [1, 2, 3]):
+        results = [
+            detect_change(SignalPair(path, after, bands), 60)
+            for path in (called, plain)
+        ]
+        assert np.isfinite(results[0].difference).all()
+        np.testing.assert_array_equal(results[0].difference, results[1].difference)
+
+
+def test_the_first_raster_may_be_of_the_whole_earth(tmp_path: Path) -> None:
+    """Its values are longitudes; the oracle is PROJ."""
+    longitude = np.broadcast_to(np.arange(-179.5, 180), (1, 180, 360))
+    profile = {'driver': 'GTiff', 'dtype': 'float32', 'count': 1, 'crs': 'EPSG:4326'}
+    whole = Affine(1, 0, -180, 0, -1, 90)
+    with rasterio.open(
+        tmp_path / 'w.tif', 'w', height=180, width=360, transform=whole, **profile
+    ) as dataset:
+        dataset.write(longitude.astype(np.float32))
+    county = write(tmp_path / 'c.tif', np.ones((1, *SHAPE)), nodata=None)
+    *_, before, _, valid = next(SignalPair(tmp_path / 'w.tif', county).blocks(1024))
+    assert valid.all()
+    rows, cols = np.indices(SHAPE) + 0.5
+    transformer = Transformer.from_crs('EPSG:26917', 'EPSG:4326', always_xy=True)
+    expected, _ = transformer.transform(5e5 + 2 * cols, 4e6 - 2 * rows)
+    np.testing.assert_allclose(before[0], expected, atol=1e-4)
+
+
+def test_a_finer_first_raster_is_averaged(folder: Path, tmp_path: Path) -> None:
+    with rasterio.open(folder / 'before.tif') as dataset:
+        values = dataset.read()
+    means = values.reshape(3, 125, 4, 150, 4).mean((2, 4))
+    coarse = Affine(8, 0, 5e5, 0, -8, 4e6)
+    other = write(tmp_path / 'c.tif', means.round(), transform=coarse)
+    blocks = SignalPair(folder / 'before.tif', other).blocks(200)
+    for rows, cols, before, _, valid in blocks:
+        assert before.shape[1] <= 50
+        assert valid.all()
+        np.testing.assert_allclose(before, means[:, rows, cols], atol=1e-3)
+
+
+def test_resampling_is_no_change(folder: Path, tmp_path: Path) -> None:
+    """A raster and itself: equal nearly everywhere, off by rounding in some windows."""
+    with rasterio.open(folder / 'before.tif') as dataset:
+        values = dataset.read()
+    noise = np.zeros(values.shape, int)
+    noise[:, 120:240, 120:240] = np.random.default_rng(3).integers(0, 2, (3, 120, 120))
+    near = write(tmp_path / 'n.tif', values + noise)
+    result = detect_change(SignalPair(folder / 'before.tif', near), 60)
+    assert (np.nan_to_num(result.difference) > np.median(result.difference)).any()
+    assert not result.changed.any()
+    noise *= 40
+    other = write(tmp_path / 'o.tif', (values + noise).clip(1, 255))
+    assert detect_change(SignalPair(folder / 'before.tif', other), 60).changed.any()
+
+
+@pytest.mark.parametrize(('pixels', 'changed'), [(1, False), (40, False), (50, True)])
+def test_few_pixels_of_class_maps_are_no_change(
+    tmp_path: Path, pixels: int, changed: bool
+) -> None:
+    """Of 900 in a window; 5 % are 45."""
+    old = np.ones((1, 150, 150), int)
+    new = old.copy()
+    new[0, 30:60, 30:60].flat[:pixels] = 2
+    paths = [write(tmp_path / f'{i}.tif', codes) for i, codes in enumerate((old, new))]
+    result = detect_change(SignalPair(*paths, legend=Legend.load('land-cover-4')), 60)
+    assert result.changed.sum() == changed
+    assert result.difference[1, 1] == pytest.approx(pixels / 900)
+
+
+@pytest.mark.parametrize('angle', [0, 20])
+def test_areas_end_where_the_data_does(tmp_path: Path, angle: float) -> None:
+    """A raster of 190 × 202 m in windows of 60 m, without data in its first 10 columns."""
+    values = np.ones((1, 101, 95), int)
+    values[..., :10] = 0
+    transform = (
+        Affine.translation(5e5, 4e6) * Affine.rotation(angle) * Affine.scale(2, -2)
+    )
+    path = write(tmp_path / 'a.tif', values, transform=transform)
+    result = detect_change(SignalPair(path, path), 60, threshold=0)
+    assert result.hectares == pytest.approx(101 * 85 * 4 / 1e4)
+    polygons = result.polygons()
+    assert polygons['hectares'].sum() == pytest.approx(result.hectares)
+    corners = [transform * corner for corner in ((0, 0), (95, 0), (95, 101), (0, 101))]
+    outline = Polygon(corners)
+    union = polygons.union_all()
+    assert union.symmetric_difference(outline).area == pytest.approx(0, abs=1e-6)
+
+
+def test_a_folder_or_an_archive_of_one_raster(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (folder / 'before.tif').read_bytes()
+    for name in ('one/a.tif', 'two/a.tif', 'two/b.tif'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with zipfile.ZipFile(tmp_path / 'z.zip', 'w') as archive:
+        archive.writestr('a.tif', content)
+    after, found = str(folder / 'after.tif'), []
+    for number, before in enumerate((folder / 'before.tif', 'one', 'z.zip')):
+        out = tmp_path / f'{number}.tif'
+        arguments = [str(tmp_path / before), after, '--output', str(out)]
+        assert main(['change', *arguments, '--window', '60']) == 0
+        with rasterio.open(out) as dataset:
+            found.append(dataset.read())
+    for values in found[1:]:
+        np.testing.assert_array_equal(values, found[0])
+    capsys.readouterr()
+    out = ['--output', str(tmp_path / 'x.tif')]
+    assert main(['change', str(tmp_path / 'two'), after, *out]) == 2
+    error = capsys.readouterr().err
+    assert 'holds 2 rasters' in error
+    assert error.count('\n') == 1
 
 
 def test_threshold_of_windows_that_are_alike() -> None:
@@ -262,7 +537,7 @@ def test_one_line_errors(
     for arguments, message in (
         ([before, after, '--output', 'c.png'], 'is not a .tif'),
         ([before, after, *out, '--window', '1'], 'smaller than a pixel'),
-        ([before, after, *out, '--bands', '7'], 'from 1 to 3'),
+        ([before, after, *out, '--bands', '7'], 'are 1 to 3'),
         ([before, new, *out, '--signal', 'imagery'], 'choose those'),
         ([before, new, *out], 'is a class map, and'),
         ([str(bare), new, *out], 'bare.tif does not say that it is one'),

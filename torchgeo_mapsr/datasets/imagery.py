@@ -127,7 +127,7 @@ class Imagery:
         #: how the files were opened: *bands*, *nodata* and *stack*
         self.options = {'bands': bands, 'nodata': nodata, 'stack': stack}
         files = side_by_side(open_rasters(paths, imagery=True))
-        alphas = _transparency(files)
+        alphas = _transparency(files, bands or ())
         self._layers = tuple(
             _layer(file, bands, nodata, alpha)
             for file, alpha in zip(files, alphas, strict=True)
@@ -1061,13 +1061,19 @@ def _numbers(bands: Sequence[int]) -> list[int]:
         raise InputError(f'bands are numbers from 1, not {bands!r}') from None
 
 
-def _transparency(files: Sequence[RasterFile]) -> list[tuple[tuple[int, float], ...]]:
+def _transparency(
+    files: Sequence[RasterFile], named: Sequence[int]
+) -> list[tuple[tuple[int, float], ...]]:
     """Bands of each file that hold transparency, and above which value each is opaque.
 
     The question is put to a few files, until one is sure; the others follow it.
 
+    Args:
+        files: The files.
+        named: Bands that are read because somebody has named them.
+
     Warns:
-        InputWarning: No file was sure.
+        InputWarning: No file was sure of a band that was not named.
     """
     tagged = [
         tuple(i for i, c in enumerate(file.colors, 1) if c == 'alpha') for file in files
@@ -1086,7 +1092,7 @@ def _transparency(files: Sequence[RasterFile]) -> list[tuple[tuple[int, float], 
             # near infrared looks like transparency here and there, never the reverse
             common = next((a for a in sure if not a.transparent), None)
             common = common or (sure[0] if sure else declared[0][0])
-            if not sure:
+            if not sure and band not in named:
                 what = 'transparency' if common.transparent else 'an image band'
                 warnings.warn(
                     f'{declared[0][1].path}: band {band} is called alpha and was taken for '

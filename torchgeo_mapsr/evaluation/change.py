@@ -19,48 +19,86 @@ import geopandas
 import numpy as np
 import rasterio
 import rasterio.shutil
+import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from rasterio.enums import Resampling
-from rasterio.errors import NodataShadowWarning
 from rasterio.features import shapes
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
-from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window
+from scipy.ndimage import map_coordinates
 from shapely.geometry import shape
 
-from ..datasets.geo.grid import blocks_of, crop, row_areas
-from ..datasets.geo.raster import PathLike, address_of, open_rasters
+from ..datasets.geo.grid import (
+    blocks_of,
+    clip,
+    coverage,
+    crop,
+    pixel_offset,
+    pixel_ratio,
+    row_areas,
+)
+from ..datasets.geo.raster import PathLike, open_rasters
+from ..datasets.geo.region import lr_coordinates
+from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
-from ..errors import InputError
+from ..errors import InputError, InputWarning
 from .accuracy import pixel_metres
 
 _BLOCK = 1024
 
-# Pixels further off than so many medians are left out of the calibration. Of normal
-# errors 1 in 140 is.
-_OUTLIER = 4.0
+# Values that the robust fit holds: all of a scene up to 600 000 pixels of three bands, an
+# even share of the pixels of a larger one. 64 MB, half of it copies.
+_SAMPLE = 4_000_000
 
-# Pixels of a block that the median is taken of.
-_SAMPLE = 20_000
+# Pixels further off than so many medians count for less in the calibration, in inverse
+# proportion. Of normal errors in one band one in six is.
+_OUTLIER = 2.0
+
+# Those further off than so many times that, in inverse proportion to the square, at last.
+_FAR = 4.0
+
+# Fits with new weights, at most. Where a share c of a class has changed, each leaves
+# c / (1 − c) of the error: 0.4 of a class needs 20 of them, a tenth three.
+_ROUNDS = 30
+
+# Points of the first raster along a side of a pixel of the second, at most.
+_POINTS = 32
 
 #: Robust standard deviations above the median from which on a window is reported.
 DEVIATIONS = 6.0
+
+#: Least difference above the median that is reported: of imagery as a share of its median
+#: absolute deviation (half a grey level of an aerial picture, whose windows
+#: differ from those of the picture warped to another grid by up to a twentieth of one), of
+#: scores in percent, of class maps as a share of the pixels (two maps of one picture, made
+#: with other options, differ by 0.02 in 20 to 33 % of the windows of 30 to 240 m, by 0.05
+#: in 0 to 11 %; a road 12 m wide is 0.05 of a window of 240 m).
+LEAST_IMAGERY, LEAST_SCORES, LEAST_CLASSES = 0.02, 1.0, 0.05
+
+# Windows that a class must have most of, to have a threshold of its own.
+_WINDOWS = 12
 
 
 class SignalPair:
     """Two rasters of the same place, read block by block on the grid of the second.
 
+    What has no data is decided as everywhere in the package (:class:`Imagery`,
+    :class:`LabelRaster`), and so is what the first raster does not cover. The first is
+    warped to the grid of the second, bilinear; class codes are looked up at the centres
+    of the pixels.
+
     Args:
-        before: Raster of the first date; warped where its grid is another.
+        before: Raster of the first date.
         after: Raster of the second date.
-        bands: Bands that are compared, from 1; all by default.
-        legend: Makes the signals of class maps: one channel a class, 0 or 1.
+        bands: Bands that are compared, from 1; all but alpha by default.
+        legend: Makes class maps of them: one channel, the index of the class.
+        scores: They are scores of classes in percent, one band each; the fourth is none
+            of transparency then, whatever GDAL calls it.
 
     Raises:
-        InputError: If a file cannot be read, or they have other bands.
+        InputError: If a file cannot be read, or they have other bands or no ground in
+            common.
     """
 
     def __init__(
@@ -69,68 +107,233 @@ class SignalPair:
         after: PathLike,
         bands: Sequence[int] | None = None,
         legend: Legend | None = None,
+        scores: bool = False,
     ) -> None:
-        self.files = tuple(open_rasters([path])[0] for path in (before, after))
-        self.geobox = self.files[1].geobox
         self.legend = legend
-        counts = [file.count for file in self.files]
-        if bands is None and counts[0] != counts[1]:
-            raise InputError(
-                f'{before} has {counts[0]} bands and {after} has {counts[1]}; choose '
-                'those that are compared with --bands.'
+        self.scores = scores
+        self._labels: tuple[LabelRaster, ...] = ()
+        self._images: tuple[Imagery, ...] = ()
+        #: bands that are compared, from 1
+        self.bands = [1]
+        if legend is not None:
+            self._labels = tuple(
+                LabelRaster(open_rasters([path])) for path in (before, after)
             )
-        self.bands = list(bands or range(1, counts[0] + 1))
-        if min(self.bands) < 1 or max(self.bands) > min(counts):
+            grids = [raster.geobox for raster in self._labels]
+        else:
+            with warnings.catch_warnings():
+                if scores:
+                    # what all its bands are is known
+                    warnings.filterwarnings('ignore', '.*is called alpha', InputWarning)
+                self._images = tuple(
+                    Imagery(path, _all_bands(path) if scores else bands)
+                    for path in (before, after)
+                )
+            grids = [image.geobox for image in self._images]
+            self.bands = self._common_bands(before, after)
+        #: the grid of the second
+        self.geobox = grids[1]
+        if coverage(grids[1], grids[0]) == 0:
+            raise InputError(f'{before} and {after} have no pixels in common.')
+        # Points of the first raster along a side of a pixel, where it is finer.
+        self._points = min(
+            max(1, round(pixel_ratio(grids[1], grids[0]) ** 0.5)), _POINTS
+        )
+
+    def _common_bands(self, before: PathLike, after: PathLike) -> list[int]:
+        """The bands of both.
+
+        Raises:
+            InputError: They have other bands.
+        """
+        first, second = self._images
+        if first.band_indexes == second.band_indexes:
+            return [index + 1 for index in second.band_indexes]
+        if self.scores:
             raise InputError(
-                f'--bands are from 1 to {min(counts)}, which both files have.'
+                f'{before} has scores of {first.bands} classes and {after} of '
+                f'{second.bands}: make both maps of one legend (map --target), or give '
+                '--signal classes.'
             )
+        raise InputError(
+            f'{before} has {first.bands} bands and {after} has {second.bands}; choose '
+            'those that are compared with --bands.'
+        )
 
     def blocks(
         self, size: int
-    ) -> Iterator[tuple[slice, slice, NDArray[np.float64], NDArray[np.float64], Any]]:
+    ) -> Iterator[tuple[slice, slice, NDArray[Any], NDArray[Any], NDArray[np.bool_]]]:
         """Go through the second raster.
 
         Args:
-            size: Height and width of a block, in pixels.
+            size: Height and width of a block, in pixels; blocks are smaller where the
+                first raster is finer.
 
         Yields:
             Rows, columns, both signals, (B, h, w), and which pixels both have, (h, w).
         """
-        grid = self.geobox
-        warp = Resampling.nearest if self.legend else Resampling.bilinear
-        with (
-            warnings.catch_warnings(),
-            rasterio.open(address_of(self.files[0].path)) as first,
-            rasterio.open(address_of(self.files[1].path)) as after,
-            WarpedVRT(
-                first,
-                crs=str(grid.crs.to_wkt()) if grid.crs else None,
-                transform=grid.affine,
-                width=grid.width,
-                height=grid.height,
-                resampling=warp,
-            ) as before,
-        ):
-            # no data in the file goes before its fourth band, which GDAL calls alpha
-            warnings.simplefilter('ignore', NodataShadowWarning)
-            for rows, cols in blocks_of(grid, size):
-                window = Window.from_slices(rows, cols)
-                signals, valid = [], np.ones(
-                    (rows.stop - rows.start, cols.stop - cols.start), bool
-                )  # fmt: skip
-                for source in (before, after):
-                    masks = source.read_masks(self.bands, window=window)
-                    values = source.read(self.bands, window=window)
-                    if self.legend is not None:
-                        index = self.legend.index(values[0].astype(np.int64))
-                        valid &= (index >= 0) & (masks[0] > 0)
-                        one_hot = index == np.arange(len(self.legend))[:, None, None]
-                        signals.append(one_hot.astype(np.float64))
-                        continue
-                    values = values.astype(np.float64)
-                    valid &= (masks > 0).all(0) & np.isfinite(values).all(0)
-                    signals.append(np.nan_to_num(values))
-                yield rows, cols, signals[0], signals[1], valid
+        for rows, cols in blocks_of(self.geobox, max(size // self._points, 1)):
+            block = crop(self.geobox, (rows.start, cols.start, rows.stop, cols.stop))
+            if self.legend is not None:
+                old, new = self._labels
+                one = self.legend.index(old.at(block))
+                two = self.legend.index(new.read(rows, cols))
+                yield rows, cols, one[None], two[None], (one >= 0) & (two >= 0)
+                continue
+            before, covered = self._before(block)
+            after, valid = self._images[1].read(block)
+            yield rows, cols, before, after, valid & covered
+
+    def _before(self, block: GeoBox) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Read the first raster on a part of the second one's grid.
+
+        As :class:`Imagery` warps the files of a mosaic: bilinear over valid pixels, and
+        the mean of several points where the raster is finer. But a mosaic has one grid
+        for all, which a raster of a continent and one of a county do not have.
+        """
+        raster, points = self._images[0], self._points
+        grid = raster.geobox
+        if pixel_offset(block, grid) is not None:
+            return raster.read(block)
+        place = lr_coordinates(block.zoom_out(1 / points), grid) - 0.5
+        image = np.zeros((len(self.bands), *block.shape), np.float32)
+        defined = np.isfinite(place).all(0)
+        if not defined.any():
+            return image, np.zeros(block.shape, bool)
+        place[:, ~defined] = -2  # outside
+        low = np.floor(place[:, defined].min(1)).astype(int)
+        high = np.ceil(place[:, defined].max(1)).astype(int) + 1
+        top, left, bottom, right = clip((*low, *high), *grid.shape)
+        if top >= bottom or left >= right:
+            return image, np.zeros(block.shape, bool)
+        values, valid = raster.read(crop(grid, (top, left, bottom, right)))
+        place -= np.array([top, left])[:, None, None]
+
+        def sample(band: NDArray[np.float32]) -> NDArray[np.float32]:
+            drawn = map_coordinates(band, place, order=1, mode='grid-constant')
+            parts = drawn.reshape(block.height, points, block.width, points)
+            mean: NDArray[np.float32] = parts.mean(axis=(1, 3))
+            return mean
+
+        weight = sample(valid.astype(np.float32))
+        # half of the pixel, with room for rounding where the grids are half a pixel off
+        covered = weight > 0.49
+        for number, band in enumerate(values):
+            np.divide(sample(band), weight, out=image[number], where=covered)
+        return image, covered
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of the first raster; 1 of imagery."""
+        if self.legend is not None:
+            return len(self.legend)
+        return len(self.bands) if self.scores else 1
+
+    def class_of(self, before: NDArray[Any]) -> NDArray[np.int64]:
+        """Class of each pixel of the first signal, (h, w); of imagery 0.
+
+        Args:
+            before: The first signal, (B, h, w).
+        """
+        if self.legend is not None:
+            index: NDArray[np.int64] = before[0].clip(0)
+            return index
+        if self.scores:
+            return before.argmax(0)
+        return np.zeros(before.shape[1:], np.int64)
+
+    @property
+    def half(self) -> float:
+        """Difference of a window of which half has become another class for certain."""
+        if self.legend is not None:
+            return 0.5
+        return 100 / len(self.bands) if self.scores else np.inf
+
+    def difference(
+        self, before: NDArray[Any], after: NDArray[Any]
+    ) -> NDArray[np.float64]:
+        """Difference of each pixel, (h, w).
+
+        Args:
+            before: The first signal, calibrated, (B, h, w).
+            after: The second one, (B, h, w).
+
+        Returns:
+            The mean absolute difference of the bands; of classes 0 or 1, so that the mean
+            of a window is the share of its pixels that have changed.
+        """
+        if self.legend is not None:
+            return (before[0] != after[0]).astype(np.float64)
+        mean: NDArray[np.float64] = np.abs(before - after).mean(0, dtype=np.float64)
+        return mean
+
+
+def _all_bands(path: PathLike) -> list[int]:
+    """Bands of a file, from 1; one that is named is data, whatever the file calls it."""
+    return list(range(1, open_rasters([path])[0].count + 1))
+
+
+@dataclass(frozen=True, eq=False)
+class PixelSample:
+    """Pixels that a calibration is fitted on.
+
+    Args:
+        moments: Sums over all pixels of (x, 1)ᵀ (x, 1, y), (B + 1, 2 B + 1).
+        before: First signal x of some of them, (B, n).
+        after: Second signal y, (B, n).
+        scores: Whether they are scores in percent.
+    """
+
+    moments: NDArray[np.float64]
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+    scores: bool = False
+
+    @classmethod
+    def draw(
+        cls, pair: SignalPair, tick: Callable[[], None] = lambda: None
+    ) -> 'PixelSample':
+        """Go through the pixels that both rasters have.
+
+        Args:
+            pair: The signals.
+            tick: Called after each block.
+
+        Raises:
+            InputError: If there is no such pixel.
+        """
+        most = max(_SAMPLE // (2 * len(pair.bands)), 8 * len(pair.bands))
+        share = most / (pair.geobox.height * pair.geobox.width)
+        moments: Any = 0.0
+        drawn: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        for rows, cols, before, after, valid in pair.blocks(_BLOCK):
+            x, y = before[:, valid].astype(float), after[:, valid].astype(float)
+            x_one = np.concatenate([x, np.ones((1, x.shape[1]))])
+            moments = moments + np.concatenate([x_one @ x_one.T, x_one @ y.T], 1)
+            if share < 1:
+                # the same in every run
+                rng = np.random.default_rng([rows.start, cols.start])
+                some = rng.random(x.shape[1]) < share
+                x, y = x[:, some], y[:, some]
+            drawn.append((x, y))
+            tick()
+        if moments[-1, len(pair.bands)] == 0:
+            raise InputError('The two rasters have no pixels in common that have data.')
+        before, after = (np.concatenate(parts, 1) for parts in zip(*drawn, strict=True))
+        return cls(moments, before, after, pair.scores)
+
+    @cached_property
+    def least(self) -> float:
+        """Least difference that counts, in the units of the signal."""
+        if self.scores:
+            return LEAST_SCORES
+        if not self.after.size:
+            return 1e-9
+        away = np.abs(self.after - np.median(self.after, axis=1, keepdims=True))
+        spread = np.median(away, axis=1)
+        # a mask, most of which is 0
+        spread = np.where(spread > 0, spread, away.mean(1))
+        return LEAST_IMAGERY * float(spread.mean()) + 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,70 +349,74 @@ class LinearCalibration:
     offset: NDArray[np.float64]
 
     @classmethod
-    def fit(
-        cls, pair: SignalPair, tick: Callable[[], None] = lambda: None
-    ) -> 'LinearCalibration':
-        """Least squares over the pixels that both rasters have, place ignored.
+    def fit(cls, pixels: PixelSample) -> 'LinearCalibration':
+        """Fit signals with what has changed among them, place ignored.
 
-        What has changed would bend the calibration, and then differences show
-        everywhere. Therefore it is fitted twice more without the pixels that are further
-        off than :data:`_OUTLIER` times the median (a flood over a tenth of the made
-        scene of the tests raised what is left elsewhere from 1.9 to 4.4).
+        Least squares would be bent by what has changed, and then differences show
+        everywhere (a flood over a tenth of the made scene of the tests raised what is left
+        elsewhere from 1.9 to 4.4). Therefore a pixel whose mean absolute difference r is
+        larger than k, twice the median, counts k / r, and the fit is repeated with these
+        weights until it stays the same (Huber 1964, by iterated least squares); then, from
+        there, those further off than 4 k count 4 k / r of that, which takes out what they
+        still bend.
+
+        No weight is ever 0. Without the pixels that are far off, a class would be left
+        out as a whole where a commoner one does not differ at all: then its column of A is
+        anything. What the sample says nothing of stays as least squares over all pixels
+        have it.
 
         Args:
-            pair: The signals.
-            tick: Called after each block of the first fit.
-
-        Raises:
-            InputError: If there is no such pixel.
+            pixels: The pixels.
         """
-        result = cls._fit(pair, None, np.inf, tick)
-        for _ in range(2):
-            result = cls._fit(pair, result, _OUTLIER * result._median(pair))
+        result = cls.least_squares(pixels.moments)
+        x, y = pixels.before, pixels.after
+        x_one = np.concatenate([x, np.ones((1, x.shape[1]))])
+        apart = y - result(x)
+        for far in (np.inf, _FAR) if apart.size else ():
+            for _ in range(_ROUNDS):
+                size = np.abs(apart).mean(0)
+                # not far below what counts: weights of 1e-6 leave nothing to solve with
+                most = max(_OUTLIER * float(np.median(size)), 0.1 * pixels.least)
+                weight = most / np.maximum(size, most)
+                weight *= np.minimum(far * weight, 1)
+                weighted = x_one * weight
+                more = cls.least_squares(
+                    np.concatenate([weighted @ x_one.T, weighted @ apart.T], 1)
+                )
+                result = cls(result.matrix + more.matrix, result.offset + more.offset)
+                moved = more(x)
+                apart -= moved
+                if np.abs(moved).mean() < 0.01 * pixels.least:
+                    break
         return result
 
     @classmethod
-    def _fit(
-        cls,
-        pair: SignalPair,
-        earlier: 'LinearCalibration | None',
-        most: float,
-        tick: Callable[[], None] = lambda: None,
-    ) -> 'LinearCalibration':
-        """Least squares over the pixels that an earlier fit is at most so far off."""
-        moments: Any = 0.0
-        for _, _, before, after, valid in pair.blocks(_BLOCK):
-            if earlier is not None:
-                valid = valid & (np.abs(earlier(before) - after).mean(0) <= most)
-            x = np.concatenate([before[:, valid], np.ones((1, int(valid.sum())))])
-            moments = moments + np.concatenate([x @ x.T, x @ after[:, valid].T], 1)
-            tick()
-        channels = len(moments) - 1
-        if moments[-1, channels] == 0:
-            raise InputError('The two rasters have no pixels in common that have data.')
-        # Columns of class scores add up to one: the least of the solutions is taken.
+    def least_squares(cls, moments: NDArray[np.float64]) -> 'LinearCalibration':
+        """Least squares by sums of products.
+
+        Args:
+            moments: Sums of w (x, 1)ᵀ (x, 1, y), (B + 1, 2 B + 1); w is a pixel's weight.
+        """
+        count = len(moments) - 1
+        mean = moments[-1] / moments[-1, count]
+        products = moments[:count] / moments[-1, count]
+        covariance = products[:, :count] - np.outer(mean[:count], mean[:count])
+        crossed = products[:, count + 1 :] - np.outer(mean[:count], mean[count + 1 :])
+        # In units of their spread, for bands may be of 1 and of 10 000; below rounding of
+        # the products there is none.
+        spread = np.sqrt(np.diag(covariance).clip(0))
+        spread[spread**2 <= 1e-12 * np.diag(products)] = np.inf
+        # Scores add up to 100: the least of the solutions is taken.
         solution = np.linalg.lstsq(
-            moments[:, : channels + 1], moments[:, channels + 1 :], rcond=1e-10
+            covariance / np.outer(spread, spread), crossed / spread[:, None], rcond=1e-9
         )[0]
-        return cls(solution[:-1].T, solution[-1])
+        matrix = (solution / spread[:, None]).T
+        return cls(matrix, mean[count + 1 :] - matrix @ mean[:count])
 
-    def _median(self, pair: SignalPair) -> float:
-        """Median of the mean absolute difference over pixels, from a sample of them."""
-        apart = []
-        for rows, cols, before, after, valid in pair.blocks(_BLOCK):
-            # A few thousand pixels of each block, the same in every run.
-            rng = np.random.default_rng([rows.start, cols.start])
-            drawn = valid & (rng.random(valid.shape) < _SAMPLE / valid.size)
-            offset = np.abs(self(before) - after).mean(0)
-            apart.append(offset[drawn])
-        values = np.concatenate(apart)
-        # A little more than equal: maps that are alike nearly everywhere differ by 0.
-        return float(np.median(values)) + 1e-6 if values.size else np.inf
-
-    def __call__(self, signal: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Calibrate a signal, (B, h, w)."""
+    def __call__(self, signal: NDArray[Any]) -> NDArray[np.float64]:
+        """Calibrate a signal, (B, ...)."""
         moved = np.tensordot(self.matrix, signal, 1)
-        return moved + self.offset[:, None, None]
+        return moved + self.offset.reshape(-1, *[1] * (signal.ndim - 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,24 +427,31 @@ class ChangeMap:
         geobox: Grid of the windows.
         difference: Mean over the pixels and channels of a window, (h, w); NaN where less
             than half of it has data.
+        areas: Square metres of its pixels that have data, (h, w).
         threshold: From which on a window has changed.
-        calibration: How the first signal was calibrated.
+        thresholds: The same of each window: higher where most of it is of a class that
+            differs more everywhere, (h, w).
+        calibration: How the first signal was calibrated; None of classes.
+        grid: Grid of the pixels: windows of the last row and column reach beyond it.
     """
 
     geobox: GeoBox
     difference: NDArray[np.float64]
+    areas: NDArray[np.float64]
     threshold: float
-    calibration: LinearCalibration
+    thresholds: NDArray[np.float64]
+    calibration: LinearCalibration | None
+    grid: GeoBox
 
     @cached_property
     def changed(self) -> NDArray[np.bool_]:
         """Windows that have changed, (h, w)."""
-        return np.nan_to_num(self.difference, nan=-1) >= self.threshold
+        return np.nan_to_num(self.difference, nan=-1) >= self.thresholds
 
     @cached_property
     def hectares(self) -> float:
-        """Area of the windows that have changed."""
-        return float(self.changed.sum(1) @ row_areas(self.geobox) / 1e4)
+        """Area of the windows that have changed, as far as they have data."""
+        return float(self.areas[self.changed].sum() / 1e4)
 
     def save(self, path: Path) -> None:
         """Write a cloud-optimised GeoTIFF: the difference, and 1 where it is a change.
@@ -263,34 +477,43 @@ class ChangeMap:
                 dataset.write(changed.astype(np.float32), 2)
                 dataset.set_band_description(1, 'mean absolute difference')
                 dataset.set_band_description(2, 'changed')
-                dataset.update_tags(THRESHOLD=repr(self.threshold))
+                dataset.update_tags(
+                    THRESHOLD=repr(float(self.threshold)),
+                    LARGEST_THRESHOLD=repr(float(self.thresholds.max())),
+                )
             rasterio.shutil.copy(memory.name, path, driver='COG', compress='deflate')
 
     def polygons(self) -> geopandas.GeoDataFrame:
         """Windows that have changed and touch, as one polygon each.
 
         Returns:
-            ``difference`` (the mean), ``largest`` and ``hectares`` of each; may be empty.
+            ``difference`` (the mean), ``largest`` and ``hectares`` (of what has data) of
+            each; may be empty. Polygons end where the raster does.
         """
         rows: list[dict[str, Any]] = []
-        number = np.zeros(self.changed.shape, np.int32)
-        outlines = shapes(
-            self.changed.astype(np.uint8), self.changed, 8, self.geobox.affine
-        )
-        area = row_areas(self.geobox) / 1e4
+        # Outlines are of whole windows; corners beyond the raster are moved to its edge.
+        size = np.array([self.grid.width, self.grid.height])
+        a, b, c, d, e, f = (~self.grid.affine * self.geobox.affine)[:6]
+
+        def place(points: NDArray[np.float64]) -> NDArray[np.float64]:
+            col, row = points.T
+            edge = np.stack([a * col + b * row + c, d * col + e * row + f], 1).round()
+            x, y = self.grid.pix2wld(*np.minimum(edge, size).T)
+            return np.stack([x, y], 1)
+
+        outlines = shapes(self.changed.astype(np.uint8), self.changed, 8)
         for count, (outline, _) in enumerate(outlines, 1):
-            polygon = shape(outline)
-            inside = rasterio.features.geometry_mask(
-                [outline], number.shape, self.geobox.affine, invert=True
+            inside = self.changed & rasterio.features.geometry_mask(
+                [outline], self.changed.shape, Affine.identity(), invert=True
             )
-            values = self.difference[inside & self.changed]
+            values = self.difference[inside]
             rows.append(
                 {
                     'change': count,
                     'difference': float(values.mean()),
                     'largest': float(values.max()),
-                    'hectares': float((inside & self.changed).sum(1) @ area),
-                    'geometry': polygon,
+                    'hectares': float(self.areas[inside].sum() / 1e4),
+                    'geometry': shapely.transform(shape(outline), place),
                 }
             )
         columns = ['change', 'difference', 'largest', 'hectares', 'geometry']
@@ -319,23 +542,36 @@ def detect_change(
         The change.
 
     Raises:
-        InputError: If a window is smaller than a pixel, or none has data.
+        InputError: If a window is smaller than a pixel, or the rasters have no pixels
+            with data in common.
     """
     grid = pair.geobox
     high, wide = (max(round(window / side), 1) for side in pixel_metres(grid))
     if window < max(pixel_metres(grid)):
         raise InputError(f'--window {window:g} m is smaller than a pixel.')
-    calibration = LinearCalibration.fit(pair, tick)
+    calibration: LinearCalibration | None = None
+    least = LEAST_CLASSES
+    if pair.legend is None:
+        sample = PixelSample.draw(pair, tick)
+        calibration, least = LinearCalibration.fit(sample), sample.least
     height, width = -(-grid.height // high), -(-grid.width // wide)
-    sums, counts = np.zeros((height, width)), np.zeros((height, width))
+    sums, counts, areas = np.zeros((3, height, width))
+    members = np.zeros((pair.classes, height, width))
+    metres = row_areas(grid)
     for rows, cols, before, after, valid in pair.blocks(_BLOCK):
-        apart = np.abs(calibration(before) - after).mean(0)
+        expected = before if calibration is None else calibration(before)
+        apart = pair.difference(expected, after)
         row = np.arange(rows.start, rows.stop) // high
         col = np.arange(cols.start, cols.stop) // wide
         place = (row[:, None] * width + col)[valid]
-        sums += np.bincount(place, apart[valid], sums.size).reshape(sums.shape)
-        counts += np.bincount(place, minlength=sums.size).reshape(sums.shape)
+        area = np.broadcast_to(metres[rows, None], valid.shape)[valid]
+        for total, values in ((sums, apart[valid]), (counts, None), (areas, area)):
+            total += np.bincount(place, values, total.size).reshape(total.shape)
+        place = place + pair.class_of(before)[valid] * sums.size
+        members += np.bincount(place, minlength=members.size).reshape(members.shape)
         tick()
+    if not counts.any():
+        raise InputError('The two rasters have no pixels in common that have data.')
     pixels = np.outer(
         np.diff(np.minimum(np.arange(height + 1) * high, grid.height)),
         np.diff(np.minimum(np.arange(width + 1) * wide, grid.width)),
@@ -346,21 +582,35 @@ def detect_change(
         raise InputError('No window has data in both rasters over half of its area.')
     windows = GeoBox((height, width), grid.affine * Affine.scale(wide, high), grid.crs)
     if threshold is None:
-        threshold = choose_threshold(difference)
-    return ChangeMap(windows, difference, threshold, calibration)
+        threshold = choose_threshold(difference, least)
+        thresholds = np.full(difference.shape, threshold)
+        # One class may differ more than the others everywhere: one that is confused more
+        # often, say. As a whole it has not changed for it.
+        for number in range(pair.classes):
+            own = enough & (members.argmax(0) == number)
+            if own.sum() >= _WINDOWS:
+                higher = choose_threshold(difference[own], least)
+                thresholds[own] = max(threshold, min(higher, pair.half))
+    else:
+        thresholds = np.full(difference.shape, threshold)
+    return ChangeMap(
+        windows, difference, areas, threshold, thresholds, calibration, grid
+    )
 
 
-def choose_threshold(difference: NDArray[np.float64]) -> float:
+def choose_threshold(difference: NDArray[np.float64], least: float = 1e-9) -> float:
     """A threshold from the windows themselves, most of which have not changed.
 
     The median of the differences plus :data:`DEVIATIONS` robust standard deviations
     (1.4826 times the median absolute deviation), and no less than one and a half times
     the median: a handful of windows has no spread to speak of. Where nothing has changed
     no window is reported, unlike with a threshold that always splits the windows in two
-    (Otsu's).
+    (Otsu's). Where most windows are equal, neither median nor spread says anything: what
+    is above the median by less than *least* is never reported.
 
     Args:
         difference: Differences of windows; NaN is left out.
+        least: Least difference that counts, in the units of the signal.
 
     >>> round(choose_threshold(np.array([0.10, 0.11, 0.12, 0.10, 0.90])), 3)
     0.199
@@ -368,7 +618,7 @@ def choose_threshold(difference: NDArray[np.float64]) -> float:
     values = difference[np.isfinite(difference)]
     middle = float(np.median(values))
     spread = 1.4826 * float(np.median(np.abs(values - middle)))
-    return middle + max(DEVIATIONS * spread, 0.5 * middle, 1e-9)
+    return middle + max(DEVIATIONS * spread, 0.5 * middle, least)
 
 
 @dataclass(frozen=True, eq=False)

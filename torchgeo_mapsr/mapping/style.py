@@ -207,7 +207,10 @@ def legend_of_map(raster: str | os.PathLike[str]) -> Legend:
     try:
         with rasterio.open(name) as dataset:
             tags = dataset.tags()
-            nodata = None if dataset.nodata is None else int(dataset.nodata)
+            value = dataset.nodata
+            # of a map of floats it may be NaN, which is no code
+            known = value is not None and float(value).is_integer()
+            nodata = int(value) if known else None
             colors = dataset.colormap(1) if 'CLASSES' in tags else {}
     except (RasterioError, ValueError) as error:
         reason = ' '.join(str(error).split())

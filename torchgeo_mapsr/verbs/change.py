@@ -43,7 +43,11 @@ what two class maps hide; without scores, by their classes. Maps serve better th
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument('before', metavar='BEFORE', help='raster of the first date')
+    parser.add_argument(
+        'before',
+        metavar='BEFORE',
+        help='raster of the first date: a file, or a folder or .zip that holds one',
+    )
     parser.add_argument(
         'after', metavar='AFTER', help='raster of the second date; its grid is used'
     )
@@ -98,11 +102,12 @@ def run(options: argparse.Namespace) -> int:
     from ..evaluation.change import SignalPair, detect_change, transitions
     from ..evaluation.class_maps import layer_path, map_legend
 
-    pair = (options.before, options.after)
-    signal, is_map = _signal(options)
-    inputs: list[Any] = [*pair]
+    pair = (_one(options.before), _one(options.after))
+    signal, is_map = _signal(options, pair)
+    inputs: list[Any] = [options.before, options.after, *pair]
+    scores = [layer_path(path, 'scores') for path in pair]
     if signal == 'scores':
-        inputs += [layer_path(path, 'scores') for path in pair]
+        inputs += scores
     for path, suffix in (
         (options.output, '.tif'),
         (options.polygons, '.gpkg'),
@@ -119,11 +124,11 @@ def run(options: argparse.Namespace) -> int:
         raise InputError('--threshold is a difference: 0 or more.')
     if options.matrix is not None and not is_map:
         raise InputError('--matrix needs two class maps; give their --legend.')
-    legend = map_legend(options.after, options.legend) if is_map else None
+    legend = map_legend(pair[1], options.legend) if is_map else None
     if signal == 'scores':
-        files = SignalPair(*inputs[2:])
+        files = SignalPair(scores[0], scores[1], scores=True)
     elif signal == 'classes':
-        files = SignalPair(*pair, bands=[1], legend=legend)
+        files = SignalPair(*pair, legend=legend)
     else:
         files = SignalPair(*pair, bands=options.bands)
     console = terminal()
@@ -144,16 +149,19 @@ def run(options: argparse.Namespace) -> int:
     if table is not None:
         _show(console, table)
     windows = int(result.changed.sum())
+    largest = float(result.thresholds.max())
+    higher = f' to {largest:.4g}, by class' if largest > result.threshold else ''
     console.print(
         f'{windows} of {int((result.difference == result.difference).sum())} windows '
         f'of {options.window:g} m have changed ({result.hectares:,.2f} ha, '
-        f'{len(polygons)} places); threshold {result.threshold:.4g} on {signal}.'
+        f'{len(polygons)} places); threshold {result.threshold:.4g}{higher} on {signal}.'
     )
     console.print(f'Change: {options.output}')
     content = {
         'signal': signal,
         'window_metres': options.window,
         'threshold': result.threshold,
+        'largest_threshold': largest,
         'windows_changed': windows,
         'hectares_changed': round(result.hectares, 4),
         'places': len(polygons),
@@ -163,18 +171,36 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _signal(options: argparse.Namespace) -> tuple[str, bool]:
-    """What is compared, and whether both files are class maps."""
-    import rasterio
+def _one(path: str) -> str:
+    """The raster that is named: a file, or the only one of a folder or an archive.
 
-    from ..datasets.geo.raster import address_of, open_rasters
+    Raises:
+        InputError: It holds several.
+    """
+    from ..datasets.geo.raster import list_rasters
+    from ..evaluation.class_maps import without_layers
+
+    names = list_rasters(path)
+    if len(names) == 1:
+        return names[0]
+    names = without_layers(names)
+    if len(names) > 1:
+        raise InputError(
+            f'{path} holds {len(names)} rasters, and one is compared with one: name one '
+            'of them, or make them one (gdalbuildvrt before.vrt FILES).'
+        )
+    return names[0]
+
+
+def _signal(options: argparse.Namespace, pair: tuple[str, str]) -> tuple[str, bool]:
+    """What is compared, and whether both files are class maps."""
+    from ..datasets.geo.raster import open_raster, open_rasters
     from ..evaluation.class_maps import common_legend, layer_path
 
-    pair = (options.before, options.after)
-    files = open_rasters(pair)
+    files = open_rasters(pair, imagery=True)
     named = []
     for path in pair:
-        with rasterio.open(address_of(path)) as dataset:
+        with open_raster(path) as dataset:
             if 'LEGEND' in dataset.tags():
                 named.append(path)
     one_band = all(file.count == 1 for file in files)
