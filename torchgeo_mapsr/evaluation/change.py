@@ -8,7 +8,6 @@ which takes out what changes everywhere alike (light, season, sensor); the mean 
 difference that is left, in windows of 240 m, is the change.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,7 +41,7 @@ from ..datasets.geo.region import lr_coordinates
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
-from ..errors import InputError, InputWarning
+from ..errors import InputError
 from .accuracy import pixel_metres
 
 _BLOCK = 1024
@@ -121,14 +120,10 @@ class SignalPair:
             )
             grids = [raster.geobox for raster in self._labels]
         else:
-            with warnings.catch_warnings():
-                if scores:
-                    # what all its bands are is known
-                    warnings.filterwarnings('ignore', '.*is called alpha', InputWarning)
-                self._images = tuple(
-                    Imagery(path, _all_bands(path) if scores else bands)
-                    for path in (before, after)
-                )
+            self._images = tuple(
+                Imagery(path, _all_bands(path) if scores else bands)
+                for path in (before, after)
+            )
             grids = [image.geobox for image in self._images]
             self.bands = self._common_bands(before, after)
         #: the grid of the second

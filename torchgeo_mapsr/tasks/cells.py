@@ -13,7 +13,6 @@ from torch import Tensor
 from .._compat import Sample
 from ..datasets.legends.crosswalk import Crosswalk
 from ..errors import InputError
-from ..models.head.cells import WHOLE
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +59,8 @@ class BatchCells:
         valid = torch.ones_like(region, dtype=torch.bool)
         if 'mask_valid' in batch:
             valid = batch['mask_valid'].reshape(-1, height, width) > 0
-        codes, whole = batch['lr_label'], batch['lr_pixels']
+        # of single precision, whatever the trainer makes of it: bfloat16 ends at 256
+        codes, whole = batch['lr_label'], batch['lr_pixels'].float()
         label = torch.from_numpy(crosswalk.index(codes.cpu().numpy())).to(codes.device)
         region_index = torch.where(valid, region, 0).flatten(1)
         count = whole.new_zeros(len(region_index), whole[0].numel() + 1)
@@ -69,11 +69,6 @@ class BatchCells:
         )
         share = count[:, 1:].view_as(whole) / whole.clamp(min=1)
         return cls(region, valid, codes, label, share.clamp(max=1))
-
-    @property
-    def usable(self) -> Tensor:
-        """Cells that are whole and labelled, (B, h, w) bool."""
-        return (self.label >= 0) & (self.share >= WHOLE)
 
     def of_pixels(self, values: Tensor, outside: int) -> Tensor:
         """The value of the cell that each pixel lies in, (B, H, W).
