@@ -168,7 +168,8 @@ def test_chips_are_of_the_raster_that_they_are_drawn_from(
     one_place: LRHRPairs, length: int | None
 ) -> None:
     """Also where a finer or coarser one shows the same place."""
-    sampler = ChipSampler(one_place, 64, length=length)
+    generator = torch.Generator().manual_seed(0)
+    sampler = ChipSampler(one_place, 64, length=length, generator=generator)
     queries = [pickle.loads(pickle.dumps(query)) for query in sampler]
     seen = []
     for query in queries:
@@ -187,7 +188,7 @@ def test_chips_are_of_the_raster_that_they_are_drawn_from(
         assert counts[1:].tolist() == [4] * 4
         assert counts[0] == len(queries) - 16
     else:
-        assert (counts > 0).all()
+        assert (counts[1:] > 0).all()  # the other has a hundredth of the pixels
 
 
 def test_transforms_of_a_pair_are_not_dropped(root: Path) -> None:

@@ -1,7 +1,6 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import sys
 from pathlib import Path
 
 import geopandas
@@ -115,15 +114,6 @@ def test_geoparquet(classes: str, tmp_path: Path) -> None:
     assert found.geometry.geom_equals_exact(same.geometry, 1e-6).all()
     assert list(found.columns) == list(same.columns)
     assert (found.drop(columns='geometry') == same.drop(columns='geometry')).all(None)
-
-
-def test_geoparquet_without_pyarrow(
-    classes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, 'pyarrow', None)
-    with pytest.raises(InputError, match=r'pyarrow.*\.gpkg'):
-        write_footprints(class_shares(classes, 32), tmp_path / 'p.parquet')
-    assert not list(tmp_path.glob('*.parquet*'))
 
 
 @pytest.mark.parametrize(

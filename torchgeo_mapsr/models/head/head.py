@@ -239,7 +239,8 @@ class Head:
         """
         cosine, translation = self.cosine, self.translation
         if cosine is not None:
-            cosine = CosinePrompts(cosine.prompts.to(device), cosine.centre.to(device))
+            prompts, centre = cosine.prompts.to(device), cosine.centre.to(device)
+            cosine = replace(cosine, prompts=prompts, centre=centre)
         return replace(
             self,
             probe=self.probe.to(device),

@@ -4,7 +4,7 @@
 """Class prompts: what the frozen features of each class look like."""
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -153,17 +153,18 @@ class CosinePrompts:
             where there is none.
         centre: Point that similarity is seen from, (D,): zero, or the mean of all
             pixels' features, which tells classes with like features better apart.
+        centred: Whether the centre is another point than zero (default: as it says).
     """
 
     prompts: Tensor
     centre: Tensor
 
-    #: Whether the centre is another point than zero; asked once, as torch.export cannot
-    #: follow a question about a tensor's values.
-    centred: bool = field(init=False)
+    centred: bool | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, 'centred', bool(self.centre.any()))
+        # Asked once: torch.export cannot follow a question about a tensor's values.
+        if self.centred is None:
+            object.__setattr__(self, 'centred', bool(self.centre.any()))
 
     def match(self, features: Tensor) -> Tensor:
         """Similarity of feature vectors to their most similar prompt of each class.
