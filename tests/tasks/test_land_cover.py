@@ -23,7 +23,7 @@ from torchgeo_mapsr import (
     SegmentationTask,
 )
 from torchgeo_mapsr.datasets.scene.scene import Scene
-from torchgeo_mapsr.tasks.land_cover import valid_pixels
+from torchgeo_mapsr.tasks.cells import valid_pixels
 
 Batch = dict[str, Any]
 

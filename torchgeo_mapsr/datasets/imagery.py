@@ -715,22 +715,48 @@ class _Layer:
         values, removed = self.window(slice(top, bottom), slice(left, right))
         place -= np.array([top, left])[:, None, None]
 
-        def sample(band: NDArray[np.float32]) -> NDArray[np.float32]:
-            points_of = map_coordinates(band, place, order=1, mode='grid-constant')
-            blocks = points_of.reshape(geobox.height, points, geobox.width, points)
-            mean: NDArray[np.float32] = blocks.mean(axis=(1, 3))
-            return mean
-
-        weight = sample((removed == 0).astype(np.float32))
-        # half of the pixel, with room for rounding where the grids are half a pixel off
-        defined = weight > 0.49
-        for i, band in enumerate(values):
-            np.divide(sample(band), weight, out=image[i], where=defined)
+        image, defined = bilinear_mean(values, removed == 0, place, points)
         if removed.any():
             middle = place[:, points // 2 :: points, points // 2 :: points]
             nearest = map_coordinates(removed, middle, order=0, cval=_OUTSIDE)
             sources = np.where(nearest == 0, np.uint8(_OUTSIDE), nearest)
         return image, np.where(defined, np.uint8(0), sources)
+
+
+def bilinear_mean(
+    values: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    place: NDArray[np.float64],
+    points: int,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Values between valid pixels, each the mean of several points.
+
+    Args:
+        values: (B, h, w), 0 where there is none.
+        valid: Pixels with a value, (h, w).
+        place: Row and column of each point in these, (2, H points, W points); 0 is the
+            centre of the first pixel.
+        points: Points along a side of a pixel of the result.
+
+    Returns:
+        (B, H, W), 0 where there is none; and where half of the pixel has values, (H, W).
+    """
+    height, width = (size // points for size in place.shape[1:])
+
+    def sample(band: NDArray[np.float32]) -> NDArray[np.float32]:
+        drawn = map_coordinates(band, place, order=1, mode='grid-constant')
+        mean: NDArray[np.float32] = drawn.reshape(height, points, width, points).mean(
+            axis=(1, 3)
+        )
+        return mean
+
+    weight = sample(valid.astype(np.float32))
+    # half of the pixel, with room for rounding where the grids are half a pixel off
+    defined = weight > 0.49
+    image = np.zeros((len(values), height, width), np.float32)
+    for i, band in enumerate(values):
+        np.divide(sample(band), weight, out=image[i], where=defined)
+    return image, defined
 
 
 def _rim(values: NDArray[Any], nodata: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -24,7 +24,6 @@ from odc.geo.geobox import GeoBox
 from rasterio.features import shapes
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
-from scipy.ndimage import map_coordinates
 from shapely.geometry import shape
 
 from ..datasets.geo.grid import (
@@ -38,7 +37,7 @@ from ..datasets.geo.grid import (
 )
 from ..datasets.geo.raster import PathLike, open_rasters
 from ..datasets.geo.region import lr_coordinates
-from ..datasets.imagery import Imagery
+from ..datasets.imagery import Imagery, bilinear_mean
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -203,19 +202,7 @@ class SignalPair:
             return image, np.zeros(block.shape, bool)
         values, valid = raster.read(crop(grid, (top, left, bottom, right)))
         place -= np.array([top, left])[:, None, None]
-
-        def sample(band: NDArray[np.float32]) -> NDArray[np.float32]:
-            drawn = map_coordinates(band, place, order=1, mode='grid-constant')
-            parts = drawn.reshape(block.height, points, block.width, points)
-            mean: NDArray[np.float32] = parts.mean(axis=(1, 3))
-            return mean
-
-        weight = sample(valid.astype(np.float32))
-        # half of the pixel, with room for rounding where the grids are half a pixel off
-        covered = weight > 0.49
-        for number, band in enumerate(values):
-            np.divide(sample(band), weight, out=image[number], where=covered)
-        return image, covered
+        return bilinear_mean(values, valid, place, points)
 
     @property
     def classes(self) -> int:

@@ -56,9 +56,7 @@ class BatchCells:
         # Augmentations may give masks a channel axis, and another type.
         height, width = batch['mask_region'].shape[-2:]
         region = batch['mask_region'].reshape(-1, height, width).long()
-        valid = torch.ones_like(region, dtype=torch.bool)
-        if 'mask_valid' in batch:
-            valid = batch['mask_valid'].reshape(-1, height, width) > 0
+        valid = valid_pixels(batch, 'mask_region')
         # of single precision, whatever the trainer makes of it: bfloat16 ends at 256
         codes, whole = batch['lr_label'], batch['lr_pixels'].float()
         label = torch.from_numpy(crosswalk.index(codes.cpu().numpy())).to(codes.device)
@@ -80,3 +78,20 @@ class BatchCells:
         flat = F.pad(values.flatten(1), (1, 0), value=outside)
         gathered = flat.gather(1, self.region.flatten(1)).view_as(self.region)
         return torch.where(self.valid, gathered, outside)
+
+
+def valid_pixels(batch: Sample, key: str = 'image') -> Tensor:
+    """Pixels with data, (B, H, W) bool.
+
+    Args:
+        batch: A batch; without ``mask_valid`` all of its pixels have data.
+        key: What else has the size and the device, (B, …, H, W).
+    """
+    image: Tensor = batch[key]
+    height, width = image.shape[-2:]
+    if 'mask_valid' not in batch:
+        shape = len(image), height, width
+        return torch.ones(shape, dtype=torch.bool, device=image.device)
+    # augmentations may give masks a channel axis, and another type
+    valid: Tensor = batch['mask_valid'].reshape(-1, height, width) > 0
+    return valid

@@ -16,8 +16,8 @@ from ..arguments import POSITIVE
 from ..errors import InputError
 from ..losses import ClassBalancedCrossEntropy, ClassCentreContrast, ClassPrior
 from ..models.networks.segmentation import Network
+from .cells import valid_pixels
 from .classes import Classes
-from .land_cover import valid_pixels
 from .segmentation import CLASSES, NETWORK, NetworkTask
 from .supervision import PixelLabels
 

@@ -16,8 +16,8 @@ from ..arguments import POSITIVE
 from ..losses import label_counts
 from ..models.networks.segmentation import Network
 from ..models.propagation.superpixels import superpixels
+from .cells import valid_pixels
 from .classes import Classes
-from .land_cover import valid_pixels
 from .segmentation import CLASSES, NETWORK, NetworkTask
 from .supervision import MatchedStatistics, Supervision
 

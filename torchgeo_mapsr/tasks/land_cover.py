@@ -31,7 +31,7 @@ from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.plot import plot_sample
 from ..errors import InputError
 from ..transforms import aggregate_regions
-from .cells import BatchCells
+from .cells import BatchCells, valid_pixels
 from .classes import Classes
 
 # A class that the fit never saw costs much in `loss`, but not all.
@@ -366,23 +366,6 @@ def training_steps(trainer: Trainer) -> int:
             'give the trainer max_epochs or max_steps, beside max_time'
         )
     return max(int(steps), 1)
-
-
-def valid_pixels(batch: Sample, key: str = 'image') -> Tensor:
-    """Pixels with data, (B, H, W) bool.
-
-    Args:
-        batch: A batch; without ``mask_valid`` all of its pixels have data.
-        key: What else has the size and the device, (B, …, H, W).
-    """
-    image: Tensor = batch[key]
-    height, width = image.shape[-2:]
-    if 'mask_valid' not in batch:
-        shape = len(image), height, width
-        return torch.ones(shape, dtype=torch.bool, device=image.device)
-    # augmentations may give masks a channel axis, and another type
-    valid: Tensor = batch['mask_valid'].reshape(-1, height, width) > 0
-    return valid
 
 
 def land_cover_metrics(classes: int, ignore_index: int = -1) -> MetricCollection:

@@ -17,8 +17,8 @@ from ..losses import LovaszLoss, SymmetricCrossEntropy, agreement
 from ..models.networks.ensemble import Ensemble
 from ..models.networks.segmentation import Network
 from ..models.networks.trained import Trained
+from .cells import valid_pixels
 from .classes import Classes
-from .land_cover import valid_pixels
 from .segmentation import NetworkTask
 from .supervision import PixelLabels
 

@@ -17,8 +17,8 @@ from ..losses.self_training import weighted_cross_entropy
 from ..models.networks.segmentation import Network
 from ..models.networks.teacher import EMATeacher
 from ..transforms import ClassMix, ResolutionAlignment
+from .cells import valid_pixels
 from .classes import Classes
-from .land_cover import valid_pixels
 from .segmentation import CLASSES, NETWORK, NetworkTask
 from .supervision import PixelLabels
 
