@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
+from scipy.stats import ttest_ind, wilcoxon
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 Matrix = NDArray[np.int64]
 
-# Two-sided level of the paired test.
+# Two-sided level of the tests.
 LEVEL = 0.05
 
 
@@ -77,3 +77,19 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> tuple[str, f
     if p >= LEVEL:
         return 'level', p
     return ('above' if np.median(difference) > 0 else 'below'), p
+
+
+def seed_test(first: Sequence[float], second: Sequence[float]) -> tuple[str, float]:
+    """Welch's t-test of two methods trained with some seeds each, two-sided.
+
+    Args:
+        first: Figure of each seed, two or more.
+        second: Those of the other method.
+
+    Returns:
+        ``above``, ``below`` or ``level`` at 5 %, of the first; and p.
+    """
+    p = float(ttest_ind(first, second, equal_var=False).pvalue)
+    if not p < LEVEL:
+        return 'level', p
+    return ('above' if np.mean(first) > np.mean(second) else 'below'), p

@@ -27,7 +27,7 @@ from torch import Tensor
 from .networks import train
 from .package import ORIGIN, TARGET, majority_of_cells, mapsr
 from .regions import REAL, SETS, Maps, Region
-from .scores import figures_of
+from .scores import figures_of, seed_test
 from .store import Release, Row
 from .table import Table, Trial, seed_grid, seed_rows, source_of_seeds, unique
 
@@ -401,15 +401,14 @@ def checks(release: Release) -> list[str]:
             if not a or not b:
                 continue
             gain = float(np.mean(a) - np.mean(b))
-            # of two means, by the spread of the seeds
-            spread = [np.var(v, ddof=1) / len(v) if len(v) > 1 else 0 for v in (a, b)]
-            noise = float(np.sqrt(sum(spread)))
-            verdict = 'yes' if gain > noise else 'no' if gain < -noise else 'level'
-            if min(len(a), len(b)) == 1:
-                verdict = 'a single seed'
+            verdict, by = 'a single seed', ''
+            if min(len(a), len(b)) > 1:
+                found, p = seed_test(a, b)
+                verdict = {'above': 'yes', 'below': '**no**', 'level': 'level'}[found]
+                by = f' (p {p:.2g})'
             sentences.append(
                 f'- {verdict}: {ROWS[above][0]} above {ROWS[below][0]}, {name}: '
-                f'{gain:+.3f} mIoU (± {noise:.3f})'
+                f'{gain:+.3f} mIoU{by}'
             )
     return sentences
 
@@ -422,7 +421,8 @@ def markdown(release: Release) -> str:
     trained = f'Each network was trained for {steps} steps of {BATCH} crops of {CROP}².'
     table = seed_grid(release, ROWS, FIGURES)
     source = f'{trained} {source_of_seeds(release)}'
-    return '\n\n'.join([table, '\n'.join(checks(release)), source])
+    asked = 'What the papers found, here (Welch’s test over the seeds, two-sided, 5 %):'
+    return '\n\n'.join([table, asked, '\n'.join(checks(release)), source])
 
 
 TABLE = Table(

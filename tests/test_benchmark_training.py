@@ -134,6 +134,7 @@ def test_claims_are_checked() -> None:
     ]
     release = Release.of(seed_rows(records, training.FIGURES))
     checks = training.checks(release)
+    assert [text.split(': ')[0] for text in checks] == ['- yes', '- level']
     assert any(
         t.startswith('- yes: Agg + App above Low') and '+0.100' in t for t in checks
     )

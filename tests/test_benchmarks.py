@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from scipy.stats import t as student
 from sklearn.metrics import f1_score, jaccard_score, recall_score
 
 from benchmarks import chesapeake, regions, rivals, scenes
 from benchmarks.__main__ import TABLES, fill_pages, main, parse
 from benchmarks.regions import Region
-from benchmarks.scores import confusion_matrix, figures_of, mean_and_spread, paired_test
+from benchmarks.scores import (
+    confusion_matrix,
+    figures_of,
+    mean_and_spread,
+    paired_test,
+    seed_test,
+)
 from benchmarks.store import HERE, Record, Release, Store, commit
 from benchmarks.table import fill, seed_grid, seed_rows
 from torchgeo_mapsr import Crosswalk, InputError, MapJob, map_region
@@ -114,6 +121,20 @@ class TestScores:
     def test_pixels_without_a_class_are_left_out(self) -> None:
         matrix = confusion_matrix(np.array([0, 1, -1]), np.array([0, -1, 1]), 2)
         assert matrix.tolist() == [[1, 0], [0, 0]]
+
+    def test_seed_test_is_welchs(self) -> None:
+        """By its formula, and a difference of more than one standard error is level."""
+        first, second = np.array([0.70, 0.71, 0.75]), np.array([0.66, 0.69, 0.70])
+        parts = [values.var(ddof=1) / 3 for values in (first, second)]
+        error = sum(parts) ** 0.5
+        freedom = sum(parts) ** 2 / sum(part**2 / 2 for part in parts)
+        ratio = (first.mean() - second.mean()) / error
+        assert ratio > 1
+        p = pytest.approx(2 * student.sf(ratio, freedom))
+        assert seed_test(first, second) == ('level', p)
+        assert seed_test(first, second - 0.1)[0] == 'above'
+        assert seed_test(second - 0.1, first)[0] == 'below'
+        assert seed_test([0.5, 0.5], [0.5, 0.5])[0] == 'level'
 
     def test_paired_test(self) -> None:
         base = np.linspace(0.4, 0.6, 8)
