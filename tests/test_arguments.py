@@ -10,6 +10,7 @@ from math import inf, nan
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
@@ -120,16 +121,19 @@ def test_numbers_of_tasks_have_ranges(task: type[NetworkTask]) -> None:
         (SegmentationTask, {'lr': -1e-3}),
         (SegmentationTask, {'weight_decay': nan}),
         (SegmentationTask, {'in_channels': 0}),
+        (SegmentationTask, {'in_channels': 2.5}),
         (SegmentationTask, {'class_weights': (1, 1, -1, 1)}),
         (ClassAwareTask, {'temperature': 0.0}),
         (ClassAwareTask, {'least_share': 2.0}),
         (ExpectationMaximizationTask, {'round_epochs': 0}),
+        (ExpectationMaximizationTask, {'round_epochs': 1.5}),
         (SelfTrainingTask, {'threshold': nan}),
         (SelfTrainingTask, {'ema_decay': -1.0}),
         (SelfTrainingTask, {'alignment_p': 2.0}),
         (PseudoLabelTask, {'lovasz_weight': -1.0}),
         (PseudoLabelTask, {'epsilon': 0.0}),
         (MapSRTask, {'bands': 0}),
+        (MapSRTask, {'bands': 3.5}),
         (MapSRTask, {'lr': inf}),
         (MapSRTask, {'fit': {'prompt': 2}}),
         (MapSRTask, {'fit': 'quick'}),
@@ -146,16 +150,23 @@ def test_numbers_of_tasks_have_ranges(task: type[NetworkTask]) -> None:
         (SymmetricCrossEntropy, {'ce_weight': -1.0}),
         (ResolutionAlignment, {'p': nan}),
         (FitOptions, {'l2': nan}),
+        (FitOptions, {'prompts': 1.5}),
+        (FitOptions, {'seed': 0.5}),
         (MapJob, {'imagery': 'i.tif', 'output': 'map.tif', 'fit': {'prompt': 0}}),
         (MapJob, {'imagery': 'i.tif', 'output': 'map.tif', 'chips': {'stride': 9}}),
         (create_backbone, {'spec': 'rcf', 'bands': 0}),
+        (create_backbone, {'spec': 'rcf', 'bands': 3.5}),
         (Imagery, {'paths': 'i.tif', 'bands': ['red']}),
         (ExemplarLabels, {'labels': 'hr.tif', 'size': 0}),
+        (ExemplarLabels, {'labels': 'hr.tif', 'size': 4.5}),
         (PairDataModule, {'imagery': 'i.tif', 'labels': 'l.tif', 'batch_size': 0}),
         (PairDataModule, {'imagery': 'i.tif', 'labels': 'l.tif', 'stride': -1}),
+        (PairDataModule, {'imagery': 'i.tif', 'labels': 'l.tif', 'batch_size': 2.5}),
+        (UnlabelledDataModule, {'imagery': 'i.tif', 'patch_size': 64.5}),
         (UnlabelledDataModule, {'imagery': 'i.tif', 'num_workers': -1}),
         (OpenEarthMapDataModule, {'patch_size': 0}),
         (MapWriter, {'output': 'map.tif', 'tile_size': 0}),
+        (MapWriter, {'output': 'map.tif', 'tile_size': 99.5}),
         (MapWriter, {'output': 'map.tif', 'min_area': nan}),
     ],
 )
@@ -185,6 +196,10 @@ def test_samplers(tmp_path: Path) -> None:
         (LatticeSampler, {'size': 32, 'align': 0}),
         (FitSampler, {'size': 32, 'halo': -3}),
         (FitSampler, {'size': 32, 'seed': -3}),
+        (ChipSampler, {'size': 32.5}),
+        (BalancedChipSampler, {'size': 32, 'length': 4.5}),
+        (LatticeSampler, {'size': 32, 'overlap': 8.5}),
+        (FitSampler, {'size': 32, 'halo': 2.5}),
     ]
     for make, arguments in wrong:
         with pytest.raises(InputError, match=f'{list(arguments)[-1]} must be'):
@@ -207,7 +222,7 @@ def test_arrays(tmp_path: Path) -> None:
         fit(*files, 'nlcd', chip_size=-1)
     model = fit(*files, 'nlcd', backbone='identity', options={'seed': 1})
     assert model.head.provenance['options']['seed'] == 1
-    with pytest.raises(InputError, match="chip_size must be a number, not '64'"):
+    with pytest.raises(InputError, match="chip_size must be an integer, not '64'"):
         map_array(model, scene.imagery, chip_size='64')  # type: ignore[arg-type]
 
 
@@ -227,6 +242,10 @@ def test_messages() -> None:
         assert str(error.value) == said
     for value in (None, 0, 1, 0.5, True):
         check_range('x', value, 0, 1)
+    for value in (None, 0, 1, np.int64(1)):
+        check_range('x', value, 0, 1, whole=True)
+    with pytest.raises(InputError, match=r'x must be an integer, not 0\.5'):
+        check_range('x', 0.5, 0, 1, whole=True)
     check_choice('x', 'a', ('a', 'b'))
     with pytest.raises(InputError) as error:
         check_choice('x', 'c', ('a', 'b'))
@@ -238,6 +257,8 @@ def test_signatures() -> None:
         """Nothing."""
 
     check_arguments(function, {'word': 'a', 'number': 3}, {'number': (1, 3)})
+    with pytest.raises(InputError, match='number must be an integer'):
+        check_arguments(function, {'number': 1.5}, {'number': (1, 3)})
     with pytest.raises(InputError, match='word'):
         check_arguments(function, {'word': 'c'})
     with pytest.raises(InputError, match='number'):

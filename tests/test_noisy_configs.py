@@ -17,7 +17,7 @@ from tests.data.openearthmap_sar import data as sar_data
 from torchgeo_mapsr.datasets.scene.scene import make_scene
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.models.networks.segmentation import Network, SegmentationNetwork
-from torchgeo_mapsr.models.networks.trained import Trained
+from torchgeo_mapsr.models.networks.trained import load_networks
 
 CONFIGS = Path(__file__).parents[1] / 'docs' / 'configs'
 
@@ -81,7 +81,7 @@ def test_both_stages(here: Path) -> None:
     args += ['--model.teachers', '[stage-1.ckpt]', '--data.paired', 'true']
     assert main(args) == 0
     (second,) = here.rglob('checkpoints/*.ckpt')
-    both = [Trained.load([path]) for path in (teacher, second)]
+    both = [load_networks([path]) for path in (teacher, second)]
     assert [trained.bands for trained in both] == [3, 1]
     made = [trained.provenance['checkpoints'][0]['model'] for trained in both]
     assert made == ['segformer', 'upernet']
@@ -115,5 +115,5 @@ def test_page(here: Path) -> None:
     blocks = re.findall(r'^```python\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
     assert 'SelfTrainingTask' in blocks[0]
     exec(compile(blocks[0], 'noisy.md', 'exec'), {})  # noqa: S102
-    trained = Trained.load(['stage-1.ckpt'])
+    trained = load_networks(['stage-1.ckpt'])
     assert trained.target.name == 'land-cover-4'

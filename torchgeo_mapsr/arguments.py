@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from math import inf
+from operator import index
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from .errors import InputError
@@ -40,7 +41,9 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
         raise InputError(f'{name} must be one of {listed}, not {value!r}.')
 
 
-def check_range(name: str, value: Any, low: float = -inf, high: float = inf) -> None:
+def check_range(
+    name: str, value: Any, low: float = -inf, high: float = inf, whole: bool = False
+) -> None:
     """Make sure that an argument is a finite number in a range.
 
     Args:
@@ -48,6 +51,7 @@ def check_range(name: str, value: Any, low: float = -inf, high: float = inf) -> 
         value: Its value; None where there is none.
         low: Least number, or :data:`POSITIVE`.
         high: Largest number.
+        whole: Whether it counts something, and has to be an integer.
 
     Raises:
         InputError: If it is something else. NaN is in no range.
@@ -57,6 +61,11 @@ def check_range(name: str, value: Any, low: float = -inf, high: float = inf) -> 
     if value is None:
         return
     least = '0' if low == POSITIVE else f'{low:g}'
+    if whole:
+        try:
+            index(value)
+        except TypeError:
+            raise InputError(f'{name} must be an integer, not {value!r}.') from None
     try:
         if low <= value <= high and abs(value) != inf:
             return
@@ -83,17 +92,21 @@ def check_arguments(
     Args:
         function: Its arguments that are annotated as ``Literal`` are words.
         values: Values of arguments, by their names.
-        ranges: Range of each argument that is a number.
+        ranges: Range of each argument that is a number; those that are annotated as
+            ``int`` are integers.
 
     Raises:
         InputError: If one is something else.
     """
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name in values and get_origin(parameter.annotation) is Literal:
-            check_choice(name, values[name], get_args(parameter.annotation))
+    parameters = inspect.signature(function).parameters
+    kinds = {name: item.annotation for name, item in parameters.items()}
+    for name, kind in kinds.items():
+        if name in values and get_origin(kind) is Literal:
+            check_choice(name, values[name], get_args(kind))
     for name, (low, high) in (ranges or {}).items():
         if name in values:
-            check_range(name, values[name], low, high)
+            whole = kinds.get(name) in (int, int | None)
+            check_range(name, values[name], low, high, whole)
 
 
 def construct(kind: type[T], value: T | Mapping[str, Any], name: str) -> T:

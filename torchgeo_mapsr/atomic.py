@@ -1,11 +1,19 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""A finished file gets a name that no other file has, in one step."""
+"""A file is written under a temporary name, and gets its own in one step."""
 
 import errno
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
+
+#: What the temporary name of a file that is being written starts with; its own follows.
+#: Hidden, so that what reads a folder meanwhile does not take it.
+PART = re.compile(r'\A(\.part-[0-9a-f]{8}-)+')
 
 #: What os.link raises where there are no hard links, and both it and os.replace for
 #: another disk.
@@ -18,6 +26,61 @@ NO_LINKS = {
     errno.ENOTSUP,
     errno.EOPNOTSUPP,
 }
+
+
+@contextmanager
+def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
+    """A temporary name beside a file, which becomes the file's when the block succeeds.
+
+    The bytes are on the disk before the name is: after a crash, what is called *path*
+    is complete or is what it was before. Several processes may write *path* at a time,
+    each under a temporary name of its own: the last one stays.
+
+    Args:
+        path: The file.
+        overwrite: Whether a file that has the name by then is replaced.
+
+    Yields:
+        The name to write to; what is there after an error is removed.
+
+    Raises:
+        FileExistsError: The name is taken, and is not to be replaced.
+    """
+    part = part_of(path)
+    try:
+        yield part
+        sync(part)
+        if overwrite:
+            os.replace(part, path)
+        else:
+            take_name(part, path)
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+
+
+def part_of(path: Path) -> Path:
+    """A new temporary name beside a file: it keeps the suffix, which tells the format.
+
+    Args:
+        path: The file.
+    """
+    # a character takes up to 4 of the 255 bytes of a name
+    name = path.name
+    if len(os.fsencode(name)) > 240:
+        name = path.stem[:50] + path.suffix[:8]
+    return path.with_name(f'.part-{uuid4().hex[:8]}-{name}')
+
+
+def sync(path: Path) -> None:
+    """Put the bytes of a file on the disk.
+
+    Args:
+        path: The file.
+    """
+    # Windows refuses this for a file that is open for reading alone.
+    with path.open('r+b') as file:
+        os.fsync(file.fileno())
 
 
 def take_name(scratch: Path, path: Path) -> None:

@@ -25,6 +25,7 @@ from rasterio.enums import ColorInterp
 from rasterio.rpc import RPC
 
 from torchgeo_mapsr import Imagery, LRHRPair
+from torchgeo_mapsr.atomic import part_of
 from torchgeo_mapsr.datasets.geo.raster import open_rasters
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.errors import InputError, InputWarning
@@ -68,6 +69,19 @@ def same(one: Imagery, other: Imagery) -> None:
         np.testing.assert_array_equal(first, second)
 
 
+def test_hidden_files_of_a_folder_are_no_rasters(tif: Tif, tmp_path: Path) -> None:
+    """What macOS, notebooks and unfinished writes leave, in a folder itself hidden."""
+    folder = tmp_path / '.data' / 'x'
+    folder.mkdir(parents=True)
+    path = shutil.copy2(tif('a.tif', values_of(3)), folder / 'a.tif')
+    (folder / '.ipynb_checkpoints').mkdir()
+    for name in ('._a.tif', '.ipynb_checkpoints/a-checkpoint.tif', part_of(path).name):
+        (folder / name).write_text('no raster')
+    imagery = Imagery(folder)
+    assert imagery.files == (str(path),)
+    same(imagery, Imagery(path))
+
+
 class TestArchive:
     def test_one_file(self, tif: Tif, tmp_path: Path) -> None:
         path = tif('a.tif', values_of(3), nodata=7)
@@ -75,6 +89,7 @@ class TestArchive:
         with zipfile.ZipFile(archive, 'w') as file:
             file.writestr('readme.txt', 'words')
             file.writestr('__MACOSX/._a.tif', 'no raster')
+            file.writestr('deep/er/._a.tif', 'no raster')
             file.write(path, 'deep/er/a.tif')
         imagery = Imagery(archive)
         same(imagery, Imagery(path))

@@ -11,7 +11,7 @@ import yaml
 
 from torchgeo_mapsr.datasets import make_scene
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.models.networks.trained import Trained
+from torchgeo_mapsr.models.networks.trained import load_networks
 
 PAGE = Path(__file__).parents[2] / 'docs' / 'training.md'
 
@@ -29,7 +29,7 @@ def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     (program,) = blocks['python']
     exec(compile(program, PAGE.name, 'exec'), {})  # noqa: S102
-    assert Trained.load(['unet.ckpt']).target.name == 'land-cover-4'
+    assert load_networks(['unet.ckpt']).target.name == 'land-cover-4'
 
     regions, adversarial = map(yaml.safe_load, blocks['yaml'])
     scene.truth.rename('labels_of_another_county.tif')

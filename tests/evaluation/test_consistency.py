@@ -103,6 +103,23 @@ def test_without_labels(rasters: tuple[Path, LabelRaster]) -> None:
     assert content['lr_agreement'] is None
 
 
+def test_masks_of_maps_count(rasters: tuple[Path, LabelRaster]) -> None:
+    """What a mask takes out of a map counts as what has the code of no data does."""
+    path, labels = rasters
+    masked = path.with_name('masked.tif')
+    with rasterio.open(path) as dataset:
+        codes = dataset.read(1)
+        profile = dataset.profile | {'nodata': None}
+    with rasterio.open(masked, 'w', **profile) as dataset:
+        dataset.write(np.where(codes == 0, 1, codes), 1)
+        dataset.write_mask(codes != 0)
+    one, other = (summarise(p, LEGEND, [labels], NLCD) for p in (path, masked))
+    assert one.nodata > 0
+    assert one.to_dict() == other.to_dict()
+    one, other = (composition(p, LEGEND, [labels], NLCD.source) for p in (path, masked))
+    np.testing.assert_array_equal(one.shares, other.shares)
+
+
 @pytest.mark.parametrize('block', [64, 1024])
 def test_composition_and_z_scores(
     rasters: tuple[Path, LabelRaster], block: int, monkeypatch: pytest.MonkeyPatch

@@ -24,9 +24,14 @@ def summary(pixels: Sequence[int], cells: Sequence[int] = (0, 0, 0, 0)) -> MapSu
     return MapSummary(LEGEND, counts, counts / 1e4, 0, labelled, labelled)
 
 
-def fitted(cells: Sequence[int], *remarks: str) -> dict[str, Any]:
-    counts = dict(zip(NAMES, cells, strict=True))
-    return {'fit': {'remarks': list(remarks), 'cells': counts}}
+def fitted(
+    cells: Sequence[int],
+    *remarks: str,
+    unmapped: Sequence[str] = (),
+    uncertain: Sequence[str] = (),
+) -> dict[str, Any]:
+    said = {'remarks': remarks, 'unmapped': unmapped, 'uncertain': uncertain}
+    return {'fit': {**said, 'cells': dict(zip(NAMES, cells, strict=True))}}
 
 
 def test_every_class_without_a_pixel_is_named() -> None:
@@ -36,7 +41,8 @@ def test_every_class_without_a_pixel_is_named() -> None:
         'Open water is not mapped: no label stands for it.',
     )
     maps = [summary([0, 0, 0, 0]), summary([0, 0, 0, 0])]
-    notes = map_notes(fitted([1, 0, 0, 0], *remarks), maps)
+    explained = fitted([1, 0, 0, 0], *remarks, unmapped=['Forest, wet', 'Open water'])
+    notes = map_notes(explained, maps)
     assert notes[:2] == list(remarks)
     assert [note.split(' is on no pixel')[0] for note in notes[2:]] == [
         'Forest',
@@ -48,7 +54,8 @@ def test_every_class_without_a_pixel_is_named() -> None:
 
 def test_classes_of_one_remark_are_explained() -> None:
     remark = 'Forest, wet, Open water are not mapped: no label stands for them.'
-    notes = map_notes(fitted([9, 0, 9, 0], remark), [summary([50, 0, 50, 0])])
+    explained = fitted([9, 0, 9, 0], remark, unmapped=['Forest, wet', 'Open water'])
+    notes = map_notes(explained, [summary([50, 0, 50, 0])])
     assert notes == [remark]
 
 
@@ -68,10 +75,11 @@ def test_class_that_is_rare_and_mapped_is_not_named() -> None:
 def test_uncertain_class_is_named_once() -> None:
     remark = 'Open water has 2 whole cells: where it is mapped is uncertain.'
     maps = [summary([499, 250, 250, 1], [90, 30, 15, 15])]
-    assert map_notes(fitted([90, 30, 15, 2], remark), maps) == [remark]
+    known = fitted([90, 30, 15, 2], remark, uncertain=['Open water'])
+    assert map_notes(known, maps) == [remark]
     # without a pixel it is named again: the remark does not say that it is missing
     gone = [summary([500, 250, 250, 0], [90, 30, 15, 15])]
-    assert len(map_notes(fitted([90, 30, 15, 2], remark), gone)) == 2
+    assert len(map_notes(known, gone)) == 2
 
 
 def test_maps_without_labels_or_of_networks() -> None:

@@ -13,6 +13,7 @@ import rasterio
 from affine import Affine
 from pyproj import Geod
 
+from torchgeo_mapsr.datasets.geo.raster import distinct_names
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.legends.legend import Legend
@@ -22,7 +23,6 @@ from torchgeo_mapsr.evaluation.class_maps import (
     common_legend,
     first_code,
     map_legend,
-    map_names,
     parse_named,
     without_layers,
 )
@@ -266,10 +266,10 @@ def test_files_of_one_name_are_strata_of_their_own(
 
 
 def test_names_tell_maps_apart() -> None:
-    assert map_names(['x/a.tif', 'x/b.tif']) == ['a', 'b']
-    assert map_names(['x/y/a.tif', 'z/y/a.tif']) == ['x/y/a', 'z/y/a']
-    assert map_names(['a.tif', 'a.img']) == ['a.tif', 'a.img']
-    assert map_names([]) == []
+    assert distinct_names(['x/a.tif', 'x/b.tif']) == ['a', 'b']
+    assert distinct_names(['x/y/a.tif', 'z/y/a.tif']) == ['x/y/a', 'z/y/a']
+    assert distinct_names(['a.tif', 'a.img']) == ['a.tif', 'a.img']
+    assert distinct_names([]) == []
 
 
 def test_places_in_a_layer(codes: np.ndarray, tmp_path: Path) -> None:

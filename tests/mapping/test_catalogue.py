@@ -65,9 +65,9 @@ def test_resumed_with_another_token(
             patch.setattr(TileFiles, 'save', count)
             assert run() == 130
         folder = Path(f'{job.output}.parts')
-        assert len(list(folder.glob('*.tile'))) == 3
+        assert len(list(folder.glob('[0-9]*.tile'))) == 3
         finished = {
-            path.name: path.stat().st_mtime_ns for path in folder.glob('*.tile')
+            path.name: path.stat().st_mtime_ns for path in folder.glob('[0-9]*.tile')
         }
         catalogue.token = 'second'
 

@@ -140,7 +140,7 @@ def when_tiles(job: MapJob, count: int, action: Callable[[], None]) -> Thread:
 
     def wait() -> None:
         end = time.monotonic() + 240
-        while len(list(folder.glob('*.tile'))) < count:
+        while len(list(folder.glob('[0-9]*.tile'))) < count:
             if time.monotonic() > end:
                 return
             time.sleep(0.002)
@@ -170,7 +170,7 @@ def test_killed_worker_loses_nothing(
 
         def kill() -> None:
             os.kill(pids[0], signal.SIGKILL)
-            killed.append(len(list(Path(f'{job.output}.parts').glob('*.tile'))))
+            killed.append(len(list(Path(f'{job.output}.parts').glob('[0-9]*.tile'))))
 
         thread = when_tiles(job, 3, kill)
         map_region(changed(relative, scheduler=address))

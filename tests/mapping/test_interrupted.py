@@ -42,7 +42,7 @@ def start(job: MapJob, before: str = '') -> Forked:
 def wait_for_tiles(job: MapJob, process: Forked, count: int) -> None:
     folder = Path(f'{job.output}.parts')
     end = time.monotonic() + 240
-    while len(list(folder.glob('*.tile'))) < count:
+    while len(list(folder.glob('[0-9]*.tile'))) < count:
         assert process.returncode is None, process.stderr
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -57,7 +57,7 @@ def finish(
         Tiles that were there, and that were made.
     """
     folder = Path(f'{job.output}.parts')
-    there = len(list(folder.glob('*.tile')))
+    there = len(list(folder.glob('[0-9]*.tile')))
     assert list(folder.glob('fit_*.safetensors'))
     assert not Path(job.output).exists()
     made = []
@@ -158,7 +158,7 @@ def stop_before_publishing(job: MapJob, monkeypatch: pytest.MonkeyPatch) -> Path
         patch.setattr('torchgeo_mapsr.mapping.run.publish', stop)
         assert main(arguments(job)) == 130
     folder = Path(f'{job.output}.parts')
-    assert len(list(folder.glob('*.tile'))) == 12
+    assert len(list(folder.glob('[0-9]*.tile'))) == 12
     return folder
 
 
@@ -166,7 +166,7 @@ def test_damaged_leftovers_are_made_again(
     job: MapJob, expected: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = stop_before_publishing(job, monkeypatch)
-    first, second, *_ = sorted(folder.glob('*.tile'))
+    first, second, *_ = sorted(folder.glob('[0-9]*.tile'))
     for path in (first, second):
         path.write_bytes(path.read_bytes()[:-40])
     there, made = finish(job, expected, monkeypatch)

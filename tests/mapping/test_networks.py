@@ -23,7 +23,7 @@ from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.progress import Stopwatch
 from torchgeo_mapsr.mapping.tiles import ModelScores
-from torchgeo_mapsr.models.networks.model import NetworkFiles
+from torchgeo_mapsr.models.networks.files import NetworkFiles
 
 from ..forked import METHOD
 

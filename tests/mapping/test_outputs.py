@@ -15,7 +15,7 @@ def test_file_name_is_one_mosaic(tmp_path: Path) -> None:
     (output,) = outputs.maps
     assert output.imagery == ('a.tif', 'b.tif')
     assert output.map == tmp_path / 'cover.tif'
-    names = {path.name for path in outputs.files(confidence=True, scores=False)}
+    names = {path.name for path in outputs.files}
     assert names == {
         'cover.tif',
         'cover.tif.aux.xml',
@@ -27,7 +27,8 @@ def test_file_name_is_one_mosaic(tmp_path: Path) -> None:
         'cover.png',
         'cover.json',
     }
-    more = {path.name for path in outputs.files(confidence=False, scores=True)}
+    other = Outputs.of(tmp_path / 'cover.tif', ('a.tif', 'b.tif'), False, scores=True)
+    more = {path.name for path in other.files}
     sure = {f'cover_confidence.{suffix}' for suffix in ('tif', 'qml', 'sld')}
     assert more == names - sure | {'cover_scores.tif'}
     assert outputs.work == tmp_path / 'cover.tif.parts'
@@ -48,7 +49,7 @@ def test_names_that_clash(tmp_path: Path) -> None:
     with pytest.raises(InputError, match='called a'):
         Outputs.of(f'{tmp_path}/maps/', ('x/a.tif', 'y/a.tif'))
     imagery = 'a.tif', 'a_confidence.tif'
-    files = Outputs.of(f'{tmp_path}/maps/', imagery).files(True, False)
+    files = Outputs.of(f'{tmp_path}/maps/', imagery).files
     with pytest.raises(InputError, match='Two outputs'):
         check_outputs(files, imagery, overwrite=False)
 
@@ -63,7 +64,7 @@ def test_other_suffix_is_refused(tmp_path: Path) -> None:
 )
 def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('mine')
-    files = Outputs.of(tmp_path / 'cover.tif', ('a.tif',)).files(True, False)
+    files = Outputs.of(tmp_path / 'cover.tif', ('a.tif',)).files
     files += [tmp_path / 'fit.st']
     with pytest.raises(InputError, match=f'{name} exists; .*--overwrite'):
         check_outputs(files, ('a.tif',), overwrite=False)
@@ -74,10 +75,13 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
 
 def test_scores_that_exist_matter_only_if_written(tmp_path: Path) -> None:
     (tmp_path / 'cover_scores.tif').write_text('mine')
-    outputs = Outputs.of(tmp_path / 'cover.tif', ('a.tif',))
-    check_outputs(outputs.files(True, scores=False), ('a.tif',), overwrite=False)
+    without, with_them = (
+        Outputs.of(tmp_path / 'cover.tif', ('a.tif',), scores=scores).files
+        for scores in (False, True)
+    )
+    check_outputs(without, ('a.tif',), overwrite=False)
     with pytest.raises(InputError, match='exists'):
-        check_outputs(outputs.files(True, scores=True), ('a.tif',), overwrite=False)
+        check_outputs(with_them, ('a.tif',), overwrite=False)
 
 
 def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
@@ -85,7 +89,7 @@ def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
     image.write_text('imagery')
     (tmp_path / 'link').symlink_to(tmp_path)
     for output in (image, f'{tmp_path}/', tmp_path / 'link' / 'a.tif'):
-        files = Outputs.of(output, (str(image),)).files(True, False)
+        files = Outputs.of(output, (str(image),)).files
         with pytest.raises(InputError, match='is an input'):
             check_outputs(files, (str(image),), overwrite=True)
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from torchgeo_mapsr.atomic import replacing
 from torchgeo_mapsr.datasets.geo.plan import Tile
 from torchgeo_mapsr.datasets.legends.legend import Legend, LegendClass
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.mapping.store import WorkStore, digest, replacing
+from torchgeo_mapsr.mapping.store import WorkStore, digest
 from torchgeo_mapsr.models.backbones.create import create_backbone
 from torchgeo_mapsr.models.head.head import Head
 from torchgeo_mapsr.models.head.prior import LabelPrior
@@ -145,9 +146,10 @@ def test_half_written_files_are_not_resumed(tmp_path: Path) -> None:
     with WorkStore(tmp_path / 'w', WORK) as store:
         save(store)
         work = store.tiles.work
-    for name in (f'0_9_9_{work}.tile.0abc.part', f'out_{work}_0abc.tif'):
+    half = f'.part-0123abcd-0_9_9_{work}.tile'
+    for name in (half, f'.part-0123abcd-out_{work}_0abc.tif', f'out_{work}_0abc.tif'):
         (tmp_path / 'w' / name).write_bytes(b'half')
-    beside = tmp_path / f'{manifest(tmp_path / "w").name}.0abc.part'
+    beside = tmp_path / f'.part-0123abcd-{manifest(tmp_path / "w").name}'
     beside.write_bytes(b'half')
     with WorkStore(tmp_path / 'w', WORK) as store:
         assert store.resumed

@@ -20,7 +20,7 @@ from torchgeo_mapsr.losses import (
     discriminator_hinge,
     generator_hinge,
 )
-from torchgeo_mapsr.models.networks.trained import Trained
+from torchgeo_mapsr.models.networks.trained import load_networks
 from torchgeo_mapsr.tasks import AdversarialTask
 
 from ..forked import run_forked
@@ -151,7 +151,7 @@ class TestAppearance:
         run = trainer(enable_checkpointing=True, default_root_dir=tmp_path)
         run.fit(task, loader(batch))
         path = run.checkpoint_callback.best_model_path  # type: ignore[union-attr]
-        trained = Trained.load([path])
+        trained = load_networks([path])
         expected = task.eval()(batch['image']).softmax(1)
         torch.testing.assert_close(trained.ensemble(batch['image']), expected)
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from tests.data.openearthmap.data import chip
 from torchgeo_mapsr import ClassAwareTask, Classes, InputError, Network
-from torchgeo_mapsr.models.networks.trained import Trained
+from torchgeo_mapsr.models.networks.trained import load_networks
 
 ARGUMENTS: dict[str, Any] = {
     'network': Network(in_channels=3),
@@ -188,7 +188,7 @@ def test_training_checkpoint_and_map(tmp_path: Path) -> None:
     image = batch(9)['image']
     with torch.no_grad():
         expected = task.model.eval()(image).softmax(1)
-        found = Trained.load([tmp_path / 'a.ckpt']).ensemble(image)
+        found = load_networks([tmp_path / 'a.ckpt']).ensemble(image)
     torch.testing.assert_close(found, expected)
 
 

@@ -18,7 +18,7 @@ from torchgeo_mapsr import (
     SegmentationTask,
 )
 from torchgeo_mapsr.losses import LovaszLoss, SymmetricCrossEntropy
-from torchgeo_mapsr.models.networks.trained import Trained
+from torchgeo_mapsr.models.networks.trained import load_networks
 
 SMALL: dict[str, Any] = {'network': Network('segformer', 'mit_b0', in_channels=1)}
 
@@ -82,7 +82,7 @@ def says(paths: list[str], batch: dict[str, Tensor]) -> list[Tensor]:
     """What each network says of the optical image: probabilities."""
     found = []
     for path in paths:
-        ensemble = Trained.load([path]).ensemble
+        ensemble = load_networks([path]).ensemble
         with torch.no_grad():
             found.append(ensemble(batch['image_optical']))
     return found
@@ -159,7 +159,7 @@ def test_teachers_are_not_in_the_checkpoint(
     with torch.no_grad():
         torch.testing.assert_close(again.eval()(image), task.eval()(image))
         expected = again(image).softmax(1)
-        torch.testing.assert_close(Trained.load([path]).ensemble(image), expected)
+        torch.testing.assert_close(load_networks([path]).ensemble(image), expected)
 
 
 def test_mistakes(teachers: list[str]) -> None:

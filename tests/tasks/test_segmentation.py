@@ -33,7 +33,7 @@ from torchgeo_mapsr._compat import SemanticSegmentationTask
 from torchgeo_mapsr.datasets.plot import per_pixel
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.models.networks.trained import Trained
+from torchgeo_mapsr.models.networks.trained import load_networks
 
 from ..forked import run_forked
 
@@ -397,7 +397,7 @@ data:
     assert task.truth.source.name == 'chesapeake-7'
     image = 255 * torch.rand(1, 4, 64, 64)
     with torch.no_grad():
-        expected = Trained.load([path]).ensemble(image)
+        expected = load_networks([path]).ensemble(image)
         torch.testing.assert_close(task(image).softmax(1), expected)
 
 

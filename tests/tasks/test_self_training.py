@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from tests.data.openearthmap.data import chip, make
 from torchgeo_mapsr import Classes, InputError, Network, SelfTrainingTask
-from torchgeo_mapsr.models.networks.trained import Trained
+from torchgeo_mapsr.models.networks.trained import load_networks
 
 from ..forked import run_forked
 
@@ -176,7 +176,7 @@ def test_checkpoint_has_both_and_training_goes_on(tmp_path: Path) -> None:
     image = batch(7)['image']
     with torch.no_grad():
         expected = task.eval()(image).softmax(1)
-        torch.testing.assert_close(Trained.load([path]).ensemble(image), expected)
+        torch.testing.assert_close(load_networks([path]).ensemble(image), expected)
 
 
 def test_learns_the_source_and_validates_on_the_target(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from torchgeo_mapsr import (
     make_scene,
 )
 from torchgeo_mapsr.datasets.scene.scene import Scene
-from torchgeo_mapsr.models.networks.trained import Trained
+from torchgeo_mapsr.models.networks.trained import load_networks
 from torchgeo_mapsr.tasks import Supervision
 from torchgeo_mapsr.transforms import RegionAggregation
 
@@ -150,7 +150,7 @@ def test_learns_and_maps(data: PairDataModule, tmp_path: Path) -> None:
     assert after['val_OverallAccuracy'] > max(before['val_OverallAccuracy'], 0.4)
     # a checkpoint maps like those of other tasks
     run.save_checkpoint(tmp_path / 'task.ckpt')
-    found = Trained.load([tmp_path / 'task.ckpt'])
+    found = load_networks([tmp_path / 'task.ckpt'])
     image = torch.rand(1, 4, 64, 64) * 255
     with torch.no_grad():
         expected = task.eval()(image).softmax(1)

@@ -48,9 +48,9 @@ class ImageChipsDataModule(NonGeoDataModule, ABC):
         num_workers: int = 0,
         augment: bool = True,
     ) -> None:
-        check_range('batch_size', batch_size, 1)
-        check_range('patch_size', patch_size, 1)
-        check_range('num_workers', num_workers, 0)
+        check_range('batch_size', batch_size, 1, whole=True)
+        check_range('patch_size', patch_size, 1, whole=True)
+        check_range('num_workers', num_workers, 0, whole=True)
         super().__init__(ImageChips, batch_size, num_workers)
         self.val_batch_size = self.test_batch_size = self.predict_batch_size = 1
         self.patch_size = patch_size

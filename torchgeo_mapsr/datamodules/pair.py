@@ -67,8 +67,8 @@ class ChipDataModule(GeoDataModule, ABC):
             ('stride', stride),
             ('length', length),
         ):
-            check_range(name, count, 1)
-        check_range('num_workers', num_workers, 0)
+            check_range(name, count, 1, whole=True)
+        check_range('num_workers', num_workers, 0, whole=True)
         check_range('balance', balance, 0, 1)
         super().__init__(LRHRPairs, batch_size, patch_size, length, num_workers)
         self.size, self.stride, self.balance = patch_size, stride, balance

@@ -56,8 +56,8 @@ class ExemplarLabels(Dataset[Sample]):
         crosswalk: str | Path | None = None,
         stride: int | None = None,
     ) -> None:
-        check_range('size', size, 1)
-        check_range('stride', stride, 1)
+        check_range('size', size, 1, whole=True)
+        check_range('stride', stride, 1, whole=True)
         self.crosswalk = Crosswalk.load(legend, target, crosswalk)
         self.rasters = label_rasters(labels)
         self.size = size

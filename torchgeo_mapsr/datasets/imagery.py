@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,14 @@ from scipy.ndimage import (
 from ..errors import InputError, InputWarning
 from .geo.aoi import AreaOfInterest, AreaOnGrid
 from .geo.grid import Box, box_in, clip, crop, hull, pixel_offset, pixel_ratio
-from .geo.raster import MAX_BANDS, PathLike, RasterFile, open_rasters, side_by_side
+from .geo.raster import (
+    MAX_BANDS,
+    PathLike,
+    RasterFile,
+    distinct_names,
+    open_rasters,
+    side_by_side,
+)
 from .geo.region import lr_coordinates
 
 #: What can remove a pixel, by its number in :meth:`Imagery.read_sources`; 0 is a pixel
@@ -182,7 +188,7 @@ class Imagery:
         parts = [self._layers[image[0]].channels for image in self._images]
         if len(parts) == 1:
             return tuple(parts[0])
-        stems = _distinct([image[0] for image in self.images])
+        stems = distinct_names([image[0] for image in self.images])
         return tuple(
             f'{stem}:{name}'
             for stem, names in zip(stems, parts, strict=True)
@@ -1010,18 +1016,6 @@ def _stacked(
             f'others have {max(counts)}; a stack needs as many for each'
         )
     return tuple(zip(*places.values(), strict=True))
-
-
-def _distinct(paths: Sequence[str]) -> list[str]:
-    """Names of files without suffix, with as much of their folders as tells them apart."""
-    parts = [
-        PurePosixPath(path.partition('?')[0]).with_suffix('').parts for path in paths
-    ]
-    for count in range(1, max(map(len, parts)) + 1):
-        names = ['/'.join(part[-count:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(i + 1) for i in range(len(paths))]
 
 
 def _check_units(layers: Sequence[_Layer]) -> None:

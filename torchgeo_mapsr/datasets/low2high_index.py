@@ -6,7 +6,6 @@
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import groupby
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import PART, replacing
 from ..errors import InputError
 from .chesapeake import ChesapeakePairs
 from .geo.grid import pixel_offset
@@ -117,7 +117,7 @@ def build_index(
     divided = list(divide(chips, seed))
     if not (folder / CHIPS).exists():
         rows = [[f.name for f in fields(Low2HighChip)], *map(astuple, divided)]
-        with _Whole(folder / CHIPS) as part, part.open('w', newline='') as file:
+        with replacing(folder / CHIPS) as part, part.open('w', newline='') as file:
             csv.writer(file, lineterminator='\n').writerows(rows)
     return {name: sum(chip.split == name for chip in divided) for name in SPLITS}
 
@@ -205,9 +205,9 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
                 'another folder, or take it away'
             )
         return
-    if any(folder.iterdir()):
+    if not all(PART.match(path.name) for path in folder.iterdir()):
         raise InputError(f'{folder}: is not empty; name another folder')
-    with _Whole(path) as part:
+    with replacing(path) as part:
         part.write_text(json.dumps(settings, indent=1) + '\n')
 
 
@@ -233,7 +233,8 @@ def _of_tile(
                     'of the CVPR 2019 data are'
                 )
         places = list(_diverse(sources, pair.tiles[0].shape.yx, size))
-        with _Whole(path) as part:
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as part:
             part.write_text(json.dumps(places))
     state = tile.split('_')[0]
     places = json.loads(path.read_text())
@@ -269,21 +270,3 @@ def _is_diverse(crosswalk: Crosswalk, codes: NDArray[np.int64]) -> NDArray[np.bo
         & ((counts > 0).sum(axis=0) >= 3)
         & (counts.max(axis=0) <= 0.75 * total)
     )
-
-
-class _Whole:
-    """A file that is there when it is complete, by a rename, and not before."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.part = path.with_name(f'{path.name}.{os.getpid()}.part')
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.part
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.part.replace(self.path)
-        else:
-            self.part.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import pandas
 from odc.geo.geobox import GeoBox
 
-from ..atomic import take_name
+from ..atomic import replacing
 from ..errors import InputError
 from .geo.grid import crop, starts
 from .geo.raster import PathLike, open_rasters
@@ -189,20 +188,15 @@ def write_footprints(patches: geopandas.GeoDataFrame, path: PathLike) -> None:
     """
     check_footprints(path)
     target = Path(path)
-    scratch = target.with_name(f'.{target.stem}.{os.getpid()}{target.suffix}')
     table = patches.rename(columns=str)
     try:
-        if target.suffix == '.parquet':
-            table.reset_index().to_parquet(scratch)
-        else:
-            table.to_file(scratch, layer='patches', driver='GPKG', index=True)
-        # a name for the finished file, which fails if there is one by now
-        take_name(scratch, target)
+        with replacing(target, overwrite=False) as part:
+            if target.suffix == '.parquet':
+                table.reset_index().to_parquet(part)
+            else:
+                table.to_file(part, layer='patches', driver='GPKG', index=True)
     except FileExistsError:
         raise InputError(f'{target} exists; give another name') from None
-    finally:
-        with suppress(FileNotFoundError):
-            scratch.unlink()
 
 
 def check_footprints(path: PathLike) -> None:

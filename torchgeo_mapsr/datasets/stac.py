@@ -29,6 +29,7 @@ import shapely
 from odc.geo.geobox import GeoBox, GeoboxTiles
 from rasterio.windows import Window
 
+from ..atomic import replacing
 from ..errors import InputError
 from ..offline import check_online, is_this_machine
 from .geo.aoi import AreaOfInterest
@@ -328,7 +329,6 @@ def composite(
             first = GeoBox(dataset.shape, dataset.transform, dataset.crs)
         grid = area.on(first).geobox
     tiles = GeoboxTiles(grid, (_COMPOSITE_TILE, _COMPOSITE_TILE))
-    part = path.with_name(f'{path.name}.part.tif')
     profile = {
         'driver': 'GTiff',
         'count': len(assets),
@@ -343,19 +343,15 @@ def composite(
         'bigtiff': 'if_safer',
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with rasterio.open(part, 'w', **profile) as target:
+    with replacing(path) as part, rasterio.open(part, 'w', **profile) as target:
+        for index, asset in enumerate(assets, 1):
+            target.set_band_description(index, asset)
+        for row, col in np.ndindex(*tiles.shape.yx):
+            rows, cols = tiles.roi[row, col]
+            window = Window.from_slices(rows, cols)
             for index, asset in enumerate(assets, 1):
-                target.set_band_description(index, asset)
-            for row, col in np.ndindex(*tiles.shape.yx):
-                rows, cols = tiles.roi[row, col]
-                window = Window.from_slices(rows, cols)
-                for index, asset in enumerate(assets, 1):
-                    values = _median(items, asset, grid[rows, cols])
-                    target.write(values, index, window=window)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+                values = _median(items, asset, grid[rows, cols])
+                target.write(values, index, window=window)
 
 
 def _median(items: Sequence[Any], asset: str, grid: GeoBox) -> Any:

@@ -76,28 +76,6 @@ def without_layers(paths: Iterable[PathLike]) -> list[str]:
     return [name for name in names if not belongs(name)]
 
 
-def map_names(paths: Sequence[PathLike]) -> list[str]:
-    """What maps are called in tables and strata.
-
-    Args:
-        paths: Files of class maps.
-
-    Returns:
-        The name of each without suffix, with as much of its folders as tells all apart;
-        the whole path where that does not.
-
-    >>> map_names(['2019/a.tif', '2024/a.tif'])
-    ['2019/a', '2024/a']
-    """
-    texts = [os.fspath(path) for path in paths]
-    parts = [PurePosixPath(t.partition('?')[0]).with_suffix('').parts for t in texts]
-    for count in range(1, max(map(len, parts), default=0) + 1):
-        names = ['/'.join(part[-count:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return texts
-
-
 def map_legend(
     path: PathLike,
     legend: str | Path | None = None,

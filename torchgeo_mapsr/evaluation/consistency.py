@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
-from odc.geo.geobox import GeoBox
-from rasterio.windows import Window
 
 from ..datasets.geo.grid import blocks_of, row_areas
-from ..datasets.geo.raster import address_of
+from ..datasets.geo.raster import RasterFile
 from ..datasets.geo.region import cell_diameter, region_map
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
@@ -109,23 +106,22 @@ def summarise(
     n = len(legend)
     pixels, cells, agreeing = (np.zeros(n, np.int64) for _ in range(3))
     hectares, nodata = np.zeros(n), 0
-    with rasterio.open(address_of(path)) as dataset:
-        geobox = GeoBox.from_rio(dataset)
-        areas = row_areas(geobox) / 1e4
-        for rows, cols in blocks_of(geobox, _BLOCK):
-            index = _read(dataset, legend, rows, cols)
-            counts = np.stack([np.bincount(row + 1, minlength=n + 1) for row in index])
-            nodata += int(counts[:, 0].sum())
-            pixels += counts[:, 1:].sum(0)
-            hectares += areas[rows] @ counts[:, 1:]
-            for raster in labels if crosswalk is not None else ():
-                assert crosswalk is not None
-                codes, counts = _cells(dataset, geobox, legend, raster, rows, cols)
-                truth = crosswalk.index(codes)
-                counts, truth = counts[truth >= 0], truth[truth >= 0]
-                same = counts.argmax(1) == truth
-                cells += np.bincount(truth, minlength=n)
-                agreeing += np.bincount(truth[same], minlength=n)
+    mapped = LabelRaster([RasterFile.open(path)])
+    areas = row_areas(mapped.geobox) / 1e4
+    for rows, cols in blocks_of(mapped.geobox, _BLOCK):
+        index = legend.index(mapped.read(rows, cols))
+        counts = np.stack([np.bincount(row + 1, minlength=n + 1) for row in index])
+        nodata += int(counts[:, 0].sum())
+        pixels += counts[:, 1:].sum(0)
+        hectares += areas[rows] @ counts[:, 1:]
+        for raster in labels if crosswalk is not None else ():
+            assert crosswalk is not None
+            codes, counts = _cells(mapped, legend, raster, rows, cols)
+            truth = crosswalk.index(codes)
+            counts, truth = counts[truth >= 0], truth[truth >= 0]
+            same = counts.argmax(1) == truth
+            cells += np.bincount(truth, minlength=n)
+            agreeing += np.bincount(truth[same], minlength=n)
     return MapSummary(legend, pixels, hectares, nodata, cells, agreeing)
 
 
@@ -239,27 +235,21 @@ def composition(
     length, n = len(lr_legend), len(legend)
     cells = np.zeros(length, np.int64)
     shares, squares = np.zeros((length, n)), np.zeros((length, n))
-    with rasterio.open(address_of(path)) as dataset:
-        geobox = GeoBox.from_rio(dataset)
-        for rows, cols in blocks_of(geobox, _BLOCK):
-            for raster in labels:
-                codes, counts = _cells(dataset, geobox, legend, raster, rows, cols)
-                index = lr_legend.index(codes)
-                counts, index = counts[index >= 0], index[index >= 0]
-                share = counts / counts.sum(1, keepdims=True)
-                cells += np.bincount(index, minlength=length)
-                np.add.at(shares, index, share)
-                np.add.at(squares, index, share**2)
+    mapped = LabelRaster([RasterFile.open(path)])
+    for rows, cols in blocks_of(mapped.geobox, _BLOCK):
+        for raster in labels:
+            codes, counts = _cells(mapped, legend, raster, rows, cols)
+            index = lr_legend.index(codes)
+            counts, index = counts[index >= 0], index[index >= 0]
+            share = counts / counts.sum(1, keepdims=True)
+            cells += np.bincount(index, minlength=length)
+            np.add.at(shares, index, share)
+            np.add.at(squares, index, share**2)
     return Composition(lr_legend, legend, cells, shares, squares)
 
 
 def _cells(
-    dataset: Any,
-    geobox: GeoBox,
-    legend: Legend,
-    labels: LabelRaster,
-    rows: slice,
-    cols: slice,
+    mapped: LabelRaster, legend: Legend, labels: LabelRaster, rows: slice, cols: slice
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """LR cells whose first pixel lies in a window.
 
@@ -267,7 +257,7 @@ def _cells(
         The code of each that has one and mapped pixels, (n,), and its pixels by class
         of the map, (n, C).
     """
-    n = len(legend)
+    n, geobox = len(legend), mapped.geobox
     margin = cell_diameter(geobox[rows, cols], labels.geobox)
     height, width = geobox.shape
     top, left = max(rows.start - margin, 0), max(cols.start - margin, 0)
@@ -293,15 +283,9 @@ def _cells(
         & (col + left >= cols.start)
         & (col + left < cols.stop)
     )
-    mapped = _read(dataset, legend, *wide).ravel()
-    both = (cell >= 0) & (mapped >= 0)
-    pairs = np.bincount(cell[both] * n + mapped[both], minlength=size * n)
+    index = legend.index(mapped.read(*wide)).ravel()
+    both = (cell >= 0) & (index >= 0)
+    pairs = np.bincount(cell[both] * n + index[both], minlength=size * n)
     counts = pairs.reshape(size, n)
     judged = inside & (codes >= 0) & (counts.sum(1) > 0)
     return codes[judged], counts[judged]
-
-
-def _read(dataset: Any, legend: Legend, rows: slice, cols: slice) -> NDArray[np.int64]:
-    """Class indices of a window, -1 = no data."""
-    codes = dataset.read(1, window=Window.from_slices(rows, cols))
-    return legend.index(codes)

@@ -3,7 +3,6 @@
 
 """A minimum mapping unit: patches below it go to what surrounds them."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import label
+
+from ..atomic import replacing
 
 #: Gives the class indices of a window, (h, w); -1 = no data.
 ReadWindow = Callable[[slice, slice], NDArray[np.int64]]
@@ -165,11 +166,10 @@ class MappingUnit:
         Args:
             path: .safetensors file to write.
         """
-        target = Path(path)
-        scratch = target.with_name(f'.{target.stem}.{os.getpid()}.part')
         names = ('windows', 'offsets', 'classes')
-        save_file({n: np.ascontiguousarray(getattr(self, n)) for n in names}, scratch)
-        scratch.replace(target)
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in names}
+        with replacing(Path(path)) as part:
+            save_file(arrays, part)
 
     @classmethod
     def load(cls, path: str | Path) -> 'MappingUnit':

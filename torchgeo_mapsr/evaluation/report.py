@@ -76,7 +76,7 @@ def map_notes(fit: Mapping[str, Any], maps: 'Sequence[MapSummary]') -> list[str]
         labelled / max(labelled.sum(), 1),
         strict=True,
     ):
-        if any(_says_unmapped(note, name) for note in notes):
+        if name in fitted.get('unmapped', ()):
             continue
         if mapped == 0:
             cells = fitted.get('cells', {}).get(name, 0)
@@ -90,8 +90,8 @@ def map_notes(fit: Mapping[str, Any], maps: 'Sequence[MapSummary]') -> list[str]
                 f'{name} is on no pixel of the map: {reason}, or it is not in this '
                 'imagery.'
             )
-        elif mapped < NEARLY_ABSENT * expected and not any(
-            note.startswith(f'{name} has ') for note in notes
+        elif mapped < NEARLY_ABSENT * expected and name not in fitted.get(
+            'uncertain', ()
         ):
             notes.append(
                 f'{name} is on {100 * mapped:.2g} % of the map, where '
@@ -99,14 +99,6 @@ def map_notes(fit: Mapping[str, Any], maps: 'Sequence[MapSummary]') -> list[str]
                 'hardly tells it from other classes, or these labels are wrong.'
             )
     return notes
-
-
-def _says_unmapped(note: str, name: str) -> bool:
-    """Whether a remark explains already why a class is not mapped."""
-    several, found, _ = note.partition(' are not mapped: ')
-    return note.startswith(f'{name} is not mapped: ') or (
-        bool(found) and f', {name},' in f', {several},'
-    )
 
 
 def result_table(

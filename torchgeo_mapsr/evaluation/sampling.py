@@ -18,11 +18,12 @@ import pandas
 from numpy.typing import NDArray
 from pyproj import Transformer
 
+from ..datasets.geo.raster import distinct_names
 from ..datasets.geo.vector import layers_of, read_vector
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from .class_maps import ClassMaps, MapBlock, first_code, layer_path, map_names
+from .class_maps import ClassMaps, MapBlock, first_code, layer_path
 
 # Percent at which the bands of confidence begin.
 _BANDS = (0, 50, 70, 90)
@@ -59,7 +60,7 @@ class Strata:
         self._confidence: list[LabelRaster] = []
         names: dict[str, list[str]] = {
             'class': list(maps.legend.class_names),
-            'tile': map_names(maps.paths),
+            'tile': distinct_names(maps.paths),
         }
         if 'confidence' in self.layers:
             for path in maps.paths:

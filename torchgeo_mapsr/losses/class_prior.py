@@ -45,7 +45,7 @@ class ClassPrior(nn.Module):
         self, classes: int, momentum: float, shares: Sequence[float] | None = None
     ) -> None:
         super().__init__()
-        check_range('classes', classes, 1)
+        check_range('classes', classes, 1, whole=True)
         check_range('momentum', momentum, 0, 1)
         self.momentum = momentum
         first = torch.full((classes,), 1 / classes)

@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..models.backbones.create import create_backbone
 from ..models.head.options import FitOptions
 from ..models.model import ChipModel, LandCoverModel, device_of
-from ..models.networks.model import NetworkFiles
+from ..models.networks.files import NetworkFiles
 from .config import ComputeOptions, ScoringOptions
 from .fit import fit_region
 from .inputs import Inputs
@@ -216,7 +216,7 @@ def _scored(
 
 def _plan(images: Imagery, size: int, halo: int, stride: int) -> Plan:
     """Chips and tiles of one raster."""
-    check_range('chip_size', size, 1)
+    check_range('chip_size', size, 1, whole=True)
     overlap = default_overlap(size, halo)
     return Plan(images.geobox, size, 2048, overlap, halo, stride)
 

@@ -25,9 +25,10 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
+from ..atomic import part_of
 from ..datasets.geo.plan import Tile
 from ..datasets.legends.legend import Legend
-from .style import sidecar_xml
+from .style import sidecar_of, sidecar_xml
 
 #: No data in confidence and score files, whose values are percentages.
 NO_PERCENT = 255
@@ -85,6 +86,17 @@ def map_nodata(legend: Legend) -> int:
     return next(code for code in (0, *range(255, 0, -1)) if code not in used)
 
 
+def map_codes(legend: Legend) -> NDArray[np.uint8]:
+    """The code of each class index in a map, (256,); that of no data from -1 and 255.
+
+    Args:
+        legend: The map's classes, 255 at most.
+    """
+    codes = np.full(256, map_nodata(legend), np.uint8)
+    codes[: len(legend)] = legend.codes
+    return codes
+
+
 def write_cog(
     path: Path,
     geobox: GeoBox,
@@ -109,7 +121,7 @@ def write_cog(
     Raises:
         OSError: If the file could not be written completely.
     """
-    flat = path.with_name(f'{path.name}.flat.tif')
+    flat = part_of(path)
     height, width = geobox.shape
     profile = {
         'driver': 'GTiff',
@@ -162,12 +174,7 @@ def write_cog(
     if layer.categories is not None:
         # By hand: GDAL copies a sidecar only where it is allowed to look for one.
         text = sidecar_xml(layer.categories, layer.colors)
-        _aux(path).write_text(text, encoding='utf-8')
-
-
-def _aux(path: Path) -> Path:
-    """GDAL's sidecar of a file."""
-    return path.with_name(f'{path.name}.aux.xml')
+        sidecar_of(path).write_text(text, encoding='utf-8')
 
 
 def _window(tile: Tile) -> Window:

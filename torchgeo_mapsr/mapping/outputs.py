@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from .style import style_paths
+from .style import sidecar_of, style_paths
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Output:
     @property
     def sidecar(self) -> Path:
         """Category names of the map."""
-        return self.map.with_name(f'{self.map.name}.aux.xml')
+        return sidecar_of(self.map)
 
     @property
     def styles(self) -> tuple[Path, Path]:
@@ -64,24 +64,44 @@ class Outputs:
         maps: One map a file of imagery, or one mosaic.
         report: The run's report.
         work: Folder of unfinished work.
+        confidence: Whether the probability of the mapped class is written.
+        scores: Whether the probability of every class is.
+        html: Whether a page of all maps is.
+        polygons: Where the polygons of the one map are, if anywhere.
     """
 
     maps: tuple[Output, ...]
     report: Path
     work: Path
+    confidence: bool = True
+    scores: bool = False
+    html: bool = False
+    polygons: Path | None = None
 
     @classmethod
-    def of(cls, output: str | Path, imagery: Sequence[str]) -> 'Outputs':
+    def of(
+        cls,
+        output: str | Path,
+        imagery: Sequence[str],
+        confidence: bool = True,
+        scores: bool = False,
+        html: bool = False,
+        polygons: Path | None = None,
+    ) -> 'Outputs':
         """Name what is written.
 
         Args:
             output: The map, a .tif; or a folder, if it ends with a slash, is one
                 already, or has no suffix.
             imagery: The files of imagery.
+            confidence: Whether the probability of the mapped class is written.
+            scores: Whether the probability of every class is.
+            html: Whether a page of all maps is.
+            polygons: Where the polygons of the one map are, if anywhere.
 
         Raises:
-            InputError: If *output* is neither a folder nor a .tif, or if two files of
-                imagery have the same name.
+            InputError: If *output* is neither a folder nor a .tif, if two files of
+                imagery have the same name, or if there would be polygons of several maps.
         """
         name = os.fspath(output)
         path = Path(name)
@@ -91,8 +111,11 @@ class Outputs:
                     f'--output {name} is neither a .tif file nor a folder.'
                 )
             mosaic = (Output(tuple(imagery), path),)
-            work = path.with_name(f'{path.name}.parts')
-            return cls(mosaic, path.with_suffix('.json'), work)
+            report, work = (
+                path.with_suffix('.json'),
+                path.with_name(f'{path.name}.parts'),
+            )
+            return cls(mosaic, report, work, confidence, scores, html, polygons)
         # The last part of a path of this system, or of an address.
         stems = [Path(os.path.basename(file.split('?')[0])).stem for file in imagery]
         stem, count = Counter(stems).most_common(1)[0]
@@ -106,28 +129,30 @@ class Outputs:
             Output((file,), path / f'{stem}.tif')
             for file, stem in zip(imagery, stems, strict=True)
         )
-        return cls(maps, path / 'report.json', path / 'torchgeo-mapsr.parts')
+        if polygons is not None and len(maps) > 1:
+            raise InputError(
+                '--polygons is of one map: give a .tif after --output, or export each '
+                'map (torchgeo-mapsr export).'
+            )
+        report, work = path / 'report.json', path / 'torchgeo-mapsr.parts'
+        return cls(maps, report, work, confidence, scores, html, polygons)
 
     @property
     def page(self) -> Path:
         """The page of all maps, beside the report."""
         return self.report.with_suffix('.html')
 
-    def files(self, confidence: bool, scores: bool, html: bool = False) -> list[Path]:
-        """All files that are written.
-
-        Args:
-            confidence: Whether the probability of the mapped class is.
-            scores: Whether the probability of every class is.
-            html: Whether a page is.
-        """
+    @property
+    def files(self) -> list[Path]:
+        """All files that are written."""
         files = []
         for output in self.maps:
             files += [output.map, output.sidecar, *output.styles, output.panel]
-            if confidence:
+            if self.confidence:
                 files += [output.confidence, *output.confidence_styles]
-            files += [output.scores] * scores
-        return [*files, self.report, *[self.page] * html]
+            files += [output.scores] * self.scores
+        files += [] if self.polygons is None else [self.polygons]
+        return [*files, self.report, *[self.page] * self.html]
 
 
 def check_outputs(

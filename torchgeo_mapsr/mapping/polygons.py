@@ -20,7 +20,6 @@ from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +32,7 @@ from rasterio.features import shapes
 from shapely.geometry.base import BaseGeometry
 from skimage.measure import label
 
+from ..atomic import replacing
 from ..datasets.geo.grid import degrees_of, pixel_offset, row_areas
 from ..datasets.geo.raster import RasterFile, open_rasters
 from ..datasets.labels import LabelRaster
@@ -79,19 +79,6 @@ class ClassPolygon:
     area: float
     confidence: float
     pixels: int
-
-
-@dataclass(frozen=True)
-class PolygonOutput:
-    """Where polygons of a map are written.
-
-    Args:
-        path: The file, in a format of :data:`FORMATS`.
-        min_area: Smaller ones are left out; in square metres.
-    """
-
-    path: Path
-    min_area: float = 0.0
 
 
 @dataclass
@@ -251,7 +238,6 @@ def polygonise(
         if offset != (0, 0) or sure.geobox.shape != geobox.shape:
             raise InputError(f'{confidence}: is not on the grid of {path}.')
 
-    part = output.with_name(f'.{output.stem}.{uuid4().hex[:8]}{output.suffix}')
     # Handles on the files are those of a thread, and closed with it: the map may get
     # another name then, which some systems refuse while it is open.
     with ThreadPoolExecutor(1, 'polygons') as thread:
@@ -279,7 +265,7 @@ def polygonise(
                     'cannot be opened; give another --min-area, or .gpkg.'
                 )
             placed, crs = _in_degrees(chain([first], placed), geobox)
-        try:
+        with replacing(output) as part:
             if driver == 'Parquet':
                 written = _write_parquet(part, placed, names, crs, sure is not None)
             else:
@@ -295,9 +281,6 @@ def polygonise(
                 )
             if driver == 'GPKG':
                 _embed_style(part, layer, polygon_qml(legend))
-            os.replace(part, output)
-        finally:
-            part.unlink(missing_ok=True)
     return written
 
 

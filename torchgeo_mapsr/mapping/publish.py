@@ -15,25 +15,23 @@ from ..datasets.geo.plan import Plan, Tile
 from ..datasets.legends.legend import Legend
 from ..evaluation.consistency import MapSummary, summarise
 from ..evaluation.mapping_unit import MappingUnit
-from .cog import Layer, map_nodata, write_cog
+from .cog import Layer, map_codes, map_nodata, write_cog
 from .inputs import Inputs
-from .outputs import Output
-from .polygons import PolygonOutput, polygonise
+from .outputs import Outputs
+from .polygons import polygonise
 from .progress import Stopwatch
 from .store import WorkStore
-from .style import write_class_styles, write_confidence_styles
+from .style import sidecar_of, write_class_styles, write_confidence_styles
 from .tiles import score_of
 
 
 def publish(
     store: WorkStore,
+    outputs: Outputs,
     number: int,
-    output: Output,
     plan: Plan,
     inputs: Inputs,
     watch: Stopwatch,
-    polygons: PolygonOutput | None = None,
-    scores: bool = True,
     min_area: float = 0.0,
 ) -> MapSummary:
     """Put the tiles of a map together, and give all files of it their names at once.
@@ -43,13 +41,11 @@ def publish(
 
     Args:
         store: Where the tiles are.
-        number: Number of the map in the store.
-        output: Names of its files.
+        outputs: What is written.
+        number: Number of the map, there and in the store.
         plan: Its tiles.
         inputs: What it was made of.
         watch: Counts the time.
-        polygons: Where polygons of the map are written, if anywhere.
-        scores: Whether the probability of every class is written, where it is kept.
         min_area: Minimum mapping unit in square metres; 0 for none.
 
     Returns:
@@ -58,7 +54,7 @@ def publish(
     Raises:
         OSError: If a file could not be written.
     """
-    target = inputs.target
+    target, output, polygons = inputs.target, outputs.maps[number], outputs.polygons
     every = {
         'classes': (output.map, Layer.classes(target, map_nodata(target))),
         'confidence': (output.confidence, Layer.confidence()),
@@ -68,7 +64,7 @@ def publish(
     layers = {
         name: layer
         for name, layer in every.items()
-        if name in names and (scores or name != 'scores')
+        if name in names and (outputs.scores or name != 'scores')
     }
     scratch = {name: store.scratch(path.name) for name, (path, _) in layers.items()}
 
@@ -118,18 +114,17 @@ def publish(
         summary = counted.result()
     output.map.parent.mkdir(parents=True, exist_ok=True)
     if polygons is not None:
-        scrap = store.scratch(polygons.path.name)
+        scrap = store.scratch(polygons.name)
         with watch('polygons'):
             polygonise(
                 scratch['classes'],
                 scrap,
                 target,
                 scratch.get('confidence'),
-                polygons.min_area,
-                layer=polygons.path.stem,
+                layer=polygons.stem,
             )
-        polygons.path.parent.mkdir(parents=True, exist_ok=True)
-        store.publish(scrap, polygons.path)
+        polygons.parent.mkdir(parents=True, exist_ok=True)
+        store.publish(scrap, polygons)
     styles = list(output.styles)
     qml, sld = map(store.scratch, (path.name for path in styles))
     write_class_styles(output.map, target, qml, sld)
@@ -143,8 +138,7 @@ def publish(
     for name in ('scores', 'confidence'):
         if name in layers:
             store.publish(scratch[name], layers[name][0])
-    classes = scratch['classes']
-    store.publish(classes.with_name(f'{classes.name}.aux.xml'), output.sidecar)
+    store.publish(sidecar_of(scratch['classes']), output.sidecar)
     # The map comes last: where it is, the rest is too.
     store.publish(scratch['classes'], output.map)
     return summary
@@ -206,5 +200,4 @@ class _Generalised:
         index = self.unit.apply(tile.row * across + tile.col, before)
         if name == 'confidence':
             return score_of(load(self.number, tile, 'scores'), index)
-        codes = np.append(self.target.codes, map_nodata(self.target))
-        return codes.astype(np.uint8)[index]
+        return map_codes(self.target)[index]

@@ -39,13 +39,12 @@ from ..models.model import (
     device_of_module,
     file_digest,
 )
-from ..models.networks.model import NetworkFiles
+from ..models.networks.files import NetworkFiles
 from .config import BackboneOptions, MapJob
 from .executor import Executor, Here, Tick
 from .fit import fit_region
 from .inputs import Inputs, searched
 from .outputs import Outputs, check_outputs
-from .polygons import PolygonOutput
 from .progress import JsonProgress, Stopwatch
 from .publish import publish
 from .store import TileFiles, WorkStore
@@ -100,15 +99,12 @@ def map_region(
     with watch('read'):
         job = searched(job)
         files = list_rasters(job.imagery)
-        outputs = Outputs.of(job.output, files)
+        outputs = Outputs.of(
+            job.output, files, job.confidence, job.scores, job.html, job.polygons
+        )
         if job.stack and len(outputs.maps[0].imagery) < len(files):
             raise InputError(
                 '--stack makes one map of all files: give a .tif after --output.'
-            )
-        if job.polygons is not None and len(outputs.maps) > 1:
-            raise InputError(
-                '--polygons is of one map: give a .tif after --output, or export each '
-                'map (torchgeo-mapsr export).'
             )
         inputs = Inputs.open(job, outputs)
         description = inputs.describe(job)
@@ -116,7 +112,7 @@ def map_region(
     store = WorkStore(outputs.work, description, overwrite=job.overwrite)
     # Everything is checked before the folder of the work is touched.
     check_outputs(
-        [*outputs.files(job.confidence, job.scores, job.html), *_kept(job)],
+        [*outputs.files, *([] if job.save_model is None else [job.save_model])],
         [*inputs.files(job), *([] if job_file is None else [job_file])],
         job.overwrite,
         store.published,
@@ -130,11 +126,8 @@ def map_region(
         inputs,
         store.tiles,
         watch,
-        job.confidence,
-        job.scores,
         _weights(job, inputs),
         job.postprocess.min_area,
-        job.html,
     )
     source = _source(job, run, executor)
     with store:
@@ -154,22 +147,16 @@ class Run:
         inputs: Imagery, labels and legends.
         tiles: Finished tiles.
         watch: Counts the time.
-        confidence: Whether the probability of the mapped class is written.
-        scores: Whether the probability of every class is.
         weights: Weight of each class when the best is taken; no weights by default.
         min_area: Minimum mapping unit in square metres; 0 for none.
-        html: Whether a page is made of the maps.
     """
 
     outputs: Outputs
     inputs: Inputs
     tiles: TileFiles
     watch: Stopwatch
-    confidence: bool
-    scores: bool
     weights: tuple[float, ...] = ()
     min_area: float = 0.0
-    html: bool = False
 
     def plans(
         self, size: int, tile_size: int, overlap: int | None, halo: int, stride: int
@@ -227,13 +214,14 @@ class Run:
         executor = executor or Here()
         groups = executor.split(items, _ROW)
         tick = start(sum(group.chip_count for group in groups))
+        outputs = self.outputs
         work = MapPass(
             scores,
             self.inputs.target,
             self.tiles,
-            self.confidence,
+            outputs.confidence,
             # What a patch becomes is not known yet: its confidence is looked up.
-            self.scores or (self.confidence and self.min_area > 0),
+            outputs.scores or (outputs.confidence and self.min_area > 0),
             self.watch,
             self.weights,
         )
@@ -246,7 +234,6 @@ class Run:
         plans: Sequence[Plan],
         settings: Mapping[str, Any],
         provenance: Mapping[str, Any],
-        polygons: PolygonOutput | None = None,
     ) -> tuple[dict[str, MapSummary], dict[str, Any]]:
         """Put the maps together, give all files their names, and report.
 
@@ -255,7 +242,6 @@ class Run:
             plans: Plan of each raster.
             settings: What was asked for, as JSON types.
             provenance: Where the model comes from, as JSON types.
-            polygons: Where polygons of the one map are written, if anywhere.
 
         Returns:
             What each map holds, and the report.
@@ -268,13 +254,11 @@ class Run:
             else:
                 summary = publish(
                     store,
+                    self.outputs,
                     number,
-                    output,
                     plans[number],
                     self.inputs,
                     self.watch,
-                    polygons,
-                    self.scores,
                     self.min_area,
                 )
                 store.finish(number)
@@ -294,7 +278,7 @@ class Run:
         text = json.dumps(report, indent=1)
         scratch.write_text(text + '\n')
         store.publish(scratch, self.outputs.report)
-        if self.html:
+        if self.outputs.html:
             with self.watch('report'):
                 page = store.scratch(self.outputs.page.name)
                 page.write_text(build_page([self.outputs.report]), encoding='utf-8')
@@ -371,9 +355,7 @@ def _make(
         items = run.items(plans, store.finished)
         run.make_tiles(scores, items, executor, _starter(bar, 'Map'))
     _check_unchanged(run.inputs)
-    summaries, report = run.publish(
-        store, plans, job.to_dict(), model.provenance, _polygons(job, run)
-    )
+    summaries, report = run.publish(store, plans, job.to_dict(), model.provenance)
     _tell(console, run, summaries, model, report['notes'])
     if job.polygons is not None:
         console.print(f'Polygons: {escape(str(job.polygons))}')
@@ -446,23 +428,11 @@ def _plans(job: MapJob, run: Run, halo: int, stride: int) -> tuple[Plan, ...]:
     return run.plans(chips.size, chips.tile_size, chips.overlap, halo, stride)
 
 
-def _kept(job: MapJob) -> list[Path]:
-    """Files that the fit and polygons are kept in."""
-    return [path for path in (job.save_model, job.polygons) if path is not None]
-
-
 def _weights(job: MapJob, inputs: Inputs) -> tuple[float, ...]:
     """Weight of each class when the best is taken; none by default."""
     if not job.postprocess.reweight:
         return ()
     return class_weights(job.postprocess.reweight, inputs.target)
-
-
-def _polygons(job: MapJob, run: Run) -> PolygonOutput | None:
-    """Where polygons are written."""
-    if job.polygons is None:
-        return None
-    return PolygonOutput(job.polygons)
 
 
 def check_model(model: ChipModel, inputs: Inputs, target: str) -> None:
@@ -520,12 +490,12 @@ def _tell(
     console.print(area_table(list(summaries.values())))
     for note in notes:
         console.print(f'Note: {escape(note)}')
-    if run.confidence:
+    if run.outputs.confidence:
         console.print(f'Confidence: {escape(model.calibration.description)}.')
     for path in summaries:
         console.print(f'Map: {escape(path)}')
     console.print(f'Report: {escape(str(run.outputs.report))}')
-    if run.html:
+    if run.outputs.html:
         console.print(f'Page: {escape(str(run.outputs.page))}')
 
 

@@ -10,12 +10,11 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
-from uuid import uuid4
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as deserialise
 from safetensors.numpy import save as serialise
 
-from ..atomic import take_name
+from ..atomic import PART, part_of, replacing, sync, take_name
 from ..datasets.geo.plan import Tile
 from ..errors import InputError
 from ..models.model import LandCoverModel, is_intact
@@ -32,8 +31,7 @@ FORMAT = 4
 _NAMES = re.compile(
     r'(lock|manifest\.json|fit(_[0-9a-f]+)?\.safetensors'
     r'|\d+_\d+_\d+(_[0-9a-f]+)?\.tile|chip_\d+_\d+_\d+(_[0-9a-f]+)?\.safetensors'
-    r'|out_.*)'
-    r'(\.([0-9a-f]+\.)?part)?',
+    r'|out_.*)',
     re.DOTALL,
 )
 
@@ -120,13 +118,12 @@ class WorkStore:
 
     def _owns(self, path: Path) -> bool:
         """Whether a file of the folder belongs to this work."""
-        work = self.tiles.work
+        work, name = self.tiles.work, PART.sub('', path.name)
         return (
-            self.tiles.owns(path)
-            or path.name == self.fit.name
-            or path.name.startswith((f'out_{work}_', f'{self.fit.name}.'))
-            or (path.name.startswith('chip_') and f'_{work}.' in path.name)
-            or f'_{work}.tile.' in path.name
+            name == self.fit.name
+            or name.startswith(f'out_{work}_')
+            or (name.startswith('chip_') and f'_{work}.' in name)
+            or name.endswith(f'_{work}.tile')
         )
 
     def _acquire(self) -> None:
@@ -147,7 +144,9 @@ class WorkStore:
                 raise InputError(
                     f'{self.folder} is no folder; move it away or give another --output.'
                 ) from None
-            foreign = [name for name in names if not _NAMES.fullmatch(name)]
+            foreign = [
+                name for name in names if not _NAMES.fullmatch(PART.sub('', name))
+            ]
             if foreign:
                 raise InputError(
                     f'{self.folder} holds files that are not from an earlier run '
@@ -182,11 +181,10 @@ class WorkStore:
         self._load_outputs(content)
         for entry in list(self.folder.iterdir()):
             scratch = self._owns(entry) and not self.tiles.owns(entry)
-            if entry.suffix == '.part' or (scratch and entry != self.fit):
+            if PART.match(entry.name) or (scratch and entry != self.fit):
                 entry.unlink(missing_ok=True)
         for entry in list(self._manifest.parent.iterdir()):
-            start = f'{self._manifest.name}.'
-            if entry.name.startswith(start) and entry.suffix == '.part':
+            if PART.match(entry.name) and entry.name.endswith(self._manifest.name):
                 entry.unlink(missing_ok=True)
         self._write()
 
@@ -260,16 +258,12 @@ class WorkStore:
         Args:
             model: The fit.
         """
-        part = part_of(self.fit)
-        try:
-            model.save(part)
-            sync(part)
-            # Known before the file is there: one without a checksum is none.
-            self._fit = _file_digest(part)
-            self._write()
-            os.replace(part, self.fit)
-        finally:
-            part.unlink(missing_ok=True)
+        content = model.to_bytes()
+        # Known before the file is there: one without a checksum is none.
+        self._fit = hashlib.sha256(content).hexdigest()
+        self._write()
+        with replacing(self.fit) as part:
+            part.write_bytes(content)
 
     def has_fit(self) -> bool:
         """Whether an interrupted run has kept a fit, and its file as it was written."""
@@ -444,44 +438,6 @@ def _differing(old: Any, new: Any) -> list[str]:
     return [] if old == new else ['']
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside *path* that becomes *path* when the block succeeds.
-
-    The bytes are on the disk before the name is: after a crash, what is called *path*
-    is complete or is what it was before. Several processes may write *path* at a time,
-    each under a temporary name of its own: the last one stays.
-
-    Args:
-        path: The final name.
-
-    Yields:
-        The name to write to.
-    """
-    part = part_of(path)
-    try:
-        yield part
-        sync(part)
-        os.replace(part, path)
-    finally:
-        with suppress(FileNotFoundError):
-            part.unlink()
-
-
-def part_of(path: Path) -> Path:
-    """A new temporary name beside a path, no longer than file systems allow."""
-    # a character takes up to 4 of the 255 bytes of a name
-    name = path.name if len(os.fsencode(path.name)) < 240 else path.name[:56]
-    return path.with_name(f'{name}.{uuid4().hex[:8]}.part')
-
-
-def sync(path: Path) -> None:
-    """Put the bytes of a file on the disk."""
-    # Windows refuses this for a file that is open for reading alone.
-    with path.open('r+b') as file:
-        os.fsync(file.fileno())
-
-
 class TileFiles:
     """Finished tiles of one work, in a folder that all of its processes see.
 
@@ -507,7 +463,7 @@ class TileFiles:
 
     def owns(self, path: Path) -> bool:
         """Whether a file of the folder is a tile of this work."""
-        return path.name.endswith(f'_{self.work}.tile')
+        return path.name.endswith(f'_{self.work}.tile') and not PART.match(path.name)
 
     def has(self, image: int, tile: Tile) -> bool:
         """Whether a tile is finished, and its file as it was written.

@@ -158,6 +158,15 @@ def polygon_qml(legend: Legend, field: str = 'class') -> str:
     return _text(root)
 
 
+def sidecar_of(path: Path) -> Path:
+    """GDAL's sidecar of a raster.
+
+    Args:
+        path: The raster.
+    """
+    return path.with_name(f'{path.name}.aux.xml')
+
+
 def sidecar_xml(
     names: Mapping[int, str], colors: Mapping[int, Color] | None = None
 ) -> str:

@@ -25,9 +25,9 @@ from ..errors import InputError
 from ..evaluation.reweighting import reweighted
 from ..models.head.calibration import Calibration
 from ..models.model import ChipModel, ModelFile, chips_at_once
-from ..models.networks.model import NetworkFiles
+from ..models.networks.files import NetworkFiles
 from ..process import give_back, pipeline
-from .cog import NO_PERCENT, map_nodata
+from .cog import NO_PERCENT, map_codes
 from .progress import Stopwatch
 from .store import TileFiles
 
@@ -485,8 +485,7 @@ class MapPass:
 
     def _arrays(self, tile: BlendedTile) -> Mapping[str, NDArray[np.uint8]]:
         """What is kept of a tile."""
-        codes = np.full(256, map_nodata(self.target), np.uint8)
-        codes[: len(self.target)] = self.target.codes
+        codes = map_codes(self.target)
         classes = np.empty_like(tile.classes)
         # Line by line: numpy turns all indices that it is given into 64 bits.
         for line, index in zip(classes, tile.classes, strict=True):

@@ -20,6 +20,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from ..arguments import check_choice, check_range
+from ..atomic import replacing
 from ..datasets.chip import Chip
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
@@ -429,7 +430,8 @@ class LandCoverModel:
         Args:
             path: The file; its folder must exist.
         """
-        Path(path).write_bytes(self.to_bytes())
+        with replacing(Path(path)) as part:
+            part.write_bytes(self.to_bytes())
 
     @classmethod
     def load(

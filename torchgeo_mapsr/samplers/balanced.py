@@ -58,8 +58,8 @@ class BalancedChipSampler(GeoSampler):
         roi: Polygon | None = None,
         toi: pandas.Interval | None = None,
     ) -> None:
-        check_range('size', size, 1)
-        check_range('length', length, 1)
+        check_range('size', size, 1, whole=True)
+        check_range('length', length, 1, whole=True)
         check_range('balance', balance, 0, 1)
         if not isinstance(dataset, ChipDataset):
             raise InputError(

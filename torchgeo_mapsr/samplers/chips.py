@@ -75,7 +75,7 @@ class ChipSampler(GeoSampler):
         toi: pandas.Interval | None = None,
     ) -> None:
         for name, pixels in (('size', size), ('stride', stride), ('length', length)):
-            check_range(name, pixels, 1)
+            check_range(name, pixels, 1, whole=True)
         self.tiles = tiles_of(dataset, roi, toi, length)
         self.size = size
         self.stride = stride or size

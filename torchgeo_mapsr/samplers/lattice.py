@@ -41,11 +41,11 @@ class _PlanSampler(GeoSampler):
         align: int = 1,
         tile_size: int = 2048,
     ) -> None:
-        check_range('size', size, 1)
-        check_range('overlap', overlap, 0)
-        check_range('halo', halo, 0)
-        check_range('align', align, 1)
-        check_range('tile_size', tile_size, 1)
+        check_range('size', size, 1, whole=True)
+        check_range('overlap', overlap, 0, whole=True)
+        check_range('halo', halo, 0, whole=True)
+        check_range('align', align, 1, whole=True)
+        check_range('tile_size', tile_size, 1, whole=True)
         shared = overlap or default_overlap(size, halo)
         #: Plan of each raster.
         self.plans = tuple(
@@ -114,7 +114,7 @@ class FitSampler(_PlanSampler):
         align: int = 1,
         seed: int = 0,
     ) -> None:
-        check_range('seed', seed, 0)
+        check_range('seed', seed, 0, whole=True)
         super().__init__(dataset, size, overlap, halo, align)
         labels = [pair.lr_labels for pair in pairs_of(dataset)]
         chips = LabelledChips(self.plans, labels, seed)

@@ -57,7 +57,7 @@ class PatchSampler(GeoSampler):
         toi: pandas.Interval | None = None,
     ) -> None:
         for name, number in (('size', size), ('length', length)):
-            check_range(name, number, 1)
+            check_range(name, number, 1, whole=True)
         table = patches
         if not isinstance(table, geopandas.GeoDataFrame):
             table = read_footprints(table)

@@ -93,9 +93,9 @@ class MapWriter(BasePredictionWriter):
             ('halo', halo, 0),
             ('align', align, 1),
             ('tile_size', tile_size, 1),
-            ('min_area', min_area, 0),
         ):
-            check_range(name, pixels, least)
+            check_range(name, pixels, least, whole=True)
+        check_range('min_area', min_area, 0)
         super().__init__('batch')
         self.output = output
         self.overlap, self.halo, self.align = overlap, halo, align
@@ -161,7 +161,13 @@ class MapWriter(BasePredictionWriter):
         images = tuple(pair.imagery for pair in pairs)
         labels = {raster.number: raster for pair in pairs for raster in pair.lr_labels}
         inputs = Inputs(images, tuple(labels.values()), crosswalk.target, crosswalk)
-        outputs = Outputs.of(self.output, [image.paths[0] for image in images])
+        outputs = Outputs.of(
+            self.output,
+            [image.paths[0] for image in images],
+            self.confidence,
+            self.scores,
+            self.html,
+        )
         if len(outputs.maps) != len(pairs):
             raise InputError(
                 f'{len(pairs)} rasters do not become one map {self.output}: give a '
@@ -169,11 +175,7 @@ class MapWriter(BasePredictionWriter):
             )
         sources = [*(p for image in images for p in image.paths)]
         sources += [path for raster in labels.values() for path in raster.paths]
-        check_outputs(
-            outputs.files(self.confidence, self.scores, self.html),
-            sources,
-            self.overwrite,
-        )
+        check_outputs(outputs.files, sources, self.overwrite)
         store, message, work = None, '', uuid4().hex[:12]
         if trainer.is_global_zero:
             store = WorkStore(outputs.work, {'predictions': work})
@@ -192,11 +194,8 @@ class MapWriter(BasePredictionWriter):
             inputs,
             files,
             watch,
-            self.confidence,
-            self.scores,
             class_weights(self.reweight, inputs.target),
             self.min_area,
-            self.html,
         )
         model = getattr(pl_module, 'land_cover', None)
         calibration = getattr(model, 'calibration', Calibration())

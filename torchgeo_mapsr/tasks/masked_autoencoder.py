@@ -4,7 +4,6 @@
 """Pretraining of a segmentation network's encoder on imagery alone."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from .._compat import BaseTask, Sample
 from ..arguments import check_arguments
+from ..atomic import replacing
 from ..errors import InputError
 from ..models.backbones.spec import suggest
 from ..models.networks.masked_autoencoder import STRIDE, MaskedAutoencoder
@@ -212,10 +212,9 @@ class MaskedAutoencoderTask(BaseTask):
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f'{path.name}.{os.getpid()}.part')
         state = self.autoencoder.encoder.state_dict()
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, part)
-        part.replace(path)
+        with replacing(path) as part:
+            save_file({name: value.contiguous() for name, value in state.items()}, part)
 
     def _loss(self, batch: Sample, stage: str) -> Tensor:
         image, bands = batch['image'], self.hparams['in_channels']

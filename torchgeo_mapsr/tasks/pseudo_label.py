@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..losses import LovaszLoss, SymmetricCrossEntropy, agreement
 from ..models.networks.ensemble import Ensemble
 from ..models.networks.segmentation import Network
-from ..models.networks.trained import Trained
+from ..models.networks.trained import load_networks
 from .cells import valid_pixels
 from .classes import Classes
 from .segmentation import NetworkTask
@@ -119,7 +119,7 @@ class PseudoLabelTask(NetworkTask):
         teachers = h['teachers']
         named = [teachers] if isinstance(teachers, str) else teachers
         paths = [Path(path) for path in named]
-        trained = Trained.load(paths, h['teacher_weights'])
+        trained = load_networks(paths, h['teacher_weights'])
         if trained.target != self.crosswalk.target:
             raise InputError(
                 f"The teachers map '{trained.target.name}' and this task "

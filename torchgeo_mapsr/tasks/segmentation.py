@@ -31,7 +31,8 @@ from .supervision import PixelLabels, Supervision
 Loss = Literal['ce', 'jaccard', 'focal', 'dice']
 
 # Defaults of signatures; they are immutable.
-NETWORK, CLASSES = Network(), Classes()
+NETWORK: Network = Network()
+CLASSES: Classes = Classes()
 
 
 class NetworkTask(LandCoverTask, SemanticSegmentationTask):

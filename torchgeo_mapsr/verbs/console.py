@@ -6,12 +6,12 @@
 import argparse
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..atomic import replacing
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -184,14 +184,11 @@ def output_path(
         InputError: See :func:`check_output`.
     """
     check_output(path, inputs, overwrite)
-    scratch = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
     try:
-        yield scratch
-        if not overwrite and path.exists():
-            raise InputError(_exists(path, overwrite))
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+        with replacing(path, bool(overwrite)) as part:
+            yield part
+    except FileExistsError:
+        raise InputError(_exists(path, overwrite)) from None
 
 
 def write_json(

@@ -192,10 +192,11 @@ def _with_truth(
     inputs: list[str],
 ) -> dict[str, Any]:
     """Figures against HR labels."""
+    from ..datasets.geo.raster import distinct_names
     from ..datasets.labels import LabelRaster
     from ..datasets.legends.crosswalk import Crosswalk
     from ..evaluation.accuracy import assess, pixel_metres
-    from ..evaluation.class_maps import layer_path, map_names
+    from ..evaluation.class_maps import layer_path
     from ..evaluation.reliability import map_reliability
 
     target = options.target or legend
@@ -203,7 +204,7 @@ def _with_truth(
     truth_crosswalk = Crosswalk.load(
         options.truth_legend or legend, target, options.crosswalk
     )
-    names = map_names([path for path, _ in pairs])
+    names = distinct_names([path for path, _ in pairs])
     width = options.boundary
     if width is None:
         first = [LabelRaster.open(path)[0].geobox for path in pairs[0]]

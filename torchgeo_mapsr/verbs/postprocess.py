@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..atomic import replacing
 from ..errors import InputError
 from .console import (
     check_json,
@@ -14,6 +15,7 @@ from .console import (
     finite,
     json_option,
     legend_option,
+    output_path,
     overwrite_option,
     terminal,
     write_json,
@@ -86,7 +88,8 @@ def run(options: argparse.Namespace) -> int:
     from ..evaluation.class_maps import common_legend, layer_path, without_layers
     from ..evaluation.mapping_unit import MappingUnit
     from ..evaluation.reweighting import class_weights, reweighted
-    from ..mapping.cog import Layer, map_nodata, write_cog
+    from ..mapping.cog import Layer, map_codes, map_nodata, write_cog
+    from ..mapping.style import sidecar_of
 
     if not options.reweight and options.min_area is None:
         raise InputError('Nothing to do; give --reweight, --min-area or both.')
@@ -162,7 +165,7 @@ def run(options: argparse.Namespace) -> int:
                 )
                 unit.save(saved)
         nodata = map_nodata(legend)
-        codes = np.append(legend.codes, nodata).astype(np.uint8)
+        codes = map_codes(legend)
         numbers = {(tile.row, tile.col): i for i, tile in enumerate(tiles)}
 
         def load(tile: Tile) -> Any:
@@ -172,15 +175,12 @@ def run(options: argparse.Namespace) -> int:
             tick()
             return codes[index]
 
-        scratch = options.output.with_name(f'.{options.output.stem}.part.tif')
-        side = Path(f'{scratch}.aux.xml')
-        try:
-            write_cog(scratch, grid, Layer.classes(legend, nodata), tiles, load)
-            side.replace(f'{options.output}.aux.xml')
-            scratch.replace(options.output)
-        finally:
-            scratch.unlink(missing_ok=True)
-            side.unlink(missing_ok=True)
+        with (
+            output_path(options.output, inputs[:-1], options.overwrite) as part,
+            replacing(sidecar_of(options.output)) as side,
+        ):
+            write_cog(part, grid, Layer.classes(legend, nodata), tiles, load)
+            sidecar_of(part).replace(side)
     if options.min_area is not None:
         saved.unlink(missing_ok=True)
     before, after, changed = _compare(

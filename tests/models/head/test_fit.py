@@ -652,6 +652,7 @@ def test_classes_that_are_not_mapped_are_named() -> None:
     remarks = made.provenance['fit']['remarks']
     assert any(r.startswith('Impervious is not mapped: its 3 cells') for r in remarks)
     assert 'Forest is not mapped: no label stands for it.' in remarks
+    assert made.provenance['fit']['unmapped'] == ['Forest', 'Impervious']
     one = Blobs(side=15, classes=(0, 0, 3)).table
     remarks = fit_head(one, SAME).provenance['fit']['remarks']
     assert 'Forest, Field are not mapped: no label stands for them.' in remarks
@@ -659,6 +660,7 @@ def test_classes_that_are_not_mapped_are_named() -> None:
     made = fit_head(replace(blobs.table, code=code, share=share), SAME)
     remarks = made.provenance['fit']['remarks']
     assert any(r.startswith('Impervious has 1 whole cells') for r in remarks)
+    assert made.provenance['fit']['uncertain'] == ['Impervious']
 
 
 def scene_table(scene: Scene) -> tuple[CellTable, Tokens, Tensor]:

@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch import Trainer
 
 from torchgeo_mapsr import Classes, InputError, Legend, SegmentationTask
-from torchgeo_mapsr.models.networks.trained import Trained
+from torchgeo_mapsr.models.networks.trained import load_networks
 
 
 def checkpoint(path: Path, seed: int = 0, **arguments: object) -> SegmentationTask:
@@ -32,10 +32,10 @@ def image() -> torch.Tensor:
 
 def test_predicts_as_the_task_does(tmp_path: Path, image: torch.Tensor) -> None:
     tasks = [checkpoint(tmp_path / f'{seed}.ckpt', seed) for seed in (0, 1)]
-    one = Trained.load([tmp_path / '0.ckpt'])
+    one = load_networks([tmp_path / '0.ckpt'])
     expected = [task.log_probabilities({'image': image}).exp() for task in tasks]
     torch.testing.assert_close(one.ensemble(image), expected[0])
-    both = Trained.load([tmp_path / '0.ckpt', tmp_path / '1.ckpt'], (1, 3))
+    both = load_networks([tmp_path / '0.ckpt', tmp_path / '1.ckpt'], (1, 3))
     torch.testing.assert_close(
         both.ensemble(image), 0.25 * expected[0] + 0.75 * expected[1]
     )
@@ -58,7 +58,7 @@ def test_needs_no_other_file(tmp_path: Path, image: torch.Tensor) -> None:
     )
     (tmp_path / 'encoder.pth').unlink()
     (tmp_path / 'two.yaml').unlink()
-    trained = Trained.load([tmp_path / 'task.ckpt'])
+    trained = load_networks([tmp_path / 'task.ckpt'])
     assert trained.target.codes.tolist() == [3, 8]
     torch.testing.assert_close(trained.ensemble(image), task(image).softmax(1))
 
@@ -94,7 +94,7 @@ def test_mistakes(tmp_path: Path) -> None:
         (['i'], 'does not fit its own hyperparameters'),
     ):
         with pytest.raises(InputError, match=message) as error:
-            Trained.load([tmp_path / f'{name}.ckpt' for name in names])
+            load_networks([tmp_path / f'{name}.ckpt' for name in names])
         assert '\n' not in str(error.value), names
 
 
@@ -103,7 +103,7 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     path, damaged = tmp_path / 'a.ckpt', tmp_path / 'damaged.ckpt'
     checkpoint(path, backbone='tu-mobilenetv3_small_050')
     content = path.read_bytes()
-    expected = Trained.load([path]).ensemble.state_dict()
+    expected = load_networks([path]).ensemble.state_dict()
     generator = torch.Generator().manual_seed(0)
     size = len(content)
     # most of a file is weights; its pickled part and its directory are at both ends
@@ -116,7 +116,7 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
         changed[place] ^= 1 << (place % 8)
         damaged.write_bytes(changed)
         try:
-            state = Trained.load([damaged]).ensemble.state_dict()
+            state = load_networks([damaged]).ensemble.state_dict()
         except InputError as error:
             messages.append(str(error))
             continue
@@ -126,7 +126,7 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     for share in (0, 0.3, 0.9, 0.999):
         damaged.write_bytes(content[: int(share * size)])
         with pytest.raises(InputError, match=r'cannot be read|is not read'):
-            Trained.load([damaged])
+            load_networks([damaged])
 
 
 def test_changed_weights_are_refused_by_the_task_too(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_changed_weights_are_refused_by_the_task_too(tmp_path: Path) -> None:
     content = torch.load(tmp_path / 'a.ckpt', weights_only=True)
     content['state_dict']['model.network.encoder.conv1.weight'][0, 0, 0, 0] += 1e-6
     torch.save(content, tmp_path / 'b.ckpt')
-    for load in (lambda p: Trained.load([p]), SegmentationTask.load_from_checkpoint):
+    for load in (lambda p: load_networks([p]), SegmentationTask.load_from_checkpoint):
         with pytest.raises(InputError, match='the checkpoint is damaged'):
             load(tmp_path / 'b.ckpt')
 
@@ -152,5 +152,5 @@ def test_earlier_checkpoints_are_read(tmp_path: Path, image: torch.Tensor) -> No
         for name, value in content['state_dict'].items()
     }
     torch.save(content, tmp_path / 'earlier.ckpt')
-    found = Trained.load([tmp_path / 'earlier.ckpt']).ensemble(image)
+    found = load_networks([tmp_path / 'earlier.ckpt']).ensemble(image)
     torch.testing.assert_close(found, task(image).softmax(1))

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Self
 from xml.etree import ElementTree
 
@@ -440,7 +440,7 @@ def _members(name: str) -> list[str]:
                 member
                 for member in archive.namelist()
                 if member.lower().endswith(SUFFIXES)
-                and not member.startswith('__MACOSX/')
+                and not _is_hidden(PurePosixPath(member))
             )
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f'{name}: cannot be read as a ZIP archive ({error})') from None
@@ -449,6 +449,16 @@ def _members(name: str) -> list[str]:
             f'{name}: the archive holds no rasters ({", ".join(SUFFIXES)})'
         )
     return [f'{_ARCHIVED}{name}}}/{member}' for member in members]
+
+
+def _is_hidden(path: PurePath) -> bool:
+    """Whether a file, or a folder that it lies in, is hidden.
+
+    They hold no raster of a person's: macOS puts a ``._NAME.tif`` of other content beside
+    each file on foreign disks and in archives, notebooks keep copies, and what is being
+    written has a hidden name.
+    """
+    return any(part.startswith('.') or part == '__MACOSX' for part in path.parts)
 
 
 def open_rasters(
@@ -491,7 +501,10 @@ def list_rasters(paths: PathLike | Iterable[PathLike]) -> list[str]:
         elif os.path.isdir(name) and not is_zarr(name):
             try:
                 content = sorted(
-                    p for p in Path(name).rglob('*') if p.suffix.lower() in SUFFIXES
+                    path
+                    for path in Path(name).rglob('*')
+                    if path.suffix.lower() in SUFFIXES
+                    and not _is_hidden(path.relative_to(name))
                 )
             except OSError as error:
                 raise InputError(
@@ -507,6 +520,28 @@ def list_rasters(paths: PathLike | Iterable[PathLike]) -> list[str]:
     if not names:
         raise InputError('no raster files were given')
     return names
+
+
+def distinct_names(paths: Sequence[PathLike]) -> list[str]:
+    """What files are called in tables, strata and names of bands.
+
+    Args:
+        paths: The files.
+
+    Returns:
+        The name of each without suffix, with as much of its folders as tells all apart;
+        the whole path where that does not.
+
+    >>> distinct_names(['2019/a.tif', '2024/a.tif'])
+    ['2019/a', '2024/a']
+    """
+    texts = [os.fspath(path) for path in paths]
+    parts = [PurePosixPath(t.partition('?')[0]).with_suffix('').parts for t in texts]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        names = ['/'.join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return texts
 
 
 def side_by_side(files: Sequence[RasterFile]) -> tuple[RasterFile, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 from numpy.typing import ArrayLike, NDArray
 
+from ...atomic import replacing
 from ...errors import InputError
 from . import catalog
 from .legend import Legend, code_of
@@ -194,7 +195,8 @@ class JointStatistics:
             path: File to write.
         """
         text = yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
-        Path(path).write_text(text, encoding='utf-8')
+        with replacing(Path(path)) as part:
+            part.write_text(text, encoding='utf-8')
 
     def missing(self, codes: ArrayLike) -> tuple[int, ...]:
         """Codes of LR classes that have no statistics.

@@ -49,7 +49,7 @@ def create_backbone(
         InputError: If the spec does not name a backbone, an option is wrong, or
             weights are missing or do not fit.
     """
-    check_range('bands', bands, 1)
+    check_range('bands', bands, 1, whole=True)
     members = [
         member.with_option('seed', str(seed))
         if seed is not None and member.kind == 'rcf' and 'seed' not in member.options

@@ -326,7 +326,7 @@ def fit_head(
     report |= {'prior_weight': prior, 'prior_sigma': sigma, 'pixels': len(table.pixels)}
     composition = _compositions(data, crosswalk, pixels, cleaned)
     report['cells'] = _class_counts(data, crosswalk)
-    report['remarks'] = _remarks(data, crosswalk, report['cells'], held, composition)
+    report |= _remarks(data, crosswalk, report['cells'], held, composition)
     return Head(
         crosswalk.target,
         options.score,
@@ -679,10 +679,12 @@ def _remarks(
     cells: dict[str, int],
     held: HeldOut | None,
     composition: tuple[Tensor, Tensor],
-) -> list[str]:
-    """What the map may be wrong about, one sentence each."""
+) -> dict[str, list[str]]:
+    """What the map may be wrong about, one sentence each, and the classes it is of."""
     remarks: list[str] = []
+    unmapped: list[str] = []
     unlabelled: list[str] = []
+    uncertain: list[str] = []
     code = data.table.code
     index = torch.from_numpy(crosswalk.index(code.numpy()))
     whole = data.composition[data.target].sum(0) > 0
@@ -690,6 +692,7 @@ def _remarks(
         cut = int((index == c).sum()) - cells[name]
         held_by = composition[0][composition[1][:, c] > 0]
         if not whole[c]:
+            unmapped.append(name)
             if cut:
                 remarks.append(
                     f'{name} is not mapped: its {cut} cells are all cut by the edge of '
@@ -703,10 +706,12 @@ def _remarks(
             else:
                 unlabelled.append(name)
         elif cells[name] == 0:
+            uncertain.append(name)
             remarks.append(
                 f'{name} has no whole cell: it is known from mixed codes alone.'
             )
         elif cells[name] < FEW_CELLS:
+            uncertain.append(name)
             remarks.append(
                 f'{name} has {cells[name]} whole cells: where it is mapped, and where it '
                 'is missed, is uncertain.'
@@ -716,8 +721,9 @@ def _remarks(
         remarks.append(
             f'{", ".join(unlabelled)} {be} not mapped: no label stands for {it}.'
         )
+    said = {'remarks': remarks, 'unmapped': unmapped, 'uncertain': uncertain}
     if held is None:
-        return remarks
+        return said
     label = data.target[held.index]
     wrong = held.log_probability.argmax(1) != label
     if len(label) >= FEWEST_CELLS and wrong.any():
@@ -730,7 +736,7 @@ def _remarks(
                 f'Cells whose label the imagery contradicts lie together ({ratio:.1f} '
                 'times as often as by chance): neighbouring labels may share errors.'
             )
-    return remarks
+    return said
 
 
 def _check(data: _Labelled, crosswalk: Crosswalk) -> None:

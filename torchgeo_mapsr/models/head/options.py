@@ -53,7 +53,8 @@ def check_field(field: str, value: Any, name: str) -> None:
     if field in CHOICES:
         check_choice(name, value, CHOICES[field])
     if field in _RANGES:
-        check_range(name, value, *_RANGES[field])
+        whole = FitOptions.__annotations__[field] is int
+        check_range(name, value, *_RANGES[field], whole=whole)
     if field == 'confidence_quantile' and value == 1:
         raise InputError(f'{name} must be below 1.')
 

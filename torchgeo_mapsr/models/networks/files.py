@@ -1,84 +1,18 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Trained networks as a model of chips."""
+"""Checkpoints of networks by their files, which are opened where they are used."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from ...datasets.chip import Chip
-from ...datasets.legends.legend import Legend
 from ...errors import InputError
-from ..head.calibration import Calibration
-from ..model import HALF, Timer, device_of, file_digest, no_timer
+from ..model import device_of, file_digest
 
 if TYPE_CHECKING:
-    from .trained import Trained
-
-
-@dataclass(frozen=True, eq=False)
-class NetworkModel:
-    """Networks that turn a chip into class probabilities.
-
-    Args:
-        trained: The networks, on the device.
-        device: Where they compute.
-        precision: fp32, bf16 or fp16.
-    """
-
-    trained: 'Trained'
-    device: torch.device
-    precision: str = 'fp32'
-
-    #: Networks see the imagery alone.
-    uses_labels = False
-
-    #: Their probabilities are what they say.
-    calibration = Calibration(description='not calibrated: the networks’ own')
-
-    @property
-    def target(self) -> Legend:
-        """Legend of the classes."""
-        return self.trained.target
-
-    @property
-    def bands(self) -> int:
-        """Bands of the imagery."""
-        return self.trained.bands
-
-    @property
-    def halo(self) -> int:
-        """Pixels at a chip's border that lack context."""
-        return self.trained.halo
-
-    @property
-    def stride(self) -> int:
-        """Pixels that chips start at multiples of."""
-        return self.trained.stride
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Where the networks come from."""
-        return self.trained.provenance
-
-    @torch.no_grad()
-    def probabilities(self, chip: Chip, timer: Timer = no_timer) -> Tensor:
-        """Class probabilities of a chip's core; see :class:`~..model.ChipModel`."""
-        half = HALF.get(self.precision)
-        with timer('network'):
-            image = chip.image[None].to(self.device)
-            with torch.autocast(self.device.type, half, enabled=half is not None):
-                probabilities: Tensor = self.trained.ensemble(image)[0]
-            if self.device.type == 'cuda':
-                # Or the GPU's time is counted to what comes next.
-                torch.cuda.synchronize(self.device)
-        rows, cols = chip.core or (slice(None), slice(None))
-        return probabilities[:, rows, cols]
+    from .trained import NetworkModel
 
 
 @dataclass(frozen=True)
@@ -125,7 +59,7 @@ class NetworkFiles:
         absolute = tuple(path.absolute() for path in paths)
         return cls(absolute, digests, weights, device, precision)
 
-    def open(self) -> NetworkModel:
+    def open(self) -> 'NetworkModel':
         """Load them, once in this process.
 
         Raises:
@@ -144,14 +78,13 @@ class NetworkFiles:
 
 
 @lru_cache(maxsize=1)
-def _opened(files: NetworkFiles) -> NetworkModel:
+def _opened(files: NetworkFiles) -> 'NetworkModel':
     for path, digest in zip(files.paths, files.digests, strict=True):
         if not path.is_file() or file_digest(path) != digest:
             raise InputError(f'Checkpoint {path} is not there or is another one.')
     # timm and others, which a map by frozen features needs not.
-    from .trained import Trained
+    from .trained import load_networks
 
-    trained = Trained.load(files.paths, files.weights or None)
-    device = device_of(files.device)
-    trained = replace(trained, ensemble=trained.ensemble.to(device))
-    return NetworkModel(trained, device, files.precision)
+    return load_networks(
+        files.paths, files.weights or None, device_of(files.device), files.precision
+    )

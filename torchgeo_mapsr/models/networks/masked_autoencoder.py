@@ -83,7 +83,7 @@ class MaskedAutoencoder(nn.Module):
             ('decoder_depth', decoder_depth),
             ('decoder_heads', decoder_heads),
         ):
-            check_range(name, count, 1)
+            check_range(name, count, 1, whole=True)
         if dim % heads or decoder_dim % decoder_heads:
             raise InputError(
                 f'dim and decoder_dim are multiples of their heads, not {dim} and '

@@ -78,7 +78,7 @@ class Network:
 
     def __post_init__(self) -> None:
         """Check the number of bands."""
-        check_range('in_channels', self.in_channels, 1)
+        check_range('in_channels', self.in_channels, 1, whole=True)
 
     @classmethod
     def of(cls, value: 'Network | Mapping[str, Any]') -> 'Network':

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Networks that were trained before, from their checkpoints."""
+"""Networks that were trained before, from their checkpoints, as a model of chips."""
 
 import hashlib
 import json
@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...datasets.chip import Chip
 from ...datasets.legends.legend import Legend
 from ...errors import InputError
+from ..head.calibration import Calibration
+from ..model import HALF, Timer, no_timer
 from .ensemble import Ensemble
 from .segmentation import Network, SegmentationNetwork
 
@@ -28,16 +31,20 @@ _OLD_NAMES = ('model', 'backbone', 'image_dtype', 'mean', 'std')
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """One network, or several whose probabilities are averaged.
+class NetworkModel:
+    """Networks that turn a chip into class probabilities, the mean of theirs.
 
     Args:
-        ensemble: From images (B, C, H, W) as read to probabilities (B, K, H, W).
+        ensemble: From images (B, C, H, W) as read to probabilities (B, K, H, W), on the
+            device.
         bands: Bands of the imagery, C.
         target: Legend of the classes.
-        halo: Pixels at an image's border that lack context.
-        stride: Least common stride of the networks, in pixels.
+        halo: Pixels at a chip's border that lack context.
+        stride: Least common stride of the networks, in pixels; chips start at multiples
+            of it.
         provenance: Where they come from, as JSON types.
+        device: Where they compute.
+        precision: fp32, bf16 or fp16.
     """
 
     ensemble: Ensemble
@@ -46,69 +53,101 @@ class Trained:
     halo: int
     stride: int
     provenance: dict[str, Any]
+    device: torch.device
+    precision: str = 'fp32'
 
-    @classmethod
-    def load(
-        cls, paths: Sequence[str | Path], weights: Sequence[float] | None = None
-    ) -> 'Trained':
-        """Load checkpoints of segmentation tasks.
+    #: Networks see the imagery alone.
+    uses_labels = False
 
-        Nothing but tensors and plain values is read; no code of the file runs. The
-        network is made again from the hyperparameters, so that the task's class (and
-        discriminators, teachers and optimisers in the file) are not needed.
+    #: Their probabilities are what they say.
+    calibration = Calibration(description='not calibrated: the networks’ own')
 
-        Args:
-            paths: Checkpoints that Lightning has written for a
-                :class:`~torchgeo_mapsr.tasks.segmentation.SegmentationTask`, or a task
-                derived from it.
-            weights: Weight of each; all alike by default.
+    @torch.no_grad()
+    def probabilities(self, chip: Chip, timer: Timer = no_timer) -> Tensor:
+        """Class probabilities of a chip's core; see :class:`~..model.ChipModel`."""
+        half = HALF.get(self.precision)
+        with timer('network'):
+            image = chip.image[None].to(self.device)
+            with torch.autocast(self.device.type, half, enabled=half is not None):
+                probabilities: Tensor = self.ensemble(image)[0]
+            if self.device.type == 'cuda':
+                # Or the GPU's time is counted to what comes next.
+                torch.cuda.synchronize(self.device)
+        rows, cols = chip.core or (slice(None), slice(None))
+        return probabilities[:, rows, cols]
 
-        Raises:
-            InputError: If a file is none of that kind or is damaged, or if they do not
-                fit together.
-        """
-        networks, targets, members = [], [], []
-        for path in map(Path, paths):
-            content = _read(path)
-            try:
-                network, target, task = _network(content)
-            except InputError as error:
-                raise InputError(f'{path}: {error}') from error
-            except Exception as error:
-                raise InputError(
-                    f'{path} does not fit its own hyperparameters: {_first_line(error)}'
-                ) from error
-            networks.append(network.eval().requires_grad_(False))
-            targets.append(target)
-            members.append(
-                {
-                    'task': task,
-                    'sha256': _digest(path),
-                    'steps': content.get('global_step'),
-                    **network.arguments.to_dict(),
-                }
-            )
-        for name, target, network in zip(paths, targets, networks, strict=True):
-            if target != targets[0] or network.in_channels != networks[0].in_channels:
-                raise InputError(
-                    f'{name} and {paths[0]} have different classes or bands and cannot '
-                    'be averaged'
-                )
-        ensemble = Ensemble(networks, weights)
-        return cls(
-            ensemble.eval(),
-            networks[0].in_channels,
-            targets[0],
-            max(network.halo for network in networks),
-            max(network.stride for network in networks),
-            {'checkpoints': members, 'shares': ensemble.share.tolist()},
+
+def load_networks(
+    paths: Sequence[str | Path],
+    weights: Sequence[float] | None = None,
+    device: torch.device | str = 'cpu',
+    precision: str = 'fp32',
+) -> NetworkModel:
+    """Load checkpoints of segmentation tasks.
+
+    Nothing but tensors and plain values is read; no code of the file runs. The network
+    is made again from the hyperparameters, so that the task's class (and discriminators,
+    teachers and optimisers in the file) are not needed.
+
+    Args:
+        paths: Checkpoints that Lightning has written for a
+            :class:`~torchgeo_mapsr.tasks.segmentation.SegmentationTask`, or a task
+            derived from it.
+        weights: Weight of each; all alike by default.
+        device: Where the networks compute.
+        precision: fp32, bf16 or fp16.
+
+    Returns:
+        The networks; the mean of their probabilities, if they are several.
+
+    Raises:
+        InputError: If a file is none of that kind or is damaged, or if they do not
+            fit together.
+    """
+    networks, targets, members = [], [], []
+    for path in map(Path, paths):
+        content = _read(path)
+        try:
+            network, target, task = _network(content)
+        except InputError as error:
+            raise InputError(f'{path}: {error}') from error
+        except Exception as error:
+            raise InputError(
+                f'{path} does not fit its own hyperparameters: {_first_line(error)}'
+            ) from error
+        networks.append(network.eval().requires_grad_(False))
+        targets.append(target)
+        members.append(
+            {
+                'task': task,
+                'sha256': _digest(path),
+                'steps': content.get('global_step'),
+                **network.arguments.to_dict(),
+            }
         )
+    for name, target, network in zip(paths, targets, networks, strict=True):
+        if target != targets[0] or network.in_channels != networks[0].in_channels:
+            raise InputError(
+                f'{name} and {paths[0]} have different classes or bands and cannot '
+                'be averaged'
+            )
+    ensemble = Ensemble(networks, weights)
+    return NetworkModel(
+        ensemble.eval().to(device),
+        networks[0].in_channels,
+        targets[0],
+        max(network.halo for network in networks),
+        max(network.stride for network in networks),
+        {'checkpoints': members, 'shares': ensemble.share.tolist()},
+        torch.device(device),
+        precision,
+    )
 
 
 def describe(
     checkpoint: dict[str, Any], task: str, target: dict[str, Any], network: Network
 ) -> None:
-    """Add to a checkpoint what :meth:`Trained.load` needs, and a digest.
+    """Add to a checkpoint what :func:`load_networks` needs, and a digest.
 
     Args:
         checkpoint: What will be saved.
