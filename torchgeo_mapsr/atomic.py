@@ -45,7 +45,10 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
 
     Raises:
         FileExistsError: The name is taken, and is not to be replaced.
+        FileNotFoundError: There is no such folder.
     """
+    if not path.parent.is_dir():  # named as it was given, without the temporary name
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     part = part_of(path)
     try:
         yield part

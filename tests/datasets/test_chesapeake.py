@@ -141,6 +141,20 @@ class TestRasters:
             ChesapeakePairs(tmp_path)
 
 
+@pytest.mark.parametrize('layout', ['tiles', 'rasters'])
+def test_hidden_files_are_no_rasters(
+    layout: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """What macOS puts beside every file of a foreign disk."""
+    given = request.getfixturevalue(layout)
+    root = shutil.copytree(given, tmp_path / 'copy')
+    for path in list(root.rglob('*.tif')):
+        path.with_name(f'._{path.name}').write_text('no raster')
+    found = [Path(path).relative_to(root) for path in ChesapeakePairs(root).paths]
+    expected = [Path(path).relative_to(given) for path in ChesapeakePairs(given).paths]
+    assert found == expected
+
+
 def test_plot(tiles: Path) -> None:
     dataset = ChesapeakePairs(tiles)
     sample = dataset[next(iter(ChipSampler(dataset, 100)))]

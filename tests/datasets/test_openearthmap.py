@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import pickle
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -117,6 +118,12 @@ class TestOpenEarthMapSAR:
         assert 'image_optical' not in sample
         with rasterio.open(sar / 'train/sar_images/TrainArea_002.tif') as file:
             np.testing.assert_array_equal(sample['image'].numpy(), file.read())
+
+    def test_hidden_files_are_no_images(self, sar: Path, tmp_path: Path) -> None:
+        root = shutil.copytree(sar, tmp_path / 'copy')
+        for path in list(root.rglob('*.tif')):
+            path.with_name(f'._{path.name}').write_text('no raster')
+        assert len(OpenEarthMapSAR(root)) == sar_data.COUNT['train']
 
     def test_pairs(self, sar: Path) -> None:
         sample = OpenEarthMapSAR(sar, paired=True)[0]

@@ -308,6 +308,13 @@ def fail_half_way(path: Path) -> None:
         raise OSError('disk full')
 
 
+def test_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / 'none' / 'file'
+    with pytest.raises(FileNotFoundError) as error, replacing(path):
+        pass
+    assert error.value.filename == str(path)
+
+
 def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / 'file'
     path.write_text('old')

@@ -15,7 +15,7 @@ from .._compat import Sample
 from ..errors import InputError
 from .base import ChipQuery
 from .errors import DatasetNotFoundError
-from .geo.raster import SUFFIXES, PathLike
+from .geo.raster import PathLike, rasters_in
 from .labels import LabelRaster
 from .legends.crosswalk import Crosswalk
 from .legends.legend import Legend
@@ -117,9 +117,8 @@ def _rasters(root: Path) -> Iterator[LRHRPair]:
         raise DatasetNotFoundError(f"{root}: has a folder 'naip' but none 'nlcd'")
     labels = LabelRaster.open(root / 'nlcd')
     truth = LabelRaster.open(root / 'lc') if (root / 'lc').is_dir() else None
-    for path in sorted((root / 'naip').rglob('*')):
-        if path.suffix.lower() in SUFFIXES:
-            yield LRHRPair(path, labels, truth)
+    for path in rasters_in(root / 'naip'):
+        yield LRHRPair(path, labels, truth)
 
 
 def _tiles(
@@ -134,7 +133,9 @@ def _tiles(
     for name in splits or names:
         state, split = name.split('-')
         folders = root.glob(f'{state}_1m_*_extended-debuffered-{split}_tiles')
-        paths = [p for f in sorted(folders) for p in sorted(f.glob(f'*_{layer}.tif'))]
+        paths = [
+            p for f in sorted(folders) for p in sorted(f.glob(f'[!.]*_{layer}.tif'))
+        ]
         if splits is not None and not paths:
             raise DatasetNotFoundError(
                 _absent(root, f"tiles of '{name}' with layer '{layer}'")

@@ -73,7 +73,7 @@ class OpenEarthMapSAR(ImageChips):
         check_arguments(type(self).__init__, {'split': split, 'modality': modality})
         folder = Path(root) / split
         images = folder / FOLDERS[modality]
-        paths = sorted(images.glob('*.tif'))
+        paths = sorted(images.glob('[!.]*.tif'))
         if not paths:
             raise DatasetNotFoundError(
                 f'{images}: has no .tif files; give the folder of OpenEarthMap-SAR that '

@@ -451,6 +451,19 @@ def _members(name: str) -> list[str]:
     return [f'{_ARCHIVED}{name}}}/{member}' for member in members]
 
 
+def rasters_in(folder: Path) -> list[Path]:
+    """The rasters of a folder and of those in it, but for hidden ones.
+
+    Args:
+        folder: The folder.
+    """
+    return sorted(
+        path
+        for path in folder.rglob('*')
+        if path.suffix.lower() in SUFFIXES and not _is_hidden(path.relative_to(folder))
+    )
+
+
 def _is_hidden(path: PurePath) -> bool:
     """Whether a file, or a folder that it lies in, is hidden.
 
@@ -500,12 +513,7 @@ def list_rasters(paths: PathLike | Iterable[PathLike]) -> list[str]:
             names.extend(_members(name))
         elif os.path.isdir(name) and not is_zarr(name):
             try:
-                content = sorted(
-                    path
-                    for path in Path(name).rglob('*')
-                    if path.suffix.lower() in SUFFIXES
-                    and not _is_hidden(path.relative_to(name))
-                )
+                content = rasters_in(Path(name))
             except OSError as error:
                 raise InputError(
                     f'{name}: cannot be read ({error.strerror}); check the folder'
