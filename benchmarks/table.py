@@ -78,10 +78,18 @@ class Table:
             InputError: If they are of several commits, unless *mixed*.
         """
         store = Store(raw / f'{self.name}.jsonl', any_commit)
-        release = Release.of(self.rows_of(store))
+        release = Release.of(self.rows_of(sorted(store, key=self._place)))
         if not mixed:
             release.check_commit()
         return release
+
+    def _place(self, record: Record) -> list[int]:
+        """Where a record stands, however runs side by side came to it."""
+        kinds = ('set', self.sets), ('row', self.rows), ('seed', self.seeds)
+        return [
+            list(names).index(record.key[kind]) if record.key.get(kind) in names else -1
+            for kind, names in kinds
+        ]
 
     def fill(self, pages: dict[Path, str], release: Release) -> None:
         """Put what was released into the pages, between the marks of the table."""
