@@ -269,6 +269,8 @@ def test_names_tell_maps_apart() -> None:
     assert distinct_names(['x/a.tif', 'x/b.tif']) == ['a', 'b']
     assert distinct_names(['x/y/a.tif', 'z/y/a.tif']) == ['x/y/a', 'z/y/a']
     assert distinct_names(['a.tif', 'a.img']) == ['a.tif', 'a.img']
+    assert distinct_names(['/x/a.tif', '/x/a.img']) == ['a.tif', 'a.img']
+    assert distinct_names(['a.tif', 'a.tif']) == ['1', '2']
     assert distinct_names([]) == []
 
 

@@ -111,10 +111,8 @@ class Outputs:
                     f'--output {name} is neither a .tif file nor a folder.'
                 )
             mosaic = (Output(tuple(imagery), path),)
-            report, work = (
-                path.with_suffix('.json'),
-                path.with_name(f'{path.name}.parts'),
-            )
+            report = path.with_suffix('.json')
+            work = path.with_name(f'{path.name}.parts')
             return cls(mosaic, report, work, confidence, scores, html, polygons)
         # The last part of a path of this system, or of an address.
         stems = [Path(os.path.basename(file.split('?')[0])).stem for file in imagery]

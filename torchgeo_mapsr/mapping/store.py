@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as deserialise
 from safetensors.numpy import save as serialise
 
-from ..atomic import PART, part_of, replacing, sync, take_name
+from ..atomic import PART, replacing, sync, take_name
 from ..datasets.geo.plan import Tile
 from ..errors import InputError
 from ..models.model import LandCoverModel, is_intact
@@ -407,17 +407,9 @@ def _rename(scratch: Path, path: Path, replace: bool) -> None:
         if error.errno != errno.EXDEV:
             raise
     # On another disk: a complete copy beside the name first.
-    part = part_of(path)
-    try:
+    with replacing(path, replace) as part:
         shutil.copyfile(scratch, part)
         shutil.copymode(scratch, part)
-        sync(part)
-        if replace:
-            os.replace(part, path)
-        else:
-            take_name(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     scratch.unlink()
 
 

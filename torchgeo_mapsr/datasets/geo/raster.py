@@ -538,18 +538,19 @@ def distinct_names(paths: Sequence[PathLike]) -> list[str]:
 
     Returns:
         The name of each without suffix, with as much of its folders as tells all apart;
-        the whole path where that does not.
+        with the suffix, where only that does; and numbers where nothing does.
 
     >>> distinct_names(['2019/a.tif', '2024/a.tif'])
     ['2019/a', '2024/a']
     """
-    texts = [os.fspath(path) for path in paths]
-    parts = [PurePosixPath(t.partition('?')[0]).with_suffix('').parts for t in texts]
-    for count in range(1, max(map(len, parts), default=0) + 1):
-        names = ['/'.join(part[-count:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return texts
+    files = [PurePosixPath(os.fspath(path).partition('?')[0]) for path in paths]
+    for each in ([file.with_suffix('') for file in files], files):
+        parts = [path.parts for path in each]
+        for count in range(1, max(map(len, parts), default=0) + 1):
+            names = ['/'.join(part[-count:]) for part in parts]
+            if len(set(names)) == len(names):
+                return names
+    return [str(number) for number in range(1, len(files) + 1)]
 
 
 def side_by_side(files: Sequence[RasterFile]) -> tuple[RasterFile, ...]:
