@@ -4,7 +4,9 @@
 """A made pair with a flood, a new road and another light; only the first two are change."""
 
 import json
+import shutil
 import zipfile
+from itertools import product
 from pathlib import Path
 
 import geopandas
@@ -440,13 +442,10 @@ def test_areas_end_where_the_data_does(tmp_path: Path, angle: float) -> None:
     assert union.symmetric_difference(outline).area == pytest.approx(0, abs=1e-6)
 
 
-def test_a_folder_or_an_archive_of_one_raster(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_or_an_archive_of_one_raster(folder: Path, tmp_path: Path) -> None:
     content = (folder / 'before.tif').read_bytes()
-    for name in ('one/a.tif', 'two/a.tif', 'two/b.tif'):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(content)
+    (tmp_path / 'one').mkdir()
+    (tmp_path / 'one' / 'a.tif').write_bytes(content)
     with zipfile.ZipFile(tmp_path / 'z.zip', 'w') as archive:
         archive.writestr('a.tif', content)
     after, found = str(folder / 'after.tif'), []
@@ -458,12 +457,67 @@ def test_a_folder_or_an_archive_of_one_raster(
             found.append(dataset.read())
     for values in found[1:]:
         np.testing.assert_array_equal(values, found[0])
-    capsys.readouterr()
-    out = ['--output', str(tmp_path / 'x.tif')]
-    assert main(['change', str(tmp_path / 'two'), after, *out]) == 2
-    error = capsys.readouterr().err
-    assert 'holds 2 rasters' in error
-    assert error.count('\n') == 1
+
+
+def cut(path: Path, folder: Path) -> Path:
+    """Cut a raster into tiles, and the scores beside it too."""
+    folder.mkdir()
+    for layer in ('', '_scores'):
+        source = path.with_name(f'{path.stem}{layer}.tif')
+        if not source.exists():
+            continue
+        with rasterio.open(source) as dataset:
+            values, tags = dataset.read(), dataset.tags()
+            nodata = dataset.nodata
+        for row, col in product((0, 170, 340), (0, 230)):
+            part = values[:, row : row + 170, col : 230 if col == 0 else None]
+            place = Affine(2, 0, 5e5 + 2 * col, 0, -2, 4e6 - 2 * row)
+            name = folder / f'{row}_{col}{layer}.tif'
+            write(name, part, tags=tags, transform=place, nodata=nodata)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('names', 'options'),
+    [
+        (('before', 'after'), []),
+        (('old', 'new'), ['--signal', 'scores']),
+        (('old', 'new'), ['--signal', 'classes']),
+    ],
+)
+def test_tiles_of_a_date_are_one_raster(
+    folder: Path, tmp_path: Path, names: tuple[str, str], options: list[str]
+) -> None:
+    whole = [folder / f'{name}.tif' for name in names]
+    tiles = [cut(path, tmp_path / path.stem) for path in whole]
+    found = []
+    for number, pair in enumerate((whole, tiles, (whole[0], tiles[1]))):
+        out, figures = tmp_path / f'{number}.tif', tmp_path / f'{number}.json'
+        arguments = [*map(str, pair), '--output', str(out), '--json', str(figures)]
+        assert main(['change', *arguments, '--window', '60', *options]) == 0
+        with rasterio.open(out) as dataset:
+            found.append((dataset.read(), dataset.transform, figures.read_text()))
+    for values, transform, text in found[1:]:
+        np.testing.assert_allclose(values, found[0][0], atol=1e-4)
+        assert transform == found[0][1]
+        one, other = (json.loads(part) for part in (text, found[0][2]))
+        assert one['transitions'] == other['transitions']
+        assert one['windows_changed'] == other['windows_changed'] > 0
+
+
+def test_two_dates_in_one_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind, names in (('maps', ('old', 'new')), ('images', ('before', 'after'))):
+        (tmp_path / kind).mkdir()
+        for name in names:
+            shutil.copy(folder / f'{name}.tif', tmp_path / kind)
+        after = str(folder / f'{names[1]}.tif')
+        out = ['--output', str(tmp_path / 'x.tif')]
+        assert main(['change', str(tmp_path / kind), after, *out]) == 2
+        error = capsys.readouterr().err
+        assert 'leave one of them out' in error
+        assert error.count('\n') == 1
 
 
 def test_threshold_of_windows_that_are_alike() -> None:

@@ -20,10 +20,19 @@ def sieve(
     unit = MappingUnit.scan(read, index.shape, areas, minimum, size)
     result = np.full(index.shape, -9)
     # any order
-    for number in np.random.default_rng(0).permutation(len(unit.windows)):
-        rows, cols = unit.slices(number)
-        result[rows, cols] = unit.apply(number, index[rows, cols])
+    windows = windows_of(index.shape, size)
+    for number in np.random.default_rng(0).permutation(len(windows)):
+        rows, cols = windows[number]
+        result[rows, cols] = unit.apply(rows, cols, index[rows, cols])
     return result
+
+
+def windows_of(shape: tuple[int, int], size: int) -> list[tuple[slice, slice]]:
+    return [
+        (slice(row, min(row + size, shape[0])), slice(col, min(col + size, shape[1])))
+        for row in range(0, shape[0], size)
+        for col in range(0, shape[1], size)
+    ]
 
 
 def reference(index: np.ndarray, areas: np.ndarray, minimum: float) -> np.ndarray:
@@ -113,11 +122,13 @@ def test_interrupted_work_goes_on(tmp_path: Path) -> None:
     unit = MappingUnit.scan(lambda r, c: index[r, c], (40, 40), np.ones(40), 9, 16)
     unit.save(tmp_path / 'unit.safetensors')
     again = MappingUnit.load(tmp_path / 'unit.safetensors')
-    for number in range(len(unit.windows)):
-        rows, cols = again.slices(number)
+    for rows, cols in windows_of(index.shape, 16):
         np.testing.assert_array_equal(
-            again.apply(number, index[rows, cols]),
-            unit.apply(number, index[rows, cols]),
+            again.apply(rows, cols, index[rows, cols]),
+            unit.apply(rows, cols, index[rows, cols]),
         )
+    first, moved = slice(0, 16), slice(1, 17)
     with pytest.raises(ValueError, match='not what was scanned'):
-        again.apply(0, np.zeros((16, 16), int))
+        again.apply(first, first, np.zeros((16, 16), int))
+    with pytest.raises(ValueError, match='not what was scanned'):
+        again.apply(moved, first, index[moved, first])

@@ -111,7 +111,7 @@ def test_minimum_area_is_that_of_the_whole_map(
     unit = MappingUnit.scan(
         lambda rows, cols: whole[rows, cols], whole.shape, row_areas(grid), minimum
     )
-    expected = unit.apply(0, whole)
+    expected = unit.apply(*map(slice, (0, 0), whole.shape), whole)
     assert (expected != whole).mean() > 0.005
     scores = read(plain.maps[0].with_name('cover_scores.tif'))
     for tile_size in (100, 2048):

@@ -382,7 +382,9 @@ class ChipDataset(GeoDataset):
         if isinstance(query, int):
             raise InputError(
                 'Chips of a map have places, not numbers: give the DataLoader a sampler, '
-                'such as ChipSampler(dataset, size), or index by [xmin:xmax, ymin:ymax]'
+                'such as ChipSampler(dataset, size), or index by [xmin:xmax, ymin:ymax]; '
+                'Trainer(overfit_batches=…) takes the sampler away: give it '
+                'limit_train_batches'
             )
         x, y, t = self._disambiguate_slice(query)
         if isinstance(query, ChipSlice):

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from scipy.ndimage import (
@@ -26,7 +25,16 @@ from scipy.ndimage import (
 
 from ..errors import InputError, InputWarning
 from .geo.aoi import AreaOfInterest, AreaOnGrid
-from .geo.grid import Box, box_in, clip, crop, hull, pixel_offset, pixel_ratio
+from .geo.grid import (
+    Box,
+    box_in,
+    clip,
+    crop,
+    hull,
+    pixel_offset,
+    pixel_ratio,
+    same_place,
+)
 from .geo.raster import (
     MAX_BANDS,
     PathLike,
@@ -56,9 +64,6 @@ FEATHERED = 0.05
 
 # Smallest share of a mosaic's pixels that must lie in its files, from a million on.
 SPARSE, SPARSE_PIXELS = 0.01, 10**6
-
-# Files whose outlines share this much of their union have one footprint.
-SAME_PLACE = 0.9
 
 # What a second file of a footprint must add to the first's pixels to be a part of a mosaic.
 WORTH_KEEPING = 0.2
@@ -893,7 +898,7 @@ def _check_sparse(files: Sequence[RasterFile], boxes: Sequence[Box]) -> None:
 
 def _check_same_place(layers: Sequence[_Layer], boxes: Sequence[Box]) -> None:
     """No file of a mosaic is hidden under another."""
-    for i, j in _same_place(boxes):
+    for i, j in same_place(boxes):
         valid = [
             np.concatenate(
                 [
@@ -971,22 +976,6 @@ def _collar(layer: _Layer) -> float | None:
     return None
 
 
-def _same_place(boxes: Sequence[Box]) -> list[tuple[int, int]]:
-    """Pairs of files that have one footprint, each with the first of its place."""
-    edges = np.array(boxes, float)
-    shapes = shapely.box(edges[:, 0], edges[:, 1], edges[:, 2], edges[:, 3])
-    middles = shapely.STRtree(shapely.centroid(shapes))
-    one, two = middles.query(shapes)
-    one, two = one[one < two], two[one < two]
-    common = shapely.area(shapely.intersection(shapes[one], shapes[two]))
-    either = shapely.area(shapes[one]) + shapely.area(shapes[two]) - common
-    same = common >= SAME_PLACE * either
-    pairs: dict[int, int] = {}
-    for i, j in sorted(zip(one[same].tolist(), two[same].tolist(), strict=True)):
-        pairs.setdefault(j, i)
-    return [(i, j) for j, i in pairs.items()]
-
-
 def _stacked(
     files: Sequence[RasterFile], boxes: Sequence[Box]
 ) -> tuple[tuple[int, ...], ...]:
@@ -996,7 +985,7 @@ def _stacked(
             f'{files[0].path}: is one file, and a stack needs several of one place; give '
             'them all, or leave out --stack'
         )
-    first = {j: i for i, j in _same_place(boxes)}
+    first = {j: i for i, j in same_place(boxes)}
     places: dict[int, list[int]] = {}
     for i in range(len(files)):
         places.setdefault(first.get(i, i), []).append(i)

@@ -303,8 +303,8 @@ def _over(
     part = np.array([0, 0.5, 1])
     row, col = (
         edge[coordinates, None]
-        + (edge[coordinates + 1] - edge[coordinates])[:, None] * spread
-        for edge, coordinates, spread in zip(
+        + (edge[coordinates + 1] - edge[coordinates])[:, None] * along
+        for edge, coordinates, along in zip(
             edges, (rows, cols), (part.repeat(3), np.tile(part, 3)), strict=True
         )
     )

@@ -35,13 +35,14 @@ from ..datasets.geo.grid import (
     pixel_ratio,
     row_areas,
 )
-from ..datasets.geo.raster import PathLike, open_rasters
+from ..datasets.geo.raster import PathLike, list_rasters, open_rasters
 from ..datasets.geo.region import lr_coordinates
 from ..datasets.imagery import Imagery, bilinear_mean
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from .accuracy import pixel_metres
+from .class_maps import one_map
 
 _BLOCK = 1024
 
@@ -87,8 +88,8 @@ class SignalPair:
     of the pixels.
 
     Args:
-        before: Raster of the first date.
-        after: Raster of the second date.
+        before: Raster of the first date, or its tiles on one grid.
+        after: Raster of the second date, likewise.
         bands: Bands that are compared, from 1; all but alpha by default.
         legend: Makes class maps of them: one channel, the index of the class.
         scores: They are scores of classes in percent, one band each; the fourth is none
@@ -101,8 +102,8 @@ class SignalPair:
 
     def __init__(
         self,
-        before: PathLike,
-        after: PathLike,
+        before: PathLike | Sequence[PathLike],
+        after: PathLike | Sequence[PathLike],
         bands: Sequence[int] | None = None,
         legend: Legend | None = None,
         scores: bool = False,
@@ -114,33 +115,34 @@ class SignalPair:
         #: bands that are compared, from 1
         self.bands = [1]
         if legend is not None:
-            self._labels = tuple(
-                LabelRaster(open_rasters([path])) for path in (before, after)
-            )
+            self._labels = one_map(before), one_map(after)
             grids = [raster.geobox for raster in self._labels]
         else:
             self._images = tuple(
-                Imagery(path, _all_bands(path) if scores else bands)
-                for path in (before, after)
+                Imagery(paths, _all_bands(paths) if scores else bands)
+                for paths in (before, after)
             )
             grids = [image.geobox for image in self._images]
-            self.bands = self._common_bands(before, after)
+            self.bands = self._common_bands()
         #: the grid of the second
         self.geobox = grids[1]
         if coverage(grids[1], grids[0]) == 0:
-            raise InputError(f'{before} and {after} have no pixels in common.')
+            raise InputError(
+                f'{_name(before)} and {_name(after)} have no pixels in common.'
+            )
         # Points of the first raster along a side of a pixel, where it is finer.
         self._points = min(
             max(1, round(pixel_ratio(grids[1], grids[0]) ** 0.5)), _POINTS
         )
 
-    def _common_bands(self, before: PathLike, after: PathLike) -> list[int]:
+    def _common_bands(self) -> list[int]:
         """The bands of both.
 
         Raises:
             InputError: They have other bands.
         """
         first, second = self._images
+        before, after = first.paths[0], second.paths[0]
         if first.band_indexes == second.band_indexes:
             return [index + 1 for index in second.band_indexes]
         if self.scores:
@@ -250,9 +252,14 @@ class SignalPair:
         return mean
 
 
-def _all_bands(path: PathLike) -> list[int]:
+def _name(paths: PathLike | Sequence[PathLike]) -> str:
+    """What a raster is called in a message: its first file."""
+    return list_rasters(paths)[0]
+
+
+def _all_bands(paths: PathLike | Sequence[PathLike]) -> list[int]:
     """Bands of a file, from 1; one that is named is data, whatever the file calls it."""
-    return list(range(1, open_rasters([path])[0].count + 1))
+    return list(range(1, open_rasters(paths)[0].count + 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -626,18 +633,22 @@ class Transitions:
         }
 
 
-def transitions(before: PathLike, after: PathLike, legend: Legend) -> Transitions:
+def transitions(
+    before: PathLike | Sequence[PathLike],
+    after: PathLike | Sequence[PathLike],
+    legend: Legend,
+) -> Transitions:
     """Areas that went from class to class, on the grid of the second map.
 
     Args:
-        before: Class map of the first date; looked up at pixel centres.
-        after: Class map of the second date.
+        before: Class map of the first date, or its tiles; looked up at pixel centres.
+        after: Class map of the second date, or its tiles.
         legend: Their legend.
 
     Raises:
         InputError: If they have no pixels in common.
     """
-    old, new = (LabelRaster(open_rasters([path])) for path in (before, after))
+    old, new = one_map(before), one_map(after)
     size = len(legend)
     areas, total = row_areas(new.geobox) / 1e4, np.zeros(size * size)
     for rows, cols in blocks_of(new.geobox, _BLOCK):
@@ -647,5 +658,7 @@ def transitions(before: PathLike, after: PathLike, legend: Legend) -> Transition
         weight = np.broadcast_to(areas[rows, None], one.shape)
         total += np.bincount((one * size + two)[valid], weight[valid], size * size)
     if not total.any():
-        raise InputError(f'{before} and {after} have no pixels in common.')
+        raise InputError(
+            f'{_name(before)} and {_name(after)} have no pixels in common.'
+        )
     return Transitions(legend, total.reshape(size, size))

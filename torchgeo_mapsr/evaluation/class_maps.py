@@ -14,8 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from ..datasets.geo.grid import blocks_of, box_in, clip, crop, row_areas
-from ..datasets.geo.raster import PathLike, list_rasters, open_raster, open_rasters
+from ..datasets.geo.grid import blocks_of, box_in, clip, crop, row_areas, same_place
+from ..datasets.geo.raster import (
+    PathLike,
+    list_rasters,
+    open_raster,
+    open_rasters,
+    side_by_side,
+)
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -154,6 +160,26 @@ def common_legend(
                 f'{found.name!r}): make them of one (map --target), or take them apart.'
             )
     return common
+
+
+def one_map(paths: PathLike | Iterable[PathLike]) -> LabelRaster:
+    """Open a class map, which may be a file or tiles of one grid.
+
+    Args:
+        paths: The file, or the tiles.
+
+    Raises:
+        InputError: If two tiles are of one place: then they are not one map. Or if they
+            are not on one grid, or cannot be read.
+    """
+    files = side_by_side(open_rasters(paths))
+    raster = LabelRaster(files)
+    for first, second in same_place([box_in(f.geobox, raster.geobox) for f in files]):
+        raise InputError(
+            f'{files[first].path} and {files[second].path} are of one place, and a map '
+            'has one of each: leave one of them out.'
+        )
+    return raster
 
 
 @dataclass(frozen=True)

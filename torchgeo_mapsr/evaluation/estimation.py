@@ -203,10 +203,10 @@ class StratifiedSample:
             used
         ]
         count = self._count[used]
-        spread = squares / (count - 1) / count
+        variance = squares / (count - 1) / count
         if self.strata_pixels is not None:
-            spread *= 1 - count / np.asarray(self.strata_pixels, np.float64)[used]
-        return float(self._weight[used] ** 2 @ spread)
+            variance *= 1 - count / np.asarray(self.strata_pixels, np.float64)[used]
+        return float(self._weight[used] ** 2 @ variance)
 
     def proportion(self, values: ArrayLike) -> Estimate:
         """Share of the area where an indicator of the points is true.

@@ -40,13 +40,14 @@ class MappingUnit:
     and what the scan has found can be saved: work that was interrupted goes on from it.
 
     Args:
-        windows: Rows and columns of each window: first row, first column, height, width,
-            (n, 4).
-        offsets: Patches in the windows before each one, (n + 1,).
+        size: Height and width of a window, but for the last of a row or a column.
+        across: Windows from left to right.
+        offsets: Patches in the windows before each one, row by row, (n + 1,).
         classes: New class index of each patch of each window, (offsets[-1],).
     """
 
-    windows: NDArray[np.int64]
+    size: int
+    across: int
     offsets: NDArray[np.int64]
     classes: NDArray[np.int16]
 
@@ -68,12 +69,12 @@ class MappingUnit:
             areas: Square metres of a pixel of each row, (height,).
             minimum: Least area of a patch in square metres.
             size: Height and width of a window.
-            tick: Called after each window.
+            tick: Called after each window, from left to right and from top to bottom.
         """
         height, width = shape
         exact = np.round(areas * _UNITS)
         least = round(minimum * _UNITS)
-        windows, offsets = [], [0]
+        offsets = [0]
         classes: list[NDArray[np.int64]] = []
         sizes: list[NDArray[np.float64]] = []
         joins: list[NDArray[np.int64]] = []
@@ -117,9 +118,6 @@ class MappingUnit:
                     borders.append(_counted(pairs[both & (kind != its)]))
                 below[0][cols], below[1][cols] = number[-1], index[-1]
                 left = number[:, -1], index[:, -1]
-                windows.append(
-                    (row, col, rows.stop - rows.start, cols.stop - cols.start)
-                )
                 offsets.append(offsets[-1] + count)
                 classes.append(kinds)
                 sizes.append(area)
@@ -132,33 +130,33 @@ class MappingUnit:
             np.concatenate(borders),
             least,
         )
-        return cls(np.array(windows), np.array(offsets), result.astype(np.int16))
+        across = -(-width // size)
+        return cls(size, across, np.array(offsets), result.astype(np.int16))
 
-    def apply(self, number: int, index: NDArray[np.int64]) -> NDArray[np.int64]:
+    def apply(
+        self, rows: slice, cols: slice, index: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
         """The result of a window.
 
         Args:
-            number: Number of the window.
+            rows: Rows of the window.
+            cols: Its columns.
             index: Its class indices, as the scan has read them, (h, w).
 
         Returns:
             Class indices, (h, w); -1 = no data, where it was before.
+
+        Raises:
+            ValueError: The window is none that was scanned, or holds other patches.
         """
+        (row, top), (col, left) = (divmod(x.start, self.size) for x in (rows, cols))
+        number = row * self.across + col
         patch, kinds = _patches(index)
         first, last = self.offsets[number : number + 2]
-        if len(kinds) != last - first:
-            raise ValueError(f'window {number} is not what was scanned')
+        if top or left or len(kinds) != last - first:
+            raise ValueError(f'rows {rows}, columns {cols} are not what was scanned')
         table = np.concatenate([[-1], self.classes[first:last]]).astype(np.int64)
         return table[patch]
-
-    def slices(self, number: int) -> tuple[slice, slice]:
-        """Rows and columns of a window.
-
-        Args:
-            number: Its number.
-        """
-        row, col, height, width = self.windows[number].tolist()
-        return slice(row, row + height), slice(col, col + width)
 
     def save(self, path: str | Path) -> None:
         """Write what the scan has found; nothing half written bears the name.
@@ -166,8 +164,7 @@ class MappingUnit:
         Args:
             path: .safetensors file to write.
         """
-        names = ('windows', 'offsets', 'classes')
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in names}
+        arrays = {name: np.asarray(value) for name, value in vars(self).items()}
         with replacing(Path(path)) as part:
             save_file(arrays, part)
 
@@ -178,7 +175,9 @@ class MappingUnit:
         Args:
             path: The file.
         """
-        return cls(**load_file(path))
+        arrays = load_file(path)
+        size, across = (int(arrays.pop(name)) for name in ('size', 'across'))
+        return cls(size, across, **arrays)
 
 
 def _patches(index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -52,9 +52,9 @@ def label_counts(
     """
     p = _at_least_single(probabilities)
     both = torch.cat([p, p * (1 - p)], 1)
-    mean, spread = aggregate_regions(both, region, n, 'mean', valid).chunk(2, -1)
+    mean, variance = aggregate_regions(both, region, n, 'mean', valid).chunk(2, -1)
     pixels = aggregate_regions(torch.ones_like(p[:, :1]), region, n, 'sum', valid)
-    return LabelCounts(mean, spread / pixels.clamp(min=1), pixels[..., 0])
+    return LabelCounts(mean, variance / pixels.clamp(min=1), pixels[..., 0])
 
 
 def box_counts(
@@ -87,9 +87,9 @@ def box_counts(
     p = torch.where(counted > 0, p, 0)
     every = torch.cat([p, p * (1 - p), counted], 1)
     sums = torch.einsum('bny,bcyx,bnx->bnc', rows, every, columns)
-    shares, spread, pixels = sums.tensor_split((p.shape[1], -1), dim=-1)
+    shares, variance, pixels = sums.tensor_split((p.shape[1], -1), dim=-1)
     size = pixels.clamp(min=1)
-    return LabelCounts(shares / size, spread / size**2, pixels[..., 0])
+    return LabelCounts(shares / size, variance / size**2, pixels[..., 0])
 
 
 def block_regions(height: int, width: int, rows: int, columns: int) -> Tensor:

@@ -151,14 +151,12 @@ class _Generalised:
     Args:
         store: Where the tiles are.
         number: Number of the map in the store.
-        plan: Its tiles.
         target: Its legend.
-        unit: What becomes of its patches; windows are tiles, row by row.
+        unit: What becomes of its patches; its windows are the tiles.
     """
 
     store: WorkStore
     number: int
-    plan: Plan
     target: Legend
     unit: MappingUnit
 
@@ -175,17 +173,16 @@ class _Generalised:
             target: Its legend.
             min_area: Least area of a patch in square metres.
         """
-        tiles = {(t.rows.start, t.cols.start): t for t in plan.tiles()}
+        grid = plan.geobox
 
         def read(rows: slice, cols: slice) -> NDArray[np.int64]:
-            tile = tiles[rows.start, cols.start]
+            tile = Tile(rows.start // plan.tile, cols.start // plan.tile, rows, cols)
             return target.index(store.tiles.load(number, tile, 'classes'))
 
-        grid = plan.geobox
         unit = MappingUnit.scan(
             read, grid.shape.yx, row_areas(grid), min_area, plan.tile
         )
-        return cls(store, number, plan, target, unit)
+        return cls(store, number, target, unit)
 
     def load(self, tile: Tile, name: str) -> NDArray[np.uint8]:
         """The classes of a tile, or the score of each.
@@ -196,8 +193,7 @@ class _Generalised:
         """
         load = self.store.tiles.load
         before = self.target.index(load(self.number, tile, 'classes'))
-        across = -(-self.plan.geobox.width // self.plan.tile)
-        index = self.unit.apply(tile.row * across + tile.col, before)
+        index = self.unit.apply(tile.rows, tile.cols, before)
         if name == 'confidence':
             return score_of(load(self.number, tile, 'scores'), index)
         return map_codes(self.target)[index]

@@ -46,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'before',
         metavar='BEFORE',
-        help='raster of the first date: a file, or a folder or .zip that holds one',
+        help='raster of the first date: a file, or a folder or .zip of its tiles',
     )
     parser.add_argument(
         'after', metavar='AFTER', help='raster of the second date; its grid is used'
@@ -100,14 +100,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
     from ..evaluation.change import SignalPair, detect_change, transitions
-    from ..evaluation.class_maps import layer_path, map_legend
+    from ..evaluation.class_maps import layer_path, map_legend, without_layers
 
-    pair = (_one(options.before), _one(options.after))
-    signal, is_map = _signal(options, pair)
-    inputs: list[Any] = [options.before, options.after, *pair]
-    scores = [layer_path(path, 'scores') for path in pair]
+    before, after = (
+        without_layers([path]) or [path] for path in (options.before, options.after)
+    )
+    signal, is_map = _signal(options, [*before, *after])
+    inputs: list[Any] = [options.before, options.after, *before, *after]
+    scores = [
+        [layer_path(path, 'scores') for path in paths] for paths in (before, after)
+    ]
     if signal == 'scores':
-        inputs += scores
+        inputs += [*scores[0], *scores[1]]
     for path, suffix in (
         (options.output, '.tif'),
         (options.polygons, '.gpkg'),
@@ -124,18 +128,18 @@ def run(options: argparse.Namespace) -> int:
         raise InputError('--threshold is a difference: 0 or more.')
     if options.matrix is not None and not is_map:
         raise InputError('--matrix needs two class maps; give their --legend.')
-    legend = map_legend(pair[1], options.legend) if is_map else None
+    legend = map_legend(after[0], options.legend) if is_map else None
     if signal == 'scores':
         files = SignalPair(scores[0], scores[1], scores=True)
     elif signal == 'classes':
-        files = SignalPair(*pair, legend=legend)
+        files = SignalPair(before, after, legend=legend)
     else:
-        files = SignalPair(*pair, bands=options.bands)
+        files = SignalPair(before, after, bands=options.bands)
     console = terminal()
     with working(console, 'Comparing'):
         result = detect_change(files, options.window, options.threshold)
         polygons = result.polygons()
-        table = transitions(*pair, legend) if legend is not None else None
+        table = transitions(before, after, legend) if legend is not None else None
     with ExitStack() as stack:
 
         def scratch(path: Path) -> Path:
@@ -171,52 +175,29 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _one(path: str) -> str:
-    """The raster that is named: a file, or the only one of a folder or an archive.
-
-    Raises:
-        InputError: It holds several.
-    """
-    from ..datasets.geo.raster import list_rasters
-    from ..evaluation.class_maps import without_layers
-
-    names = list_rasters(path)
-    if len(names) == 1:
-        return names[0]
-    names = without_layers(names)
-    if len(names) > 1:
-        raise InputError(
-            f'{path} holds {len(names)} rasters, and one is compared with one: name one '
-            'of them, or make them one (gdalbuildvrt before.vrt FILES).'
-        )
-    return names[0]
-
-
-def _signal(options: argparse.Namespace, pair: tuple[str, str]) -> tuple[str, bool]:
-    """What is compared, and whether both files are class maps."""
+def _signal(options: argparse.Namespace, paths: list[str]) -> tuple[str, bool]:
+    """What is compared, and whether both rasters are class maps."""
     from ..datasets.geo.raster import open_raster, open_rasters
     from ..evaluation.class_maps import common_legend, layer_path
 
-    files = open_rasters(pair, imagery=True)
-    named = []
-    for path in pair:
+    one_band = all(file.count == 1 for file in open_rasters(paths, imagery=True))
+    named: list[str] = []
+    others: list[str] = []
+    for path in paths:
         with open_raster(path) as dataset:
-            if 'LEGEND' in dataset.tags():
-                named.append(path)
-    one_band = all(file.count == 1 for file in files)
+            (named if 'LEGEND' in dataset.tags() else others).append(path)
     if options.legend is None and options.signal != 'imagery':
-        if len(named) == 1:
-            (other,) = {*pair} - {*named}
+        if named and others:
             raise InputError(
-                f'{named[0]} is a class map, and {other} does not say that it is one; '
-                'give the --legend of both, or --signal imagery.'
+                f'{named[0]} is a class map, and {others[0]} does not say that it is '
+                'one; give the --legend of both, or --signal imagery.'
             )
         if named:
-            common_legend(pair)
-    is_map = one_band and (len(named) == 2 or options.legend is not None)
+            common_legend(paths)
+    is_map = one_band and (not others or options.legend is not None)
     if options.signal == 'classes' and one_band:
         is_map = True
-    scored = all(layer_path(path, 'scores').exists() for path in pair)
+    scored = all(layer_path(path, 'scores').exists() for path in paths)
     signal = options.signal
     if signal == 'auto':
         signal = 'imagery' if not is_map else 'scores' if scored else 'classes'

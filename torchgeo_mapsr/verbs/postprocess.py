@@ -146,6 +146,7 @@ def run(options: argparse.Namespace) -> int:
                 weights.tolist(),
                 options.min_area,
                 legend.codes.tolist(),
+                _TILE,
             ]
             key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
             saved = options.output.with_name(
@@ -166,12 +167,11 @@ def run(options: argparse.Namespace) -> int:
                 unit.save(saved)
         nodata = map_nodata(legend)
         codes = map_codes(legend)
-        numbers = {(tile.row, tile.col): i for i, tile in enumerate(tiles)}
 
         def load(tile: Tile) -> Any:
             index = read(tile.rows, tile.cols)
             if unit is not None:
-                index = unit.apply(numbers[tile.row, tile.col], index)
+                index = unit.apply(tile.rows, tile.cols, index)
             tick()
             return codes[index]
 

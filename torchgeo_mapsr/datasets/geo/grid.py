@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyproj
+import shapely
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
@@ -23,6 +24,9 @@ Box = tuple[int, int, int, int]
 
 #: Rows and columns of an image.
 Window = tuple[slice, slice]
+
+# Boxes that share this much of their union are one place.
+SAME_PLACE = 0.9
 
 # Two grids are one if their pixels are nowhere further apart than this part of a pixel.
 ALIGNED = 0.01
@@ -286,6 +290,32 @@ def hull(boxes: Sequence[Box]) -> Box:
     """Smallest box that holds all boxes."""
     tops, lefts, bottoms, rights = zip(*boxes, strict=True)
     return min(tops), min(lefts), max(bottoms), max(rights)
+
+
+def same_place(boxes: Sequence[Box]) -> list[tuple[int, int]]:
+    """Pairs of boxes that are one place, each with the first of its place.
+
+    Args:
+        boxes: Boxes in one grid.
+
+    Returns:
+        Numbers of the first one and of another.
+
+    >>> same_place([(0, 0, 10, 10), (0, 10, 10, 20), (0, 0, 10, 10)])
+    [(0, 2)]
+    """
+    edges = np.array(boxes, float)
+    shapes = shapely.box(edges[:, 0], edges[:, 1], edges[:, 2], edges[:, 3])
+    middles = shapely.STRtree(shapely.centroid(shapes))
+    one, two = middles.query(shapes)
+    one, two = one[one < two], two[one < two]
+    shared = shapely.area(shapely.intersection(shapes[one], shapes[two]))
+    either = shapely.area(shapes[one]) + shapely.area(shapes[two]) - shared
+    same = shared >= SAME_PLACE * either
+    pairs: dict[int, int] = {}
+    for i, j in sorted(zip(one[same].tolist(), two[same].tolist(), strict=True)):
+        pairs.setdefault(j, i)
+    return [(i, j) for j, i in pairs.items()]
 
 
 def common(first: slice, second: slice) -> tuple[slice, slice]:
