@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from math import inf
 from operator import index
+from os import PathLike, fspath
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from .errors import InputError
@@ -107,6 +108,26 @@ def check_arguments(
         if name in values:
             whole = kinds.get(name) in (int, int | None)
             check_range(name, values[name], low, high, whole)
+
+
+def plain(value: Any) -> Any:
+    """A value in Python's own types, which a checkpoint and JSON can hold.
+
+    Args:
+        value: Anything: numbers and arrays of NumPy and torch become numbers and lists,
+            paths become text, in lists and mappings too. The rest stays as it is.
+
+    >>> from pathlib import Path
+    >>> plain({'file': Path('a.yaml'), 'bands': (1, 2)})
+    {'file': 'a.yaml', 'bands': (1, 2)}
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    if hasattr(value, 'tolist'):
+        return value.tolist()
+    return fspath(value) if isinstance(value, PathLike) else value
 
 
 def construct(kind: type[T], value: T | Mapping[str, Any], name: str) -> T:

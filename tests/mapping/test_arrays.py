@@ -276,3 +276,22 @@ def test_options_of_a_fit_are_checked(model: LandCoverModel) -> None:
     for options in ({'prior': -1}, {'prior': float('nan')}, {'score': 'best'}):
         with pytest.raises(InputError, match=next(iter(options))):
             model.with_options(**options)
+
+
+@pytest.mark.parametrize(
+    ('code', 'message'), [(311, 'codes above 255'), (255, 'which is no data')]
+)
+def test_codes_that_a_map_cannot_hold(
+    scene: Scene, code: int, message: str, tmp_path: Path
+) -> None:
+    legend, crosswalk = tmp_path / 'own.yaml', tmp_path / 'way.yaml'
+    legend.write_text(
+        f'classes: [{{code: 1, name: Water}}, {{code: {code}, name: Land}}]'
+    )
+    crosswalk.write_text(f'mapping: {{11: 1, 41: {code}, 82: {code}}}')
+    own = fit(
+        scene.imagery, scene.labels, 'nlcd', target=legend, crosswalk=crosswalk,
+        backbone=BACKBONE, chip_size=128, device='cpu',
+    )  # fmt: skip
+    with pytest.raises(InputError, match=message):
+        map_array(own, scene.imagery, chip_size=128)

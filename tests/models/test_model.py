@@ -284,3 +284,32 @@ def test_spread_of_many_bands_is_that_of_each() -> None:
     chips = [(torch.rand(40, 9, 7) * 50, torch.rand(9, 7) > 0.3) for _ in range(3)]
     values = torch.cat([image[:, valid] for image, valid in chips], 1)
     np.testing.assert_allclose(band_spread(chips), values.std(1), rtol=1e-5)
+
+
+def test_two_fits_of_one_backbone(
+    model: LandCoverModel, chips: list[Chip], chip: Chip, tmp_path: Path
+) -> None:
+    """A second one does not change what the first maps with."""
+    paths = tmp_path / 'a.safetensors', tmp_path / 'b.safetensors'
+    other = create_backbone(SPEC, 4, None, 'uint8')
+    other.calibrate([(255 - chip.image, chip.valid) for chip in chips[4:6]])
+    for fit, path in zip((model, fitted(other, chips)), paths, strict=True):
+        fit.save(path)
+    shared = create_backbone(SPEC, 4, None, 'uint8')
+    first, second = (LandCoverModel.load(path, backbone=shared) for path in paths)
+    for loaded, path in ((first, paths[0]), (second, paths[1])):
+        alone = LandCoverModel.load(path)
+        assert torch.equal(loaded.probabilities(chip), alone.probabilities(chip))
+    # the same calibration needs no copy
+    assert LandCoverModel.load(paths[1], backbone=second.backbone).backbone is (
+        second.backbone
+    )
+
+
+def test_another_device_leaves_the_model_where_it_is(
+    model: LandCoverModel, chip: Chip
+) -> None:
+    before = model.probabilities(chip)
+    assert model.to('meta').device.type == 'meta'
+    assert model.to('cpu').backbone is model.backbone
+    assert torch.equal(model.probabilities(chip), before)

@@ -733,3 +733,11 @@ class TestPlot:
         trainer().validate(fitted.task, fitted.chips, verbose=False)
         names = {f'image/{i}' for i in range(len(fitted.chips.batches))}
         assert set(Logger.experiment.figures) == names
+
+
+def test_overfit_batches_is_named(made_scene: Scene) -> None:
+    """Lightning takes the sampler away, and what is left has no places."""
+    paths = str(made_scene.imagery), str(made_scene.labels)
+    data = PairDataModule(*paths, batch_size=2, patch_size=224)
+    with pytest.raises(InputError, match='limit_train_batches'):
+        trainer(overfit_batches=1).fit(MapSRTask('identity', **QUICK), data)

@@ -2,17 +2,20 @@
 # Licensed under the MIT License.
 
 import inspect
+import math
 import pickle
 import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
+import yaml
 from lightning.pytorch import Callback, Trainer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
@@ -30,6 +33,7 @@ from torchgeo_mapsr import (
     make_scene,
 )
 from torchgeo_mapsr._compat import SemanticSegmentationTask
+from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.datasets.plot import per_pixel
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.main import main
@@ -486,3 +490,48 @@ def test_no_hr_labels() -> None:
     task = SegmentationTask(supervision='hr')
     with pytest.raises(InputError, match='no mask'):
         task.truth_index({'image': torch.zeros(1, 4, 8, 8)})
+
+
+def test_a_longer_training_from_a_checkpoint_ends_at_rate_0(
+    data: PairDataModule, tmp_path: Path
+) -> None:
+    """PyTorch's schedule goes on to the end of the first, and rises again from there."""
+    rates: list[float] = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]['lr'])
+
+    few = {'limit_train_batches': 2, 'limit_val_batches': 0, 'callbacks': [Watch()]}
+    task = SegmentationTask(**ARGUMENTS)  # type: ignore[arg-type]
+    trainer(tmp_path, max_epochs=2, **few).fit(task, data)
+    (path,) = tmp_path.rglob('*.ckpt')
+    again = SegmentationTask(**ARGUMENTS)  # type: ignore[arg-type]
+    trainer(tmp_path, max_epochs=4, **few).fit(again, data, ckpt_path=path)
+    steps = [(i, 4) for i in range(4)] + [(i, 8) for i in range(4, 8)]
+    expected = [3e-3 * (1 + math.cos(math.pi * i / n)) / 2 for i, n in steps]
+    assert rates == pytest.approx(expected, abs=1e-8)
+
+
+def test_arguments_of_numpy_are_kept_as_plain_values(
+    data: PairDataModule, tmp_path: Path
+) -> None:
+    """Checkpoints are read without running code, and JSON has no arrays."""
+    legend = tmp_path / 'own.yaml'
+    legend.write_text(yaml.safe_dump(Legend.load('nlcd').to_dict()))
+    weights = np.array([1.0, 2.0, 1.0, 1.0])
+    for arguments in (
+        {'lr': np.float64(1e-3), 'class_weights': list(weights)},
+        {'in_channels': np.int64(4), 'class_weights': weights},
+        {'mean': np.float32(100), 'std': torch.tensor(50.0)},
+        {'mean': np.full(4, 100.0), 'std': torch.full((4,), 50.0)},
+        {'classes': Classes(legend=legend)},  # type: ignore[arg-type]
+    ):
+        task = SegmentationTask(**{'in_channels': 4, **arguments})
+        run = trainer(tmp_path, fast_dev_run=1)
+        run.fit(task, data)
+        path = tmp_path / 'own.ckpt'
+        run.save_checkpoint(path)
+        again = SegmentationTask.load_from_checkpoint(path)
+        assert again.hparams['lr'] == 1e-3
+        run.validate(task, data, ckpt_path=str(path), verbose=False)

@@ -42,7 +42,7 @@ from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from .accuracy import pixel_metres
-from .class_maps import one_map
+from .class_maps import known_index, one_map
 
 _BLOCK = 1024
 
@@ -172,8 +172,8 @@ class SignalPair:
             block = crop(self.geobox, (rows.start, cols.start, rows.stop, cols.stop))
             if self.legend is not None:
                 old, new = self._labels
-                one = self.legend.index(old.at(block))
-                two = self.legend.index(new.read(rows, cols))
+                one = known_index(old.at(block), self.legend, old.paths[0])
+                two = known_index(new.read(rows, cols), self.legend, new.paths[0])
                 yield rows, cols, one[None], two[None], (one >= 0) & (two >= 0)
                 continue
             before, covered = self._before(block)
@@ -653,7 +653,8 @@ def transitions(
     areas, total = row_areas(new.geobox) / 1e4, np.zeros(size * size)
     for rows, cols in blocks_of(new.geobox, _BLOCK):
         block = crop(new.geobox, (rows.start, cols.start, rows.stop, cols.stop))
-        one, two = legend.index(old.at(block)), legend.index(new.read(rows, cols))
+        one = known_index(old.at(block), legend, old.paths[0])
+        two = known_index(new.read(rows, cols), legend, new.paths[0])
         valid = (one >= 0) & (two >= 0)
         weight = np.broadcast_to(areas[rows, None], one.shape)
         total += np.bincount((one * size + two)[valid], weight[valid], size * size)

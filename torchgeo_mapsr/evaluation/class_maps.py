@@ -95,8 +95,9 @@ def map_legend(
         default: The legend of a file that says nothing; None to refuse it.
 
     Returns:
-        That legend, or the shipped one that the file's tag LEGEND names, or one of the
-        names in its tag CLASSES and the colours of its table, or the default.
+        That legend, or the shipped one that the file's tag LEGEND names, if its tag
+        CLASSES does not say otherwise, or one of the names there and the colours of its
+        table, or the default.
 
     Raises:
         InputError: If there is no such legend, or the map cannot be read.
@@ -112,8 +113,7 @@ def map_legend(
             colors = dataset.colormap(1) if classes else {}
         except ValueError:  # there is none
             colors = {}
-    if name in Legend.names():
-        return Legend.load(name)
+    shipped = Legend.load(name) if name in Legend.names() else None
     if classes:
         try:
             rows = [
@@ -127,7 +127,12 @@ def map_legend(
                 'with --legend.'
             ) from None
         title = name or PurePosixPath(file.path).stem
-        return Legend.load({'name': title, 'classes': rows})
+        own = Legend.load({'name': title, 'classes': rows})
+        # A legend of the user's may have the name of one that ships.
+        if shipped is None or not own.words.items() <= shipped.words.items():
+            return own
+    if shipped is not None:
+        return shipped
     if default is None:
         raise InputError(
             f'{file.path}: says nothing of its classes; name its legend with --legend.'
@@ -160,6 +165,33 @@ def common_legend(
                 f'{found.name!r}): make them of one (map --target), or take them apart.'
             )
     return common
+
+
+def known_index(
+    codes: NDArray[np.int64], legend: Legend, path: PathLike
+) -> NDArray[np.int64]:
+    """Class indices of a map's codes, all of which its legend must have.
+
+    Args:
+        codes: Codes of the map; -1 = no data.
+        legend: Its legend.
+        path: The map, for the message.
+
+    Returns:
+        Class indices; -1 where there is no data, or the legend's code for it.
+
+    Raises:
+        InputError: If a code is not in the legend: it would be no data without a word.
+    """
+    index = legend.index(codes)
+    odd = codes[(index < 0) & (codes >= 0)]
+    unknown = sorted(set(np.unique(odd).tolist()) - {legend.nodata})
+    if unknown:
+        raise InputError(
+            f'{path} has codes {unknown[:5]} that are not in the legend '
+            f'{legend.name!r}; give the legend of the map with --legend.'
+        )
+    return index
 
 
 def one_map(paths: PathLike | Iterable[PathLike]) -> LabelRaster:
@@ -238,8 +270,7 @@ class ClassMaps:
             areas = row_areas(raster.geobox)
             for rows, cols in blocks_of(raster.geobox, size):
                 codes = raster.read(rows, cols)
-                index = self.legend.index(codes)
-                self._check(number, codes, index)
+                index = known_index(codes, self.legend, self.paths[number])
                 block = crop(
                     raster.geobox, (rows.start, cols.start, rows.stop, cols.stop)
                 )
@@ -252,18 +283,6 @@ class ClassMaps:
                 yield MapBlock(
                     number, block, (rows.start, cols.start), index, areas[rows]
                 )
-
-    def _check(
-        self, number: int, codes: NDArray[np.int64], index: NDArray[np.int64]
-    ) -> None:
-        """Refuse codes that the legend does not have."""
-        odd = codes[(index < 0) & (codes >= 0)]
-        unknown = sorted(set(np.unique(odd).tolist()) - {self.legend.nodata})
-        if unknown:
-            raise InputError(
-                f'{self.paths[number]} has codes {unknown[:5]} that are not in the '
-                f'legend {self.legend.name!r}; give the legend of the map with --legend.'
-            )
 
     def areas(self) -> NDArray[np.float64]:
         """Square metres of each class, (C,)."""
@@ -305,7 +324,7 @@ class ClassMaps:
             for i in np.flatnonzero(inside & (result < 0)):
                 r, c = int(row[i]), int(col[i])
                 code = raster.read(slice(r, r + 1), slice(c, c + 1))
-                result[i] = self.legend.index(code)[0, 0]
+                result[i] = known_index(code, self.legend, raster.paths[0])[0, 0]
         return result
 
 

@@ -20,6 +20,7 @@ from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..datasets.legends.statistics import JointStatistics
 from ..errors import InputError
+from .class_maps import known_index
 
 _BLOCK = 1024
 
@@ -109,7 +110,7 @@ def summarise(
     mapped = LabelRaster([RasterFile.open(path)])
     areas = row_areas(mapped.geobox) / 1e4
     for rows, cols in blocks_of(mapped.geobox, _BLOCK):
-        index = legend.index(mapped.read(rows, cols))
+        index = known_index(mapped.read(rows, cols), legend, path)
         counts = np.stack([np.bincount(row + 1, minlength=n + 1) for row in index])
         nodata += int(counts[:, 0].sum())
         pixels += counts[:, 1:].sum(0)
@@ -283,7 +284,7 @@ def _cells(
         & (col + left >= cols.start)
         & (col + left < cols.stop)
     )
-    index = legend.index(mapped.read(*wide)).ravel()
+    index = known_index(mapped.read(*wide), legend, mapped.paths[0]).ravel()
     both = (cell >= 0) & (index >= 0)
     pairs = np.bincount(cell[both] * n + index[both], minlength=size * n)
     counts = pairs.reshape(size, n)

@@ -26,6 +26,7 @@ from ..models.backbones.create import create_backbone
 from ..models.head.options import FitOptions
 from ..models.model import ChipModel, LandCoverModel, device_of
 from ..models.networks.files import NetworkFiles
+from .cog import NO_PERCENT, map_codes
 from .config import ComputeOptions, ScoringOptions
 from .fit import fit_region
 from .inputs import Inputs
@@ -145,6 +146,11 @@ def map_array(
             or if a file is neither a fit nor a checkpoint.
     """
     model = _model(model)
+    if NO_PERCENT in map_codes(model.target):
+        raise InputError(
+            f"The legend '{model.target.name}' has a class of code {NO_PERCENT}, which "
+            'is no data in maps of arrays; give the class another code.'
+        )
     with ExitStack() as opened:
         images = opened.enter_context(_imagery(imagery, stack))
         rasters: tuple[LabelRaster, ...] = ()
@@ -196,9 +202,11 @@ def _scored(
 
     shape: tuple[int, ...] = plan.geobox.shape.yx
     classes = len(model.target)
-    values = np.full((classes, *shape) if probabilities else shape, 255, np.uint8)
-    codes = np.full(256, 255, np.uint8)
-    codes[:classes] = model.target.codes
+    values = np.full(
+        (classes, *shape) if probabilities else shape, NO_PERCENT, np.uint8
+    )
+    codes = map_codes(model.target)
+    codes[classes:] = NO_PERCENT
     for tile, blended in sweep(
         plan,
         tiles,

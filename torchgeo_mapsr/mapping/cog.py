@@ -28,6 +28,7 @@ from rasterio.windows import Window
 from ..atomic import part_of
 from ..datasets.geo.plan import Tile
 from ..datasets.legends.legend import Legend
+from ..errors import InputError
 from .style import sidecar_of, sidecar_xml
 
 #: No data in confidence and score files, whose values are percentages.
@@ -58,7 +59,7 @@ class Layer:
     @classmethod
     def classes(cls, legend: Legend, nodata: int) -> 'Layer':
         """The class map of a legend."""
-        names = {c.code: c.name for c in legend.classes}
+        names = legend.words
         return cls(
             bands=[f'land cover ({legend.name})'],
             nodata=nodata,
@@ -91,7 +92,15 @@ def map_codes(legend: Legend) -> NDArray[np.uint8]:
 
     Args:
         legend: The map's classes, 255 at most.
+
+    Raises:
+        InputError: A code is above 255, which a byte cannot hold.
     """
+    if legend.codes.max() > 255:
+        raise InputError(
+            f"The legend '{legend.name}' has codes above 255, which the map (uint8) "
+            'cannot hold; give another --target, or renumber the map (gdal_calc).'
+        )
     codes = np.full(256, map_nodata(legend), np.uint8)
     codes[: len(legend)] = legend.codes
     return codes

@@ -18,6 +18,7 @@ from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from ..models.model import file_digest
 from ..versions import versions
+from .cog import map_codes
 from .config import MapJob, may_be_search
 from .outputs import Outputs
 
@@ -50,11 +51,7 @@ class Inputs:
             InputError: If something cannot be read, or does not fit together.
         """
         target = Legend.load(job.target)
-        if target.codes.max() > 255:
-            raise InputError(
-                f"The legend '{target.name}' has codes above 255, which the map "
-                '(uint8) cannot hold; give another --target.'
-            )
+        map_codes(target)  # or it could not be written, at the end
         crosswalk = None
         if job.legend is not None:
             crosswalk = Crosswalk.load(job.legend, target, job.crosswalk)

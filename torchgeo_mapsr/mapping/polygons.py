@@ -38,6 +38,7 @@ from ..datasets.geo.raster import RasterFile, open_rasters
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
+from ..evaluation.class_maps import known_index
 from .cog import NO_PERCENT
 from .stac_item import outline, within_180
 from .style import polygon_qml
@@ -228,7 +229,7 @@ def polygonise(
         raise InputError('The smallest area of a polygon must not be negative.')
     raster = LabelRaster(open_rasters([path]))
     geobox = raster.geobox
-    names = {item.code: item.name for item in legend.classes}
+    names = legend.words
     assert geobox.crs is not None
     crs = geobox.crs.proj
     sure = None
@@ -243,7 +244,8 @@ def polygonise(
     with ThreadPoolExecutor(1, 'polygons') as thread:
 
         def read(rows: slice, cols: slice) -> NDArray[np.int64]:
-            return thread.submit(raster.read, rows, cols).result()
+            codes = thread.submit(raster.read, rows, cols).result()
+            return np.where(known_index(codes, legend, path) < 0, -1, codes)
 
         def percent(rows: slice, cols: slice) -> NDArray[np.uint8]:
             assert sure is not None
@@ -252,7 +254,7 @@ def polygonise(
         def found() -> Iterator[ClassPolygon]:
             shares = None if sure is None else percent
             for polygon in polygons(read, geobox, -1, shares, tile):
-                if polygon.area >= min_area and polygon.code in names:
+                if polygon.area >= min_area:
                     yield _placed(polygon, geobox)
 
         placed, options = found(), dict[str, Any]()

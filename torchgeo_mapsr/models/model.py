@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -164,21 +165,29 @@ class FrozenBackbone:
             InputError: If its weights are not there, or are others.
         """
         backbone = create_backbone(self.spec, self.bands, weights, self.dtype)
-        self.check(backbone)
-        return backbone
+        backbone.load_calibration(dict(self.calibration))
+        return self.adopt(backbone)
 
-    def check(self, backbone: Backbone) -> None:
-        """Give a backbone the calibration, and make sure that it is the one.
+    def adopt(self, backbone: Backbone) -> Backbone:
+        """Take a backbone that is there, and make sure that it is the one.
 
         Args:
             backbone: A backbone.
 
+        Returns:
+            It, if it has this calibration; or else a copy that has. Other models may map
+            with the backbone.
+
         Raises:
             InputError: If it is another one.
         """
-        shapes = {name: t.shape for name, t in self.calibration.items()}
-        alike = shapes == {n: t.shape for n, t in backbone.calibration().items()}
-        if alike or not backbone.calibration():
+        own = {name: t.cpu() for name, t in backbone.calibration().items()}
+        alike = own.keys() == self.calibration.keys() and all(
+            own[name].shape == t.shape for name, t in self.calibration.items()
+        )
+        same = alike and all(own[n].equal(t) for n, t in self.calibration.items())
+        if (alike or not own) and not same:
+            backbone = deepcopy(backbone)
             backbone.load_calibration(dict(self.calibration))
         if backbone.weights_digest() != self.digest:
             raise InputError(
@@ -186,6 +195,7 @@ class FrozenBackbone:
                 'not those that the fit was made with; name their file with --weights '
                 '(weights).'
             )
+        return backbone
 
     def fields(self) -> dict[str, Any]:
         """Everything but tensors, as JSON types."""
@@ -356,10 +366,13 @@ class LandCoverModel:
         Args:
             device: Where chips are to be scored.
         """
-        device = torch.device(device)
-        return replace(
-            self, backbone=self.backbone.to(device), head=self.head.to(device)
-        )
+        device = torch.empty(
+            0, device=device
+        ).device  # with a number, as tensors have it
+        backbone = self.backbone
+        if device_of_module(backbone) != device:
+            backbone = deepcopy(backbone).to(device)  # modules are moved in place
+        return replace(self, backbone=backbone, head=self.head.to(device))
 
     def with_options(
         self,
@@ -448,7 +461,8 @@ class LandCoverModel:
             path: The file.
             device: Where to compute.
             weights: Weight file of the backbone, where it is not where it was.
-            backbone: The backbone, where it is there already; its calibration is set.
+            backbone: The backbone, where it is there already. One that has another
+                calibration is copied.
             precision: Arithmetic of the backbone.
 
         Raises:
@@ -510,10 +524,7 @@ class LandCoverModel:
             }
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f'Cannot read the fit {name}: {error!r}.') from error
-        if backbone is None:
-            backbone = origin.make(weights)
-        else:
-            origin.check(backbone)
+        backbone = origin.make(weights) if backbone is None else origin.adopt(backbone)
         model = cls(backbone, head, origin, precision=precision, **model_fields)
         return model.to(device or device_of_module(backbone))
 

@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from .._compat import Sample
 from ..arguments import POSITIVE
@@ -23,7 +22,7 @@ from ..models.networks.discriminator import LabelDiscriminator
 from ..models.networks.segmentation import Network
 from .cells import BatchCells
 from .classes import Classes
-from .land_cover import training_steps
+from .land_cover import CosineDecay, training_steps
 from .segmentation import CLASSES, NETWORK, NetworkTask
 from .supervision import RegionLabels
 
@@ -138,7 +137,7 @@ class AdversarialTask(NetworkTask):
             # which counts both players
             steps = min(steps, -(-self.trainer.max_steps // 2))
         return [
-            {'optimizer': one, 'lr_scheduler': CosineAnnealingLR(one, steps)}
+            {'optimizer': one, 'lr_scheduler': CosineDecay(one, steps)}
             for one in (network['optimizer'], discriminator)
         ]
 

@@ -6,7 +6,7 @@
 import warnings
 from abc import abstractmethod
 from dataclasses import fields
-from math import isinf
+from math import cos, isinf, pi
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
@@ -17,6 +17,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -27,6 +29,7 @@ from torchmetrics.classification import (
 )
 
 from .._compat import BaseTask, Sample
+from ..arguments import plain
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.plot import plot_sample
 from ..errors import InputError
@@ -71,6 +74,7 @@ class LandCoverTask(BaseTask):
 
     def configure_models(self) -> None:
         """Load the crosswalks that the hyperparameters name."""
+        self.hparams.update(plain(self.hparams))
         names = (field.name for field in fields(Classes))
         classes = Classes(**{name: self.hparams[name] for name in names})
         self.crosswalk, self.truth = classes.load()
@@ -348,6 +352,40 @@ def check_domains(task: object, batch: Sample) -> None:
             f'{type(task).__name__} trains on one set of imagery, not on source and '
             'target: give it PairDataModule, or another task'
         )
+
+
+class CosineDecay(LambdaLR):
+    """A learning rate that falls to zero along a cosine.
+
+    The end is no part of its state, unlike that of torch's: a training that goes on from
+    a checkpoint ends where its own trainer says.
+
+    Args:
+        optimizer: The optimiser.
+        steps: Steps of the whole training.
+        rise: Steps in which it rises along a line, before it falls.
+    """
+
+    def __init__(self, optimizer: Optimizer, steps: int, rise: int = 0) -> None:
+        def factor(step: int) -> float:
+            if step < rise:
+                return (step + 1) / rise
+            return (1 + cos(pi * min((step - rise) / max(steps - rise, 1), 1))) / 2
+
+        super().__init__(optimizer, factor)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a step, whose rate the optimiser has from another training.
+
+        Args:
+            state_dict: What was kept.
+        """
+        super().load_state_dict(state_dict)
+        groups = self.optimizer.param_groups
+        for group, rate, factor in zip(
+            groups, self.base_lrs, self.lr_lambdas, strict=True
+        ):
+            group['lr'] = rate * factor(self.last_epoch)
 
 
 def training_steps(trainer: Trainer) -> int:

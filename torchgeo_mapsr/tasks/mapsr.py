@@ -504,6 +504,7 @@ class MapSRTask(LandCoverTask):
                 f'The fit was made for imagery of {model.bands} bands, not of '
                 f'{h["bands"]}: give bands={model.bands}.'
             )
+        self.backbone = model.backbone
         self.land_cover = model.with_options(
             score=None if options.score == FitOptions.score else options.score,
             prior=options.prior,

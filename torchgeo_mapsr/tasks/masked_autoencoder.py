@@ -13,16 +13,20 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from .._compat import BaseTask, Sample
-from ..arguments import check_arguments
+from ..arguments import check_arguments, plain
 from ..atomic import replacing
 from ..errors import InputError
 from ..models.backbones.spec import suggest
 from ..models.networks.masked_autoencoder import STRIDE, MaskedAutoencoder
 from ..models.networks.segmentation import normalisation
-from .land_cover import check_domains, training_steps, warn_of_scaled_values
+from .land_cover import (
+    CosineDecay,
+    check_domains,
+    training_steps,
+    warn_of_scaled_values,
+)
 
 
 class MaskedAutoencoderTask(BaseTask):
@@ -87,6 +91,7 @@ class MaskedAutoencoderTask(BaseTask):
 
     def configure_models(self) -> None:
         """Make the autoencoder."""
+        self.hparams.update(plain(self.hparams))
         h = self.hparams
         check_arguments(
             type(self).__init__,
@@ -132,13 +137,7 @@ class MaskedAutoencoderTask(BaseTask):
         )
         steps = training_steps(self.trainer)
         rise = max(round(h['warmup'] * steps), 1)
-
-        def factor(step: int) -> float:
-            if step < rise:
-                return (step + 1) / rise
-            return (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1))) / 2
-
-        scheduler = LambdaLR(optimizer, factor)
+        scheduler = CosineDecay(optimizer, steps, rise)
         return {
             'optimizer': optimizer,
             'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},

@@ -5,6 +5,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, replace
 from math import inf
 from typing import Any, ClassVar, Literal
@@ -14,18 +15,23 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchvision.models._api import WeightsEnum
 
 from .._compat import Sample, SemanticSegmentationTask
-from ..arguments import Range, check_arguments
+from ..arguments import Range, check_arguments, plain
 from ..datasets.base import ChipDataset
 from ..errors import InputError
 from ..models.networks.segmentation import Network, SegmentationNetwork
 from ..models.networks.trained import describe, verify
 from .cells import BatchCells
 from .classes import Classes
-from .land_cover import LandCoverTask, training_steps, warn_of_scaled_values
+from .land_cover import (
+    CosineDecay,
+    LandCoverTask,
+    training_steps,
+    warn_of_scaled_values,
+)
 from .supervision import PixelLabels, Supervision
 
 Loss = Literal['ce', 'jaccard', 'focal', 'dice']
@@ -91,7 +97,7 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         self.supervision = Supervision.of(supervision)
         # Plain values, so that a checkpoint is read without running code; and whatever
         # torchgeo's methods look up.
-        self._settings: dict[str, Any] = {
+        settings: dict[str, Any] = {
             'network': self._network.to_dict(),
             'classes': asdict(self._classes),
             'supervision': self.supervision.to_dict(),
@@ -104,12 +110,14 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
             'patience': patience,
             'task': 'multiclass',
         }
+        self._settings = plain(settings)
         super().__init__()
         names = _parameters(type(self))
         for name in [n for n in self.hparams if n not in names and n[0] != '_']:
             del self.hparams[name]
-        # what loggers are told
-        self.save_hyperparameters(dict(self.hparams))
+        # What loggers are told. Lightning's own way to it compares values, and arrays have
+        # no truth.
+        self._hparams_initial = deepcopy(self.hparams)
 
     def configure_models(self) -> None:
         """Make the network, and load the legends."""
@@ -118,6 +126,7 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         self.crosswalk, self.truth = self._classes.load()
         target = self.crosswalk.target
         self.supervision.check(self.crosswalk)
+        self.hparams.update(plain(self.hparams))
         self.hparams.update(self._settings | {'num_classes': len(target)})
         self._labelled: dict[str, Tensor] = {}
         self._scored = False
@@ -211,7 +220,7 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         return {
             'optimizer': optimizer,
             'lr_scheduler': {
-                'scheduler': CosineAnnealingLR(optimizer, training_steps(self.trainer)),
+                'scheduler': CosineDecay(optimizer, training_steps(self.trainer)),
                 'interval': 'step',
             },
         }

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..atomic import replacing
 from ..errors import InputError
 from .console import (
     check_json,
@@ -119,7 +120,8 @@ def run(options: argparse.Namespace) -> int:
             write_confidence_styles(Path(confidence))
     if options.stac_item:
         item = stac_item(path, legend, extra=extra)
-        item_path.write_text(json.dumps(item, indent=1) + '\n')
+        with replacing(item_path) as part:
+            part.write_text(json.dumps(item, indent=1) + '\n', encoding='utf-8')
     for output in outputs:
         if output != options.polygons:
             console.print(str(output))

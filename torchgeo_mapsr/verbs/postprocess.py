@@ -85,7 +85,12 @@ def run(options: argparse.Namespace) -> int:
     from ..datasets.geo.plan import Tile
     from ..datasets.geo.raster import open_rasters
     from ..datasets.labels import LabelRaster
-    from ..evaluation.class_maps import common_legend, layer_path, without_layers
+    from ..evaluation.class_maps import (
+        common_legend,
+        known_index,
+        layer_path,
+        without_layers,
+    )
     from ..evaluation.mapping_unit import MappingUnit
     from ..evaluation.reweighting import class_weights, reweighted
     from ..mapping.cog import Layer, map_codes, map_nodata, write_cog
@@ -105,6 +110,7 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, inputs[:-1], options.overwrite)
     check_json(options, inputs)
     legend = common_legend(maps, options.legend)
+    codes = map_codes(legend)
     weights = np.array(class_weights(options.reweight, legend) or [1.0] * len(legend))
     raster = LabelRaster(open_rasters(maps))
     grid = raster.geobox
@@ -123,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
             )
 
     def read(rows: slice, cols: slice) -> Any:
-        index = legend.index(raster.read(rows, cols))
+        index = known_index(raster.read(rows, cols), legend, maps[0])
         if scores is not None:
             bands = list(range(1, len(legend) + 1))
             values = scores.read(bands, rows, cols)
@@ -166,7 +172,6 @@ def run(options: argparse.Namespace) -> int:
                 )
                 unit.save(saved)
         nodata = map_nodata(legend)
-        codes = map_codes(legend)
 
         def load(tile: Tile) -> Any:
             index = read(tile.rows, tile.cols)

@@ -140,7 +140,7 @@ class Crosswalk:
                 return cls.from_statistics(JointStatistics.load(name), source, target)
             return cls._parse(content, source, target, str(name))
 
-        for shipped in cls.names(source.name, target.name):
+        for shipped in cls._shipped(source, target):
             content = catalog.read(
                 'crosswalks', f'{source.name}.{target.name}.{shipped}'
             )
@@ -148,7 +148,16 @@ class Crosswalk:
                 return cls._parse(content, source, target, shipped)
         if name is not None and str(name) in JointStatistics.names():
             return cls.from_statistics(JointStatistics.load(name), source, target)
-        raise InputError(cls._missing(source.name, target.name, name))
+        raise InputError(cls._missing(source, target, name))
+
+    @classmethod
+    def _shipped(cls, source: Legend, target: Legend) -> tuple[str, ...]:
+        """Names of those that ship between two legends, which are the shipped ones.
+
+        A legend of the user's may be called like one that ships and have other classes.
+        """
+        both = source.is_shipped and target.is_shipped
+        return cls.names(source.name, target.name) if both else ()
 
     @classmethod
     def _parse(
@@ -211,7 +220,7 @@ class Crosswalk:
             ('source', source, statistics.source),
             ('target', target, statistics.target),
         ):
-            if legend is not None and legend != other:
+            if legend is not None and legend.words != other.words:
                 raise InputError(
                     f"statistics '{statistics.name}': their {key} is the legend "
                     f"'{other.name}', not '{legend.name}'"
@@ -236,16 +245,22 @@ class Crosswalk:
         )
 
     @classmethod
-    def _missing(cls, source: str, target: str, name: str | Path | None) -> str:
-        between = cls.names(source, target)
+    def _missing(cls, source: Legend, target: Legend, name: str | Path | None) -> str:
+        between = cls._shipped(source, target)
         if between:
             options = f'there are {", ".join(between)}'
         else:
             pairs = {tuple(n.split('.')[:2]) for n in catalog.names('crosswalks')}
             options = 'there are ' + ', '.join(f'{a} to {b}' for a, b in sorted(pairs))
+        for legend in (source, target):
+            if legend.name in legend.names() and not legend.is_shipped:
+                options = (
+                    f"this '{legend.name}' has other classes than the legend that ships "
+                    'under this name, whose crosswalks are not for it'
+                )
         which = f"crosswalk '{name}'" if name else 'crosswalk'
         return (
-            f"no {which} from legend '{source}' to '{target}': {options}; "
+            f"no {which} from legend '{source.name}' to '{target.name}': {options}; "
             'or give the path of a .yaml or .json file'
         )
 

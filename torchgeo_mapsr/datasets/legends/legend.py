@@ -145,6 +145,18 @@ class Legend:
     def __len__(self) -> int:
         return len(self.classes)
 
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it is the legend that ships under its name, colours aside."""
+        if self.name not in self.names():
+            return False
+        return self.load(self.name).words == self.words
+
+    @property
+    def words(self) -> dict[int, str]:
+        """Names by code."""
+        return {item.code: item.name for item in self.classes}
+
     @cached_property
     def codes(self) -> NDArray[np.int64]:
         """Codes by class index, ascending, of shape (L,)."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models._api import WeightsEnum
 
-from ...arguments import check_range, construct
+from ...arguments import check_range, construct, plain
 from ...errors import InputError
 from ..backbones.frozen import mirror
 from ..backbones.spec import suggest
@@ -77,8 +77,12 @@ class Network:
     freeze_decoder: bool = False
 
     def __post_init__(self) -> None:
-        """Check the number of bands."""
+        """Check the number of bands; what is kept are plain values."""
         check_range('in_channels', self.in_channels, 1, whole=True)
+        for name in ('in_channels', 'mean', 'std'):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        if self.image_dtype is not None:
+            object.__setattr__(self, 'image_dtype', str(self.image_dtype))
 
     @classmethod
     def of(cls, value: 'Network | Mapping[str, Any]') -> 'Network':
@@ -94,11 +98,7 @@ class Network:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the weights: a checkpoint has its own."""
-        plain = {k: v for k, v in vars(self).items() if k != 'weights'}
-        for name in ('mean', 'std'):
-            if isinstance(plain[name], Sequence):
-                plain[name] = [float(number) for number in plain[name]]
-        return plain
+        return {k: v for k, v in vars(self).items() if k != 'weights'}
 
 
 class SegmentationNetwork(nn.Module):

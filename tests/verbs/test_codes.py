@@ -1,0 +1,78 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Codes that a legend does not have, or that a map cannot hold, are never dropped."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from torchgeo_mapsr.evaluation.class_maps import map_legend
+from torchgeo_mapsr.main import main
+
+
+def write(path: Path, codes: np.ndarray, **tags: str) -> str:
+    profile = {'driver': 'GTiff', 'count': 1, 'dtype': 'int16', 'crs': 'EPSG:26914'}
+    profile |= {'nodata': 0, 'transform': Affine(10, 0, 6e5, 0, -10, 3.3e6)}
+    height, width = codes.shape
+    with rasterio.open(path, 'w', height=height, width=width, **profile) as out:
+        out.write(codes.astype(np.int16), 1)
+        out.update_tags(**tags)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    'verb',
+    [
+        ['postprocess', 'MAP', '--min-area', '100', '--output', 'o.tif'],
+        ['change', 'MAP', 'MAP', '--signal', 'classes', '--output', 'o.tif'],
+        ['export', 'MAP', '--legend', 'land-cover-4', '--polygons', 'o.gpkg'],
+        ['evaluate', 'MAP', '--labels', 'MAP', '--labels-legend', 'land-cover-4'],
+    ],
+)
+def test_codes_that_are_not_in_the_legend(
+    verb: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    codes = np.tile([[1, 2], [3, 7]], (20, 20))
+    path = write(tmp_path / 'map.tif', codes)
+    assert main([path if word == 'MAP' else word for word in verb]) == 2
+    error = capsys.readouterr().err
+    assert '[7] that are not in the legend' in error
+    assert error.count('\n') == 1
+    assert not list(tmp_path.glob('o.*'))
+
+
+def test_codes_above_255(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / 'map.tif', np.full((20, 20), 311))
+    output = tmp_path / 'o.tif'
+    arguments = ['--legend', 'corine', '--min-area', '100', '--output', str(output)]
+    assert main(['postprocess', path, *arguments]) == 2
+    assert 'codes above 255' in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_legend_with_the_name_of_one_that_ships(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes, names = np.ones((20, 20)), '{"1": "Built", "2": "Woods"}'
+    own = write(tmp_path / 'a.tif', codes, LEGEND='land-cover-4', CLASSES=names)
+    part = '{"1": "Water", "2": "Forest"}'
+    shipped = write(tmp_path / 'b.tif', codes, LEGEND='land-cover-4', CLASSES=part)
+    assert map_legend(own).class_names == ('Built', 'Woods')
+    assert len(map_legend(shipped)) == 4
+    # its crosswalks are not for it, either
+    legend = tmp_path / 'land-cover-4.yaml'
+    legend.write_text('classes:\n- {code: 1, name: Built}\n- {code: 2, name: Woods}\n')
+    arguments = ['--imagery', own, '--labels', own, '--legend', 'nlcd']
+    arguments += ['--target', str(legend), '--output', str(tmp_path / 'o.tif')]
+    assert main(['map', *arguments]) == 2
+    error = capsys.readouterr().err
+    assert 'has other classes than the legend that ships' in error
+    assert error.count('\n') == 1
