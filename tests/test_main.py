@@ -252,3 +252,11 @@ def test_names_that_no_file_has(
         args += ['--labels', 'lr.tif', '--legend', 'nlcd', option, name]
         assert main(args) == 2
         assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_no_option_is_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
+    """What begins like --offline was taken, and forbade nothing."""
+    arguments = ['export', 'a.tif', '--polygons', 'a.gpkg', '--offlin']
+    with pytest.raises(SystemExit, match='2'):
+        main(arguments)
+    assert '--offlin' in capsys.readouterr().err

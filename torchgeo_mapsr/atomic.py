@@ -62,6 +62,17 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
             part.unlink()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step; see :func:`replacing`.
+
+    Args:
+        path: The file.
+        text: Its content.
+    """
+    with replacing(path) as part:
+        part.write_text(text, encoding='utf-8')
+
+
 def part_of(path: Path) -> Path:
     """A new temporary name beside a file: it keeps the suffix, which tells the format.
 

@@ -206,6 +206,8 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
             description=module.DESCRIPTION,
             epilog=module.EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            # or what begins like --offline would be taken for it, and not act like it
+            allow_abbrev=False,
         )
         module.add_options(own)
         own.set_defaults(run=module.run)

@@ -4,9 +4,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader
 
 from tests.data.openearthmap import data
 from tests.data.openearthmap_sar import data as sar_data
@@ -15,6 +18,9 @@ from torchgeo_mapsr.datamodules import (
     OpenEarthMapSARDataModule,
     SourceTargetDataModule,
 )
+from torchgeo_mapsr.datasets.images import ChipFiles, ImageChips
+from torchgeo_mapsr.datasets.legends.legend import Legend
+from torchgeo_mapsr.errors import InputError
 
 
 class Recorder(LightningModule):
@@ -153,3 +159,21 @@ def test_each_augments_its_own(root: Path) -> None:
     for batch in task.seen['train']:
         assert (batch['source']['image'] == 0).all()
         assert (batch['target']['image'] == 7).all()
+
+
+def test_chips_without_labels_beside_others(tmp_path: Path) -> None:
+    """A batch has the same keys for all."""
+    paths = [tmp_path / f'{name}.tif' for name in 'abm']
+    for path in paths:
+        with rasterio.open(
+            path, 'w', driver='GTiff', count=1, dtype='uint8', height=8, width=8
+        ) as out:
+            out.write(np.full((1, 8, 8), 2, np.uint8))
+    legend = Legend.load('land-cover-4')
+    chips = [ChipFiles(paths[0]), ChipFiles(paths[1], paths[2])]
+    batch = next(iter(DataLoader(ImageChips(chips, legend), batch_size=2)))
+    assert (batch['mask'][0] == -1).all()
+    assert (batch['mask'][1] == 2).all()
+    assert 'mask' not in ImageChips(chips[:1], legend)[0]
+    with pytest.raises(InputError, match='has no optical image'):
+        ImageChips([chips[0], ChipFiles(paths[1], optical=paths[2])], legend)

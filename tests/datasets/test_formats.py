@@ -20,6 +20,8 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import wrap_xr
+from pyproj import Transformer
+from rasterio import warp
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rasterio.rpc import RPC
@@ -460,3 +462,77 @@ class TestNamesOfStacks:
         )
         with pytest.raises(InputError, match='no common pixel'):
             Imagery([one, far], stack=True)
+
+
+def test_files_inside_of_others_count(tif: Tif, tmp_path: Path) -> None:
+    """A VRT of VRTs, a member of an archive and a variable change with their files."""
+    values = values_of(1)
+    source = tif('a.tif', values)
+    inner, outer = tmp_path / 'in.vrt', tmp_path / 'out.vrt'
+    for target, of in ((inner, source), (outer, inner)):
+        subprocess.run(['gdalbuildvrt', '-q', target, of], check=True)
+    archive = tmp_path / 'a.zip'
+    with zipfile.ZipFile(archive, 'w') as file:
+        file.write(source, 'in/a.tif')
+    variable = tmp_path / 'a.nc'
+    command = ['gdal_translate', '-q', '-of', 'netCDF', source, variable]
+    subprocess.run(command, check=True)
+    for name, holds in (
+        (outer, source),
+        (f'/vsizip/{archive}/in/a.tif', archive),
+        (f'zip://{archive}!/in/a.tif', archive),
+        (f'NETCDF:"{variable}":Band1', variable),
+        (f'GTIFF_DIR:1:{source}', source),
+    ):
+        (file,) = open_rasters([name])
+        assert str(holds) in file.files
+        before = file.fingerprint()
+        assert not file.changed()
+        status = os.stat(holds)
+        os.utime(holds, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+        assert file.changed()
+        assert open_rasters([name])[0].fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ('crs', 'code'),
+    [
+        ('+proj=utm +zone=18 +datum=WGS84', 32618),
+        ('+proj=utm +zone=18 +ellps=intl +towgs84=-87,-98,-121', None),
+        ('+proj=utm +zone=31 +ellps=intl', None),
+    ],
+)
+def test_places_are_those_of_gdal(tif: Tif, crs: str, code: int | None) -> None:
+    """A CRS that only looks like that of an EPSG code keeps its own datum."""
+    zone = 18 if 'zone=18' in crs else 31
+    point = 430000.0, 4600000.0
+    place = {'crs': crs, 'transform': Affine(1, 0, point[0], 0, -1, point[1])}
+    path = tif('a.tif', values_of(1), **place)
+    (file,) = open_rasters([path])
+    assert file.geobox.crs is not None
+    name = str(file.geobox.crs)
+    assert name == f'EPSG:{code}' if code else not name.startswith('EPSG')
+    with rasterio.open(path) as dataset:
+        expected = warp.transform(dataset.crs, 'EPSG:4326', *([v] for v in point))
+    to_degrees = Transformer.from_crs(file.geobox.crs.proj, 'EPSG:4326', always_xy=True)
+    found = to_degrees.transform(*point)
+    np.testing.assert_allclose(found, np.ravel(expected), atol=1e-8)
+    assert abs(found[0] - (6 * zone - 183)) < 3
+
+
+def test_masks_in_archives_where_gdal_looks_for_none(
+    tif: Tif, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchgeo's command tells GDAL to list no folder."""
+    path = tif('a.tif', values_of(1))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, 'r+') as file:
+        file.write_mask(np.arange(80) >= np.full((60, 1), 40))
+    assert (tmp_path / 'a.tif.msk').exists()
+    archive = tmp_path / 'a.zip'
+    with zipfile.ZipFile(archive, 'w') as zipped:
+        for name in ('a.tif', 'a.tif.msk'):
+            zipped.write(tmp_path / name, name)
+    monkeypatch.setenv('GDAL_DISABLE_READDIR_ON_OPEN', 'EMPTY_DIR')
+    for name in (path, archive):
+        imagery = Imagery(name)
+        assert imagery.read(imagery.geobox)[1].mean() == 0.5

@@ -24,7 +24,7 @@ from torchgeo_mapsr.datasets.low2high_index import (
 )
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.samplers import ChipSampler
+from torchgeo_mapsr.samplers import ChipSampler, FitSampler
 
 SIZE = 64
 
@@ -235,3 +235,13 @@ class TestDataModule:
         batch = next(iter(module.train_dataloader()))
         assert batch['image'].shape == (2, 4, 48, 48)
         assert batch['mask_region'].max() <= batch['lr_label'][0].numel()
+
+
+def test_a_fit_looks_at_the_chips_of_its_split(root: Path, index: Path) -> None:
+    """And not at every chip of every tile that one of them is cut from."""
+    for split in ('train', 'val', 'test'):
+        chips = Low2High(root, index, split)
+        sampler = FitSampler(chips, SIZE)
+        assert not chips.is_whole
+        assert len(sampler) < len(FitSampler(ChesapeakePairs(root), SIZE))
+        assert all(chips.meets(query) for query in sampler)

@@ -608,3 +608,36 @@ def test_one_line_errors(
         assert error.count('\n') == 1
     with pytest.raises(InputError):
         SignalPair(before, after, bands=[0])
+
+
+def test_maps_most_of_which_have_changed(folder: Path, tmp_path: Path) -> None:
+    """A threshold on shares is never above a half."""
+    codes = np.ones((1, *SHAPE), np.uint8)
+    codes[:, ::2] = 2
+    before = write(tmp_path / 'a.tif', codes)
+    codes[:, :400] = 3
+    after = write(tmp_path / 'b.tif', codes)
+    legend = Legend.load('land-cover-4')
+    result = detect_change(SignalPair(before, after, legend=legend), 40)
+    assert result.thresholds.max() <= 0.5
+    assert result.changed[:18].all()
+    assert not result.changed[21:].any()
+
+
+def test_class_maps_with_an_alpha_band(folder: Path, tmp_path: Path) -> None:
+    """They are class maps, and not imagery of their codes."""
+    found = []
+    for name in ('old', 'new'):
+        with rasterio.open(folder / f'{name}.tif') as dataset:
+            codes, place = dataset.read(), dataset.transform
+        alpha = np.full_like(codes, 255)
+        path = write(
+            tmp_path / f'{name}.tif', np.concatenate([codes, alpha]), transform=place
+        )
+        with rasterio.open(path, 'r+') as dataset:
+            dataset.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+        found.append(str(path))
+    figures = tmp_path / 'f.json'
+    arguments = ['--output', str(tmp_path / 'c.tif'), '--json', str(figures)]
+    assert main(['change', *found, *arguments, '--legend', 'land-cover-4']) == 0
+    assert json.loads(figures.read_text())['signal'] == 'classes'

@@ -132,3 +132,15 @@ def test_interrupted_work_goes_on(tmp_path: Path) -> None:
         again.apply(first, first, np.zeros((16, 16), int))
     with pytest.raises(ValueError, match='not what was scanned'):
         again.apply(moved, first, index[moved, first])
+
+
+@pytest.mark.parametrize('pixel', [1e-6, 1.44e-4, 0.36, 900.0])
+def test_pixels_of_any_size(pixel: float) -> None:
+    """Square metres of a pixel of a drone, an aeroplane and a satellite."""
+    index = np.zeros((30, 30), int)
+    index[4:7, 4:7] = 1  # nine pixels
+    index[12:16, 4:7] = 2  # twelve
+    index[20:24, 4:8] = 3  # sixteen
+    areas = np.full(30, pixel)
+    expected = np.where(index == 1, 0, index)
+    np.testing.assert_array_equal(sieve(index, areas, 12 * pixel, 8), expected)

@@ -20,6 +20,7 @@ from torchgeo_mapsr import (
     fit,
     map_array,
 )
+from torchgeo_mapsr.datasets.geo import raster
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.models.model import LandCoverModel as Model
 
@@ -295,3 +296,26 @@ def test_codes_that_a_map_cannot_hold(
     )  # fmt: skip
     with pytest.raises(InputError, match=message):
         map_array(own, scene.imagery, chip_size=128)
+
+
+def test_labels_of_another_legend_are_refused(scene: Scene) -> None:
+    """As the command does."""
+    with pytest.raises(InputError, match="'nlcd' has them"):
+        fit(scene.imagery, scene.labels, 'worldcover', backbone='identity')
+
+
+def test_arrays_do_not_stay_in_memory(scene: Scene, model: LandCoverModel) -> None:
+    before = set(getattr(raster._local, 'handles', {}))
+    map_array(model, arrays(scene.imagery), arrays(scene.labels), chip_size=128)
+    left = set(raster._local.handles) - before
+    assert not [key for key in left if key[0].startswith('/vsimem')]
+
+
+@pytest.mark.parametrize('score', ['lda', 'cosine'])
+def test_prompts_without_pixels_are_told(scene: Scene, score: str) -> None:
+    options = {'score': score, 'prompts': 1000, 'max_pixels': 500}
+    with pytest.raises(InputError, match='No class has the pixels'):
+        fit(
+            scene.imagery, scene.labels, 'nlcd', backbone='identity', options=options,
+            device='cpu',
+        )  # fmt: skip

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.mapping.config import MapJob
 from torchgeo_mapsr.mapping.outputs import Outputs, check_outputs
+from torchgeo_mapsr.mapping.run import map_region
+
+from .conftest import changed
 
 
 def test_file_name_is_one_mosaic(tmp_path: Path) -> None:
@@ -108,3 +112,20 @@ def test_folder_that_cannot_be_written_to(
     check_outputs([tmp_path / 'new' / 'map.tif'], (), overwrite=False)
     with pytest.raises(InputError, match='locked cannot be written to'):
         check_outputs([tmp_path / 'm.tif', locked / 'a' / 'b.gpkg'], (), overwrite=True)
+
+
+def test_layers_of_an_earlier_map_do_not_stay(job: MapJob) -> None:
+    """They would be taken for the new map's."""
+    map_region(changed(job, scores=True))
+    output = Outputs.of(job.output, ['x.tif']).maps[0]
+    assert output.scores.exists()
+    plain = changed(job, confidence=False)
+    with pytest.raises(InputError, match='exists'):
+        map_region(plain)
+    output.map.rename(output.map.with_name('kept.tif'))
+    with pytest.raises(InputError, match='exists'):
+        map_region(plain)
+    map_region(changed(plain, overwrite=True))
+    assert output.map.exists()
+    for path in (output.scores, output.confidence, *output.confidence_styles):
+        assert not path.exists()

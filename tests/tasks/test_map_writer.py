@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 from torchgeo.main import main as torchgeo_main
 
-from torchgeo_mapsr.datamodules import PairDataModule
+from torchgeo_mapsr.datamodules import PairDataModule, SourceTargetDataModule
 from torchgeo_mapsr.datasets import LRHRPair, LRHRPairs, collate_pairs
 from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
@@ -273,3 +273,18 @@ def test_mistakes(scene: Scene, made: Path, tmp_path: Path, case: str) -> None:
             trainer.predict(task, loader)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == ({'cover.tif'} if case == 'exists' else set())
+
+
+def test_data_of_two_domains(scene: Scene, made: Path, tmp_path: Path) -> None:
+    """Those of self-training: the one that is evaluated is mapped."""
+    paths = str(scene.imagery), str(scene.labels)
+    parts = [PairDataModule(*paths, batch_size=1, patch_size=128) for _ in range(2)]
+    writer = MapWriter(str(tmp_path / 'cover.tif'), tile_size=100)
+    task = SegmentationTask(in_channels=4)
+    Trainer(logger=False, accelerator='cpu', callbacks=[writer]).predict(
+        task, SourceTargetDataModule(*parts), return_predictions=False
+    )
+    with rasterio.open(tmp_path / 'cover.tif') as one:
+        with rasterio.open(made / 'cover.tif') as other:
+            assert (one.shape, one.transform) == (other.shape, other.transform)
+        assert (one.read(1) > 0).all()

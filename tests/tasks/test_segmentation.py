@@ -535,3 +535,18 @@ def test_arguments_of_numpy_are_kept_as_plain_values(
         again = SegmentationTask.load_from_checkpoint(path)
         assert again.hparams['lr'] == 1e-3
         run.validate(task, data, ckpt_path=str(path), verbose=False)
+
+
+@pytest.mark.parametrize('supervision', ['lr', RegionLabels()])
+def test_labels_of_weight_0_alone_are_no_labels(
+    supervision: Any, data: PairDataModule, tmp_path: Path
+) -> None:
+    data.setup('fit')
+    batch = next(iter(data.train_dataloader()))
+    batch['lr_label'] = torch.full_like(batch['lr_label'], 41)
+    task = SegmentationTask(
+        in_channels=4, supervision=supervision, class_weights=[1.0, 0.0, 1.0, 1.0]
+    )
+    loader = DataLoader([batch], batch_size=None)
+    with pytest.raises(InputError, match='whose weight is above 0'):
+        trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(task, loader)

@@ -10,7 +10,7 @@ import pytest
 import rasterio
 from affine import Affine
 
-from torchgeo_mapsr.evaluation.class_maps import map_legend
+from torchgeo_mapsr.evaluation.class_maps import map_legend, without_layers
 from torchgeo_mapsr.main import main
 
 
@@ -76,3 +76,25 @@ def test_a_legend_with_the_name_of_one_that_ships(
     error = capsys.readouterr().err
     assert 'has other classes than the legend that ships' in error
     assert error.count('\n') == 1
+
+
+def test_names_with_brackets_are_no_markup(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = np.tile([[1, 2], [3, 3]], (20, 20))
+    names = '{"1": "Crops [irrigated]", "2": "Crops [rainfed]", "3": "Wood [/shrub]"}'
+    path = write(tmp_path / 'map [new].tif', codes, CLASSES=names)
+    output = tmp_path / 'polygons [new].gpkg'
+    assert main(['evaluate', path, '--truth', path]) == 0
+    assert main(['export', path, '--polygons', str(output)]) == 0
+    printed = capsys.readouterr().out
+    for text in ('[irrigated]', '[rainfed]', '[/shrub]', 'polygons [new].gpkg'):
+        assert text in printed
+
+
+def test_layers_of_a_tiff(tmp_path: Path) -> None:
+    """They are .tif, whatever the map's suffix."""
+    for name in ('a.tiff', 'a_confidence.tif', 'a_scores.tif', 'b_scores.tif'):
+        write(tmp_path / name, np.ones((8, 8)))
+    found = [Path(name).name for name in without_layers([tmp_path])]
+    assert found == ['a.tiff', 'b_scores.tif']

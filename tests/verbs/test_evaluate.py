@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.evaluation.consistency import WARNING
@@ -163,3 +164,32 @@ def test_folders_of_maps_of_one_name(
     # one folder is the truth of one map still
     (truth / 'y.tif').unlink()
     assert main(['evaluate', files[0], '--truth', str(truth)]) == 0
+
+
+def test_truth_and_strata_of_several_grids(
+    made_scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Strata may be; truth is one raster a map."""
+    with rasterio.open(made_scene.truth) as dataset:
+        values, profile = dataset.read(1), dataset.profile
+        height, width = dataset.shape
+    half, folder = height // 2, tmp_path / 'two'
+    folder.mkdir()
+    for name, rows, shift in (('a', slice(0, half), 0), ('b', slice(half, None), 0.3)):
+        part = np.full_like(values[rows], 1 if name == 'a' else 2)
+        place = profile['transform'] * Affine.translation(shift, rows.start)
+        own = {**profile, 'height': len(part), 'transform': place}
+        with rasterio.open(folder / f'{name}.tif', 'w', **own) as out:
+            out.write(part, 1)
+    truth, figures = str(made_scene.truth), tmp_path / 'f.json'
+    arguments = ['evaluate', truth, '--truth', truth, '--json', str(figures)]
+    assert main([*arguments, '--strata', str(folder)]) == 0
+    groups = json.loads(figures.read_text())['groups']['stratum']
+    pixels = [groups[code]['pixels'] for code in ('1', '2')]
+    assert pixels[0] == half * width
+    assert abs(pixels[1] - (height - half) * width) <= height
+    capsys.readouterr()
+    assert main(['evaluate', truth, '--truth', str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert 'is not on the grid of' in error
+    assert error.count('\n') == 1

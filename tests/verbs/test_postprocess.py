@@ -154,3 +154,24 @@ def test_a_folder_with_a_map_and_its_layers(
             for file in (path, tmp_path / 'map_scores.tif'):
                 file.rename(folder / file.name)
     np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'uint16'])
+def test_scores_of_another_type(
+    scored: tuple[Path, np.ndarray],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    dtype: str,
+) -> None:
+    path, scores = scored
+    other = tmp_path / 'other.tif'
+    with rasterio.open(tmp_path / 'map_scores.tif') as dataset:
+        profile = {**dataset.profile, 'dtype': dtype}
+    with rasterio.open(other, 'w', **profile) as out:
+        out.write(scores.astype(dtype))
+    arguments = ['--reweight', 'water=2', '--scores', str(other)]
+    output = tmp_path / 'o.tif'
+    assert main(['postprocess', str(path), *arguments, '--output', str(output)]) == 2
+    error = capsys.readouterr().err
+    assert f'holds {dtype}, and scores are' in error
+    assert error.count('\n') == 1

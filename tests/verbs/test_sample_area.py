@@ -15,6 +15,8 @@ import rasterio
 import shapely
 from affine import Affine
 
+from torchgeo_mapsr.datasets.legends.legend import Legend
+from torchgeo_mapsr.evaluation.class_maps import ClassMaps
 from torchgeo_mapsr.main import main
 
 SHAPE = (400, 300)
@@ -207,6 +209,7 @@ def test_points_as_programs_write_them(
         (lambda t: t.assign(stratum_hectares='much'), 'no area'),
         (lambda t: t.assign(stratum_hectares=range(1, len(t) + 1)), 'two areas'),
         (lambda t: t.assign(stratum_pixels=[None, *t.stratum_pixels[1:]]), 'pixels'),
+        (lambda t: t.assign(stratum_pixels=3), 'points and 3 pixels'),
         (lambda t: t.iloc[:0], 'no point has a reference class'),
     ],
 )  # fmt: skip
@@ -353,3 +356,35 @@ def test_expected_accuracy_is_of_the_class_of_the_map(
         n = np.sqrt(variance).mean() ** 2
         n /= 0.02**2 + variance.mean() / mapped.size
         assert json.loads(plan.read_text())['points'] == np.ceil(n)
+
+
+def test_names_that_pyogrio_takes_for_addresses(
+    pair: tuple[Path, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = pair
+    output = tmp_path / 'a;b.gpkg'
+    before = set(tmp_path.iterdir())
+    assert main(['sample', str(path), '--output', str(output), '--size', '200']) == 2
+    error = capsys.readouterr().err
+    assert 'has a ; or !' in error
+    assert error.count('\n') == 1
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize('origin', [0, 180])
+def test_points_of_another_meridian(origin: int, tmp_path: Path) -> None:
+    """Longitudes count from -180 in points, and from 0 or across 180 in the map."""
+    path = tmp_path / 'map.tif'
+    profile = {'driver': 'GTiff', 'count': 1, 'dtype': 'uint8', 'crs': 'EPSG:4326'}
+    place = Affine(0.01, 0, 179.7, 0, -0.01, 10)
+    codes = np.tile([[1], [2]], (30, 60)).astype(np.uint8)
+    with rasterio.open(
+        path, 'w', height=60, width=60, transform=place, **profile
+    ) as out:
+        out.write(codes, 1)
+    lon = np.linspace(179.705, 180.295, 60)
+    lat = 9.995 - 0.01 * np.arange(60)
+    maps = ClassMaps([path], Legend.load('land-cover-4'))
+    x = lon if origin == 0 else (lon + 180) % 360 - 180
+    found = maps.at_points(x, lat, 'EPSG:4326')
+    np.testing.assert_array_equal(found, np.tile([0, 1], 30))

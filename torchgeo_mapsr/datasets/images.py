@@ -17,6 +17,7 @@ from torchgeo.datasets import NonGeoDataset
 
 from .._compat import Sample
 from ..errors import InputError
+from .geo.raster import gdal_environment
 from .legends.legend import Legend
 from .plot import check_single, paint, stretch
 
@@ -51,7 +52,8 @@ class ImageChips(NonGeoDataset):
 
     * ``image``: values as they are stored, (C, H, W) float32
     * ``mask_valid``: 1 where the image has data, (H, W) int64
-    * ``mask``: codes of the labels, (H, W) int64, -1 = no label; where there are labels
+    * ``mask``: codes of the labels, (H, W) int64, -1 = no label; where a chip of the
+      dataset has labels
     * ``image_optical``: an optical image of the same pixels, (C', H, W) float32; where
       there is one
     * ``filename``: name of the image's file
@@ -62,6 +64,9 @@ class ImageChips(NonGeoDataset):
         chips: Files of each chip.
         legend: What the codes mean; its no-data code becomes -1.
         transforms: Takes a sample and returns it transformed.
+
+    Raises:
+        InputError: Some chips have an optical image and others have none.
     """
 
     def __init__(
@@ -71,6 +76,12 @@ class ImageChips(NonGeoDataset):
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
         self.chips = tuple(chips)
+        lacking = next(
+            (chip.image for chip in self.chips if chip.optical is None), None
+        )
+        if lacking is not None and any(chip.optical for chip in self.chips):
+            raise InputError(f'{lacking}: has no optical image, and others have one')
+        self._has_labels = any(chip.mask is not None for chip in self.chips)
         self.legend = legend
         self.transforms = transforms
 
@@ -110,6 +121,8 @@ class ImageChips(NonGeoDataset):
             sample['mask'] = (
                 mask if none is None else torch.where(mask == none, -1, mask)
             )
+        elif self._has_labels:  # batches have the same keys
+            sample['mask'] = torch.full(image.shape[-2:], -1)
         for key, value in sample.items():
             if value.shape[-2:] != image.shape[-2:]:
                 raise InputError(
@@ -159,7 +172,7 @@ class ImageChips(NonGeoDataset):
 def _read(path: Path) -> tuple[Tensor, Tensor]:
     """Values (C, H, W) float32 and valid pixels (H, W) bool of a file."""
     try:
-        with rasterio.open(path) as file:
+        with gdal_environment(str(path)), rasterio.open(path) as file:
             values, valid = file.read(out_dtype='float32'), file.dataset_mask() > 0
     except rasterio.errors.RasterioIOError as error:
         raise InputError(f'{path}: cannot be read; {error}') from error

@@ -111,3 +111,8 @@ class Low2High(ChesapeakePairs):
             self.truth_legend,
             [numbers[pair] for pair in owners],
         )
+
+    @property
+    def is_whole(self) -> bool:
+        """Never: its chips are parts of the tiles, those of one split are a few."""
+        return False

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import PART, replacing
+from ..atomic import PART, replacing, write_text
 from ..errors import InputError
 from .chesapeake import ChesapeakePairs
 from .geo.grid import pixel_offset
@@ -207,8 +207,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         return
     if not all(PART.match(path.name) for path in folder.iterdir()):
         raise InputError(f'{folder}: is not empty; name another folder')
-    with replacing(path) as part:
-        part.write_text(json.dumps(settings, indent=1) + '\n')
+    write_text(path, json.dumps(settings, indent=1) + '\n')
 
 
 def _of_tile(
@@ -234,8 +233,7 @@ def _of_tile(
                 )
         places = list(_diverse(sources, pair.tiles[0].shape.yx, size))
         path.parent.mkdir(exist_ok=True)
-        with replacing(path) as part:
-            part.write_text(json.dumps(places))
+        write_text(path, json.dumps(places))
     state = tile.split('_')[0]
     places = json.loads(path.read_text())
     return [Low2HighChip(state, tile, row, col) for row, col in places]

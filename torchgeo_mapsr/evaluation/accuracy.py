@@ -22,6 +22,7 @@ from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
+from .class_maps import one_grid
 
 _BLOCK = 2048
 
@@ -386,7 +387,7 @@ def assess(
     legend = map_crosswalk.target
     empty = Confusion(legend, np.zeros((len(legend), len(legend)), np.int64))
     total, odd = Assessment(empty), Counter[int]()
-    (mapped,), (truth,) = LabelRaster.open(map_path), LabelRaster.open(truth_path)
+    mapped, truth = one_grid(map_path), one_grid(truth_path)
     grid = _finer(mapped.geobox, truth.geobox)
     pixel = pixel_metres(grid)
     margin = 0

@@ -571,7 +571,8 @@ def detect_change(
         raise InputError('No window has data in both rasters over half of its area.')
     windows = GeoBox((height, width), grid.affine * Affine.scale(wide, high), grid.crs)
     if threshold is None:
-        threshold = choose_threshold(difference, least)
+        # Where most windows have changed, their median says nothing of those that have not.
+        threshold = min(choose_threshold(difference, least), pair.half)
         thresholds = np.full(difference.shape, threshold)
         # One class may differ more than the others everywhere: one that is confused more
         # often, say. As a whole it has not changed for it.

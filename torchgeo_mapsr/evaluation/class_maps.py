@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from ..datasets.geo.grid import blocks_of, box_in, clip, crop, row_areas, same_place
+from ..datasets.geo.grid import (
+    blocks_of,
+    box_in,
+    circumference,
+    clip,
+    crop,
+    row_areas,
+    same_place,
+    span,
+)
 from ..datasets.geo.raster import (
     PathLike,
     list_rasters,
@@ -74,8 +83,11 @@ def without_layers(paths: Iterable[PathLike]) -> list[str]:
         # As text: pathlib takes a slash from https://.
         stem, suffix = os.path.splitext(name)
         for layer in LAYERS:
-            owner = stem.removesuffix(layer) + suffix
-            if stem.endswith(layer) and (owner in listed or os.path.exists(owner)):
+            # layers of a .tiff are .tif
+            owners = {stem.removesuffix(layer) + end for end in (suffix, '.tiff')}
+            if stem.endswith(layer) and (
+                owners & listed or any(map(os.path.exists, owners))
+            ):
                 return True
         return False
 
@@ -194,6 +206,24 @@ def known_index(
     return index
 
 
+def one_grid(paths: PathLike | Iterable[PathLike]) -> LabelRaster:
+    """Open codes that are a file, or files of one grid; where they overlap, the first counts.
+
+    Args:
+        paths: The files, or a folder of them.
+
+    Raises:
+        InputError: If they are not on one grid, or cannot be read.
+    """
+    first, *others = LabelRaster.open(paths)
+    if others:
+        raise InputError(
+            f'{others[0].paths[0]}: is not on the grid of {first.paths[0]}, and here one '
+            'raster is taken: name one of them, or make them one (gdalwarp).'
+        )
+    return first
+
+
 def one_map(paths: PathLike | Iterable[PathLike]) -> LabelRaster:
     """Open a class map, which may be a file or tiles of one grid.
 
@@ -204,8 +234,7 @@ def one_map(paths: PathLike | Iterable[PathLike]) -> LabelRaster:
         InputError: If two tiles are of one place: then they are not one map. Or if they
             are not on one grid, or cannot be read.
     """
-    files = side_by_side(open_rasters(paths))
-    raster = LabelRaster(files)
+    raster, files = one_grid(paths), side_by_side(open_rasters(paths))
     for first, second in same_place([box_in(f.geobox, raster.geobox) for f in files]):
         raise InputError(
             f'{files[first].path} and {files[second].path} are of one place, and a map '
@@ -316,7 +345,11 @@ class ClassMaps:
             assert grid.crs is not None
             transformer = Transformer.from_crs(crs, grid.crs.proj, always_xy=True)
             east, north = transformer.transform(x, y)
+            turn = circumference(grid.crs)
             with np.errstate(invalid='ignore'):
+                if turn is not None:  # longitudes count from -180 or from 0
+                    west, _ = span(grid)
+                    east = west + np.mod(np.asarray(east) - west, turn)
                 col, row = grid.wld2pix(np.asarray(east), np.asarray(north))
                 col, row = np.floor(col), np.floor(row)
                 inside = (col >= 0) & (row >= 0)

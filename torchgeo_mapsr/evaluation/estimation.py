@@ -135,7 +135,7 @@ class StratifiedSample:
 
     Raises:
         InputError: If a stratum has fewer than two points, and more pixels than points:
-            it has no variance then.
+            it has no variance then; or more points than pixels.
 
     >>> sample = StratifiedSample([0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1], [6, 4], 2)
     >>> sample.overall_accuracy.value
@@ -167,6 +167,8 @@ class StratifiedSample:
                 f'Stratum number {few[0] + 1} has {self._count[few[0]]} labelled points '
                 'and needs at least 2; label more of its points.'
             )
+        if self.strata_pixels is not None and (self._count > self.strata_pixels).any():
+            raise InputError('A stratum has more labelled points than it has pixels.')
 
     @cached_property
     def _count(self) -> NDArray[np.int64]:

@@ -19,8 +19,9 @@ from ..atomic import replacing
 #: Gives the class indices of a window, (h, w); -1 = no data.
 ReadWindow = Callable[[slice, slice], NDArray[np.int64]]
 
-# Areas are whole square centimetres: their sums do not depend on the order of tiles.
-_UNITS = 1e4
+# Areas are whole numbers: their sums do not depend on the order of tiles. The largest pixel
+# has so many; sums over 10^11 of them are exact.
+_UNITS = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +73,9 @@ class MappingUnit:
             tick: Called after each window, from left to right and from top to bottom.
         """
         height, width = shape
-        exact = np.round(areas * _UNITS)
-        least = round(minimum * _UNITS)
+        units = _UNITS / areas.max()
+        exact = np.round(areas * units)
+        least = round(minimum * units)
         offsets = [0]
         classes: list[NDArray[np.int64]] = []
         sizes: list[NDArray[np.float64]] = []

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ..datasets.geo.grid import blocks_of, crop
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
-from .class_maps import first_code
+from ..errors import InputError
+from .class_maps import first_code, one_grid
 
 _BLOCK = 1024
 
@@ -145,11 +146,13 @@ def map_reliability(
 
     Returns:
         The sums over all pixels that have all three.
+
+    Raises:
+        InputError: If a file cannot be read, or the two are not on one grid.
     """
-    (mapped,), (percent,) = (
-        LabelRaster.open(map_path),
-        LabelRaster.open(confidence_path),
-    )
+    mapped, percent = one_grid(map_path), one_grid(confidence_path)
+    if percent.geobox != mapped.geobox:
+        raise InputError(f'{confidence_path}: is not on the grid of {map_path}.')
     total = Reliability.of(np.zeros(0), np.zeros(0), bins)
     for rows, cols in blocks_of(mapped.geobox, _BLOCK):
         block = crop(mapped.geobox, (rows.start, cols.start, rows.stop, cols.stop))

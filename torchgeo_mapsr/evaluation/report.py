@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from ..versions import versions
 
@@ -126,15 +127,16 @@ def result_table(
             title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
         )
     for i, column in enumerate(columns):
+        # As text: names with [brackets] are no markup.
         if i == names:
-            table.add_column(column)
+            table.add_column(Text(column))
         else:
-            table.add_column(column, justify='right', no_wrap=compact)
+            table.add_column(Text(column), justify='right', no_wrap=compact)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     table.add_section()
     for row in totals:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 

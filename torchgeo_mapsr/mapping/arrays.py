@@ -17,8 +17,9 @@ from rasterio.io import MemoryFile
 
 from ..arguments import check_range, construct
 from ..datasets.geo.plan import ChipIndex, Plan, default_overlap
+from ..datasets.geo.raster import close_handles
 from ..datasets.imagery import Imagery
-from ..datasets.labels import LabelRaster
+from ..datasets.labels import LabelRaster, check_codes
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -101,6 +102,7 @@ def fit(
         images = opened.enter_context(_imagery(imagery, stack))
         rasters = opened.enter_context(_labels(labels))
         translation = Crosswalk.load(legend, target, crosswalk)
+        check_codes(rasters, translation.source, [images.geobox])
         inputs = Inputs((images,), rasters, translation.target, translation)
         frozen = create_backbone(
             backbone, images.bands, weights, inputs.integers, options.seed
@@ -364,7 +366,11 @@ def _raster(source: Any, opened: Callable[[Any], T]) -> Iterator[T]:
                 hidden = np.ma.getmaskarray(values)
                 every = values.dtype.kind == 'f'
                 file.write_mask(~(hidden.any(0) if every else hidden.all(0)))
-        yield opened(memory.name)
+        try:
+            yield opened(memory.name)
+        finally:
+            # this thread's handle on it would keep its memory
+            close_handles(memory.name)
 
 
 def _can_hold(dtype: np.dtype[Any], value: float) -> bool:

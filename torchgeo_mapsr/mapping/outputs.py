@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..datasets.geo.vector import check_vector_name
 from ..errors import InputError
 from .style import sidecar_of, style_paths
 
@@ -140,6 +141,24 @@ class Outputs:
         """The page of all maps, beside the report."""
         return self.report.with_suffix('.html')
 
+    def others(self, output: Output) -> list[Path]:
+        """Layers of a map that are not written: what bears their names is of another map.
+
+        Whoever reads a map looks for them by their names.
+
+        Args:
+            output: The map.
+        """
+        files = []
+        if not self.confidence:
+            files += [output.confidence, *output.confidence_styles]
+        return files + [output.scores] * (not self.scores)
+
+    @property
+    def taken(self) -> list[Path]:
+        """All names that no other file may have: of what is written, and of :meth:`others`."""
+        return self.files + [path for o in self.maps for path in self.others(o)]
+
     @property
     def files(self) -> list[Path]:
         """All files that are written."""
@@ -182,6 +201,8 @@ def check_outputs(
                 f'{path} is an input and would be overwritten; give another --output.'
             )
     published = set(ours)
+    for path in outputs:
+        check_vector_name(path)
     for path in files:
         if path.is_dir():
             raise InputError(f'{path} is a folder; give another --output.')

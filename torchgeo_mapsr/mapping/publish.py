@@ -138,6 +138,9 @@ def publish(
     for name in ('scores', 'confidence'):
         if name in layers:
             store.publish(scratch[name], layers[name][0])
+    if store.overwrite:
+        for path in outputs.others(output):
+            path.unlink(missing_ok=True)
     store.publish(sidecar_of(scratch['classes']), output.sidecar)
     # The map comes last: where it is, the rest is too.
     store.publish(scratch['classes'], output.map)

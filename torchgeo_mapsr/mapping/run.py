@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -112,7 +111,7 @@ def map_region(
     store = WorkStore(outputs.work, description, overwrite=job.overwrite)
     # Everything is checked before the folder of the work is touched.
     check_outputs(
-        [*outputs.files, *([] if job.save_model is None else [job.save_model])],
+        [*outputs.taken, *([] if job.save_model is None else [job.save_model])],
         [*inputs.files(job), *([] if job_file is None else [job_file])],
         job.overwrite,
         store.published,
@@ -120,7 +119,7 @@ def map_region(
     for image in inputs.images:
         # What may be larger than meant: the files of a mosaic may lie far apart.
         if len(image.paths) > 1:
-            console.print(f'Imagery: {escape(str(image))}')
+            console.print(f'Imagery: {image}', markup=False)
     run = Run(
         outputs,
         inputs,
@@ -132,9 +131,9 @@ def map_region(
     source = _source(job, run, executor)
     with store:
         if store.notice:
-            console.print(escape(store.notice))
+            console.print(store.notice, markup=False)
         if store.resumed:
-            console.print(f'Going on with the work in {escape(str(store.folder))}.')
+            console.print(f'Going on with the work in {store.folder}.', markup=False)
         return _make(job, run, store, source, executor, console)
 
 
@@ -358,7 +357,7 @@ def _make(
     summaries, report = run.publish(store, plans, job.to_dict(), model.provenance)
     _tell(console, run, summaries, model, report['notes'])
     if job.polygons is not None:
-        console.print(f'Polygons: {escape(str(job.polygons))}')
+        console.print(f'Polygons: {job.polygons}', markup=False)
     maps = tuple(output.map for output in run.outputs.maps)
     return MapResult(maps, report, run.outputs.report)
 
@@ -485,18 +484,19 @@ def _tell(
     for code, count in labels.get('unknown_codes', {}).items():
         console.print(
             f'Note: {count} cells of the labels have code {code}, which the legend '
-            f"'{escape(labels['legend'])}' does not have; they were ignored."
+            f"'{labels['legend']}' does not have; they were ignored.",
+            markup=False,
         )
     console.print(area_table(list(summaries.values())))
     for note in notes:
-        console.print(f'Note: {escape(note)}')
+        console.print(f'Note: {note}', markup=False)
     if run.outputs.confidence:
-        console.print(f'Confidence: {escape(model.calibration.description)}.')
+        console.print(f'Confidence: {model.calibration.description}.', markup=False)
     for path in summaries:
-        console.print(f'Map: {escape(path)}')
-    console.print(f'Report: {escape(str(run.outputs.report))}')
+        console.print(f'Map: {path}', markup=False)
+    console.print(f'Report: {run.outputs.report}', markup=False)
     if run.outputs.html:
-        console.print(f'Page: {escape(str(run.outputs.page))}')
+        console.print(f'Page: {run.outputs.page}', markup=False)
 
 
 def _starter(bar: Progress | JsonProgress, name: str) -> Callable[[int], Tick]:

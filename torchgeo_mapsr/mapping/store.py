@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as deserialise
 from safetensors.numpy import save as serialise
 
-from ..atomic import PART, replacing, sync, take_name
+from ..atomic import PART, replacing, sync, take_name, write_text
 from ..datasets.geo.plan import Tile
 from ..errors import InputError
 from ..models.model import LandCoverModel, is_intact
@@ -244,8 +244,7 @@ class WorkStore:
             'description': self.description,
         }
         content['checksum'] = digest(content)
-        with replacing(self._manifest) as part:
-            part.write_text(json.dumps(content, indent=1), encoding='utf-8')
+        write_text(self._manifest, json.dumps(content, indent=1))
 
     @property
     def fit(self) -> Path:

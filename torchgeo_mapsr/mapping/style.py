@@ -19,6 +19,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 import rasterio
 from rasterio.errors import RasterioError
 
+from ..atomic import write_text
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 
@@ -257,8 +258,8 @@ def write_class_styles(
     """
     beside = style_paths(raster)
     qml, sld = qml or beside[0], sld or beside[1]
-    qml.write_text(class_qml(legend), encoding='utf-8')
-    sld.write_text(class_sld(legend), encoding='utf-8')
+    write_text(qml, class_qml(legend))
+    write_text(sld, class_sld(legend))
     return qml, sld
 
 
@@ -277,8 +278,8 @@ def write_confidence_styles(
     """
     beside = style_paths(raster)
     qml, sld = qml or beside[0], sld or beside[1]
-    qml.write_text(confidence_qml(), encoding='utf-8')
-    sld.write_text(confidence_sld(), encoding='utf-8')
+    write_text(qml, confidence_qml())
+    write_text(sld, confidence_sld())
     return qml, sld
 
 

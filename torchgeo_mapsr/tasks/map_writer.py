@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._compat import Sample
 from ..arguments import check_range
-from ..datamodules import ChipDataModule
+from ..datamodules import ChipDataModule, SourceTargetDataModule
 from ..datasets.base import ImageryChips
 from ..datasets.geo.plan import Plan
 from ..datasets.legends.crosswalk import Crosswalk
@@ -115,6 +115,8 @@ class MapWriter(BasePredictionWriter):
         """
         super().setup(trainer, pl_module, stage)
         data: Any = getattr(trainer, 'datamodule', None)
+        if isinstance(data, SourceTargetDataModule):
+            data = data.evaluated
         if stage != 'predict' or not isinstance(data, ChipDataModule):
             return
         dataset: Any = data.predict_dataset
@@ -175,7 +177,7 @@ class MapWriter(BasePredictionWriter):
             )
         sources = [*(p for image in images for p in image.paths)]
         sources += [path for raster in labels.values() for path in raster.paths]
-        check_outputs(outputs.files, sources, self.overwrite)
+        check_outputs(outputs.taken, sources, self.overwrite)
         store, message, work = None, '', uuid4().hex[:12]
         if trainer.is_global_zero:
             store = WorkStore(outputs.work, {'predictions': work})

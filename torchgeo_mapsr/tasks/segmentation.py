@@ -297,8 +297,21 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         """
         labels = self.pixel_labels
         index = labels.index(batch, self)
-        self.note_labels({labels.source: (index >= 0).any()})
+        self.note_labels({labels.source: self.trains(index).any()})
         return index
+
+    def trains(self, index: Tensor) -> Tensor:
+        """Which labels train: in a weighted cross entropy a class of weight 0 is none.
+
+        PyTorch's mean is over weights, and without any it is 0 / 0.
+
+        Args:
+            index: Classes, -1 = no label, of any shape.
+        """
+        labelled = index >= 0
+        if self.class_weights is not None and self._settings['loss'] == 'ce':
+            labelled &= self.class_weights[index.clamp(min=0)] > 0
+        return labelled
 
     def note_labels(self, labelled: Mapping[str, Tensor]) -> None:
         """Note whether a batch has labels, for the end of the epoch.
@@ -311,18 +324,13 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
             self._labelled[kind] = some | self._labelled.get(kind, some)
 
     def pixel_loss(self, logits: Tensor, index: Tensor) -> Tensor:
-        """Loss of the pixels that have a label; zero where there are none.
-
-        In a weighted cross entropy a class of weight 0 is no label: PyTorch's mean is over
-        weights, and without any it is 0 / 0.
+        """Loss of the pixels whose label trains; zero where there are none.
 
         Args:
             logits: (B, classes, H, W).
             index: Class of each pixel, (B, H, W), -1 = none.
         """
-        labelled = index >= 0
-        if self.class_weights is not None and self._settings['loss'] == 'ce':
-            labelled &= self.class_weights[index.clamp(min=0)] > 0
+        labelled = self.trains(index)
         if not labelled.any():
             return (logits.float() * 0).sum()
         # Losses are sums or means over pixels, whose places do not matter.
@@ -392,9 +400,9 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
                 side = self.crosswalk if kind == 'lr' else self.truth
                 raise InputError(
                     f'No pixel of the training chips has an {kind.upper()} label of a '
-                    f"class of '{self.crosswalk.target.name}': see that imagery and "
-                    f"labels overlap, and that the labels are codes of '"
-                    f"{side.source.name}'"
+                    f"class of '{self.crosswalk.target.name}' whose weight is above 0: "
+                    'see that imagery and labels overlap, and that the labels are codes '
+                    f"of '{side.source.name}'"
                 )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -51,6 +51,9 @@ class LabelReader(Protocol):
     def pixel_loss(self, logits: Tensor, index: Tensor) -> Tensor:
         """Loss of labelled pixels; 0 where there are none."""
 
+    def trains(self, index: Tensor) -> Tensor:
+        """Which labels train: not those of classes of weight 0."""
+
 
 class SupervisionLoss(NamedTuple):
     """Loss of a batch.
@@ -200,7 +203,7 @@ class PixelLabels(Supervision):
         """Compute the loss of each pixel with its label, see :class:`Supervision`."""
         index = self.index(batch, reader)
         loss = reader.pixel_loss(logits, index)
-        return SupervisionLoss(loss, {}, {self.source: (index >= 0).any()})
+        return SupervisionLoss(loss, {}, {self.source: reader.trains(index).any()})
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ class RegionLabels(Supervision):
         cells = reader.cells(batch)
         criterion = RegionCrossEntropy(self.reduction, reader.class_weights)
         loss = criterion(logits, cells.region, cells.label, cells.share, cells.valid)
-        labelled = ((cells.label >= 0) & (cells.share > 0)).any()
+        labelled = (reader.trains(cells.label) & (cells.share > 0)).any()
         return SupervisionLoss(loss, {}, {'lr': labelled})
 
 
@@ -449,5 +452,5 @@ class MatchedStatistics(StatisticalSupervision):
             index = reader.truth_index(batch)
             hr = reader.pixel_loss(logits, index)
             loss, parts['hr_loss'] = loss + self.hr_weight * hr, hr
-            labelled['hr'] = (index >= 0).any()
+            labelled['hr'] = reader.trains(index).any()
         return SupervisionLoss(loss, parts, labelled)

@@ -235,6 +235,13 @@ def _check(path: Path, stratum: Any, names: Any, hectares: Any, pixels: Any) -> 
             f'{path}: stratum {names[few[0]]!r} has {count[few[0]]} labelled point(s) and '
             'needs at least 2; label more of them.'
         )
+    many = np.flatnonzero(count > (np.inf if pixels is None else pixels))
+    if many.size:
+        raise InputError(
+            f'{path}: stratum {names[many[0]]!r} has {count[many[0]]} labelled points and '
+            f'{pixels[many[0]]} pixels: leave out points that lie where others do, or '
+            'correct the column stratum_pixels.'
+        )
 
 
 def _show(console: Any, sample: Any, names: Any, counted: Any) -> None:

@@ -180,7 +180,8 @@ def _signal(options: argparse.Namespace, paths: list[str]) -> tuple[str, bool]:
     from ..datasets.geo.raster import open_raster, open_rasters
     from ..evaluation.class_maps import common_legend, layer_path
 
-    one_band = all(file.count == 1 for file in open_rasters(paths, imagery=True))
+    files = open_rasters(paths, imagery=True)
+    one_band = all(file.count - (file.alpha is not None) == 1 for file in files)
     named: list[str] = []
     others: list[str] = []
     for path in paths:

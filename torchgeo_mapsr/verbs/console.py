@@ -66,7 +66,7 @@ def terminal(quiet: bool = False) -> 'Console':
     """
     from rich.console import Console
 
-    return Console(quiet=quiet, highlight=False, soft_wrap=True)
+    return Console(quiet=quiet, highlight=False, soft_wrap=True, markup=False)
 
 
 def show_accuracy(out: 'Console', results: 'dict[str, Confusion]') -> None:
@@ -144,6 +144,11 @@ def check_output(path: Path, inputs: Iterable[object], overwrite: bool | None) -
         raise InputError(_exists(path, overwrite))
     if not path.parent.is_dir():
         raise InputError(f'{path.parent} is not a folder; make it first.')
+    if any(mark in str(path) for mark in ';!'):
+        # which takes seconds to import
+        from ..datasets.geo.vector import check_vector_name
+
+        check_vector_name(path)
 
 
 def _exists(path: Path, overwrite: bool | None) -> str:

@@ -296,13 +296,16 @@ def _groups(options: argparse.Namespace) -> dict[str, Any]:
     elif options.lr_group:
         raise InputError('--lr-group needs --labels and --labels-legend.')
     if options.strata:
-        (strata,) = LabelRaster.open(options.strata)
-        height, width = strata.geobox.shape
-        codes = np.unique(strata.read(slice(0, height), slice(0, width)))
+        strata = LabelRaster.open(options.strata)
+        found = [
+            np.unique(one.read(*(slice(0, size) for size in one.geobox.shape)))
+            for one in strata
+        ]
+        codes = np.unique(np.concatenate(found))
         codes = codes[codes >= 0]
 
         def stratum(grid: Any) -> Any:
-            values = strata.at(grid)
+            values = first_code(strata, grid)
             place = np.searchsorted(codes, values).clip(0, len(codes) - 1)
             return np.where(codes[place] == values, place, -1)
 

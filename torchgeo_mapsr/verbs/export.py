@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..atomic import replacing
+from ..atomic import write_text
 from ..errors import InputError
 from .console import (
     check_json,
@@ -120,8 +120,7 @@ def run(options: argparse.Namespace) -> int:
             write_confidence_styles(Path(confidence))
     if options.stac_item:
         item = stac_item(path, legend, extra=extra)
-        with replacing(item_path) as part:
-            part.write_text(json.dumps(item, indent=1) + '\n', encoding='utf-8')
+        write_text(item_path, json.dumps(item, indent=1) + '\n')
     for output in outputs:
         if output != options.polygons:
             console.print(str(output))

@@ -127,6 +127,11 @@ def run(options: argparse.Namespace) -> int:
                 f'{scores_path} is not of this map: it needs its grid and a band for '
                 f'each of the {len(legend)} classes.'
             )
+        if {*scores.dtypes} != {'uint8'}:
+            raise InputError(
+                f'{scores_path} holds {scores.dtypes[0]}, and scores are percent of '
+                'uint8, as map --scores writes them.'
+            )
 
     def read(rows: slice, cols: slice) -> Any:
         index = known_index(raster.read(rows, cols), legend, maps[0])

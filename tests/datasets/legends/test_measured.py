@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 
 from tests.data.chesapeake_pairs.data import make_rasters
 from torchgeo_mapsr.datasets.geo.region import region_map
@@ -86,3 +87,30 @@ def test_nothing_in_common(made_scene: Scene, tmp_path: Path) -> None:
     # codes of 1 to 4 are no NLCD classes
     with pytest.raises(InputError, match='check the two legends'):
         measure_statistics(made_scene.truth, made_scene.truth, NLCD, SAME)
+
+
+def test_several_label_rasters_under_one_truth(tmp_path: Path) -> None:
+    """All count; where they overlap, the first with a code at the pixel."""
+    profile = {'driver': 'GTiff', 'count': 1, 'dtype': 'uint8', 'crs': 'EPSG:26918'}
+    fine = np.full((120, 240), 1, np.uint8)
+    fine[:, 120:] = 2
+    labels = []
+    for name, codes, west, pixel in (
+        ('t', fine, 0, 1),
+        ('a', np.full((4, 5), 11, np.uint8), 0, 30),
+        ('b', np.full((4, 4), 41, np.uint8), 120 + 7, 30),
+    ):
+        place = {'transform': Affine(pixel, 0, 36e4 + west, 0, -pixel, 435e4)}
+        size = {'height': codes.shape[0], 'width': codes.shape[1]}
+        path = tmp_path / f'{name}.tif'
+        with rasterio.open(path, 'w', **profile, **place, **size) as out:
+            out.write(codes, 1)
+        labels.append(path)
+    truth, *coarse = labels
+    found = measure_statistics(coarse, truth, NLCD, SAME)
+    water, wood = NLCD.index([11, 41])
+    # of 20 cells of water four lie over forest; of the other raster 4 columns, of
+    # which the first is under 7 of 30 pixels of water's
+    np.testing.assert_allclose(found.mean[water], [0.8, 0.2, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(found.mean[wood], [0, 1, 0, 0], atol=1e-6)
+    assert found.reference == 'measured on 36 LR cells'

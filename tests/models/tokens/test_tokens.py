@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from torchgeo_mapsr.models.tokens.bilateral import JointBilateral
-from torchgeo_mapsr.models.tokens.tokens import Tokens
+from torchgeo_mapsr.models.tokens.tokens import LazyTokens, Tokens
 from torchgeo_mapsr.models.tokens.upsample import whole
 
 CASES = st.fixed_dictionaries(
@@ -186,3 +186,19 @@ def test_concat_and_to() -> None:
 def test_grid_that_does_not_cover_the_image() -> None:
     with pytest.raises(ValueError, match='does not cover'):
         Tokens((torch.zeros(1, 2, 3, 3),), (4,), (13, 12))
+
+
+def test_lazy_members_are_converted_too() -> None:
+    """In half precision sums over a cell would overflow."""
+
+    class Made(LazyTokens):
+        def make_level(self, index: int, window: object = None) -> torch.Tensor:
+            return torch.full((1, 2, 8, 8), 6e4)
+
+    lazy = Made((2,), (1,), (8, 8), torch.device('cpu'))
+    half = Tokens((torch.full((1, 3, 2, 2), 6e4, dtype=torch.float16),), (4,), (8, 8))
+    both = Tokens.concat([lazy, half]).to(torch.float32)
+    assert [level.dtype for level in both.levels] == [torch.float32, torch.float32]
+    mean, count = both.pool(torch.ones(1, 8, 8, dtype=torch.int64), 1)
+    assert count == 64
+    torch.testing.assert_close(mean, torch.full((1, 1, 5), 6e4), rtol=1e-3, atol=0)

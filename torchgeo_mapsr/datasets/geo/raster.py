@@ -11,12 +11,13 @@ that is placed by ground control points or a camera model.
 import atexit
 import hashlib
 import os
+import re
 import threading
 import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePath, PurePosixPath
@@ -28,6 +29,7 @@ import rasterio
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
+from pyproj import Transformer
 from pyproj.exceptions import ProjError
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
@@ -43,6 +45,9 @@ from .zarr import ZarrRaster, is_zarr, zarr_store
 PathLike = str | os.PathLike[str]
 
 SUFFIXES = ('.tif', '.tiff', '.vrt', '.img', '.jp2')
+
+# Two CRSs are one if their coordinates of a place are at most so far apart, in metres.
+SAME_PLACE = 0.01
 
 #: Files that one thread keeps open.
 OPEN_FILES = 32
@@ -120,7 +125,7 @@ class RasterFile:
             with warnings.catch_warnings():
                 # said in one line by the check
                 warnings.simplefilter('ignore', NotGeoreferencedWarning)
-                with _environment(name), open_raster(name) as source:
+                with gdal_environment(name), open_raster(name) as source:
                     return cls._checked(name, source, imagery)
         except InputError:
             raise
@@ -425,7 +430,16 @@ def local_file(name: str) -> str:
     """
     if name.startswith(_ARCHIVED):
         return name.removeprefix(_ARCHIVED).partition('}')[0]
-    return zarr_store(name) or name
+    store = zarr_store(name)
+    if store or os.path.exists(name):
+        return store or name
+    # /vsizip/a.zip/b.tif, NETCDF:"a.nc":band, zip://a.zip!/b.tif
+    inner = _BEFORE_A_FILE.sub('', name).strip('{"')
+    while not os.path.isfile(inner):
+        inner, shorter = _LAST_PART.subn('', inner)
+        if not shorter:
+            return name
+    return inner
 
 
 def _members(name: str) -> list[str]:
@@ -490,7 +504,7 @@ def open_rasters(
         InputError: There is none, or one cannot be used.
     """
     names = list_rasters(paths)
-    with _environment(names[0]):  # one for all: it takes as long as opening a file
+    with gdal_environment(names[0]):  # one for all: it takes as long as opening a file
         return tuple(RasterFile.open(name, imagery) for name in names)
 
 
@@ -741,9 +755,33 @@ def _crs(name: str, crs: rasterio.crs.CRS) -> CRS:
 @lru_cache(maxsize=64)
 def _converted(wkt: str) -> CRS | None:
     """The CRS of a text; None if nothing can be projected to or from it."""
+    crs = CRS(wkt)
     epsg = rasterio.crs.CRS.from_wkt(wkt).to_epsg()
-    crs = CRS(f'EPSG:{epsg}' if epsg else wkt)
+    # One CRS has many spellings. But what only looks like that of a code may have another
+    # datum, or a shift of its own: places in other CRSs would be metres off.
+    named = wkt.endswith(f'ID["EPSG",{epsg}]]')
+    if epsg and (named or _same_places(crs, CRS(f'EPSG:{epsg}'))):
+        crs = CRS(f'EPSG:{epsg}')
     return crs if crs.proj.is_projected or crs.proj.is_geographic else None
+
+
+def _same_places(crs: CRS, other: CRS) -> bool:
+    """Whether two CRSs of one kind have the same coordinates in the middle of an area."""
+    area = other.proj.area_of_use
+    if area is None:
+        return False
+    turn = 360 if area.west > area.east else 0
+    lon, lat = (area.west + area.east + turn) / 2, (area.south + area.north) / 2
+    one, two = (
+        np.array(
+            Transformer.from_crs('EPSG:4326', each.proj, always_xy=True).transform(
+                (lon + 180) % 360 - 180, lat
+            )
+        )
+        for each in (crs, other)
+    )
+    side = 1.0 if other.proj.is_projected else 111e3  # metres of a unit, about
+    return bool(np.abs(one - two).max() * side < SAME_PLACE)
 
 
 def _relative(path: str, folder: str) -> str:
@@ -755,13 +793,22 @@ def _relative(path: str, folder: str) -> str:
 
 def _local_files(name: str, source: DatasetReader) -> dict[str, tuple[int, ...]]:
     """Local files of a raster, each with its stamp; those of a URL are not asked for."""
-    home = os.path.abspath(local_file(name))
-    stamps = {home: _stamp(home)}
-    if not stamps[home]:
-        return {}
-    for file in {os.path.abspath(file) for file in source.files} - {home}:
-        if stamp := _stamp(file):
-            stamps[file] = stamp
+    stamps: dict[str, tuple[int, ...]] = {}
+    waiting = [name]
+    while waiting:
+        file = os.path.abspath(local_file(waiting.pop()))
+        stamp = () if file in stamps else _stamp(file)
+        if not stamp and not stamps:
+            return {}
+        if not stamp:
+            continue
+        stamps[file] = stamp
+        if len(stamps) == 1:
+            waiting += source.files
+        elif file.lower().endswith('.vrt'):
+            # GDAL names the sources of a VRT, but not theirs.
+            with suppress(RasterioError), open_raster(file) as inner:
+                waiting += inner.files
     return dict(sorted(stamps.items()))
 
 
@@ -794,6 +841,11 @@ def _stamp(path: str) -> tuple[int, ...]:
 _CATALOGUED = 'stac-item:'
 _ARCHIVED = '/vsizip/{'
 
+# Drivers and file systems of GDAL and rasterio stand before the name of a file, members of
+# it and variables after it.
+_LAST_PART = re.compile(r'[/\\:!"}][^/\\:!"}]*\Z')
+_BEFORE_A_FILE = re.compile(r'\A(file|zip|tar|gzip)://|\A(/vsi\w+/|\w+:\d+:|\w+:)+')
+
 # What says how a Zarr store is laid out, of versions 2 and 3.
 _ZARR_HEADERS = ('.zattrs', '.zgroup', '.zmetadata', 'zarr.json')
 
@@ -823,13 +875,17 @@ def _renewed(name: str, stamp: tuple[int, ...]) -> bool:
     return True
 
 
-def _environment(name: str) -> AbstractContextManager[Any]:
+def gdal_environment(name: str) -> AbstractContextManager[Any]:
     """GDAL's options while a raster is opened: where it looks for side-car files.
 
     It would list the whole folder of each file: of 10 000 files in one, that took nine
-    tenths of the time. Asked for by their names they are found all the same.
+    tenths of the time. Asked for by their names they are found all the same; and they are
+    where torchgeo's command has told GDAL to look for none.
+
+    Args:
+        name: What :func:`open_raster` opens.
     """
-    if rasterio.env.hasenv() or not os.path.exists(name):
+    if rasterio.env.hasenv() or not os.path.exists(local_file(name)):
         return nullcontext()
     return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='TRUE')  # type: ignore[no-any-return]
 
@@ -849,12 +905,23 @@ def _handle(path: str, stamp: tuple[int, ...]) -> Any:
     handles: OrderedDict[Any, Any] = _local.handles
     key = path, stamp
     if key not in handles:
-        with _environment(path):
+        with gdal_environment(path):
             handles[key] = open_raster(path)
         if len(handles) > OPEN_FILES:
             handles.popitem(last=False)[1].close()
     handles.move_to_end(key)
     return handles[key]
+
+
+def close_handles(path: str) -> None:
+    """Close this thread's handles on a file that will not be read again.
+
+    Args:
+        path: What :func:`open_raster` opened.
+    """
+    handles = getattr(_local, 'handles', {})
+    for key in [key for key in handles if key[0] == path]:
+        handles.pop(key).close()
 
 
 @atexit.register

@@ -11,6 +11,26 @@ from ...errors import InputError
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
+# Suffixes of vector files that pyogrio reads or writes.
+VECTORS = ('.gpkg', '.fgb', '.pmtiles', '.geojson', '.shp', '.kml')
+
+
+def check_vector_name(path: str | os.PathLike[str]) -> None:
+    """Refuse names that pyogrio takes for addresses: it would use another file.
+
+    Args:
+        path: A vector file that is to be read or written.
+
+    Raises:
+        InputError: If there is a ``;`` or a ``!`` in it.
+    """
+    name = os.fspath(path)
+    if name.lower().endswith(VECTORS) and any(mark in name for mark in ';!'):
+        raise InputError(
+            f'{name}: has a ; or ! in its name, which what reads and writes vector files '
+            '(pyogrio) takes for a part of an address; rename it.'
+        )
+
 
 def layers_of(path: str | os.PathLike[str]) -> dict[str, str]:
     """Kind of geometry of each layer that has any, by the layers' names.
@@ -27,6 +47,7 @@ def layers_of(path: str | os.PathLike[str]) -> dict[str, str]:
     name = os.fspath(path)
     if _is_parquet(name):
         return {}
+    check_vector_name(name)
     try:
         layers = pyogrio.list_layers(name)
     except (RuntimeError, OSError, ValueError) as error:
@@ -56,6 +77,7 @@ def read_vector(
     import geopandas
 
     name = os.fspath(path)
+    check_vector_name(name)
     layer = layer or next(iter(layers_of(name)), None)
     try:
         if _is_parquet(name):

@@ -3,7 +3,7 @@
 
 """Joint statistics measured on LR and HR labels of the same place."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,8 @@ def measure_statistics(
     """Measure the shares of HR classes in LR cells, as Malkin et al. 2019 did.
 
     Each HR pixel is counted in the LR cell that holds its centre, each raster in its
-    own CRS and grid. A cell counts by the share of it that has HR labels.
+    own CRS and grid; of several LR rasters the first that has a code there counts. A cell
+    counts by the share of it that has HR labels.
 
     Args:
         labels: LR label files or folders.
@@ -49,10 +50,8 @@ def measure_statistics(
     coarse, fine = LabelRaster.open(labels), LabelRaster.open(truth)
     parts = []
     for raster in fine:
-        covered = [coverage(raster.geobox, other.geobox) for other in coarse]
-        best = int(np.argmax(covered))
-        if covered[best] > 0:
-            parts.append(_count(raster, coarse[best], crosswalk))
+        below = [c for c in coarse if coverage(raster.geobox, c.geobox) > 0]
+        parts += [_count(raster, c, crosswalk, below[:i]) for i, c in enumerate(below)]
     cells = [np.concatenate(values) for values in zip(*parts, strict=True)]
     index = legend.index(cells[0]) if cells else np.zeros(0, np.int64)
     if not (index >= 0).any():
@@ -68,9 +67,15 @@ def measure_statistics(
 
 
 def _count(
-    fine: LabelRaster, coarse: LabelRaster, crosswalk: Crosswalk
+    fine: LabelRaster,
+    coarse: LabelRaster,
+    crosswalk: Crosswalk,
+    before: Sequence[LabelRaster],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Codes, HR counts (n, C) and labelled shares of the LR cells under a raster."""
+    """Codes, HR counts (n, C) and labelled shares of the LR cells under a raster.
+
+    Pixels under a code of one of the rasters *before* are left out.
+    """
     classes = len(crosswalk.target)
     # blocks share the cells on their edges: counts of all blocks are added up
     window = box_in(fine.geobox, coarse.geobox)
@@ -79,6 +84,8 @@ def _count(
     total = np.zeros((bottom - top, right - left, classes), np.int64)
     for rows, cols in _blocks(*fine.geobox.shape):
         index = crosswalk.index(fine.read(rows, cols))
+        for other in before:
+            index[other.at(fine.geobox[rows, cols]) >= 0] = -1
         if (index < 0).all():
             continue
         regions = region_map(fine.geobox[rows, cols], coarse.geobox)

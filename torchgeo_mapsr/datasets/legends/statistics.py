@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from numpy.typing import ArrayLike, NDArray
 
-from ...atomic import replacing
+from ...atomic import write_text
 from ...errors import InputError
 from . import catalog
 from .legend import Legend, code_of
@@ -195,8 +195,7 @@ class JointStatistics:
             path: File to write.
         """
         text = yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None)
-        with replacing(Path(path)) as part:
-            part.write_text(text, encoding='utf-8')
+        write_text(Path(path), text)
 
     def missing(self, codes: ArrayLike) -> tuple[int, ...]:
         """Codes of LR classes that have no statistics.

@@ -306,7 +306,9 @@ def fit_head(
     # What the probes took would stay beside what prompts take.
     del space
     give_back()
-    lda, cosine, temperature = _prompts(data, pixels, shares, weight, cleaned, options)
+    lda, cosine, temperature, present = _prompts(
+        data, pixels, shares, weight, cleaned, options
+    )
 
     classes = len(crosswalk.target)
 
@@ -326,7 +328,10 @@ def fit_head(
     report |= {'prior_weight': prior, 'prior_sigma': sigma, 'pixels': len(table.pixels)}
     composition = _compositions(data, crosswalk, pixels, cleaned)
     report['cells'] = _class_counts(data, crosswalk)
-    report |= _remarks(data, crosswalk, report['cells'], held, composition)
+    needed = options.score in ('lda', 'cosine')
+    report |= _remarks(
+        data, crosswalk, report['cells'], held, composition, present if needed else None
+    )
     return Head(
         crosswalk.target,
         options.score,
@@ -558,8 +563,12 @@ def _prompts(
     weight: Tensor,
     cleaned: DenoisedLabels | None,
     options: FitOptions,
-) -> tuple[LinearProbe, CosinePrompts | None, float]:
-    """Both kinds of prompts, and the temperature of the cosine."""
+) -> tuple[LinearProbe, CosinePrompts | None, float, Tensor]:
+    """Both kinds of prompts, the temperature of the cosine, and which classes have one.
+
+    Raises:
+        InputError: No class has a prompt, and prompts alone are to score.
+    """
     classes = data.composition.shape[1]
     confidence, of_class = pixels.p.max(1)
     labelled = pixels.label >= 0
@@ -585,20 +594,26 @@ def _prompts(
     del standard  # or it would be there beside the features of the cells
     # Of well separated classes, what is not ABSENT may be below it until it is scaled.
     present = ~prompts[:, :, 0].isnan()
+    if options.score in ('lda', 'cosine') and not present.any():
+        raise InputError(
+            f'No class has the pixels for {options.prompts} prompt(s), and the score '
+            f'{options.score!r} has nothing else: ask for fewer (--prompts), or for less '
+            'sure ones (--confidence-quantile).'
+        )
     logits = lda(data.features).unflatten(1, present.shape).amax(2)
     logits = logits.masked_fill(~present[:, 0], -torch.inf)
     sharpness = 1 / _temperature(logits, shares, weight)
     bias = torch.where(present.flatten(), lda.bias * sharpness, ABSENT)
     lda = LinearProbe(lda.weight * sharpness, bias).unscale(data.mean, data.scale)
     if options.score != 'cosine':
-        return lda, None, 1.0
+        return lda, None, 1.0, present[:, 0]
 
     centre = data.mean if options.centre else torch.zeros_like(data.mean)
     unit = F.normalize(data.table.pixels[chosen] - centre, dim=1)
     cosine = CosinePrompts(cluster(unit, *arguments), centre)
     similarity = cosine.match(data.table.features[data.used])
     similarity = similarity.masked_fill(~present[:, 0], -torch.inf)
-    return lda, cosine, _temperature(similarity, shares, weight)
+    return lda, cosine, _temperature(similarity, shares, weight), present[:, 0]
 
 
 def _temperature(logits: Tensor, shares: Tensor, weight: Tensor) -> float:
@@ -679,8 +694,12 @@ def _remarks(
     cells: dict[str, int],
     held: HeldOut | None,
     composition: tuple[Tensor, Tensor],
+    prompted: Tensor | None,
 ) -> dict[str, list[str]]:
-    """What the map may be wrong about, one sentence each, and the classes it is of."""
+    """What the map may be wrong about, one sentence each, and the classes it is of.
+
+    *prompted* is which classes have prompts, where these alone score.
+    """
     remarks: list[str] = []
     unmapped: list[str] = []
     unlabelled: list[str] = []
@@ -705,6 +724,12 @@ def _remarks(
                 )
             else:
                 unlabelled.append(name)
+        elif prompted is not None and not prompted[c]:
+            unmapped.append(name)
+            remarks.append(
+                f'{name} is not mapped: it has no prompt, for too few pixels that agree '
+                'with their label; ask for fewer prompts, or another score.'
+            )
         elif cells[name] == 0:
             uncertain.append(name)
             remarks.append(

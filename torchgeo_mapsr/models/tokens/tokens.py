@@ -465,6 +465,11 @@ class _ConcatTokens(LazyTokens):
         )
         object.__setattr__(self, '_members', tuple(members))
 
+    def to(self, target: torch.device | torch.dtype | str) -> Tokens:
+        """Those of all members; see :meth:`Tokens.to`."""
+        members: tuple[Tokens, ...] = self._members  # type: ignore[attr-defined]
+        return _ConcatTokens([member.to(target) for member in members])
+
     def make_level(self, index: int, window: Window | None = None) -> Tensor:
         """A grid of the members' in order."""
         members: tuple[Tokens, ...] = self._members  # type: ignore[attr-defined]
