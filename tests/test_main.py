@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lightning.pytorch import Trainer
 
 from torchgeo_mapsr import __version__
+from torchgeo_mapsr.datamodules import PairDataModule
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.legends.statistics import JointStatistics
 from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
 from torchgeo_mapsr.evaluation.accuracy import compare
 from torchgeo_mapsr.main import main
+from torchgeo_mapsr.tasks import MapSRTask
 
 
 @pytest.fixture(scope='module')
@@ -260,3 +263,31 @@ def test_no_option_is_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match='2'):
         main(arguments)
     assert '--offlin' in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures('variables')
+def test_a_checkpoint_does_not_decide_the_arguments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning puts those that it keeps over the command line's, without a word."""
+    monkeypatch.chdir(tmp_path)
+    scene = make_scene(tmp_path, size=(128, 128))
+    data = PairDataModule(*map(str, (scene.imagery, scene.labels)), patch_size=128)
+    trainer = Trainer(max_epochs=1, logger=False, enable_progress_bar=False)
+    trainer.fit(MapSRTask('identity', fit={'l2': 1e-3}), data)
+    trainer.save_checkpoint('fit.ckpt')  # as Python writes it
+    args = ['test', '--model', 'MapSRTask', '--data', 'PairDataModule']
+    args += ['--data.imagery', str(scene.imagery), '--data.labels', str(scene.labels)]
+    args += ['--data.patch_size', '128', '--trainer.logger', 'false']
+    args += ['--model.backbone', 'identity', '--ckpt_path', 'fit.ckpt']
+    for more, code in (([], 0), (['--model.propagate', 'nonsense'], 2)):
+        monkeypatch.setattr(sys, 'argv', ['torchgeo-mapsr', *args, *more])
+        assert main() == code
+    error = capsys.readouterr().err
+    assert 'nonsense' in error.splitlines()[-1]
+    args[args.index('MapSRTask')] = 'SegmentationTask'
+    del args[args.index('--model.backbone') :][:2]
+    wrong = [a for a in args if a not in ('--model.backbone', 'identity')]
+    monkeypatch.setattr(sys, 'argv', ['torchgeo-mapsr', *wrong])
+    assert main() == 2
+    assert 'its weights do not fit' in capsys.readouterr().err

@@ -6,9 +6,11 @@
 import argparse
 import errno
 import itertools
+import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -122,7 +124,8 @@ def _lightning(args: list[str]) -> int:
     message = "LightningCLI's args parameter"
     warnings.filterwarnings('ignore', message=message)
     try:
-        torchgeo_main(args)
+        with _arguments_as_given():
+            torchgeo_main(args)
     except ValueError as error:
         # jsonargparse wraps what a constructor raises, once for each level of arguments
         cause: BaseException | None = error
@@ -130,20 +133,51 @@ def _lightning(args: list[str]) -> int:
             cause = cause.__cause__
         if cause is None:
             raise
-        return _fail(str(cause))
+        # A loader's process hands the whole traceback on as the message.
+        return _fail(str(cause).rpartition('InputError: ')[2])
     except OSError as error:
         # A folder of data or a checkpoint is not there, or the disk is full.
         where = f' ({error.filename})' if error.filename else ''
         return _fail(f'{error.strerror or error}{where}')
-    except Exception:
+    except Exception as error:
         # What a damaged checkpoint raises depends on where it is damaged.
-        for path in _values(args, '--ckpt_path'):
+        paths = [path for path in _values(args, '--ckpt_path') if os.path.isfile(path)]
+        for path in paths:
             try:
                 read_checkpoint(Path(path))
             except InputError as reason:
                 return _fail(str(reason))
+        if str(error).startswith('Error(s) in loading state_dict'):
+            return _fail(
+                f'{", ".join(paths)}: is of another task, or of one with other arguments '
+                '(--model): its weights do not fit'
+            )
+        # What Trainer and Lightning refuse is said in one line, too.
+        if type(error).__name__ == 'MisconfigurationException':
+            return _fail(str(error))
         raise
     return 0
+
+
+@contextmanager
+def _arguments_as_given() -> Iterator[None]:
+    """Let the command line and the YAML say what a task is, also with a checkpoint.
+
+    Lightning 2.6 puts the arguments that a checkpoint keeps over them, without a word, and
+    cannot read those of a checkpoint that was written from Python.
+    """
+    from lightning.pytorch.cli import LightningCLI
+
+    name = '_parse_ckpt_path'
+    before = vars(LightningCLI).get(name)
+    if before is None:  # Lightning before 2.6
+        yield
+        return
+    setattr(LightningCLI, name, lambda cli: None)
+    try:
+        yield
+    finally:
+        setattr(LightningCLI, name, before)
 
 
 def _values(args: Sequence[str], *options: str) -> list[str]:

@@ -262,7 +262,7 @@ class Map(Verb):
             results['POLYGONS'] = polygons
             arguments += ['--polygons', polygons]
         smallest = self.parameterAsDouble(parameters, 'MIN_AREA', context)
-        arguments += ['--min-area', f'{smallest:g}'] if smallest else []
+        arguments += ['--min-area', repr(smallest)] if smallest else []
         arguments += ['--output', str(output)]
         return arguments + self.overwrite(parameters, context), results
 
@@ -300,13 +300,7 @@ class Export(Verb):
         output = self.parameterAsOutputLayer(parameters, 'OUTPUT', context)
         layer = self.parameterAsRasterLayer(parameters, 'MAP', context)
         smallest = self.parameterAsDouble(parameters, 'MIN_AREA', context)
-        arguments = [
-            layer.source(),
-            '--polygons',
-            output,
-            '--min-area',
-            f'{smallest:g}',
-        ]
+        arguments = [layer.source(), '--polygons', output, '--min-area', repr(smallest)]
         return arguments + self.overwrite(parameters, context), {'OUTPUT': output}
 
 
@@ -427,9 +421,10 @@ class Area(Verb):
         )
 
     def arguments(self, parameters, context):
-        points, _ = self.parameterAsCompatibleSourceLayerPathAndLayerName(
+        points, layer = self.parameterAsCompatibleSourceLayerPathAndLayerName(
             parameters, 'POINTS', context, ['gpkg']
         )
+        points = f'{points}:{layer}' if layer else points
         arguments = [*self.rasters(parameters, 'MAPS', context), '--points', points]
         arguments += self.option(parameters, 'REFERENCE', '--reference', context)
         results = {}
@@ -477,7 +472,7 @@ class Change(Verb):
             for name in ('BEFORE', 'AFTER')
         ]
         window = self.parameterAsDouble(parameters, 'WINDOW', context)
-        arguments = [*layers, '--output', output, '--window', f'{window:g}']
+        arguments = [*layers, '--output', output, '--window', repr(window)]
         results = {'OUTPUT': output}
         if parameters.get('POLYGONS'):
             polygons = self.parameterAsOutputLayer(parameters, 'POLYGONS', context)
@@ -511,7 +506,9 @@ class Select(Verb):
 
     def arguments(self, parameters, context):
         output = self.parameterAsOutputLayer(parameters, 'OUTPUT', context)
-        codes = self.text(parameters, 'MINORITY', context).replace(',', ' ').split()
+        text = self.text(parameters, 'MINORITY', context)
+        # names may have blanks
+        codes = [c.strip() for c in text.split(',')] if ',' in text else text.split()
         size = self.parameterAsInt(parameters, 'PATCH_SIZE', context)
         arguments = [*self.rasters(parameters, 'MAPS', context), '--minority', *codes]
         arguments += ['--patch-size', str(size), '--output', output]

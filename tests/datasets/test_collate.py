@@ -184,3 +184,14 @@ def test_what_cannot_be_stacked() -> None:
     first['mask'] = torch.zeros(8, 8)
     with pytest.raises(InputError, match='only some samples have mask'):
         collate_pairs([first, make((2, 2), 1)])
+
+
+def test_keys_of_any_sample_count() -> None:
+    """What only a later one has was dropped."""
+    one, other = make((2, 2), 0), make((2, 2), 1)
+    other['mask'] = torch.zeros(8, 8)
+    for samples in ([one, other], [other, one]):
+        with pytest.raises(InputError, match='only some samples have mask'):
+            collate_pairs(samples)
+    with pytest.raises(InputError, match='no sample'):
+        collate_pairs([])

@@ -333,3 +333,13 @@ class TestListsOfLabels:
         found = per_pixel(sample['lr_label'], sample['mask_region'])
         assert (found[:, :30] == 11).all()
         assert (found[:, 30:] == 41).all()
+
+
+def test_a_no_data_tag_with_fewer_digits(write: Write) -> None:
+    """As GDAL's tools write the lowest float."""
+    values = np.full((8, 9), 3, np.float32)
+    values[:4] = np.finfo(np.float32).min
+    path = write('a.tif', values, ALBERS, 'EPSG:5070', nodata=-3.40282e38)
+    (raster,) = LabelRaster.open(path)
+    assert (everything(raster)[:4] == -1).all()
+    assert (everything(raster)[4:] == 3).all()

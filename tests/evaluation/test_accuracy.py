@@ -14,6 +14,7 @@ from sklearn import metrics
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
+from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation import accuracy
 from torchgeo_mapsr.evaluation.accuracy import Confusion, compare, confusion
@@ -272,3 +273,14 @@ def test_bad_input(tmp_path: Path) -> None:
     ]:
         with pytest.raises(InputError, match=message):
             compare(one, two, LAND_COVER, LAND_COVER)
+
+
+def test_counts_of_two_legends_do_not_add_up() -> None:
+    legends = [
+        Legend.load({'classes': [{'code': 1, 'name': n}, {'code': 2, 'name': 'b'}]})
+        for n in 'ax'
+    ]
+    one, other = (Confusion(legend, np.eye(2, dtype=int)) for legend in legends)
+    with pytest.raises(InputError, match='do not add up'):
+        one + other
+    assert np.isnan(Confusion(legends[0], np.zeros((2, 2), int)).fwiou)

@@ -641,3 +641,17 @@ def test_class_maps_with_an_alpha_band(folder: Path, tmp_path: Path) -> None:
     arguments = ['--output', str(tmp_path / 'c.tif'), '--json', str(figures)]
     assert main(['change', *found, *arguments, '--legend', 'land-cover-4']) == 0
     assert json.loads(figures.read_text())['signal'] == 'classes'
+
+
+def test_outputs_of_one_name(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'c.tif'
+    arguments = [str(folder / 'old.tif'), str(folder / 'new.tif'), '--output', str(out)]
+    assert main(['change', *arguments, '--json', str(out), '--overwrite']) == 2
+    assert 'another output' in capsys.readouterr().err
+    assert not out.exists()
+    # one window, however large it is said to be
+    assert main(['change', *arguments, '--window', '1e19']) == 0
+    with rasterio.open(out) as dataset:
+        assert dataset.shape == (1, 1)

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import wrap_xr
-from xarray import DataArray
+from xarray import DataArray, Dataset
 
 from torchgeo_mapsr import (
     FitOptions,
@@ -20,6 +20,7 @@ from torchgeo_mapsr import (
     fit,
     map_array,
 )
+from torchgeo_mapsr.datasets import Crosswalk
 from torchgeo_mapsr.datasets.geo import raster
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.models.model import LandCoverModel as Model
@@ -319,3 +320,51 @@ def test_prompts_without_pixels_are_told(scene: Scene, score: str) -> None:
             scene.imagery, scene.labels, 'nlcd', backbone='identity', options=options,
             device='cpu',
         )  # fmt: skip
+
+
+def test_decoded_arrays(scene: Scene, model: LandCoverModel) -> None:
+    """What the encoding calls no data is a number of the file, not of the array."""
+    values, grid = arrays(scene.imagery)
+    plain = wrap_xr(values.astype(np.float32), grid, axis=1)
+    decoded = plain.copy()
+    decoded.encoding |= {'_FillValue': 50, 'scale_factor': 1.0, 'dtype': 'uint8'}
+    assert (values == 50).any()
+    expected = map_array(model, plain, chip_size=128)
+    np.testing.assert_array_equal(map_array(model, decoded, chip_size=128), expected)
+
+
+def test_variables_without_pixels_are_no_bands(
+    scene: Scene, model: LandCoverModel
+) -> None:
+    values, grid = arrays(scene.imagery)
+    bands = {f'b{i}': wrap_xr(band, grid) for i, band in enumerate(values)}
+    dataset = Dataset(bands).reset_coords('spatial_ref')
+    assert 'spatial_ref' in dataset.data_vars
+    expected = map_array(model, (values, grid), chip_size=128)
+    np.testing.assert_array_equal(map_array(model, dataset, chip_size=128), expected)
+
+
+def test_names_of_classes_are_those_of_the_model(
+    scene: Scene, model: LandCoverModel
+) -> None:
+    values, grid = arrays(scene.imagery)
+    array = wrap_xr(values, grid, axis=1).assign_coords({'class': 'x'})
+    percent = map_array(model, array, chip_size=128, probabilities=True)
+    assert list(percent['class'].values) == list(model.target.class_names)
+
+
+def test_a_fit_under_any_name(
+    scene: Scene, model: LandCoverModel, tmp_path: Path
+) -> None:
+    model.save(tmp_path / 'fit')
+    found = map_array(tmp_path / 'fit', scene.imagery, chip_size=128)
+    np.testing.assert_array_equal(found, map_array(model, scene.imagery, chip_size=128))
+
+
+def test_a_crosswalk_may_be_an_object(scene: Scene, model: LandCoverModel) -> None:
+    walk = Crosswalk.load('nlcd', 'land-cover-4')
+    options = {'backbone': BACKBONE, 'chip_size': 128, 'device': 'cpu'}
+    again = fit(scene.imagery, scene.labels, 'nlcd', crosswalk=walk, **options)
+    assert again.to_bytes() == model.to_bytes()
+    with pytest.raises(InputError, match='not from'):
+        fit(scene.imagery, scene.labels, 'worldcover', crosswalk=walk, **options)

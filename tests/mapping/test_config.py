@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from torchgeo_mapsr.datasets.legends import catalog
@@ -17,6 +18,7 @@ from torchgeo_mapsr.mapping.config import (
     FLAGS,
     ChipOptions,
     MapJob,
+    PostprocessOptions,
     add_arguments,
     job_of,
     value_at,
@@ -178,3 +180,36 @@ def test_paths_hold_in_any_working_directory(
     job = changed(JOB, imagery=('a.tif', '/vsicurl/b.tif'), backbone=spec).located()
     assert job.imagery == (str(tmp_path / 'a.tif'), '/vsicurl/b.tif')
     assert job.backbone.spec == f'timm:a?weights={tmp_path}/w.pth+timm:b?weights=random'
+
+
+def test_weights_keep_their_digits() -> None:
+    options = PostprocessOptions(reweight={'Water': 1.23456789, 'Field': 2})  # type: ignore[arg-type]
+    assert options.reweight == ('Water=1.23456789', 'Field=2')
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {'scoring': {'propagate': 'superpixls'}},
+        {'scoring': {'upsampler': 'nearest'}},
+        {'chips': {'size': 64.5}},
+        {'chips': {'size': '64'}},
+        {'imagery': None},
+        {'output': None},
+    ],
+)
+def test_wrong_words_and_numbers_are_told_before_any_work(
+    settings: dict[str, Any],
+) -> None:
+    given = {'imagery': 'a.tif', 'labels': 'b.tif', 'legend': 'nlcd', 'output': 'c.tif'}
+    with pytest.raises(InputError):
+        MapJob(**{**given, **settings})
+
+
+def test_numbers_of_numpy_are_plain_in_a_fit() -> None:
+    options = FitOptions(
+        seed=np.int64(3), l2=np.float32(0.5), prior=np.float64(0.1), prompts=np.int64(2)
+    )
+    assert json.loads(json.dumps(options.to_dict()))['l2'] == 0.5
+    with pytest.raises(InputError, match='centre'):
+        FitOptions(centre='false')  # type: ignore[arg-type]

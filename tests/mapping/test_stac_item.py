@@ -222,3 +222,14 @@ def test_the_whole_world(tmp_path: Path) -> None:
         item = stac_item(path, 'land-cover-4')
         assert item['bbox'] == [-180, -90, 180, 90]
         assert shapely.geometry.shape(item['geometry']).area == pytest.approx(64800)
+
+
+def test_addresses_are_quoted(tmp_path: Path) -> None:
+    """A browser would end a path at # and ?."""
+    path = tmp_path / 'a #1 50%.tif'
+    profile = {'driver': 'GTiff', 'count': 1, 'height': 9, 'width': 9, 'dtype': 'uint8'}
+    with rasterio.open(path, 'w', crs='EPSG:26914', transform=AFFINE, **profile) as out:
+        out.write(np.ones((1, 9, 9), np.uint8))
+    assets = stac_item(path, Legend.load('land-cover-4'))['assets'].values()
+    (href,) = (asset['href'] for asset in assets)
+    assert href == './a%20%231%2050%25.tif'

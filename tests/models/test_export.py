@@ -83,3 +83,17 @@ def test_what_cannot_be_exported(made_scene: Scene) -> None:
     with pytest.raises(InputError, match='with_options'):
         ExportableModel(model)
     ExportableModel(model.with_options(propagate='none'))
+
+
+def test_integers_are_taken_as_numbers(module: ExportableModel) -> None:
+    image = torch.randint(0, 255, (1, 4, 64, 64), dtype=torch.uint8)
+    assert torch.equal(module(image), module(image.float()))
+
+
+def test_a_pixel_that_is_not_finite_stays_alone(module: ExportableModel) -> None:
+    image = torch.randint(0, 255, (1, 4, 128, 128)).float()
+    broken = image.clone()
+    broken[0, :, 60, 60] = torch.inf
+    found, expected = module(broken).argmax(1), module(image).argmax(1)
+    assert (found != expected).float().mean() < 0.05
+    assert module(broken).isfinite().all()

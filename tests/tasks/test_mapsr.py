@@ -741,3 +741,16 @@ def test_overfit_batches_is_named(made_scene: Scene) -> None:
     data = PairDataModule(*paths, batch_size=2, patch_size=224)
     with pytest.raises(InputError, match='limit_train_batches'):
         trainer(overfit_batches=1).fit(MapSRTask('identity', **QUICK), data)
+
+
+def test_band_deviations_are_kept_before_the_fit() -> None:
+    """A guided fit that goes on from within its epoch needs them."""
+    task = MapSRTask(SMALL, upsampler='bilateral', **QUICK)
+    task.backbone.calibrate([(255 * torch.rand(4, 64, 64), torch.ones(64, 64))])
+    task._spread, task._calibrated = (1.0, 2.0, 3.0, 4.0), True
+    again = MapSRTask(SMALL, upsampler='bilateral', **QUICK)
+    again.load_state_dict(task.state_dict())
+    assert again._spread == task._spread
+    assert again._calibrated
+    kept, mine = again.backbone.calibration(), task.backbone.calibration()
+    assert all(torch.equal(kept[name], mine[name]) for name in mine)

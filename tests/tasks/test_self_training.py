@@ -289,3 +289,9 @@ def test_two_processes(tmp_path: Path) -> None:
     make(tmp_path)
     done = run_forked(TWO_PROCESSES, tmp_path, repr(ARGUMENTS))
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_precisions_in_which_the_teacher_stands_still(tmp_path: Path) -> None:
+    task = SelfTrainingTask(**ARGUMENTS)
+    with pytest.raises(InputError, match='moving averages'):
+        trainer(tmp_path, precision='bf16-true').fit(task, pairs(1))

@@ -6,6 +6,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
 from affine import Affine
@@ -98,3 +99,34 @@ def test_layers_of_a_tiff(tmp_path: Path) -> None:
         write(tmp_path / name, np.ones((8, 8)))
     found = [Path(name).name for name in without_layers([tmp_path])]
     assert found == ['a.tiff', 'b_scores.tif']
+
+
+def test_a_legend_of_256_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is no code left for no data."""
+    legend = tmp_path / 'all.yaml'
+    rows = [f'- {{code: {n}, name: c{n}}}' for n in range(256)]
+    legend.write_text('\n'.join(['classes:', *rows]))
+    path = write(tmp_path / 'map.tif', np.ones((20, 20)))
+    output = tmp_path / 'o.tif'
+    arguments = ['--legend', str(legend), '--min-area', '100', '--output', str(output)]
+    assert main(['postprocess', path, *arguments]) == 2
+    assert 'has 256 classes' in capsys.readouterr().err
+
+
+def test_a_layer_that_begins_like_a_geopackage_s_own(tmp_path: Path) -> None:
+    path = write(tmp_path / 'map.tif', np.ones((20, 20)), LEGEND='land-cover-4')
+    output = tmp_path / 'gpkg_x.gpkg'
+    assert main(['export', path, '--polygons', str(output)]) == 0
+    assert pyogrio.list_layers(output)[0][0] == 'polygons_gpkg_x'
+
+
+def test_layers_alone_are_no_map(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ('a.tif', 'a_confidence.tif'):
+        path = write(tmp_path / name, np.ones((20, 20)))
+    output = str(tmp_path / 'o.gpkg')
+    assert main(['select', path, '--minority', '1', '--output', output]) == 2
+    assert 'There is no class map' in capsys.readouterr().err

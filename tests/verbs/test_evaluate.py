@@ -193,3 +193,34 @@ def test_truth_and_strata_of_several_grids(
     error = capsys.readouterr().err
     assert 'is not on the grid of' in error
     assert error.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+    ('given', 'option'),
+    [
+        ('--labels', ['--matrix', 'x.csv']),
+        ('--labels', ['--target', 'nlcd']),
+        ('--labels', ['--boundary', '5']),
+        ('--labels', ['--strata', 's.tif']),
+        ('--truth', ['--statistics', 'malkin2019']),
+        ('--truth', ['--labels-legend', 'nlcd']),
+    ],
+)
+def test_options_without_an_effect(
+    made_scene: Scene, given: str, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(made_scene.truth)
+    legend = ['--labels-legend', 'land-cover-4'] if given == '--labels' else []
+    assert main(['evaluate', path, given, path, *legend, *option]) == 2
+    assert f'{option[0]} has no effect without' in capsys.readouterr().err
+
+
+def test_a_boundary_wider_than_the_map(made_scene: Scene, tmp_path: Path) -> None:
+    """Nothing is further off than the other end: it takes no more memory."""
+    path, found = str(made_scene.truth), []
+    for width in ('2000', '1e9'):
+        figures = tmp_path / f'{width}.json'
+        arguments = ['--truth', path, '--boundary', width, '--json', str(figures)]
+        assert main(['evaluate', path, *arguments]) == 0
+        found.append(json.loads(figures.read_text())['boundary_iou'])
+    assert found == [1.0, 1.0]

@@ -17,6 +17,7 @@ from affine import Affine
 
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.evaluation.class_maps import ClassMaps
+from torchgeo_mapsr.evaluation.sampling import class_of
 from torchgeo_mapsr.main import main
 
 SHAPE = (400, 300)
@@ -388,3 +389,36 @@ def test_points_of_another_meridian(origin: int, tmp_path: Path) -> None:
     x = lon if origin == 0 else (lon + 180) % 360 - 180
     found = maps.at_points(x, lat, 'EPSG:4326')
     np.testing.assert_array_equal(found, np.tile([0, 1], 30))
+
+
+def test_a_layer_of_points_is_named(
+    pair: tuple[Path, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, truth = pair
+    points, labelled = tmp_path / 'points.gpkg', tmp_path / 'labelled.gpkg'
+    assert main(['sample', str(path), '--output', str(points), '--size', '200']) == 0
+    label(points, truth, labelled)
+    table, both = geopandas.read_file(labelled, layer='points'), tmp_path / 'two.gpkg'
+    table.to_file(both, layer='survey_2013')
+    table.assign(reference=1).to_file(both, layer='survey_2019')
+    capsys.readouterr()
+    assert main(['area', str(path), '--points', str(both)]) == 2
+    error = capsys.readouterr().err
+    assert f'name one, as {both}:survey_2013' in error
+    assert error.count('\n') == 1
+    found = []
+    for number, given in enumerate((labelled, f'{both}:survey_2013')):
+        figures = tmp_path / f'{number}.json'
+        arguments = ['--points', str(given), '--json', str(figures)]
+        assert main(['area', str(path), *arguments]) == 0
+        found.append(json.loads(figures.read_text())['classes'])
+    assert found[0] == found[1]
+    assert main(['area', str(path), '--points', str(both), '--confidence', '1']) == 2
+
+
+def test_names_that_end_like_numbers() -> None:
+    legend = Legend.load(
+        {'classes': [{'code': n, 'name': f'Level {n}.0'} for n in (1, 2)]}
+    )
+    values = ['Level 1.0', 'level 2.0', '2.0', 1.0, 2, None]
+    assert class_of(values, legend, 'x').tolist() == [0, 1, 1, 0, 1, -1]

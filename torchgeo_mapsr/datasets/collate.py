@@ -35,11 +35,13 @@ def collate_pairs(samples: Iterable[Sample]) -> Sample:
         InputError: Images differ in size, or samples in their keys.
     """
     samples = list(samples)
+    if not samples:
+        raise InputError('there is no sample to make a batch of')
     shapes = [windows_of(sample) for sample in samples]
     largest = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
     fitted = [fit_windows(sample, largest) for sample in samples]
     batch: Sample = {}
-    for key in fitted[0]:
+    for key in dict.fromkeys(key for sample in fitted for key in sample):
         if any(key not in sample for sample in fitted):
             raise InputError(
                 f'only some samples have {key}; make batches of samples of one kind'

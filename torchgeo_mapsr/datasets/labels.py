@@ -330,6 +330,8 @@ def _codes(file: RasterFile, box: Box) -> NDArray[np.int64]:
     nodata = file.nodata[band - 1]
     if nodata is not None:
         valid &= values != nodata
+        if values.dtype.kind == 'f':  # tags may have fewer digits than pixels
+            valid &= ~np.isclose(values, nodata, rtol=1e-5, atol=0)
     if values.dtype.kind == 'f':
         valid &= np.isfinite(values)
         whole = np.where(valid, values, 0)

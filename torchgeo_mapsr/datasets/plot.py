@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -41,6 +42,9 @@ def plot_sample(
         InputError: *sample* is a batch.
     """
     check_single(sample)
+    # NumPy has no bfloat16.
+    half = [k for k, v in sample.items() if getattr(v, 'dtype', None) == torch.bfloat16]
+    sample = {**sample, **{key: sample[key].float() for key in half}}
     panels: dict[str, ArrayLike] = {
         'Image': stretch(sample['image'], sample.get('mask_valid'), rgb)
     }

@@ -60,6 +60,11 @@ class Confusion:
     boundary_width: float | None = None
 
     def __add__(self, other: 'Confusion') -> 'Confusion':
+        if self.legend.words != other.legend.words:
+            raise InputError(
+                f'Counts of the classes of {self.legend.name!r} and of '
+                f'{other.legend.name!r} do not add up.'
+            )
         if self.boundary is None or other.boundary is None:
             boundary = None
         else:
@@ -118,6 +123,8 @@ class Confusion:
     @cached_property
     def fwiou(self) -> float:
         """IoU weighted by the class shares of the truth."""
+        if not self.present.any():
+            return float('nan')
         return float((self.share * self.iou)[self.present].sum())
 
     @cached_property
@@ -403,7 +410,8 @@ def assess(
                 f'--boundary {boundary_width:g} m is less than a pixel of {map_path} '
                 f'({max(pixel):.3g} m); give at least that.'
             )
-        margin = int(boundary_width / min(pixel)) + 1
+        # Nothing is further off than the other end.
+        margin = int(min(boundary_width / min(pixel), max(grid.shape))) + 1
     for rows, cols in blocks_of(grid, _BLOCK):
         block = crop(grid, (rows.start, cols.start, rows.stop, cols.stop))
         wide = block.pad(margin) if margin else block

@@ -535,7 +535,10 @@ def detect_change(
             with data in common.
     """
     grid = pair.geobox
-    high, wide = (max(round(window / side), 1) for side in pixel_metres(grid))
+    high, wide = (
+        max(round(min(window / side, size)), 1)
+        for side, size in zip(pixel_metres(grid), grid.shape.yx, strict=True)
+    )
     if window < max(pixel_metres(grid)):
         raise InputError(f'--window {window:g} m is smaller than a pixel.')
     calibration: LinearCalibration | None = None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 
 from ..datasets.geo.raster import distinct_names
-from ..datasets.geo.vector import layers_of, read_vector
+from ..datasets.geo.vector import layers_of, read_vector, split_layer
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -388,16 +388,30 @@ def read_sample(path: Path, column: str = 'reference') -> geopandas.GeoDataFrame
 
     Args:
         path: A GeoPackage, or any file of points that GDAL reads; of several layers
-            the one that is called points, or the first.
+            the one that is called points, or that is named: ``file.gpkg:layer``.
         column: The column with the reference class.
 
     Returns:
         Its rows; a multipoint of one point, as some programs write it, is that point.
 
     Raises:
-        InputError: If it cannot be read, is not of points, or lacks the column.
+        InputError: If it cannot be read, is not of points, lacks the column, or has
+            several layers and none of them is named.
     """
-    points = read_vector(path, _LAYER if _LAYER in layers_of(path) else None)
+    file, layer = split_layer(path)
+    layers = [
+        name
+        for name, kind in layers_of(file).items()
+        if 'Point' in kind or kind == 'Unknown'
+    ]
+    if layer is None and _LAYER in layers:
+        layer = _LAYER
+    if layer is None and len(layers) > 1:
+        raise InputError(
+            f'{file}: has several layers of points ({", ".join(layers)}); name one, as '
+            f'{file}:{layers[0]}'
+        )
+    points = read_vector(file, layer or next(iter(layers), None))
     empty = points.geometry.isna() | points.geometry.is_empty
     if empty.any():
         raise InputError(f'{path}: row {empty.argmax() + 1} has no point; delete it.')
@@ -436,7 +450,9 @@ def class_of(values: Sequence[object], legend: Legend, where: str) -> NDArray[np
     for i, value in enumerate(values):
         if value is None or value is pandas.NA or value != value:  # noqa: PLR0124
             continue
-        text = str(value).strip().casefold().removesuffix('.0')
+        text = str(value).strip().casefold()
+        if text not in by_name:  # codes in a column of numbers
+            text = text.removesuffix('.0')
         if text and text not in by_name:
             names = ', '.join(f'{c.code} {c.name}' for c in legend.classes)
             raise InputError(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.env import Env
 from rasterio.io import MemoryFile
+from torch import Tensor
 
 from ..arguments import check_range, construct
 from ..datasets.geo.plan import ChipIndex, Plan, default_overlap
@@ -179,9 +180,19 @@ def _model(source: Any) -> ChipModel:
             'the file of a fit, or checkpoints of networks.'
         )
     files = tuple(Path(path) for path in paths)
-    if len(files) == 1 and files[0].suffix == '.safetensors':
+    if len(files) == 1 and _is_fit(files[0]):
         return LandCoverModel.load(files[0])
     return NetworkFiles.of(files, (), 'auto', 'fp32').open()
+
+
+def _is_fit(path: Path) -> bool:
+    """Whether a file is a fit, whatever its name; one that is not there is by its name."""
+    if path.suffix == '.safetensors':
+        return True
+    try:
+        return LandCoverModel.is_model(path.read_bytes())
+    except OSError:
+        return False
 
 
 def _scored(
@@ -249,7 +260,7 @@ def _like(values: NDArray[np.uint8], source: Any, target: Legend) -> Any:
     }
     attrs: dict[str, Any] = {'nodata': 255}
     if values.ndim == 3:
-        coordinates = {'class': list(target.class_names), **coordinates}
+        coordinates = {**coordinates, 'class': list(target.class_names)}
         like = DataArray(values, coordinates, ('class', *places), attrs=attrs)
     else:
         # CF: words apart by blanks, so that a class of several words is one
@@ -312,14 +323,22 @@ def _raster(source: Any, opened: Callable[[Any], T]) -> Iterator[T]:
     """What opens files, on an array too: it is a file in memory meanwhile."""
     if hasattr(source, 'coords') and hasattr(source, 'dims'):
         if hasattr(source, 'data_vars'):  # a dataset: a band a variable
-            source = source.to_dataarray('band')
+            places = set(source.odc.spatial_dims or ())
+            bands = [n for n, v in source.data_vars.items() if places <= set(v.dims)]
+            source = source[bands].to_dataarray('band')
         grid = _grid(source)
         values = source.transpose(..., *source.odc.spatial_dims).values
         nodata = getattr(source.odc, 'nodata', None)
+        names = {'nodata', '_FillValue', 'missing_value'}
+        if values.dtype.kind == 'f' and not names & set(source.attrs):
+            # What an encoding says is of the numbers in the file; where they were
+            # decoded, no data is NaN.
+            nodata = None
     elif (
         isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], GeoBox)
     ):
-        values, grid, nodata = np.asanyarray(source[0]), source[1], None
+        array = source[0].detach() if isinstance(source[0], Tensor) else source[0]
+        values, grid, nodata = np.asanyarray(array), source[1], None
         if grid.crs is None:
             raise InputError(
                 'The GeoBox has no CRS: GeoBox(shape, affine, crs), such as EPSG:32618.'

@@ -96,10 +96,12 @@ def map_codes(legend: Legend) -> NDArray[np.uint8]:
     Raises:
         InputError: A code is above 255, which a byte cannot hold.
     """
-    if legend.codes.max() > 255:
+    if legend.codes.max() > 255 or len(legend) > 255:
+        many = 'codes above 255' if legend.codes.max() > 255 else '256 classes'
         raise InputError(
-            f"The legend '{legend.name}' has codes above 255, which the map (uint8) "
-            'cannot hold; give another --target, or renumber the map (gdal_calc).'
+            f"The legend '{legend.name}' has {many}, which the map (uint8) "
+            'cannot hold beside no data; give another --target, or renumber the map '
+            '(gdal_calc).'
         )
     codes = np.full(256, map_nodata(legend), np.uint8)
     codes[: len(legend)] = legend.codes

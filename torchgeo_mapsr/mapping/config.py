@@ -17,7 +17,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from ..arguments import check_choice, construct
+from ..arguments import check_choice, check_range, construct
 from ..errors import InputError
 from ..models.backbones.spec import map_option
 from ..models.head.options import (
@@ -83,6 +83,20 @@ class ScoringOptions:
     propagate: str | None = None
     calibrate: bool | None = None
 
+    def __post_init__(self) -> None:
+        """Check the words, before a fit takes its time."""
+        if self.score is not None:
+            check_choice('score', self.score, SCORES)
+        # What knows them takes seconds to import.
+        if self.upsampler is not None:
+            from ..models.model import UPSAMPLERS
+
+            check_choice('upsampler', self.upsampler, UPSAMPLERS)
+        if self.propagate not in (None, 'none'):
+            from ..models.propagation.propagation import parse_propagation
+
+            parse_propagation(self.propagate)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChipOptions:
@@ -97,6 +111,13 @@ class ChipOptions:
     size: int = 448
     overlap: int | None = None
     tile_size: int = 2048
+
+    def __post_init__(self) -> None:
+        """Check that they are counts."""
+        for name, least in (('size', 1), ('overlap', 0), ('tile_size', 1)):
+            value = getattr(self, name)
+            if value is not None:
+                check_range(name, value, least, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +138,10 @@ class PostprocessOptions:
     def __post_init__(self) -> None:
         weights = self.reweight
         if isinstance(weights, Mapping):
-            weights = tuple(f'{name}={value:g}' for name, value in weights.items())
+            weights = tuple(
+                f'{name}={float(value)!r}'.removesuffix('.0')
+                for name, value in weights.items()
+            )
         object.__setattr__(self, 'reweight', tuple(weights))
 
 
@@ -234,6 +258,8 @@ class MapJob:
             value = getattr(self, name)
             if isinstance(value, str | os.PathLike):
                 value = (value,)
+            if value is None:
+                value = ()
             kind = Path if name == 'checkpoint' else os.fspath
             object.__setattr__(self, name, tuple(map(kind, value)))  # type: ignore[arg-type]
         for name in ('model', 'save_model', 'polygons'):
@@ -256,7 +282,7 @@ class MapJob:
             )
         if not self.imagery or not all(self.imagery):
             raise InputError('Give at least one file of imagery.')
-        if not os.fspath(self.output):
+        if self.output is None or not os.fspath(self.output):
             raise InputError('--output is empty; name a .tif file or a folder.')
         if not self.labels and self.model is None and not self.checkpoint:
             raise InputError(

@@ -225,6 +225,8 @@ def polygonise(
     output = Path(output)
     driver = format_of(output)
     layer = layer or output.stem
+    if layer.lower().startswith('gpkg'):  # a name that GeoPackages keep for themselves
+        layer = f'polygons_{layer}'
     if not min_area >= 0:
         raise InputError('The smallest area of a polygon must not be negative.')
     raster = LabelRaster(open_rasters([path]))

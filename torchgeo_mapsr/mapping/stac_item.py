@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import rasterio
@@ -308,5 +309,5 @@ def _rounded(footprint: shapely.Polygon) -> dict[str, Any]:
 
 def _href(path: Path, folder: Path) -> str:
     """A file's address relative to the item."""
-    relative = os.path.relpath(path, folder).replace(os.sep, '/')
+    relative = quote(os.path.relpath(path, folder).replace(os.sep, '/'))
     return relative if relative.startswith('..') else f'./{relative}'

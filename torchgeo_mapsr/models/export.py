@@ -52,9 +52,9 @@ class ExportableModel(nn.Module):
         """Score every pixel.
 
         Args:
-            image: (B, bands, H, W) float32, the values as read from the file.
+            image: (B, bands, H, W), the values as read from the file.
 
         Returns:
             Probabilities, (B, classes, H, W) float32.
         """
-        return self.head.probabilities(self.backbone(image))
+        return self.head.probabilities(self.backbone(image.float()))

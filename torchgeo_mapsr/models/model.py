@@ -400,7 +400,7 @@ class LandCoverModel:
             head = replace(head, score=score)
         if prior is not None:
             check_range('prior', prior, 0)
-            head = replace(head, prior=head.prior.with_weight(prior))
+            head = replace(head, prior=head.prior.with_weight(float(prior)))
         return replace(
             self,
             head=head,
@@ -673,7 +673,8 @@ def extract(
         tokens = backbone(batch).to(torch.float32)
     if spread is not None:
         scale = batch.new_tensor(spread)[:, None, None]
-        tokens = tokens.with_upsampler(JointBilateral(batch / scale * _CONTRAST))
+        guide = (batch / scale * _CONTRAST).nan_to_num(nan=0, posinf=0, neginf=0)
+        tokens = tokens.with_upsampler(JointBilateral(guide))
     if image.device.type == 'cuda':
         # Or the GPU's time is counted to what comes next.
         torch.cuda.synchronize(image.device)

@@ -18,6 +18,7 @@ from ..losses import ClassBalancedCrossEntropy, ClassCentreContrast, ClassPrior
 from ..models.networks.segmentation import Network
 from .cells import valid_pixels
 from .classes import Classes
+from .land_cover import check_averages
 from .segmentation import CLASSES, NETWORK, NetworkTask
 from .supervision import PixelLabels
 
@@ -130,6 +131,11 @@ class ClassAwareTask(NetworkTask):
         if self.hparams['momentum'] is None:
             # B / N is one over the steps of an epoch, which may be endless
             self.prior.momentum = 1 - 1 / max(float(steps), 1.0)
+
+    def on_fit_start(self) -> None:
+        """Refuse precisions in which the moving average stands still."""
+        super().on_fit_start()
+        check_averages(self.trainer)
 
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0

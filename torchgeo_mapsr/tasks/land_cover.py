@@ -354,6 +354,23 @@ def check_domains(task: object, batch: Sample) -> None:
         )
 
 
+def check_averages(trainer: Trainer) -> None:
+    """Refuse precisions in which a moving average stands still.
+
+    Args:
+        trainer: The trainer.
+
+    Raises:
+        InputError: Its weights are in half precision: a step of a thousandth is rounded
+            away there.
+    """
+    if str(trainer.precision) in ('16-true', 'bf16-true'):
+        raise InputError(
+            f"precision='{trainer.precision}' would round the steps of moving averages "
+            "away: give the trainer '32-true' or a mixed one"
+        )
+
+
 class CosineDecay(LambdaLR):
     """A learning rate that falls to zero along a cosine.
 

@@ -49,6 +49,10 @@ _BACKBONE = 'backbone.'
 _CAUTIOUS = 1e-2
 
 
+# Name of the bands' deviations in a checkpoint, beside what the backbone has learned.
+_SPREAD = 'mapsr.band_spread'
+
+
 class MapSRTask(LandCoverTask):
     """Land cover at the imagery's resolution, from LR labels (MapSR).
 
@@ -635,8 +639,9 @@ class MapSRTask(LandCoverTask):
         content = b''
         if self.land_cover is not None:
             content = self.land_cover.to_bytes()
-        elif self._calibrated and self.backbone.calibration():
-            content = serialise(self.backbone.calibration())
+        elif self._calibrated:
+            spread = torch.tensor(self._spread, dtype=torch.float64)
+            content = serialise({**self.backbone.calibration(), _SPREAD: spread})
         return torch.frombuffer(bytearray(content or b'\0'), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -652,7 +657,10 @@ class MapSRTask(LandCoverTask):
         if LandCoverModel.is_model(content):
             self._take_over(LandCoverModel.from_bytes(content, backbone=self.backbone))
         else:
-            self.backbone.load_calibration(deserialise(content))
+            calibration = deserialise(content)
+            self._spread = tuple(calibration.pop(_SPREAD, torch.ones(0)).tolist())
+            if calibration:
+                self.backbone.load_calibration(calibration)
         self._calibrated = True
 
 

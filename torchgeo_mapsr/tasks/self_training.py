@@ -19,6 +19,7 @@ from ..models.networks.teacher import EMATeacher
 from ..transforms import ClassMix, ResolutionAlignment
 from .cells import valid_pixels
 from .classes import Classes
+from .land_cover import check_averages
 from .segmentation import CLASSES, NETWORK, NetworkTask
 from .supervision import PixelLabels
 
@@ -137,6 +138,11 @@ class SelfTrainingTask(NetworkTask):
     def on_train_start(self) -> None:
         """Begin to count the optimiser's steps."""
         self._followed = self.global_step
+
+    def on_fit_start(self) -> None:
+        """Refuse precisions in which the moving average stands still."""
+        super().on_fit_start()
+        check_averages(self.trainer)
 
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0

@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     from ..evaluation.estimation import StratifiedSample
     from ..evaluation.sampling import class_of, read_sample
 
-    if not 0 < options.confidence < 1:
+    if not 0 < options.confidence < 1 - 1e-12:
         raise InputError('--confidence is a share between 0 and 1, like 0.95.')
     check_json(options, [*options.maps, options.points])
     maps = ClassMaps(options.maps, common_legend(options.maps, options.legend))

@@ -121,6 +121,7 @@ def run(options: argparse.Namespace) -> int:
             if path.suffix != suffix:
                 raise InputError(f'{path} is not a {suffix} file.')
             check_output(path, inputs, options.overwrite)
+            inputs.append(path)
     check_json(options, inputs)
     if options.window <= 0:
         raise InputError('--window is above 0, in metres.')
@@ -143,7 +144,8 @@ def run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
 
         def scratch(path: Path) -> Path:
-            return stack.enter_context(output_path(path, inputs, options.overwrite))
+            others = [name for name in inputs if name is not path]
+            return stack.enter_context(output_path(path, others, options.overwrite))
 
         result.save(scratch(options.output))
         if options.polygons is not None:

@@ -147,6 +147,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError('Give --truth, or --labels and --labels-legend.')
     if options.labels and not options.labels_legend:
         raise InputError('--labels needs its legend: give --labels-legend.')
+    _check_effect(options)
     inputs = [*options.maps, *options.truth, *options.labels]
     _check_outputs(options, inputs)
     truth = options.truth
@@ -166,16 +167,30 @@ def run(options: argparse.Namespace) -> int:
         content |= _with_truth(options, pairs, legend, console, inputs)
     if options.labels:
         content['lr'] = _with_labels(options, maps, legend, console)
-    if not options.truth and options.reliability is not None:
-        raise InputError('--reliability needs --truth: coarse labels cannot show it.')
     write_json(options, content, inputs)
     return 0
 
 
+def _check_effect(options: argparse.Namespace) -> None:
+    """Refuse options that have no effect without another."""
+    of_truth = '--truth-legend --target --crosswalk --lr-group --strata --boundary'
+    needs = {'--truth': f'{of_truth} --matrix --reliability'}
+    needs['--labels'] = '--labels-legend --statistics'
+    for needed, names in needs.items():
+        if getattr(options, needed[2:]):
+            continue
+        for name in names.split():
+            if getattr(options, name[2:].replace('-', '_')) not in (None, []):
+                raise InputError(
+                    f'{name} has no effect without {needed}: leave it out.'
+                )
+
+
 def _check_outputs(options: argparse.Namespace, inputs: list[str]) -> None:
     """Nothing is written over, and that before there is work."""
-    check_json(options, inputs)
-    for path in (*options.matrix, *filter(None, [options.reliability])):
+    outputs = [*options.matrix, *filter(None, [options.reliability])]
+    check_json(options, [*inputs, *outputs])
+    for path in outputs:
         check_output(path, inputs, options.overwrite)
     for path in options.matrix:
         if path.suffix not in {'.csv', '.png'}:

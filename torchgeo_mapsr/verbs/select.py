@@ -163,7 +163,10 @@ def select(
     if patch_size < 1:
         raise InputError('--patch-size must be at least 1.')
     check_footprints(output)
-    patches = class_shares(without_layers(maps), patch_size)
+    found = without_layers(maps)
+    if not found:
+        raise InputError('There is no class map among the files; name one.')
+    patches = class_shares(found, patch_size)
     codes = [column for column in patches.columns if isinstance(column, int)]
     if minority is None:
         rare = list(minority_classes(labels))

@@ -242,3 +242,15 @@ def test_a_spike_is_no_area(tmp_path: Path) -> None:
     on = AreaOfInterest.open(path).on(grid)
     assert on.mask(grid).sum() == 70 * 80
     assert on.geobox.shape == (80, 70)
+
+
+def test_parts_of_a_multipolygon_that_overlap(tmp_path: Path) -> None:
+    """The ground of both is theirs, as that of two polygons is."""
+    parts = [shapely.box(500000, 4e6, 500040, 4000040)]
+    parts += [shapely.box(500020, 4000020, 500060, 4000060)]
+    path = tmp_path / 'a.gpkg'
+    geopandas.GeoDataFrame(
+        geometry=[shapely.MultiPolygon(parts)], crs='EPSG:26917'
+    ).to_file(path)
+    area = AreaOfInterest.open(path).geometry.area
+    assert area == pytest.approx(shapely.union_all(parts).area) == 2800

@@ -158,3 +158,17 @@ def test_unknown_name_lists_what_there_is() -> None:
 def test_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r'gone\.yaml: cannot be read'):
         Legend.load(tmp_path / 'gone.yaml')
+
+
+def test_names_that_differ_by_case_alone() -> None:
+    """Options and columns name classes without regard to it."""
+    classes = [{'code': 1, 'name': 'water'}, {'code': 2, 'name': 'Water'}]
+    with pytest.raises(InputError, match='both called'):
+        Legend.load({'name': 'a', 'classes': classes})
+
+
+def test_codes_are_plain_integers() -> None:
+    legend = Legend('a', (LegendClass(np.int64(3), 'x', (0, 0, 0)),))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(legend.to_dict()))['classes'][0]['code'] == 3
+    with pytest.raises(InputError, match='must be an integer'):
+        LegendClass(1.5, 'x', (0, 0, 0))  # type: ignore[arg-type]

@@ -25,24 +25,11 @@ from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
 from .grid import Box, circumference, clip, crop, pixel_offset, span
-from .vector import layers_of, read_vector
+from .vector import layers_of, read_vector, split_layer
 
 # What shapely calls a polygon among its types.
 _POLYGON = 3
 
-#: Suffixes that a layer's name may follow.
-SUFFIXES = (
-    '.gpkg',
-    '.geojson',
-    '.json',
-    '.parquet',
-    '.geoparquet',
-    '.shp',
-    '.fgb',
-    '.kml',
-    '.gml',
-    '.zip',
-)
 
 # Straight edges become curves in another CRS. Of 1 km (or a hundredth of a degree) the
 # curve of a parallel at 60° is 3 cm off its chord.
@@ -93,7 +80,7 @@ class AreaOfInterest:
             InputError: If there is no such file or layer, or it does not hold polygons
                 with a CRS.
         """
-        path, layer = _split(os.fspath(source))
+        path, layer = split_layer(source)
         if not Path(path).exists() and not path.startswith(('/vsi', 'http')):
             raise InputError(f'{path}: there is no such file of an area of interest.')
         frame = read_vector(path, layer or _only_layer(path))
@@ -103,7 +90,7 @@ class AreaOfInterest:
             raise InputError(
                 f'{source}: holds {", ".join(kinds)}; an area of interest is polygons.'
             )
-        geometry = _polygonal(shapely.make_valid(shapes.to_numpy()))
+        geometry = _polygonal(_repaired(shapes.to_numpy()))
         return cls(geometry, CRS(frame.crs), os.fspath(source))
 
     @classmethod
@@ -206,7 +193,7 @@ class AreaOfInterest:
         projected = shapely.transform(shapely.segmentize(geometry, length), project)
         if not np.isfinite(shapely.get_coordinates(projected)).all():
             raise InputError(f'{self.source}: has no place in {crs}.')
-        return shapely.make_valid(projected)
+        return _repaired(projected)
 
 
 @dataclass(frozen=True)
@@ -344,12 +331,9 @@ def _turned(geometry: BaseGeometry, crs: CRS, west: float, east: float) -> BaseG
     return shapely.union_all([translate(geometry, turn * n) for n in turns])
 
 
-def _split(source: str) -> tuple[str, str | None]:
-    """A file and the layer that is named after a colon, if any."""
-    path, colon, layer = source.rpartition(':')
-    if colon and path.lower().endswith(SUFFIXES) and not Path(source).exists():
-        return path, layer
-    return source, None
+def _repaired(geometry: Any) -> Any:
+    """Valid polygons of the same ground: where parts of one overlap it is theirs, too."""
+    return shapely.make_valid(geometry, method='structure', keep_collapsed=False)
 
 
 def _only_layer(path: str) -> str | None:

@@ -11,8 +11,22 @@ from ...errors import InputError
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-# Suffixes of vector files that pyogrio reads or writes.
-VECTORS = ('.gpkg', '.fgb', '.pmtiles', '.geojson', '.shp', '.kml')
+# Suffixes of vector files, after which the name of a layer may stand.
+SUFFIXES = (
+    '.gpkg',
+    '.geojson',
+    '.json',
+    '.parquet',
+    '.geoparquet',
+    '.shp',
+    '.fgb',
+    '.kml',
+    '.gml',
+    '.zip',
+)
+
+# Those that pyogrio writes.
+WRITTEN = '.gpkg', '.geojson', '.fgb', '.pmtiles', '.shp'
 
 
 def check_vector_name(path: str | os.PathLike[str]) -> None:
@@ -25,11 +39,26 @@ def check_vector_name(path: str | os.PathLike[str]) -> None:
         InputError: If there is a ``;`` or a ``!`` in it.
     """
     name = os.fspath(path)
-    if name.lower().endswith(VECTORS) and any(mark in name for mark in ';!'):
+    if name.lower().endswith((*SUFFIXES, *WRITTEN)) and any(
+        mark in name for mark in ';!'
+    ):
         raise InputError(
             f'{name}: has a ; or ! in its name, which what reads and writes vector files '
             '(pyogrio) takes for a part of an address; rename it.'
         )
+
+
+def split_layer(path: str | os.PathLike[str]) -> tuple[str, str | None]:
+    """A file and the layer that is named after a colon, if any.
+
+    Args:
+        path: A vector file, ``file.gpkg`` or ``file.gpkg:layer``.
+    """
+    name = os.fspath(path)
+    file, colon, layer = name.rpartition(':')
+    if colon and file.lower().endswith(SUFFIXES) and not os.path.exists(name):
+        return file, layer
+    return name, None
 
 
 def layers_of(path: str | os.PathLike[str]) -> dict[str, str]:

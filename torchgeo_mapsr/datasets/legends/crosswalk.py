@@ -60,7 +60,8 @@ class Crosswalk:
 
     def __post_init__(self) -> None:
         """Check the codes and the shares."""
-        object.__setattr__(self, 'mapping', dict(sorted(self.mapping.items())))
+        mapping = {int(code): int(self.mapping[code]) for code in sorted(self.mapping)}
+        object.__setattr__(self, 'mapping', mapping)
         for legend, codes in (
             (self.source, self.mapping.keys()),
             (self.target, self.mapping.values()),
@@ -85,7 +86,7 @@ class Crosswalk:
                     f"crosswalk '{self.name}': the shares of code {code} must be "
                     f'{len(self.target)} numbers of 0 to 1 that sum to 1'
                 )
-            rows[code] = tuple((row / row.sum()).tolist())
+            rows[int(code)] = tuple((row / row.sum()).tolist())
         object.__setattr__(self, 'composition', rows)
 
     @classmethod
@@ -111,7 +112,7 @@ class Crosswalk:
         cls,
         source: Legend | str | Path,
         target: Legend | str | Path,
-        name: str | Path | None = None,
+        name: 'Crosswalk | str | Path | None' = None,
     ) -> 'Crosswalk':
         """Load a crosswalk between two legends.
 
@@ -122,7 +123,7 @@ class Crosswalk:
                 'mapping' of codes to codes or a 'composition' of codes to shares; the
                 name or the path of statistics between these legends; by default the
                 identity where the legends are equal, or else the one that its file
-                marks as default.
+                marks as default; or a crosswalk (returned as it is).
 
         Returns:
             The crosswalk.
@@ -131,6 +132,13 @@ class Crosswalk:
             InputError: If there is none of that name; the message lists what there is.
         """
         source, target = Legend.load(source), Legend.load(target)
+        if isinstance(name, Crosswalk):
+            if (name.source.words, name.target.words) != (source.words, target.words):
+                raise InputError(
+                    f"crosswalk '{name.name}' is from '{name.source.name}' to "
+                    f"'{name.target.name}', not from '{source.name}' to '{target.name}'"
+                )
+            return name
         if name is None and source == target:
             mapping = {code: code for code in source.codes.tolist()}
             return cls('identity', source, target, mapping, 'the legends are equal')

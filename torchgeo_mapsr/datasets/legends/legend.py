@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ...arguments import check_range
 from ...errors import InputError
 from . import catalog
 
@@ -30,6 +31,11 @@ class LegendClass:
     code: int
     name: str
     color: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        """Keep the code as a plain integer, which JSON can hold."""
+        check_range('the code of a class', self.code, whole=True)
+        object.__setattr__(self, 'code', int(self.code))
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ class Legend:
             )
         first: dict[str, int] = {}
         for item in ordered:
-            code = first.setdefault(item.name, item.code)
+            # Where classes are named, in options and columns, case does not matter.
+            code = first.setdefault(item.name.casefold(), item.code)
             if code != item.code:
                 raise InputError(
                     f"legend '{self.name}': codes {code} and {item.code} are both called "

@@ -127,15 +127,19 @@ class RCF(Backbone):
         self.filters, self.kernel, self.seed = filters, kernel, seed
         self.reduced, self.kept = reduced, width
         self._calibrated = False
-        self.register_buffer('mean', torch.zeros(bands))
-        self.register_buffer('std', torch.zeros(bands))
+        self.register_buffer('mean', torch.zeros(bands, dtype=torch.float32))
+        self.register_buffer('std', torch.zeros(bands, dtype=torch.float32))
         if reduced:
-            self.register_buffer('axes', torch.zeros(width, bands))
-        self.register_buffer('frequency', torch.zeros(colours, width))
-        self.register_buffer('phase', torch.zeros(colours))
+            self.register_buffer('axes', torch.zeros(width, bands, dtype=torch.float32))
+        self.register_buffer(
+            'frequency', torch.zeros(colours, width, dtype=torch.float32)
+        )
+        self.register_buffer('phase', torch.zeros(colours, dtype=torch.float32))
         shape = (len(strides), filters, width, kernel, kernel)
-        self.register_buffer('weight', torch.zeros(shape))
-        self.register_buffer('bias', torch.zeros(len(strides), filters))
+        self.register_buffer('weight', torch.zeros(shape, dtype=torch.float32))
+        self.register_buffer(
+            'bias', torch.zeros(len(strides), filters, dtype=torch.float32)
+        )
 
     @property
     def needs_calibration(self) -> bool:
@@ -185,9 +189,11 @@ class RCF(Backbone):
             images[i] = torch.where(valid, standard, 0), valid
 
         whiten = _whitening(sample.T, COLOUR_FLOOR * floor)
-        gauss = torch.randn(len(self.phase), len(sample), generator=generator)
+        gauss = torch.randn(
+            len(self.phase), len(sample), generator=generator, dtype=torch.float32
+        )
         self.frequency.copy_(gauss @ whiten)
-        phase = torch.rand(len(self.phase), generator=generator)
+        phase = torch.rand(len(self.phase), generator=generator, dtype=torch.float32)
         self.phase.copy_(phase * 2 * math.pi)
 
         for i, stride in enumerate(self.strides[1:]):
@@ -310,7 +316,7 @@ class RCF(Backbone):
         if self.reduced:
             return self._components(image.to(self.mean))
         mean, std = self.mean[:, None, None], self.std[:, None, None]
-        return ((image.to(mean) - mean) / std).nan_to_num(nan=0)
+        return ((image.to(mean) - mean) / std).nan_to_num(nan=0, posinf=0, neginf=0)
 
     def _components(self, image: Tensor) -> Tensor:
         """Principal components of the standardised bands, some rows at once."""
@@ -319,7 +325,9 @@ class RCF(Backbone):
         reduced = image.new_empty(batch, self.kept, height, width)
         for first in range(0, height, ROWS):
             rows = slice(first, first + ROWS)
-            standard = ((image[:, :, rows] - mean) / std).nan_to_num(nan=0)
+            standard = ((image[:, :, rows] - mean) / std).nan_to_num(
+                nan=0, posinf=0, neginf=0
+            )
             product = self.axes @ standard.flatten(2)
             reduced[:, :, rows] = product.view(batch, self.kept, -1, width)
         return reduced
@@ -388,7 +396,7 @@ class RCF(Backbone):
             )
         place = place[torch.randint(len(place), (PATCHES,), generator=generator)]
         number, rows, cols = place.T
-        patches = torch.empty(PATCHES, self.weight[0, 0].numel())
+        patches = torch.empty(PATCHES, self.weight[0, 0].numel(), dtype=torch.float32)
         for n, (image, _) in enumerate(images):
             from_image = number == n
             coarse = mirrored(block_mean(image[None], stride), self.kernel // 2)[0]

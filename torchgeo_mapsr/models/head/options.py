@@ -6,7 +6,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...arguments import Range, check_choice, check_range
+from ...arguments import Range, check_choice, check_range, plain
 from ...errors import InputError
 
 RECIPES = ('codes', 'classes')
@@ -114,9 +114,11 @@ class FitOptions:
     calibration_chips: int = 16
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values; what is kept are plain ones."""
         for name in (*CHOICES, *_RANGES):
             check_field(name, getattr(self, name), name)
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        check_choice('centre', self.centre, (True, False))
 
     def check_together(self) -> None:
         """Make sure that each option has an effect with the others.
