@@ -127,19 +127,15 @@ class RCF(Backbone):
         self.filters, self.kernel, self.seed = filters, kernel, seed
         self.reduced, self.kept = reduced, width
         self._calibrated = False
-        self.register_buffer('mean', torch.zeros(bands, dtype=torch.float32))
-        self.register_buffer('std', torch.zeros(bands, dtype=torch.float32))
+        self.register_buffer('mean', torch.zeros(bands))
+        self.register_buffer('std', torch.zeros(bands))
         if reduced:
-            self.register_buffer('axes', torch.zeros(width, bands, dtype=torch.float32))
-        self.register_buffer(
-            'frequency', torch.zeros(colours, width, dtype=torch.float32)
-        )
-        self.register_buffer('phase', torch.zeros(colours, dtype=torch.float32))
+            self.register_buffer('axes', torch.zeros(width, bands))
+        self.register_buffer('frequency', torch.zeros(colours, width))
+        self.register_buffer('phase', torch.zeros(colours))
         shape = (len(strides), filters, width, kernel, kernel)
-        self.register_buffer('weight', torch.zeros(shape, dtype=torch.float32))
-        self.register_buffer(
-            'bias', torch.zeros(len(strides), filters, dtype=torch.float32)
-        )
+        self.register_buffer('weight', torch.zeros(shape))
+        self.register_buffer('bias', torch.zeros(len(strides), filters))
 
     @property
     def needs_calibration(self) -> bool:
@@ -189,11 +185,9 @@ class RCF(Backbone):
             images[i] = torch.where(valid, standard, 0), valid
 
         whiten = _whitening(sample.T, COLOUR_FLOOR * floor)
-        gauss = torch.randn(
-            len(self.phase), len(sample), generator=generator, dtype=torch.float32
-        )
+        gauss = torch.randn(len(self.phase), len(sample), generator=generator)
         self.frequency.copy_(gauss @ whiten)
-        phase = torch.rand(len(self.phase), generator=generator, dtype=torch.float32)
+        phase = torch.rand(len(self.phase), generator=generator)
         self.phase.copy_(phase * 2 * math.pi)
 
         for i, stride in enumerate(self.strides[1:]):
@@ -396,7 +390,7 @@ class RCF(Backbone):
             )
         place = place[torch.randint(len(place), (PATCHES,), generator=generator)]
         number, rows, cols = place.T
-        patches = torch.empty(PATCHES, self.weight[0, 0].numel(), dtype=torch.float32)
+        patches = torch.empty(PATCHES, self.weight[0, 0].numel())
         for n, (image, _) in enumerate(images):
             from_image = number == n
             coarse = mirrored(block_mean(image[None], stride), self.kernel // 2)[0]
