@@ -3,14 +3,19 @@
 
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pandas
 import pytest
+import rasterio
+import shapely
 import torch
+from affine import Affine
 from torch.utils.data import DataLoader
 from torchgeo.datasets import RasterDataset, stack_samples
 
 from tests.data.chesapeake_pairs.data import make_rasters
+from torchgeo_mapsr.datasets import make_scene
 from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.collate import collate_pairs
 from torchgeo_mapsr.datasets.mosaic import LRHRPairs
@@ -125,3 +130,31 @@ def test_numbers_are_checked(
     table = class_shares(root / 'lc', 64)
     with pytest.raises(InputError, match=f'{name} must be 1 or more, not {number}'):
         PatchSampler(dataset, table, **{name: number})  # type: ignore[arg-type]
+
+
+def test_rasters_of_other_pixels(tmp_path: Path) -> None:
+    """A patch has its own size on the ground, whatever the first raster's pixels are."""
+    scenes = [make_scene(tmp_path / str(i), seed=i, size=(64, 64)) for i in (1, 2)]
+    with rasterio.open(scenes[1].imagery) as source:
+        values, profile = source.read(), source.profile
+    place = profile['transform']
+    fine = tmp_path / 'fine.tif'
+    affine = Affine.translation(500, 0) * place * Affine.scale(0.5)
+    with rasterio.open(fine, 'w', **{**profile, 'transform': affine}) as out:
+        out.write(values)
+    labels = tmp_path / 'labels.tif'
+    moved = Affine.translation(500, 0) * place * Affine.scale(8)
+    size = {'height': 8, 'width': 8, 'count': 1, 'transform': moved}
+    with rasterio.open(labels, 'w', **{**profile, **size}) as out:
+        out.write(np.full((1, 8, 8), 41, np.uint8))
+    pairs = LRHRPairs.from_files([scenes[0].imagery, fine], [scenes[0].labels, labels])
+    x, y = affine * (32, 32)
+    patch = geopandas.GeoDataFrame(
+        geometry=[shapely.box(x - 8, y - 8, x + 8, y + 8)], crs=str(profile['crs'])
+    )
+    (query,) = PatchSampler(pairs, patch)
+    sample = pairs[query]
+    assert sample['image'].shape[1:] == (32, 32)
+    torch.testing.assert_close(
+        sample['image'], torch.from_numpy(values[:, 16:48, 16:48].astype('float32'))
+    )

@@ -754,3 +754,11 @@ def test_band_deviations_are_kept_before_the_fit() -> None:
     assert again._calibrated
     kept, mine = again.backbone.calibration(), task.backbone.calibration()
     assert all(torch.equal(kept[name], mine[name]) for name in mine)
+
+
+def test_labels_of_another_legend(made_scene: Scene) -> None:
+    """As the command says, and not fitted to the few codes that are in both."""
+    paths = str(made_scene.imagery), str(made_scene.labels)
+    data = PairDataModule(*paths, batch_size=2, patch_size=224)
+    with pytest.raises(InputError, match="'nlcd' has them"):
+        trainer().fit(MapSRTask('identity', legend='worldcover', **QUICK), data)

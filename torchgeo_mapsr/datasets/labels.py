@@ -7,7 +7,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -246,13 +246,23 @@ def check_codes(
             )
     if legend.nodata is not None:
         codes.pop(legend.nodata, None)
-    _check_fits(labels[0].paths[0] if labels else '', codes, legend)
+    check_fits(labels[0].paths[0] if labels else '', codes, legend)
     for note in notes:
         warnings.warn(note, InputWarning, stacklevel=2)
 
 
-def _check_fits(path: str, codes: Counter[int], legend: Legend) -> None:
-    """Refuse a legend that has few of the codes."""
+def check_fits(path: str, codes: Mapping[int, int], legend: Legend) -> None:
+    """Refuse a legend that has few of the codes.
+
+    Args:
+        path: What has them, for the message.
+        codes: Number of cells of each code.
+        legend: What they are said to mean.
+
+    Raises:
+        InputError: It has few of them.
+    """
+    codes = Counter(codes)
     names = set(legend.codes.tolist())
     total, matched = _matched(codes, legend)
     if not total:

@@ -3,23 +3,27 @@
 
 """Chips at the patches of a footprint file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import geopandas
 import numpy as np
 import pandas
 import shapely
 import torch
+from numpy.typing import NDArray
+from pyproj import Transformer
 from shapely import Polygon
 from torch import Generator
 from torchgeo.datasets import GeoDataset
 from torchgeo.samplers import GeoSampler
 
 from ..arguments import check_range
+from ..datasets.base import ChipDataset, Tile
+from ..datasets.geo.grid import crop
 from ..datasets.geo.raster import PathLike
 from ..datasets.patches import read_footprints
 from ..errors import InputError
-from .chips import Query
+from .chips import Query, query_of, tiles_of
 
 
 class PatchSampler(GeoSampler):
@@ -31,8 +35,8 @@ class PatchSampler(GeoSampler):
     Args:
         dataset: What to sample from, of this package or of torchgeo.
         patches: The footprint file, or what it holds.
-        size: Height and width of a chip, in pixels of the dataset (default: what the
-            footprint spans).
+        size: Height and width of a chip, in pixels of the raster that it lies in
+            (default: what the footprint spans).
         shuffle: Sample in random order, another one in each epoch.
         length: Number of chips in an epoch (default: each patch once). Of more than
             there are patches, all are sampled equally often, to within one.
@@ -77,6 +81,13 @@ class PatchSampler(GeoSampler):
                 f'none of the {len(table)} patches is in the imagery; '
                 'give patches of the same place'
             )
+        self.shuffle, self.length, self.generator = shuffle, length, generator
+        if isinstance(dataset, ChipDataset):
+            points = np.stack([centres.x, centres.y], 1)[inside]
+            areas = shapely.area(outlines[inside])
+            tiles = tiles_of(dataset, roi, toi)
+            self._queries: list[Query] = _chips(dataset, tiles, points, areas, size)
+            return
         width, height = dataset.res
         if size is None:
             spans = np.sqrt(shapely.area(outlines[inside]) / (width * height))
@@ -85,7 +96,7 @@ class PatchSampler(GeoSampler):
             pixels = np.full(len(inside), size)
         x, y = centres.x.to_numpy()[inside], centres.y.to_numpy()[inside]
         half_x, half_y = pixels * width / 2, pixels * height / 2
-        self._queries: list[Query] = [
+        self._queries = [
             (slice(left, right), slice(bottom, top), slice(time.left, time.right))
             for left, right, bottom, top, time in zip(
                 (x - half_x).tolist(),
@@ -96,7 +107,6 @@ class PatchSampler(GeoSampler):
                 strict=True,
             )
         ]
-        self.shuffle, self.length, self.generator = shuffle, length, generator
 
     def __iter__(self) -> Iterator[Query]:
         """Yield xmin:xmax, ymin:ymax, tmin:tmax in the CRS of the dataset."""
@@ -116,3 +126,41 @@ class PatchSampler(GeoSampler):
             return list(range(count))
         order: list[int] = torch.randperm(count, generator=self.generator).tolist()
         return order
+
+
+def _chips(
+    dataset: ChipDataset,
+    tiles: Sequence[Tile],
+    points: NDArray[np.float64],
+    areas: NDArray[np.float64],
+    size: int | None,
+) -> list[Query]:
+    """Chips in the pixels of the rasters that patches lie in.
+
+    Args:
+        dataset: What reads them.
+        tiles: What can be sampled.
+        points: Centres of the patches, (n, 2), in the CRS of the dataset.
+        areas: Their areas, (n,), likewise.
+        size: Height and width of a chip, in pixels.
+    """
+    tree = shapely.STRtree([tile.geometry for tile in tiles])
+    patch, of = tree.query(shapely.points(points), predicate='intersects')
+    # The first raster that holds a centre.
+    order = np.lexsort((of, patch))
+    patch, first = np.unique(patch[order], return_index=True)
+    queries = []
+    for number, tile in zip(patch, of[order][first], strict=True):
+        found = tiles[tile]
+        grid = found.grid
+        assert grid.crs is not None
+        x, y = Transformer.from_crs(
+            dataset.crs, grid.crs.proj, always_xy=True
+        ).transform(*points[number])
+        pixel = grid.footprint(dataset.crs).geom.area / (grid.width * grid.height)
+        side = size or max(round(float(np.sqrt(areas[number] / pixel))), 1)
+        col, row = ~grid.affine * (x, y)
+        top, left = round(row - side / 2), round(col - side / 2)
+        chip = crop(grid, (top, left, top + side, left + side))
+        queries.append(query_of(dataset, chip, found))
+    return queries

@@ -24,6 +24,7 @@ from .._compat import Sample
 from ..arguments import check_arguments, construct
 from ..datamodules import ChipDataModule
 from ..datasets.chip import Chip
+from ..datasets.labels import check_fits
 from ..errors import InputError
 from ..models.backbones.backbone import Backbone
 from ..models.backbones.create import create_backbone
@@ -446,8 +447,11 @@ class MapSRTask(LandCoverTask):
             weight, bias = (p.detach().cpu() for p in self.probe.parameters())
             bias = torch.where(self.count.cpu() > 0, bias, ABSENT)
             probe = LinearProbe(weight, bias).unscale(self.mean.cpu(), self.scale.cpu())
+        seen = take((part for _, part in parts), options.max_chips)
+        table = Cells.merge(seen).table()
+        check_fits('the labels', table.count(), self.crosswalk.source)
         fitted = fit_model(
-            Cells.merge(take((part for _, part in parts), options.max_chips)).table(),
+            table,
             self.crosswalk,
             self.backbone,
             FrozenBackbone.of(self.backbone, h['bands'], h['image_dtype']),
