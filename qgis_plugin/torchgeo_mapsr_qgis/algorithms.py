@@ -332,6 +332,7 @@ class Evaluate(Verb):
                 'OUTPUT', 'Figures', 'JSON (*.json)', optional=True
             )
         )
+        self.add_overwrite()
 
     def arguments(self, parameters, context):
         arguments = [*self.rasters(parameters, 'MAPS', context)]
@@ -348,6 +349,7 @@ class Evaluate(Verb):
                 parameters, 'OUTPUT', context
             )
             arguments += ['--json', results['OUTPUT']]
+        arguments += self.overwrite(parameters, context)
         return arguments, results
 
 
@@ -421,10 +423,7 @@ class Area(Verb):
         )
 
     def arguments(self, parameters, context):
-        points, layer = self.parameterAsCompatibleSourceLayerPathAndLayerName(
-            parameters, 'POINTS', context, ['gpkg']
-        )
-        points = f'{points}:{layer}' if layer else points
+        points = self.vector(parameters, 'POINTS', context)
         arguments = [*self.rasters(parameters, 'MAPS', context), '--points', points]
         arguments += self.option(parameters, 'REFERENCE', '--reference', context)
         results = {}

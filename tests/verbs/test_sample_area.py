@@ -136,6 +136,7 @@ def test_one_line_errors(
         ([*sample, '--overwrite', '--expected', 'swamp=1'], "no class 'swamp'"),
         ([*sample, '--overwrite', '--strata', 'confidence'], '_confidence.tif is not'),
         ([*sample, '--overwrite', '--strata', 'lr'], '--labels'),
+        ([*sample, '--overwrite', '--labels', str(path)], 'has no effect without'),
         ([*sample, '--overwrite', '--standard-error', '2'], 'between 0 and 1'),
         ([*area, str(points)], 'no point has a reference class'),
         ([*area, str(few)], 'at least 2'),

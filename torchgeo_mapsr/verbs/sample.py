@@ -114,6 +114,8 @@ def run(options: argparse.Namespace) -> int:
         raise InputError('--standard-error is a share between 0 and 1, like 0.02.')
     if options.minimum < 2 or (options.size is not None and options.size < 2):
         raise InputError('--minimum and --size are at least 2: fewer have no variance.')
+    if options.labels and 'lr' not in options.strata:
+        raise InputError('--labels has no effect without --strata lr: leave it out.')
     inputs = [*options.maps, *options.labels]
     check_json(options, [*inputs, options.output])
     with output_path(options.output, inputs, options.overwrite) as scratch:

@@ -84,7 +84,11 @@ def test_every_parameter_learns() -> None:
 
 @pytest.mark.parametrize(
     ('options', 'message'),
-    [({'size': 72}, 'multiple of 32'), ({'ratio': 1.0}, 'between 0 and 1')],
+    [
+        ({'size': 72}, 'multiple of 32'),
+        ({'ratio': 1.0}, 'between 0 and 1'),
+        ({'size': 32, 'ratio': 0.9}, 'leaves none'),
+    ],
 )
 def test_mistakes(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -76,7 +76,8 @@ def layers_of(path: str | os.PathLike[str]) -> dict[str, str]:
     name = os.fspath(path)
     if _is_parquet(name):
         return {}
-    check_vector_name(name)
+    if os.path.exists(name):  # a.zip!b.shp is none, and pyogrio's own
+        check_vector_name(name)
     try:
         layers = pyogrio.list_layers(name)
     except (RuntimeError, OSError, ValueError) as error:
@@ -106,7 +107,6 @@ def read_vector(
     import geopandas
 
     name = os.fspath(path)
-    check_vector_name(name)
     layer = layer or next(iter(layers_of(name)), None)
     try:
         if _is_parquet(name):

@@ -95,6 +95,11 @@ class MaskedAutoencoder(nn.Module):
             raise InputError(f'ratio is between 0 and 1, not {ratio}')
         self.size, self.ratio, self.hidden = size, ratio, hidden
         self.side = size // PATCH
+        if int(self.side**2 * (1 - ratio)) < 1:
+            raise InputError(
+                f'a ratio of {ratio} leaves none of the {self.side**2} patches of an image '
+                f'of {size} pixels to be seen: give a lower one, or a larger size'
+            )
         vit = VisionTransformer(
             img_size=size,
             patch_size=1,
