@@ -389,10 +389,29 @@ def test_no_class_has_pixels_enough_for_a_prompt(score: str) -> None:
         blobs.table, pixels=blobs.table.pixels[::500], owner=blobs.table.owner[::500]
     )
     assert len(few.pixels) < 10
+    if score in ('lda', 'cosine'):  # which have nothing else
+        with pytest.raises(InputError, match='No class has the pixels'):
+            fit_head(few, SAME, FitOptions(score=score))
+        return
     made = fit_head(few, SAME, FitOptions(score=score))
     assert predict(made, blobs.table.pixels).isfinite().all()
-    if score in ('probe', 'fusion'):
-        assert blobs.accuracy(made) > 0.6
+    assert blobs.accuracy(made) > 0.6
+
+
+@pytest.mark.parametrize('score', ['lda', 'probe'])
+def test_a_class_without_a_prompt_is_told(score: str) -> None:
+    """Of prompts alone it is not mapped; the probe maps it all the same."""
+    blobs = Blobs(seed=4)
+    label = torch.from_numpy(SAME.index(blobs.table.code.numpy()))
+    keep = label[blobs.table.owner] != 1
+    few = replace(
+        blobs.table, pixels=blobs.table.pixels[keep], owner=blobs.table.owner[keep]
+    )
+    report = fit_head(few, SAME, FitOptions(score=score, prior=0)).provenance['fit']
+    name = SAME.target.class_names[1]
+    told = [text for text in report['remarks'] if 'has no prompt' in text]
+    assert [text.startswith(name) for text in told] == [True] * (score == 'lda')
+    assert (name in report['unmapped']) == (score == 'lda')
 
 
 def test_classes_that_are_very_far_apart() -> None:
