@@ -23,6 +23,7 @@ from torchgeo_mapsr import (
 from torchgeo_mapsr.datasets import Crosswalk
 from torchgeo_mapsr.datasets.geo import raster
 from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.errors import InputWarning
 from torchgeo_mapsr.models.model import LandCoverModel as Model
 
 from .conftest import BACKBONE
@@ -368,3 +369,9 @@ def test_a_crosswalk_may_be_an_object(scene: Scene, model: LandCoverModel) -> No
     assert again.to_bytes() == model.to_bytes()
     with pytest.raises(InputError, match='not from'):
         fit(scene.imagery, scene.labels, 'worldcover', crosswalk=walk, **options)
+
+
+def test_scaled_values_are_warned_of(scene: Scene, model: LandCoverModel) -> None:
+    values, grid = arrays(scene.imagery)
+    with pytest.warns(InputWarning, match='of uint8, and this has values of 0 to 1'):
+        map_array(model, (values / np.float32(255), grid), chip_size=128)

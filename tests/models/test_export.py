@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from torchgeo_mapsr import ExportableModel, InputError, fit
+from torchgeo_mapsr import ExportableModel, InputError, fit, map_array
 from torchgeo_mapsr.datasets.scene.scene import Scene
 
 SPECS = ('rcf?filters=6&colours=24&strides=1,4', 'timm:test_vit?weights=random')
@@ -97,3 +97,13 @@ def test_a_pixel_that_is_not_finite_stays_alone(module: ExportableModel) -> None
     found, expected = module(broken).argmax(1), module(image).argmax(1)
     assert (found != expected).float().mean() < 0.05
     assert module(broken).isfinite().all()
+
+
+def test_it_moves_as_a_whole_and_alone(made_scene: Scene) -> None:
+    """Its head with its backbone, and not the model that it was made of."""
+    model = fit(made_scene.imagery, made_scene.labels, 'nlcd', backbone='rcf')
+    moved = ExportableModel(model).to('meta')
+    assert moved.head.device.type == 'meta'
+    assert moved(torch.zeros(1, 4, 64, 64, device='meta')).shape == (1, 4, 64, 64)
+    assert model.device.type == 'cpu'
+    assert map_array(model, made_scene.imagery).max() > 0

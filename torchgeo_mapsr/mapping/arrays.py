@@ -31,7 +31,7 @@ from ..models.networks.files import NetworkFiles
 from .cog import NO_PERCENT, map_codes
 from .config import ComputeOptions, ScoringOptions
 from .fit import fit_region
-from .inputs import Inputs
+from .inputs import Inputs, warn_of_another_scale
 from .progress import Stopwatch
 from .tiles import ModelScores, ScoredChip, TileItem, sweep
 
@@ -164,6 +164,7 @@ def map_array(
                 f'The model was made for imagery of {model.bands} bands, this has '
                 f'{images.bands}; choose the bands of the array.'
             )
+        warn_of_another_scale(model, images)
         plan = _plan(images, chip_size, model.halo, model.stride)
         values = _scored(model, images, rasters, plan, probabilities)
     return _like(values, imagery, model.target)

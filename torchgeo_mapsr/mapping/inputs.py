@@ -4,6 +4,7 @@
 """What a job reads, opened and checked."""
 
 import os
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,20 @@ from typing import Any
 import numpy as np
 
 from ..datasets.geo.aoi import AreaOfInterest
+from ..datasets.geo.grid import crop
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster, check_codes
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
-from ..errors import InputError
-from ..models.model import file_digest
+from ..errors import InputError, InputWarning
+from ..models.model import ChipModel, LandCoverModel, file_digest
 from ..versions import versions
 from .cog import map_codes
 from .config import MapJob, may_be_search
 from .outputs import Outputs
+
+# Pixels along a side of the middle of a raster, where its values are looked at.
+_LOOKED_AT = 256
 
 
 @dataclass(frozen=True)
@@ -190,3 +195,30 @@ def searched(job: MapJob) -> MapJob:
     return replace(
         job, legend=legend, imagery=results['imagery'], labels=results['labels']
     )
+
+
+def warn_of_another_scale(model: ChipModel, images: Imagery) -> None:
+    """Warn where a fit to integers is used on values of 0 to 1.
+
+    Args:
+        model: What maps the imagery.
+        images: The imagery, of which the middle is looked at.
+
+    Warns:
+        InputWarning: The values are scaled: the map would be of one class or two.
+    """
+    if not isinstance(model, LandCoverModel) or model.origin.dtype is None:
+        return
+    if images.dtype.kind != 'f':
+        return
+    row, col = (max(size // 2 - _LOOKED_AT // 2, 0) for size in images.geobox.shape)
+    box = row, col, row + _LOOKED_AT, col + _LOOKED_AT
+    values, valid = images.read(crop(images.geobox, box))
+    seen = values[:, valid]
+    if seen.size and seen.min() >= 0 and seen.max() <= 1 and (seen % 1 > 0).any():
+        warnings.warn(
+            f'The fit was made from imagery of {model.origin.dtype}, and this has values '
+            'of 0 to 1: give it as the fit had it, or the map is wrong',
+            InputWarning,
+            stacklevel=2,
+        )

@@ -42,7 +42,7 @@ from ..models.networks.files import NetworkFiles
 from .config import BackboneOptions, MapJob
 from .executor import Executor, Here, Tick
 from .fit import fit_region
-from .inputs import Inputs, searched
+from .inputs import Inputs, searched, warn_of_another_scale
 from .outputs import Outputs, check_outputs
 from .progress import JsonProgress, Stopwatch
 from .publish import publish
@@ -455,6 +455,8 @@ def check_model(model: ChipModel, inputs: Inputs, target: str) -> None:
             f'The model was made for imagery of {model.bands} bands, this has '
             f'{inputs.bands}; choose bands with --bands.'
         )
+    for image in inputs.images:
+        warn_of_another_scale(model, image)
 
 
 def _bar(console: Console, kind: str) -> Progress | JsonProgress:

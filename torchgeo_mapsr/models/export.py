@@ -3,10 +3,14 @@
 
 """A fitted model as a module that torch.export and ONNX take."""
 
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Self
+
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .model import LandCoverModel
+from .model import LandCoverModel, device_of_module
 
 
 class ExportableModel(nn.Module):
@@ -42,11 +46,21 @@ class ExportableModel(nn.Module):
                 'A model with propagation or a guided upsampler cannot be exported; '
                 "use it with upsampler='bilinear' and propagate='none' (with_options)."
             )
-        self.backbone = model.backbone
+        # Modules are moved in place, and the model stays where it is.
+        self.backbone = deepcopy(model.backbone)
         self.head = model.head
         # Made here, once: torch.compile cannot follow the lock of a cached_property.
         _ = self.head.projection
         self.eval()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the head with the backbone."""
+        super()._apply(fn, recurse)
+        device = device_of_module(self.backbone)
+        if self.head.device != device:
+            self.head = self.head.to(device)
+            _ = self.head.projection
+        return self
 
     def forward(self, image: Tensor) -> Tensor:
         """Score every pixel.
