@@ -15,7 +15,7 @@ import rasterio
 import timm
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
 from torch import Tensor
@@ -508,7 +508,7 @@ TWO_PROCESSES = """
 import sys
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torchgeo_mapsr import MapSRTask, PairDataModule
 
 class Same(Callback):
@@ -762,3 +762,14 @@ def test_labels_of_another_legend(made_scene: Scene) -> None:
     data = PairDataModule(*paths, batch_size=2, patch_size=224)
     with pytest.raises(InputError, match="'nlcd' has them"):
         trainer().fit(MapSRTask('identity', legend='worldcover', **QUICK), data)
+
+
+def test_a_checkpoint_from_within_the_fit(chips: Chips, tmp_path: Path) -> None:
+    """The fit would be one to the chips that were seen afterwards."""
+    every = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1)
+    run = trainer(tmp_path, callbacks=[every], limit_val_batches=0)
+    run.fit(MapSRTask('identity', **QUICK), chips)
+    early = min(tmp_path.glob('*.ckpt'), key=lambda path: path.stat().st_mtime_ns)
+    again = trainer(limit_val_batches=0)
+    with pytest.raises(InputError, match='begin anew'):
+        again.fit(MapSRTask('identity', **QUICK), chips, ckpt_path=str(early))

@@ -455,7 +455,7 @@ def check_model(model: ChipModel, inputs: Inputs, target: str) -> None:
             f'The model was made for imagery of {model.bands} bands, this has '
             f'{inputs.bands}; choose bands with --bands.'
         )
-    for image in inputs.images:
+    for image in inputs.images[:8]:  # of thousands of files it would take minutes
         warn_of_another_scale(model, image)
 
 

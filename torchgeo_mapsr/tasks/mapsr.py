@@ -257,7 +257,19 @@ class MapSRTask(LandCoverTask):
             data.train_sampler = share
 
     def on_train_start(self) -> None:
-        """Begin to look at chips."""
+        """Begin to look at chips.
+
+        Raises:
+            InputError: The checkpoint to go on from was written within the epoch: chips
+                that were seen before it are not kept.
+        """
+        seen = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        goes_on = self.trainer.ckpt_path is not None and seen > 0
+        if goes_on and not self._trains and self.land_cover is None:
+            raise InputError(
+                'This checkpoint was written before the fit was done, and what it has seen '
+                'is not kept: begin anew, without ckpt_path'
+            )
         self._waiting, self._parts = [], []
         self._chips_here = 0
         self._first_epoch = self.current_epoch
