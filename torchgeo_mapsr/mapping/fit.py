@@ -254,8 +254,6 @@ def look(
                 if not len(part):
                     continue
                 parts.append(part)
-                # Features of a whole chip leave gaps between what is kept of each.
-                give_back()
                 cells += len(part)
                 if cells >= MAX_CELLS:
                     break

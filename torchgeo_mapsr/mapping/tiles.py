@@ -26,7 +26,7 @@ from ..evaluation.reweighting import reweighted
 from ..models.head.calibration import Calibration
 from ..models.model import ChipModel, ModelFile, chips_at_once
 from ..models.networks.files import NetworkFiles
-from ..process import give_back, pipeline
+from ..process import pipeline
 from .cog import NO_PERCENT, map_codes
 from .progress import Stopwatch
 from .store import TileFiles
@@ -228,7 +228,6 @@ class _Canvas:
         self.valid = np.roll(self.valid, -rows, 0)
         self.valid[self.depth - rows :] = False
         self.top = bottom
-        give_back()
 
     def _choose(self, rows: slice, total: Tensor) -> None:
         """Finish rows, counted from the first that is not."""

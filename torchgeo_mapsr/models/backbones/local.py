@@ -68,12 +68,35 @@ def local_mean(image: Tensor, out: Tensor) -> None:
     """
     step = in_cache(image)
     for some, part in zip(image.split(step, 1), out.split(step, 1), strict=True):
-        padded = mirrored(some, 1)
-        rows = padded[..., :-2, :] + padded[..., 1:-1, :]
-        rows += padded[..., 2:, :]
-        if torch.compiler.is_compiling():  # which breaks its graph at out=
-            part.copy_(rows[..., :-2] + rows[..., 1:-1])
-        else:
-            torch.add(rows[..., :-2], rows[..., 1:-1], out=part)
-        part += rows[..., 2:]
-        part /= 9
+        mean_inside(mirrored(some, 1), part)
+
+
+def mean_inside(image: Tensor, out: Tensor) -> None:
+    """Mean over 3 x 3 of what has a border.
+
+    Args:
+        image: (B, C, H + 2, W + 2).
+        out: Where the result goes, (B, C, H, W).
+    """
+    rows = image[..., :-2, :] + image[..., 1:-1, :]
+    rows += image[..., 2:, :]
+    if torch.compiler.is_compiling():  # which breaks its graph at out=
+        out.copy_(rows[..., :-2] + rows[..., 1:-1])
+    else:
+        torch.add(rows[..., :-2], rows[..., 1:-1], out=out)
+    out += rows[..., 2:]
+    out /= 9
+
+
+def by_tokens(image: Tensor) -> Tensor:
+    """The same values, on a CPU with the channels of each pixel side by side.
+
+    Convolutions of a few bands are faster so. Measured for 336 x 336 pixels of 4 bands
+    and 48 filters of 5 x 5: their scores in 33 ms instead of 44, with the same numbers.
+
+    Args:
+        image: (B, C, H, W).
+    """
+    if image.device.type != 'cpu':
+        return image
+    return image.contiguous(memory_format=torch.channels_last)

@@ -13,9 +13,9 @@ from torch import Tensor
 from ...datasets.geo.grid import Window
 from ...errors import InputError
 from ..tokens.tokens import LazyTokens, Tokens
-from ..tokens.upsample import Bilinear, whole
+from ..tokens.upsample import Bilinear, seen, whole
 from .backbone import Backbone
-from .local import block_mean, in_cache, local_mean, mirrored
+from .local import block_mean, by_tokens, in_cache, local_mean, mean_inside, mirrored
 
 # Patches that the filters of one stride are drawn and whitened from.
 PATCHES = 4000
@@ -286,7 +286,7 @@ class RCF(Backbone):
         step = in_cache(total)
         for i, (stride, part) in enumerate(zip(self.strides[1:], parts, strict=True)):
             coarse = block_mean(image, stride)
-            spans = _seen(rows, stride), _seen(cols, stride)
+            spans = seen(rows, stride), seen(cols, stride)
             grid = texture_scores(coarse, self.weight[i], self.bias[i], part, spans)
             down, right = (
                 slice(pixels.start - first, pixels.stop - first)
@@ -328,46 +328,62 @@ class RCF(Backbone):
 
     def _waves(self, image: Tensor) -> Tensor:
         """The finest level: bands, and waves of their colours."""
-        bands, waves = image.shape[1], len(self.phase)
-        level = _tokens_first(image, bands + waves)
+        batch, bands, height, width = image.shape
+        channels = bands + len(self.phase)
+        level = _tokens_first(image, (batch, channels, height, width))
+        angle = _angle(self.frequency, self.phase)
         for one, features in zip(image, level.permute(0, 2, 3, 1), strict=True):
             pixels, out = one.flatten(1).T, features.flatten(0, 1)
             out[:, :bands] = pixels
             # A product: a 1 x 1 convolution pads its few input channels and takes three
             # times as long on a CPU.
+            pixels = F.pad(pixels, (0, 1), value=1)
             step = _pixels(image)
             parts = out[:, bands:].split(step)
             for some, part in zip(pixels.split(step), parts, strict=True):
-                part.copy_(torch.addmm(self.phase, some, self.frequency.T).cos_())
+                part.copy_((some @ angle.T).cos_())
         return level
 
     def _textures(
         self, image: Tensor, weight: Tensor, bias: Tensor, window: Window
     ) -> Tensor:
         """A part of one level: locally averaged bands and rectified responses."""
-        bands, (height, width) = image.shape[1], image.shape[-2:]
+        batch, bands, height, width = image.shape
         rows, cols = window
-        level = _tokens_first(image[..., rows, cols], bands + 2 * self.filters)
-        # Means look one token further. At the grid's border they mirror; where there is
-        # more of the grid, what they mirror is cut off.
+        channels, across = bands + 2 * self.filters, cols.stop - cols.start
+        level = _tokens_first(image, (batch, channels, rows.stop - rows.start, across))
+        # Means look one token further. At the grid's border that is mirrored, or held
+        # where the grid is a single line, as `mirrored` does.
         left, right = max(cols.start - 1, 0), min(cols.stop + 1, width)
+        mirror = 1 if min(height, width) > 1 else 0
         padded = mirrored(image, self.kernel // 2)
-        padded = padded[..., left : right + self.kernel - 1]
-        across = slice(cols.start - left, cols.stop - left)
+        padded = by_tokens(padded[..., left : right + self.kernel - 1])
+        image, weight = by_tokens(image), by_tokens(weight)
         # Of fewer rows than this the two more that means look at cost too much.
         step = max(_pixels(image) // (right - left), LEAST_ROWS)
+        step = min(step, rows.stop - rows.start)
+        rings = _tokens_first(image, (batch, channels, step + 2, across + 2))
         for first in range(rows.start, rows.stop, step):
             last = min(first + step, rows.stop)
             top, bottom = max(first - 1, 0), min(last + 1, height)
             strip = padded[:, :, top : bottom + self.kernel - 1]
             response = F.conv2d(strip, weight, bias)
-            above = (response - THRESHOLD).relu_()
-            below = (-THRESHOLD - response).relu_()
-            parts = torch.cat([image[:, :, top:bottom, left:right], above, below], 1)
-            means = torch.empty_like(parts)
-            local_mean(parts, means)
-            out = level[:, :, first - rows.start : last - rows.start]
-            out.copy_(means[:, :, first - top : last - top, across])
+            ring = rings[:, :, : last - first + 2]
+            inside = ring[:, :, top - first + 1 :, left - cols.start + 1 :]
+            inside = inside[..., : bottom - top, : right - left]
+            inside[:, :bands] = image[:, :, top:bottom, left:right]
+            above, below = inside[:, bands:].chunk(2, 1)
+            above[:] = (response - THRESHOLD).relu_()
+            below[:] = (-THRESHOLD - response).relu_()
+            if top == first:
+                ring[:, :, 0] = ring[:, :, 1 + mirror]
+            if bottom == last:
+                ring[:, :, -1] = ring[:, :, -2 - mirror]
+            if left == cols.start:
+                ring[..., 0] = ring[..., 1 + mirror]
+            if right == cols.stop:
+                ring[..., -1] = ring[..., -2 - mirror]
+            mean_inside(ring, level[:, :, first - rows.start : last - rows.start])
         return level
 
     def _patches(
@@ -425,13 +441,6 @@ class _FilterTokens(LazyTokens):
         return scores
 
 
-def _seen(pixels: slice, stride: int) -> slice:
-    """Tokens that pixels are interpolated between, along one axis."""
-    beyond = min(stride - 1, 1)
-    first = max(pixels.start // stride - beyond, 0)
-    return slice(first, -(-pixels.stop // stride) + beyond)
-
-
 def _principal_axes(samples: Tensor, count: int) -> Tensor:
     """Orthonormal axes of greatest variance, (count, C), of centred samples (C, N)."""
     covariance = samples.double() @ samples.double().T
@@ -469,14 +478,20 @@ def wave_scores(
     """
     batch, bands, height, width = image.shape
     of_bands, of_waves = weight.split([bands, len(phase)], dim=1)
+    angle = _angle(frequency, phase)
     scores = image.new_empty(batch, len(weight), height * width)
     for pixels, out in zip(image.flatten(2), scores, strict=True):
+        pixels = torch.cat([pixels, torch.ones_like(pixels[:1])])
         step = _pixels(image)
         for some, part in zip(pixels.split(step, 1), out.split(step, 1), strict=True):
-            waves = torch.addmm(phase[:, None], frequency, some).cos_()
-            torch.mm(of_waves, waves, out=part)
-            part.addmm_(of_bands, some)
+            torch.mm(of_waves, (angle @ some).cos_(), out=part)
+            part.addmm_(of_bands, some[:bands])
     return scores.view(batch, len(weight), height, width)
+
+
+def _angle(frequency: Tensor, phase: Tensor) -> Tensor:
+    """(F, C + 1), of bands and a 1: a sum after the product would take half as long."""
+    return torch.cat([frequency, phase[:, None]], 1)
 
 
 def texture_scores(
@@ -510,8 +525,8 @@ def texture_scores(
         for span, size in zip(window, image.shape[-2:], strict=True)
     )
     beyond = kernels.shape[-1] - 1
-    padded = padded[..., left : right + beyond]
-    image = image[..., left:right]
+    padded = by_tokens(padded[..., left : right + beyond])
+    image, kernels = image[..., left:right], by_tokens(kernels)
     width = right - left
     scores = image.new_empty(batch, len(weight), bottom - top, width)
     step = max(_pixels(image) // width, 1)
@@ -532,13 +547,12 @@ def texture_scores(
     return means[..., : shape[0], : shape[1]]
 
 
-def _tokens_first(image: Tensor, channels: int) -> Tensor:
-    """An empty level, the features of each token side by side.
+def _tokens_first(image: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """An empty (B, D, h, w), the features of each token side by side.
 
     A fit looks tokens up, and to bring them into this order afterwards takes as long as
     the features themselves.
     """
-    shape = len(image), channels, *image.shape[-2:]
     return torch.empty(
         shape, dtype=image.dtype, device=image.device, memory_format=torch.channels_last
     )

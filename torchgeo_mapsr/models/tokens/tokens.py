@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...datasets.geo.grid import Window
-from .upsample import Bilinear, Upsampler, whole
+from .upsample import Bilinear, Upsampler, seen, whole
 
 # Rows of a level of stride 1 that are made at once where a part is enough: memory of
 # more than 32 MB is new memory each time, which takes as long as a level itself.
@@ -390,34 +390,42 @@ class LazyTokens(Tokens):
 
         Args:
             index: Number of the level.
-            window: Rows and columns of a level of stride 1 that are wanted; all by
-                default.
+            window: Rows and columns of the grid that are wanted; all by default.
 
         Returns:
             (B, D_l, h_l, w_l) float32.
         """
 
     def parts(self, window: Window | None = None) -> Iterator['Part']:
-        """Parts of which none is kept: of a level of stride 1 what is wanted.
+        """Parts of which none is kept: of each level what wanted pixels see.
 
-        On a CPU it comes in some rows at a time. See :meth:`Tokens.parts`.
+        On a CPU, a level of stride 1 comes in some rows at a time. See
+        :meth:`Tokens.parts`.
         """
         if '_levels' in vars(self):
             yield from super().parts(window)
             return
-        every = whole(self.size)
+        rows, cols = window or whole(self.size)
         for index, columns in enumerate(self._columns()):
             stride = self.strides[index]
-            rows, cols = (window or every) if stride == 1 else every
             by_rows = stride == 1 and self.device.type == 'cpu'
             step = PART if by_rows else self.size[0]
             for first in range(rows.start, rows.stop, step):
-                here = slice(first, min(first + step, rows.stop)), cols
-                level = self.make_level(index, here if stride == 1 else None)
-                size = here[0].stop - first, cols.stop - cols.start
+                wanted = _clipped(slice(first, first + step), rows.stop), cols
+                down, across = (
+                    _clipped(seen(pixels, stride), -(-size // stride))
+                    for pixels, size in zip(wanted, self.size, strict=True)
+                )
+                level = self.make_level(index, (down, across))
+                # An image by itself, in which wanted pixels see the same tokens.
+                below, right = (
+                    _clipped(slice(span.start * stride, span.stop * stride), size)
+                    for span, size in zip((down, across), self.size, strict=True)
+                )
+                size = below.stop - below.start, right.stop - right.start
                 tokens = Tokens((level,), (stride,), size, self.upsampler)
                 del level  # or it would be there beside the next
-                yield Part(columns, here, tokens)
+                yield Part(columns, (below, right), tokens)
                 del tokens
 
     @property
@@ -492,6 +500,11 @@ class _ConcatTokens(LazyTokens):
         scores = [member.project(part, None, window) for member, part in parts]
         total = torch.stack(scores).sum(0)
         return total if bias is None else total + bias.to(total)[:, None, None]
+
+
+def _clipped(span: slice, stop: int) -> slice:
+    """What of a span lies before an end."""
+    return slice(span.start, min(span.stop, stop))
 
 
 def _rows(level: Tensor) -> Tensor:

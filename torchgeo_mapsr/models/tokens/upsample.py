@@ -127,6 +127,21 @@ def whole(size: tuple[int, int]) -> Window:
     return slice(0, size[0]), slice(0, size[1])
 
 
+def seen(pixels: slice, stride: int) -> slice:
+    """Tokens that pixels are interpolated between by :class:`Bilinear`, along one axis.
+
+    Args:
+        pixels: The pixels.
+        stride: Pixels a token.
+
+    Returns:
+        The tokens; the last may lie beyond the grid.
+    """
+    beyond = min(stride - 1, 1)
+    first = max(pixels.start // stride - beyond, 0)
+    return slice(first, -(-pixels.stop // stride) + beyond)
+
+
 def neighbour_products(grid: Tensor, dy: int, dx: int) -> Tensor:
     """Dot product of every token with the one at an offset.
 
