@@ -195,3 +195,12 @@ def test_keys_of_any_sample_count() -> None:
             collate_pairs(samples)
     with pytest.raises(InputError, match='no sample'):
         collate_pairs([])
+
+
+def test_samples_without_labels_are_stacked() -> None:
+    samples = [{'image': torch.rand(3, 8, 8), 'crs': i} for i in range(2)]
+    batch = collate_pairs(samples)
+    assert batch['image'].shape == (2, 3, 8, 8)
+    assert batch['crs'] == [0, 1]
+    with pytest.raises(InputError, match='only some samples have lr_label'):
+        collate_pairs([make((2, 2), 0), *samples])

@@ -123,11 +123,6 @@ class TestValidity:
         assert valid[5:].all()
         assert not image[:, :5].any()
 
-    def test_nodata_that_the_type_cannot_hold(self, write: Write) -> None:
-        values = np.full((1, 5, 5), 241, 'uint8')  # −9999 modulo 256
-        _, valid = self.read(write('a.tif', values), nodata=-9999)
-        assert valid.all()
-
     @pytest.mark.parametrize('nodata', [None, np.nan, -1.0])
     def test_nan_and_infinity(self, write: Write, nodata: float | None) -> None:
         values = noise(3, 20, 20, dtype='float32')
@@ -500,6 +495,14 @@ class TestHandles:
             os.utime(path, ns=(value, value))
             imagery = Imagery(path)
             assert (imagery.read(imagery.geobox)[0] == value).all()
+
+
+@pytest.mark.parametrize('number', [-9999, 256, 3.5, np.nan, np.inf])
+def test_no_data_that_no_pixel_can_have(write: Write, number: float) -> None:
+    path = write('a.tif', noise(3, 5, 5))
+    with pytest.raises(InputError, match='numbers are uint8, and none is'):
+        Imagery(path, nodata=number)
+    assert Imagery(path, nodata=255).bands == 3
 
 
 class TestFingerprint:

@@ -443,6 +443,15 @@ class TestPlot:
         np.testing.assert_array_equal(shown, nlcd.colors[nlcd.index(codes)])
         plt.close(figure)
 
+    def test_half_precision(self, pair: LRHRPair) -> None:
+        """NumPy has no bfloat16; whole numbers up to 256 lose nothing in it."""
+        sample = pair[:]
+        figure = pair.plot(sample)
+        half = pair.plot({**sample, 'image': sample['image'].bfloat16()})
+        one, other = (f.axes[0].images[0].get_array() for f in (figure, half))
+        np.testing.assert_allclose(one, other, atol=0.02)
+        plt.close('all')
+
     def test_batch(self, pair: LRHRPair) -> None:
         with pytest.raises(InputError, match=r'batch of 2.*unbind_samples'):
             pair.plot(collate_pairs([pair[:], pair[:]]))

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from torchgeo_mapsr.datasets import Legend
 from torchgeo_mapsr.datasets.legends import catalog
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.main import main
@@ -196,6 +198,8 @@ def test_weights_keep_their_digits() -> None:
         {'chips': {'size': '64'}},
         {'imagery': None},
         {'output': None},
+        {'legend': Legend.load('nlcd')},
+        {'backbone': {'spec': torch.nn.Identity()}},
     ],
 )
 def test_wrong_words_and_numbers_are_told_before_any_work(

@@ -70,6 +70,8 @@ def mistakes(scene: Scene, folder: Path) -> dict[str, tuple[dict[str, Any], str]
         ),
         'chips too small': ({'chip_size': 24}, '--chip-size'),
         'bands': ({'bands': (1, 9)}, 'no band 9'),
+        'no-data value': ({'nodata': -9999}, 'numbers are uint8, and none is -9999'),
+        'date': ({'date': '2021'}, '--date has no effect on files'),
         'fit': ({'model': Path(scene.imagery)}, 'fit'),
     }
 
@@ -89,6 +91,8 @@ NAMES = [
     'only no data',
     'chips too small',
     'bands',
+    'no-data value',
+    'date',
     'fit',
 ]
 
@@ -106,9 +110,11 @@ def test_mistake(
     changes, message = mistakes(scene, folder)[name]
     target = changes.pop('target', None)
     bands = changes.pop('bands', None)
+    others = {k: changes.pop(k) for k in ('nodata', 'date') if k in changes}
     args = arguments(job, **changes)
     args += ['--target', target] if target else []
     args += ['--bands', *map(str, bands)] if bands else []
+    args += [f'--{name}={value}' for name, value in others.items()]
     assert main(args) == 2
     captured = capsys.readouterr()
     assert message in captured.err

@@ -313,3 +313,26 @@ def test_another_device_leaves_the_model_where_it_is(
     assert model.to('meta').device.type == 'meta'
     assert model.to('cpu').backbone is model.backbone
     assert torch.equal(model.probabilities(chip), before)
+
+
+def test_guides_without_a_value_spoil_no_pixel_beside_them(
+    backbone: Backbone, chips: list[Chip]
+) -> None:
+    """A pixel that is not finite counts as 0 in what guides the upsampling."""
+    image = chips[0].image.clone()
+    spread = band_spread([(chip.image, chip.valid) for chip in chips[:4]])
+    weight = torch.ones(2, sum(backbone.channels))
+    zero, broken = image.clone(), image.clone()
+    zero[:, 20, 30] = 0
+    broken[:, 20, 30] = torch.tensor([torch.inf, -torch.inf, torch.nan, torch.inf])
+    expected, found = (
+        extract(backbone, some, spread=spread).upsampler.weights(4)
+        for some in (zero, broken)
+    )
+    assert torch.equal(found, expected)
+    assert extract(backbone, broken, spread=spread).project(weight).isfinite().all()
+
+
+def test_a_backbone_is_named() -> None:
+    with pytest.raises(InputError, match='named by its spec'):
+        create_backbone(torch.nn.Identity(), 4)  # type: ignore[arg-type]

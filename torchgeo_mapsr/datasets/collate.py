@@ -23,7 +23,8 @@ def collate_pairs(samples: Iterable[Sample]) -> Sample:
     at the bottom, to the largest height and width in the batch. Where samples have
     several label rasters, and not equally many, windows without labels are added. A
     cell's place in the flattened windows changes with their size, so ``mask_region`` is
-    numbered anew; what it points to stays the same. The samples are left as they are.
+    numbered anew; what it points to stays the same. Samples without LR labels are
+    stacked as they are. The samples are left as they are.
 
     Args:
         samples: Samples of an LR/HR dataset whose images are of one size.
@@ -37,9 +38,11 @@ def collate_pairs(samples: Iterable[Sample]) -> Sample:
     samples = list(samples)
     if not samples:
         raise InputError('there is no sample to make a batch of')
-    shapes = [windows_of(sample) for sample in samples]
-    largest = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-    fitted = [fit_windows(sample, largest) for sample in samples]
+    fitted = samples
+    if all('lr_label' in sample for sample in samples):
+        shapes = [windows_of(sample) for sample in samples]
+        largest = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+        fitted = [fit_windows(sample, largest) for sample in samples]
     batch: Sample = {}
     for key in dict.fromkeys(key for sample in fitted for key in sample):
         if any(key not in sample for sample in fitted):

@@ -840,12 +840,26 @@ def _layer(
                 f'{offset:g}; put that right (gdal_edit -scale 1 -offset 0)'
             )
     picks = tuple((needed.index(band), component) for band, component in chosen)
+    kinds = [file.dtypes[band - 1] for band in needed]
+    if nodata is not None and not any(_holds(kind, nodata) for kind in kinds):
+        raise InputError(
+            f'{file.path}: its numbers are {kinds[0]}, and none is {nodata:g}; give the '
+            'no-data value as it is stored'
+        )
     values = tuple(
         file.nodata[band - 1] if nodata is None else nodata for band in needed
     )
     # a band that is named is data, whatever the file calls it
     used = tuple(alpha for alpha in alphas if alpha[0] not in needed)
     return _Layer(file, needed, picks, values, used)
+
+
+def _holds(dtype: str, number: float) -> bool:
+    """Whether a type of numbers has a number."""
+    if np.dtype(dtype).kind not in 'iu':
+        return True
+    range_ = np.iinfo(dtype)
+    return range_.min <= number <= range_.max and number == int(number)
 
 
 def _check_bands(layers: Sequence[_Layer]) -> None:

@@ -3,7 +3,7 @@
 
 """What a finished map holds, and whether it agrees with the LR labels it came from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 
-from ..datasets.geo.grid import blocks_of, row_areas
+from ..datasets.geo.grid import Window, blocks_of, row_areas
 from ..datasets.geo.raster import RasterFile
 from ..datasets.geo.region import cell_diameter, region_map
 from ..datasets.labels import LabelRaster
@@ -109,15 +110,15 @@ def summarise(
     hectares, nodata = np.zeros(n), 0
     mapped = LabelRaster([RasterFile.open(path)])
     areas = row_areas(mapped.geobox) / 1e4
-    for rows, cols in blocks_of(mapped.geobox, _BLOCK):
-        index = known_index(mapped.read(rows, cols), legend, path)
+    for part in _parts(mapped, legend, labels if crosswalk is not None else ()):
+        index = part.index[part.inner]
         counts = np.stack([np.bincount(row + 1, minlength=n + 1) for row in index])
         nodata += int(counts[:, 0].sum())
         pixels += counts[:, 1:].sum(0)
-        hectares += areas[rows] @ counts[:, 1:]
+        hectares += areas[part.rows] @ counts[:, 1:]
         for raster in labels if crosswalk is not None else ():
             assert crosswalk is not None
-            codes, counts = _cells(mapped, legend, raster, rows, cols)
+            codes, counts = part.cells(raster, n)
             truth = crosswalk.index(codes)
             counts, truth = counts[truth >= 0], truth[truth >= 0]
             same = counts.argmax(1) == truth
@@ -237,9 +238,9 @@ def composition(
     cells = np.zeros(length, np.int64)
     shares, squares = np.zeros((length, n)), np.zeros((length, n))
     mapped = LabelRaster([RasterFile.open(path)])
-    for rows, cols in blocks_of(mapped.geobox, _BLOCK):
+    for part in _parts(mapped, legend, labels):
         for raster in labels:
-            codes, counts = _cells(mapped, legend, raster, rows, cols)
+            codes, counts = part.cells(raster, n)
             index = lr_legend.index(codes)
             counts, index = counts[index >= 0], index[index >= 0]
             share = counts / counts.sum(1, keepdims=True)
@@ -249,44 +250,81 @@ def composition(
     return Composition(lr_legend, legend, cells, shares, squares)
 
 
-def _cells(
-    mapped: LabelRaster, legend: Legend, labels: LabelRaster, rows: slice, cols: slice
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """LR cells whose first pixel lies in a window.
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A window of a map with a margin that is wider than a cell.
 
-    Returns:
-        The code of each that has one and mapped pixels, (n,), and its pixels by class
-        of the map, (n, C).
+    Args:
+        geobox: Grid of the window with its margin.
+        index: Class index of its pixels, (H, W); -1 = no data.
+        rows: Rows of the window in the map.
+        inner: Rows and columns of the window here.
     """
-    n, geobox = len(legend), mapped.geobox
-    margin = cell_diameter(geobox[rows, cols], labels.geobox)
-    height, width = geobox.shape
-    top, left = max(rows.start - margin, 0), max(cols.start - margin, 0)
-    wide = (
-        slice(top, min(rows.stop + margin, height)),
-        slice(left, min(cols.stop + margin, width)),
-    )
-    region = region_map(geobox[wide], labels.geobox)
-    codes = labels.read(region.rows, region.cols).ravel()
-    size = codes.size
-    if not (codes >= 0).any():
-        return np.zeros(0, np.int64), np.zeros((0, n), np.int64)
 
-    cell = region.mask_region.ravel() - 1
-    # The last assignment counts: that of the first pixel. Cell -1 is none.
-    first = np.full(size + 1, -1)
-    first[cell[::-1]] = np.arange(cell.size)[::-1]
-    row, col = np.divmod(first[:-1], region.mask_region.shape[1])
-    inside = (
-        (first[:-1] >= 0)
-        & (row + top >= rows.start)
-        & (row + top < rows.stop)
-        & (col + left >= cols.start)
-        & (col + left < cols.stop)
-    )
-    index = known_index(mapped.read(*wide), legend, mapped.paths[0]).ravel()
-    both = (cell >= 0) & (index >= 0)
-    pairs = np.bincount(cell[both] * n + index[both], minlength=size * n)
-    counts = pairs.reshape(size, n)
-    judged = inside & (codes >= 0) & (counts.sum(1) > 0)
-    return codes[judged], counts[judged]
+    geobox: GeoBox
+    index: NDArray[np.int64]
+    rows: slice
+    inner: Window
+
+    def cells(
+        self, labels: LabelRaster, classes: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """LR cells whose first pixel lies in the window.
+
+        Args:
+            labels: LR labels.
+            classes: Number of classes of the map, C.
+
+        Returns:
+            The code of each that has one and mapped pixels, (n,), and its pixels by
+            class of the map, (n, C).
+        """
+        region = region_map(self.geobox, labels.geobox)
+        codes = labels.read(region.rows, region.cols).ravel()
+        size = codes.size
+        if not (codes >= 0).any():
+            return np.zeros(0, np.int64), np.zeros((0, classes), np.int64)
+
+        cell = region.mask_region.ravel() - 1
+        # The last assignment counts: that of the first pixel. Cell -1 is none.
+        first = np.full(size + 1, -1)
+        first[cell[::-1]] = np.arange(cell.size)[::-1]
+        row, col = np.divmod(first[:-1], region.mask_region.shape[1])
+        rows, cols = self.inner
+        inside = (
+            (first[:-1] >= 0)
+            & (row >= rows.start)
+            & (row < rows.stop)
+            & (col >= cols.start)
+            & (col < cols.stop)
+        )
+        index = self.index.ravel()
+        both = (cell >= 0) & (index >= 0)
+        pairs = np.bincount(
+            cell[both] * classes + index[both], minlength=size * classes
+        )
+        counts = pairs.reshape(size, classes)
+        judged = inside & (codes >= 0) & (counts.sum(1) > 0)
+        return codes[judged], counts[judged]
+
+
+def _parts(
+    mapped: LabelRaster, legend: Legend, labels: Sequence[LabelRaster]
+) -> Iterator[_Part]:
+    """All windows of a map, each with the margin that its LR cells need."""
+    geobox = mapped.geobox
+    height, width = geobox.shape
+    for rows, cols in blocks_of(geobox, _BLOCK):
+        window = geobox[rows, cols]
+        margin = max((cell_diameter(window, r.geobox) for r in labels), default=0)
+        top, left = max(rows.start - margin, 0), max(cols.start - margin, 0)
+        wide = (
+            slice(top, min(rows.stop + margin, height)),
+            slice(left, min(cols.stop + margin, width)),
+        )
+        index = known_index(mapped.read(*wide), legend, mapped.paths[0])
+        inner = (
+            slice(rows.start - top, rows.stop - top),
+            slice(cols.start - left, cols.stop - left),
+        )
+        yield _Part(geobox[wide], index, rows, inner)

@@ -642,9 +642,12 @@ def check_value(path: str, value: Any, name: str) -> None:
     Raises:
         InputError: If it is not.
     """
-    choices = next((flag.choices for flag in FLAGS if flag.path == path), None)
-    if choices and value is not None:
-        check_choice(name, value, choices)
+    flag = next((flag for flag in FLAGS if flag.path == path), None)
+    if flag is not None and flag.choices and value is not None:
+        check_choice(name, value, flag.choices)
+    text = flag is not None and flag.hint in (str, str | None)
+    if text and not isinstance(value, str | os.PathLike | None):
+        raise InputError(f'{name} must be a word, not {type(value).__name__}.')
     stage, _, field_name = path.rpartition('.')
     if stage == 'fit':
         check_field(field_name, value, name)

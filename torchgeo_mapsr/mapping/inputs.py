@@ -165,10 +165,15 @@ def searched(job: MapJob) -> MapJob:
         job: The job.
 
     Raises:
-        InputError: If a search finds nothing, or the legend of what it finds is not
-            known.
+        InputError: If a search finds nothing, the legend of what it finds is not
+            known, or a date is given without one.
     """
     if not any(map(may_be_search, (*job.imagery, *job.labels))):
+        if job.date is not None:
+            raise InputError(
+                '--date has no effect on files; leave it out (of a Zarr cube: '
+                'cube.zarr:variable@DATE).'
+            )
         return job
     from ..datasets.stac import resolve
 

@@ -26,7 +26,7 @@ from ..evaluation.reweighting import reweighted
 from ..models.head.calibration import Calibration
 from ..models.model import ChipModel, ModelFile, chips_at_once
 from ..models.networks.files import NetworkFiles
-from ..process import pipeline
+from ..process import give_back, pipeline
 from .cog import NO_PERCENT, map_codes
 from .progress import Stopwatch
 from .store import TileFiles
@@ -213,6 +213,8 @@ class _Canvas:
     def finish(self) -> BlendedTile:
         """The tile, of which every chip was added."""
         self._finish(self.tile.shape[0])
+        self.total = None
+        give_back()
         return self.found
 
     def _finish(self, bottom: int) -> None:

@@ -25,8 +25,8 @@ Box = tuple[int, int, int, int]
 #: Rows and columns of an image.
 Window = tuple[slice, slice]
 
-# Boxes that share this much of their union are one place.
-SAME_PLACE = 0.9
+# Boxes that share this much of their union are one.
+SAME_BOX = 0.9
 
 # Two grids are one if their pixels are nowhere further apart than this part of a pixel.
 ALIGNED = 0.01
@@ -311,7 +311,7 @@ def same_place(boxes: Sequence[Box]) -> list[tuple[int, int]]:
     one, two = one[one < two], two[one < two]
     shared = shapely.area(shapely.intersection(shapes[one], shapes[two]))
     either = shapely.area(shapes[one]) + shapely.area(shapes[two]) - shared
-    same = shared >= SAME_PLACE * either
+    same = shared >= SAME_BOX * either
     pairs: dict[int, int] = {}
     for i, j in sorted(zip(one[same].tolist(), two[same].tolist(), strict=True)):
         pairs.setdefault(j, i)

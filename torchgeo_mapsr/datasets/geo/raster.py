@@ -46,8 +46,8 @@ PathLike = str | os.PathLike[str]
 
 SUFFIXES = ('.tif', '.tiff', '.vrt', '.img', '.jp2')
 
-# Two CRSs are one if their coordinates of a place are at most so far apart, in metres.
-SAME_PLACE = 0.01
+# Two CRSs are one if their coordinates of a point are at most so far apart, in metres.
+SAME_POINT = 0.01
 
 #: Files that one thread keeps open.
 OPEN_FILES = 32
@@ -781,7 +781,7 @@ def _same_places(crs: CRS, other: CRS) -> bool:
         for each in (crs, other)
     )
     side = 1.0 if other.proj.is_projected else 111e3  # metres of a unit, about
-    return bool(np.abs(one - two).max() * side < SAME_PLACE)
+    return bool(np.abs(one - two).max() * side < SAME_POINT)
 
 
 def _relative(path: str, folder: str) -> str:

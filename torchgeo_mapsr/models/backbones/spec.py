@@ -123,7 +123,14 @@ def parse_spec(spec: str) -> tuple[Member, ...]:
 
     Returns:
         The members, in order.
+
+    Raises:
+        InputError: It is no text, or not that of a backbone.
     """
+    if not isinstance(spec, str):
+        raise InputError(
+            f'A backbone is named by its spec, such as rcf, not {type(spec).__name__}'
+        )
     return tuple(Member.parse(text.strip()) for text in spec.split('+'))
 
 
