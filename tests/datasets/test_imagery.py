@@ -497,6 +497,32 @@ class TestHandles:
             assert (imagery.read(imagery.geobox)[0] == value).all()
 
 
+def test_bands_of_several_types(write: Write, tmp_path: Path) -> None:
+    """A virtual raster may have them; rasterio reads those of one type together."""
+    values = noise(2, 5, 6)
+    write('bytes.tif', values[0])
+    write('floats.tif', values[1] + np.float32(0.5))
+    with rasterio.open(tmp_path / 'bytes.tif') as dataset:
+        corner = ', '.join(map(str, dataset.transform.to_gdal()))
+        crs = dataset.crs.to_string()
+    bands = ''.join(
+        f'<VRTRasterBand dataType="{kind}" band="{band}"><SimpleSource>'
+        f'<SourceFilename relativeToVRT="1">{name}.tif</SourceFilename>'
+        '<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>'
+        for band, (kind, name) in enumerate(
+            [('Byte', 'bytes'), ('Float32', 'floats')], 1
+        )
+    )
+    (tmp_path / 'both.vrt').write_text(
+        f'<VRTDataset rasterXSize="6" rasterYSize="5"><SRS>{crs}</SRS>'
+        f'<GeoTransform>{corner}</GeoTransform>{bands}</VRTDataset>'
+    )
+    image = Imagery(tmp_path / 'both.vrt')
+    found, valid = image.read(image.geobox)
+    np.testing.assert_array_equal(found, values + np.array([0, 0.5])[:, None, None])
+    assert valid.all()
+
+
 @pytest.mark.parametrize('number', [-9999, 256, 3.5, np.nan, np.inf])
 def test_no_data_that_no_pixel_can_have(write: Write, number: float) -> None:
     path = write('a.tif', noise(3, 5, 5))

@@ -3,6 +3,8 @@
 
 """The estimators give the published worked examples, to the last printed digit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -275,3 +277,18 @@ def test_intervals_cover_the_truth() -> None:
             covered[i] += low <= value <= high
     # four binomial deviations of 300 draws about 0.95
     assert (np.abs(covered / 300 - 0.95) < 0.05).all(), covered / 300
+
+
+def test_intervals_rest_on_no_more_points_than_there_are() -> None:
+    """Korn and Graubard 1998: a small standard error is no larger sample."""
+    rng, covered = np.random.default_rng(0), 0
+    weights, errors = np.array([0.999, 0.001]), np.array([0.02, 0.5])
+    stratum = np.repeat([0, 1], 50)
+    for _ in range(400):
+        wrong = rng.random(100) < errors[stratum]
+        sample = StratifiedSample(stratum, 0 * stratum, wrong, weights, 2)
+        low, high = sample.overall_accuracy.interval
+        covered += low <= 1 - weights @ errors <= high
+    assert covered >= 0.9 * 400
+    with_pixels = replace(sample, strata_pixels=np.array([10**6, 51]))
+    assert 100 < with_pixels.overall_accuracy.points < 100.1

@@ -157,3 +157,13 @@ def test_sets_of_one_pixel_and_of_none() -> None:
     (counts.mean.sum() + counts.variance.sum()).backward()
     assert p.grad is not None
     assert p.grad.isfinite().all()
+
+
+def test_boxes_are_counted_in_single_precision_under_autocast() -> None:
+    p = torch.full((1, 2, 100, 100), 1 / 3)
+    boxes = torch.tensor([[[0.0, 0.0, 100.0, 100.0]]])
+    with torch.autocast('cpu', torch.bfloat16):
+        counts = box_counts(p, boxes)
+    assert counts.mean.dtype == torch.float32
+    assert counts.pixels.item() == 10_000
+    torch.testing.assert_close(counts.mean, torch.full((1, 1, 2), 1 / 3))

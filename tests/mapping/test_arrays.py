@@ -375,3 +375,5 @@ def test_scaled_values_are_warned_of(scene: Scene, model: LandCoverModel) -> Non
     values, grid = arrays(scene.imagery)
     with pytest.warns(InputWarning, match='of uint8, and this has values of 0 to 1'):
         map_array(model, (values / np.float32(255), grid), chip_size=128)
+    with pytest.warns(InputWarning, match='of uint8, and this has values above 255'):
+        map_array(model, (values.astype(np.uint16) * 257, grid), chip_size=128)

@@ -77,6 +77,20 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
     check_outputs(files, ('a.tif',), overwrite=True)
 
 
+def test_one_folder_of_two_names(tmp_path: Path) -> None:
+    (tmp_path / 'real').mkdir()
+    (tmp_path / 'link').symlink_to(tmp_path / 'real')
+    files = [tmp_path / 'real' / 'o.json', tmp_path / 'link' / 'o.json']
+    with pytest.raises(InputError, match='Two outputs'):
+        check_outputs(files, ('a.tif',), overwrite=True)
+
+
+def test_a_link_that_leads_nowhere_is_there(tmp_path: Path) -> None:
+    (tmp_path / 'o.tif').symlink_to(tmp_path / 'gone.tif')
+    with pytest.raises(InputError, match='exists'):
+        check_outputs([tmp_path / 'o.tif'], ('a.tif',), overwrite=False)
+
+
 def test_scores_that_exist_matter_only_if_written(tmp_path: Path) -> None:
     (tmp_path / 'cover_scores.tif').write_text('mine')
     without, with_them = (

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import check_range
 from ..atomic import PART, replacing, write_text
 from ..errors import InputError
 from .chesapeake import ChesapeakePairs
@@ -91,6 +92,7 @@ def build_index(
         InputError: There are no tiles, a tile has no HR labels, the folder has an index
             that was made with other settings or tiles, or no chip is left.
     """
+    check_range('size', size, 1, whole=True)
     folder = Path(output)
     if (Path(root) / 'naip').is_dir():
         raise InputError(

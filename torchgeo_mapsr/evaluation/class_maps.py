@@ -171,7 +171,7 @@ def common_legend(
     common = map_legend(first, legend)
     for path in others if legend is None else ():
         found = map_legend(path)
-        if found != common:
+        if found.words != common.words:
             raise InputError(
                 f'{first} and {path} are maps of different legends ({common.name!r}, '
                 f'{found.name!r}): make them of one (map --target), or take them apart.'

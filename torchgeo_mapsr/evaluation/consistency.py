@@ -183,7 +183,7 @@ class Composition:
             (self.source, statistics.source),
             (self.target, statistics.target),
         ):
-            if ours != theirs:
+            if ours.words != theirs.words:
                 raise InputError(
                     f'The statistics {statistics.name!r} are for the legend '
                     f'{theirs.name!r}, not {ours.name!r}; give others with --statistics.'

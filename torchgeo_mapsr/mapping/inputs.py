@@ -13,6 +13,7 @@ import numpy as np
 
 from ..datasets.geo.aoi import AreaOfInterest
 from ..datasets.geo.grid import crop
+from ..datasets.geo.vector import split_layer
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster, check_codes
 from ..datasets.legends.crosswalk import Crosswalk
@@ -105,7 +106,8 @@ class Inputs:
             *(path for image in self.images for path in image.files),
             *(path for raster in self.labels for path in raster.files),
             *job.checkpoint,
-            *(n for n in (*optional, job.crosswalk, job.aoi) if n is not None),
+            *(n for n in (*optional, job.crosswalk) if n is not None),
+            *([] if job.aoi is None else [split_layer(job.aoi)[0]]),
         ]
 
     def describe(self, job: MapJob) -> dict[str, Any]:
@@ -203,7 +205,7 @@ def searched(job: MapJob) -> MapJob:
 
 
 def warn_of_another_scale(model: ChipModel, images: Imagery) -> None:
-    """Warn where a fit to integers is used on values of 0 to 1.
+    """Warn where a fit to integers is used on values of 0 to 1, or on larger ones.
 
     Args:
         model: What maps the imagery.
@@ -214,16 +216,19 @@ def warn_of_another_scale(model: ChipModel, images: Imagery) -> None:
     """
     if not isinstance(model, LandCoverModel) or model.origin.dtype is None:
         return
-    if images.dtype.kind != 'f':
-        return
     row, col = (max(size // 2 - _LOOKED_AT // 2, 0) for size in images.geobox.shape)
     box = row, col, row + _LOOKED_AT, col + _LOOKED_AT
     values, valid = images.read(crop(images.geobox, box))
     seen = values[:, valid]
-    if seen.size and seen.min() >= 0 and seen.max() <= 1 and (seen % 1 > 0).any():
+    if not seen.size:
+        return
+    largest = np.iinfo(model.origin.dtype).max
+    scaled = seen.min() >= 0 and seen.max() <= 1 and (seen % 1 > 0).any()
+    if scaled or seen.max() > largest:
+        what = 'of 0 to 1' if scaled else f'above {largest}'
         warnings.warn(
             f'The fit was made from imagery of {model.origin.dtype}, and this has values '
-            'of 0 to 1: give it as the fit had it, or the map is wrong',
+            f'{what}: give it as the fit had it, or the map is wrong',
             InputWarning,
             stacklevel=2,
         )

@@ -191,7 +191,9 @@ def check_outputs(
             exists and may not be replaced, or if its folder cannot be written to.
     """
     files = [path.absolute() for path in outputs]
-    path, count = Counter(files).most_common(1)[0]
+    # One folder may have two names.
+    places = [path.parent.resolve() / path.name for path in files]
+    path, count = Counter(places).most_common(1)[0]
     if count > 1:
         raise InputError(f'Two outputs would be called {path}; rename the imagery.')
     sources = {Path(name).resolve() for name in inputs}
@@ -206,7 +208,8 @@ def check_outputs(
     for path in files:
         if path.is_dir():
             raise InputError(f'{path} is a folder; give another --output.')
-        if path.exists() and not overwrite and str(path) not in published:
+        # Also a link that leads nowhere.
+        if os.path.lexists(path) and not overwrite and str(path) not in published:
             raise InputError(f'{path} exists; give another --output, or --overwrite.')
     for folder in dict.fromkeys(path.parent for path in files):
         there = next(place for place in (folder, *folder.parents) if place.exists())

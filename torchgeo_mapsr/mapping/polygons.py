@@ -256,7 +256,8 @@ def polygonise(
         def found() -> Iterator[ClassPolygon]:
             shares = None if sure is None else percent
             for polygon in polygons(read, geobox, -1, shares, tile):
-                if polygon.area >= min_area:
+                # An area that is not known, where the CRS ends, is not below it.
+                if not polygon.area < min_area:
                     yield _placed(polygon, geobox)
 
         placed, options = found(), dict[str, Any]()

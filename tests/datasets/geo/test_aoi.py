@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import json
 from pathlib import Path
 
 import geopandas
@@ -218,6 +219,11 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     text.write_text('no')
     with pytest.raises(InputError, match='cannot be read'):
         AreaOfInterest.open(text)
+    ring = tmp_path / 'open.geojson'
+    corners = [[0, 0], [1, 0], [1, 1]]
+    ring.write_text(json.dumps({'type': 'Polygon', 'coordinates': [corners]}))
+    with pytest.raises(InputError, match='cannot be read'):
+        AreaOfInterest.open(ring)
     bare = tmp_path / 'bare.shp'
     frame().set_crs(None, allow_override=True).to_file(bare)
     with pytest.raises(InputError, match='no coordinate reference system'):

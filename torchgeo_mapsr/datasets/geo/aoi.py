@@ -16,7 +16,7 @@ import shapely
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
-from pyproj import Geod, Transformer
+from pyproj import Geod
 from pyproj.exceptions import CRSError
 from rasterio.features import rasterize
 from rasterio.transform import Affine
@@ -24,7 +24,7 @@ from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
-from .grid import Box, circumference, clip, crop, pixel_offset, span
+from .grid import Box, circumference, clip, crop, pixel_offset, span, transformer_of
 from .vector import layers_of, read_vector, split_layer
 
 # What shapely calls a polygon among its types.
@@ -179,7 +179,7 @@ class AreaOfInterest:
         if CRS(crs) == self.crs:
             return geometry
         length = _SEGMENT_DEGREES if self.crs.geographic else _SEGMENT
-        transformer = Transformer.from_crs(self.crs.proj, CRS(crs).proj, always_xy=True)
+        transformer = transformer_of(self.crs, CRS(crs))
 
         # Longitudes of metres jump at the antimeridian; those of degrees stay.
         turn = None if about is None or self.crs.geographic else circumference(CRS(crs))
@@ -307,7 +307,7 @@ def _near(area: AreaOfInterest, grid: GeoBox) -> BaseGeometry:
         return area.geometry
     edge = grid.pad(max(grid.shape) // 10 + 2).boundary(64).T.astype(float)
     pad = max(grid.shape) // 10 + 2
-    transformer = Transformer.from_crs(grid.crs.proj, area.crs.proj, always_xy=True)
+    transformer = transformer_of(grid.crs, area.crs)
     x, y = transformer.transform(*grid.pix2wld(edge[0] - pad, edge[1] - pad))
     finite = np.isfinite(x).all() and np.isfinite(y).all()
     # About a pole or the antimeridian an outline has no box in degrees.

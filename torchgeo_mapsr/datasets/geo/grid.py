@@ -54,7 +54,7 @@ def project(
     if grid.crs != reference.crs:
         assert grid.crs is not None
         assert reference.crs is not None
-        transformer = _transformer(grid.crs, reference.crs)
+        transformer = transformer_of(grid.crs, reference.crs)
         x, y = transformer.transform(x, y)
         turn = circumference(reference.crs)
         if turn is not None:
@@ -74,7 +74,7 @@ def project(
 
 
 @lru_cache(maxsize=64)
-def _transformer(source: CRS, target: CRS) -> Transformer:
+def transformer_of(source: CRS, target: CRS) -> Transformer:
     """Transformer between two CRSs, x before y.
 
     Raises:

@@ -239,15 +239,16 @@ class RasterFile:
             cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start
         )
         dtypes = {self.dtypes[band - 1] for band in bands}
-        mixed = (
-            {} if mask or len(dtypes) == 1 else {'out_dtype': np.result_type(*dtypes)}
-        )
 
         def read() -> NDArray[Any]:
             handle = _handle(self.path, self.stamp)
             read = handle.read_masks if mask else handle.read
-            values: NDArray[Any] = read(list(bands), window=window, **mixed)
-            return values
+            if mask or len(dtypes) == 1:
+                values: NDArray[Any] = read(list(bands), window=window)
+                return values
+            # rasterio reads bands of one type together, and no others.
+            several = [read(band, window=window) for band in bands]
+            return np.stack(several).astype(np.result_type(*dtypes))
 
         try:
             try:

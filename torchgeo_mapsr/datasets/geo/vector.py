@@ -6,6 +6,8 @@
 import os
 from typing import TYPE_CHECKING
 
+from shapely.errors import ShapelyError
+
 from ...errors import InputError
 
 if TYPE_CHECKING:
@@ -113,7 +115,7 @@ def read_vector(
             frame = geopandas.read_parquet(name)
         else:
             frame = geopandas.read_file(name, layer=layer, engine='pyogrio')
-    except (RuntimeError, OSError, ValueError, ImportError) as error:
+    except (RuntimeError, OSError, ValueError, ImportError, ShapelyError) as error:
         raise _unreadable(name, error) from None
     if not isinstance(frame, geopandas.GeoDataFrame):
         raise InputError(f'{name}: holds no geometries.')

@@ -139,7 +139,7 @@ class Crosswalk:
                     f"'{name.target.name}', not from '{source.name}' to '{target.name}'"
                 )
             return name
-        if name is None and source == target:
+        if name is None and source.words == target.words:
             mapping = {code: code for code in source.codes.tolist()}
             return cls('identity', source, target, mapping, 'the legends are equal')
         if name is not None and Path(name).suffix.lower() in catalog.SUFFIXES:
