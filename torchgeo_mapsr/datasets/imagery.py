@@ -114,7 +114,8 @@ class Imagery:
             Zarr stores (``x.zarr``, ``x.zarr:variable``). Files that ground control points
             or a camera model place are warped as they are read.
         bands: Bands to read of each file, from 1 (default: all but alpha).
-        nodata: No-data value (default: that of the files), as it is stored.
+        nodata: No-data value (default: that of the files), as it is stored; NaN of
+            integers says that none is it.
         stack: Several files of one place, two dates say, are bands of one image instead
             of a mosaic: those of the first file come first, and a pixel must be valid in
             all of them.
@@ -855,8 +856,8 @@ def _layer(
 
 
 def _holds(dtype: str, number: float) -> bool:
-    """Whether a type of numbers has a number."""
-    if np.dtype(dtype).kind not in 'iu':
+    """Whether a type of numbers has a number; NaN says of integers that none is it."""
+    if np.dtype(dtype).kind not in 'iu' or np.isnan(number):
         return True
     range_ = np.iinfo(dtype)
     return range_.min <= number <= range_.max and number == int(number)
