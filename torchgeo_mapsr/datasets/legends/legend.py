@@ -202,7 +202,7 @@ class Legend:
         """
         values = np.asarray(codes)
         table = self._table
-        # Looked up: a search takes six times as long.
+        # A search takes ten times as long: 53 ms, 5 ms for 1088 x 1088 codes of NLCD.
         if table is not None and values.dtype == np.uint8:
             return table[values]
         if table is not None and values.dtype == np.int64:

@@ -463,7 +463,8 @@ def minimise(
         Weights and, in the last column, biases, (F, C, k + 1).
     """
     (n, dims), classes, problems = x.shape, target.shape[1], len(weight)
-    # Cells come last: a softmax over the few classes takes half as long so.
+    # Cells come last: with the few classes last, a softmax took twelve times as long
+    # (14 000 cells of 15 codes in five folds: 1.6 ms, 0.13 ms).
     w, target = weight.to(x)[:, None], target.to(x).T.contiguous()
     ridge = torch.full((dims,), penalty).to(x)
     ridge[-1] = 0
