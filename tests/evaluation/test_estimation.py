@@ -217,9 +217,52 @@ def test_interval_of_a_class_without_an_error_is_not_a_point() -> None:
     mapped = np.repeat([0, 1], 50)
     sample = StratifiedSample(mapped, mapped, mapped, [10.0, 90.0], 2)
     expected = binomtest(50, 50).proportion_ci(method='wilson')
-    for accuracy in (*sample.users_accuracy, *sample.producers_accuracy):
+    for accuracy in sample.users_accuracy:
         assert accuracy.standard_error == 0
         np.testing.assert_allclose(accuracy.interval, expected, atol=5e-4)
+
+
+def test_an_omission_that_no_point_saw_is_not_certain() -> None:
+    """Nothing of class 0 was found in the other stratum, which may hold 7 % of it."""
+    mapped = np.repeat([0, 1], 50)
+    sample = StratifiedSample(mapped, mapped, mapped, [10.0, 90.0], 2)
+    most = 90 * binomtest(0, 50).proportion_ci(method='wilson').high
+    area, producers = sample.areas[0], sample.producers_accuracy[0]
+    assert (area.value, area.half_width, producers.value) == (10, 0, 1)
+    np.testing.assert_allclose(area.interval[1] - 10, most, rtol=1e-3)
+    assert producers.interval[0] <= 10 / (10 + most) <= producers.interval[0] + 0.01
+    # of nothing at all in several strata, all may be where that is most
+    sample = StratifiedSample(mapped, 0 * mapped, 0 * mapped, [40.0, 60.0], 2)
+    expected = 60 * binomtest(0, 50).proportion_ci(method='wilson').high
+    np.testing.assert_allclose(sample.areas[1].interval, (0, expected), rtol=1e-3)
+    # nothing is unseen where every pixel was looked at
+    known = replace(sample, strata_pixels=np.array([50, 50]))
+    assert known.areas[1].interval == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ('share', 'omitted'), [(0.01, 0.002), (0.02, 0.004), (0.005, 0.002), (0.05, 0.005)]
+)
+def test_intervals_of_a_rare_class_cover_the_truth(
+    share: float, omitted: float
+) -> None:
+    """46 to 80 % of the intervals did that counted what was not seen as certain."""
+    rng, covered = np.random.default_rng(0), np.zeros(2)
+    stratum = np.repeat([0, 1], [50, 350])
+    truth = share * 0.95 + (1 - share) * omitted
+    for _ in range(400):
+        rare = rng.random(400) < np.where(stratum == 0, 0.95, omitted)
+        sample = StratifiedSample(
+            stratum, stratum, np.where(rare, 0, 1), [share, 1 - share], 2
+        )
+        pairs = (
+            (sample.areas[0], truth),
+            (sample.producers_accuracy[0], share * 0.95 / truth),
+        )
+        for i, (estimate, value) in enumerate(pairs):
+            low, high = estimate.interval
+            covered[i] += low <= value <= high
+    assert (covered / 400 > 0.93).all(), covered
 
 
 def test_sample_size_is_olofssons() -> None:

@@ -15,7 +15,7 @@ expected number of positive counts estimated from survey data*, Survey Methodolo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -30,18 +30,31 @@ from ..errors import InputError
 class Estimate:
     """An estimate with its standard error.
 
+    A standard error counts a stratum as certain in which all points are alike. Of a class
+    of 1 % of the area of which the map omits as much as was found, 47 to 82 % of normal
+    95 % intervals covered the area, because half of the samples saw no omission. So an
+    interval reaches as far, too, as what no point has seen may: the most that the stratum
+    may hold where that is most (with no point in several strata, the upper limit of their
+    sum is that of one of them).
+
     Args:
         value: The estimate; NaN where it is not defined.
         standard_error: Its standard error, in the same unit.
         confidence: Coverage of the interval, 0 to 1.
+        below: What may lack although no point lacks it, in the same unit.
+        above: What there may be although no point has it.
 
     >>> Estimate(0.5, 0.1).interval
     (0.304, 0.696)
+    >>> Estimate(10.0, 0.0, above=7.0).interval
+    (10.0, 17.0)
     """
 
     value: float
     standard_error: float
     confidence: float = 0.95
+    below: float = field(default=0.0, kw_only=True)
+    above: float = field(default=0.0, kw_only=True)
 
     @property
     def _deviations(self) -> float:
@@ -57,11 +70,18 @@ class Estimate:
     @property
     def interval(self) -> tuple[float, float]:
         """Lower and upper end of the confidence interval; not cut at 0."""
-        return self.value - self.half_width, self.value + self.half_width
+        return (
+            self.value - float(np.hypot(self.half_width, self.below)),
+            self.value + float(np.hypot(self.half_width, self.above)),
+        )
 
     def __mul__(self, factor: float) -> 'Estimate':
         return Estimate(
-            self.value * factor, self.standard_error * factor, self.confidence
+            self.value * factor,
+            self.standard_error * factor,
+            self.confidence,
+            below=self.below * factor,
+            above=self.above * factor,
         )
 
     def to_dict(self, digits: int = 6) -> dict[str, Any]:
@@ -94,6 +114,8 @@ class Accuracy(Estimate):
         value: The estimate; NaN where it is not defined.
         standard_error: Its standard error.
         confidence: Coverage of the interval, 0 to 1.
+        below: How much less it may be by what no point has seen.
+        above: How much more.
         points: Points that it rests on, or more where they are a part of few pixels;
             infinite where they are all there is.
 
@@ -114,7 +136,9 @@ class Accuracy(Estimate):
         centre = (p + shrink / 2) / (1 + shrink)
         half = z * np.sqrt(p * (1 - p) / size + shrink / size / 4) / (1 + shrink)
         # Rounding must not leave out what is estimated, where that is 0 or 1.
-        return float(min(centre - half, p)), float(max(centre + half, p))
+        low, high = p - min(centre - half, p), max(centre + half, p) - p
+        low, high = np.hypot(low, self.below), np.hypot(high, self.above)
+        return float(max(p - low, 0)), float(min(p + high, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,14 +246,53 @@ class StratifiedSample:
             Olofsson et al. 2014, eq. 9 and 10; Stehman 2014, eq. 1 and 25.
         """
         y = np.asarray(values, np.float64)
-        return Estimate(self._mean(y), self._variance(y) ** 0.5, self.confidence)
+        every = np.ones(len(y))
+        return Estimate(
+            self._mean(y),
+            self._variance(y) ** 0.5,
+            self.confidence,
+            below=self._unseen(1 - y, every),
+            above=self._unseen(y, every),
+        )
 
-    def accuracy(self, numerator: ArrayLike, denominator: ArrayLike) -> Accuracy:
+    def _unseen(self, seen: NDArray[Any], among: NDArray[Any]) -> float:
+        """Largest share of the area that may have what no point of a stratum has.
+
+        Where points are drawn from strata, and none of n_h has it, the upper limit of
+        Σ W_h p_h is that of the stratum whose own is largest: at one likelihood
+        Π (1 − p_h)^n_h, it is largest with all in one. That of a stratum is the score
+        interval's, z² / (n_h + z²).
+
+        Args:
+            seen: 1 where a point has it, (n,).
+            among: 1 where a point could have it, (n,).
+        """
+        strata = len(self._weight)
+        count = np.bincount(self.stratum, among, minlength=strata)
+        none = (count > 0) & (np.bincount(self.stratum, seen, minlength=strata) == 0)
+        if not none.any():
+            return 0.0
+        drawn = self._count[none]
+        left = np.ones(len(drawn))
+        if self.strata_pixels is not None:
+            left -= drawn / np.asarray(self.strata_pixels, np.float64)[none]
+        square = Estimate(0, 0, self.confidence)._deviations ** 2 * left
+        share = self._weight[none] * count[none] / drawn
+        return float((share * square / (count[none] + square)).max())
+
+    def accuracy(
+        self,
+        numerator: ArrayLike,
+        denominator: ArrayLike,
+        elsewhere: ArrayLike | None = None,
+    ) -> Accuracy:
         """Share of one indicator's area that another, which implies it, takes.
 
         Args:
             numerator: y of each point, 0 or 1, (n,).
             denominator: x of each point, 0 or 1, 1 where y is, (n,).
+            elsewhere: 1 where x may be and y not, (n,): of producer's accuracy, points
+                that are mapped as other classes. None where x is known of all ground.
 
         Returns:
             R = ȳ / x̄ and the standard error of its residuals y − R x
@@ -242,13 +305,23 @@ class StratifiedSample:
             return Accuracy(np.nan, np.nan, self.confidence)
         value = self._mean(y) / mean
         error = self._variance(y - value * x) ** 0.5 / mean
-        points, strata = float(np.count_nonzero(x)), np.unique(self.stratum[x > 0])
+        below = 0.0
+        if elsewhere is None:
+            rests_on = x
+        else:
+            # It rests on what was found to be another class, too: with the points of
+            # the class alone 98 % of the intervals of a common class covered, of 95.
+            rests_on = np.maximum(x, elsewhere)
+            unseen = self._unseen(x * elsewhere, np.asarray(elsewhere, np.float64))
+            below = value * unseen / (mean + unseen)
+        points = float(np.count_nonzero(rests_on))
+        strata = np.unique(self.stratum[rests_on > 0])
         if self.strata_pixels is not None:
             drawn = self._count[strata].sum() / np.sum(
                 np.take(self.strata_pixels, strata)
             )
             points = points / (1 - drawn) if drawn < 1 else np.inf
-        return Accuracy(value, error, self.confidence, points)
+        return Accuracy(value, error, self.confidence, points, below=below)
 
     @cached_property
     def matrix(self) -> NDArray[np.float64]:
@@ -291,7 +364,9 @@ class StratifiedSample:
         """Share of each true class that is mapped so (Olofsson et al. 2014, eq. 3, 7)."""
         right = self.mapped == self.reference
         return tuple(
-            self.accuracy(right & (self.reference == k), self.reference == k)
+            self.accuracy(
+                right & (self.reference == k), self.reference == k, self.mapped != k
+            )
             for k in range(self.classes)
         )
 

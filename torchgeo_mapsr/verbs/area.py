@@ -257,7 +257,7 @@ def _show(console: Any, sample: Any, names: Any, counted: Any) -> None:
         (
             name,
             f'{counted[k]:,.2f}',
-            f'{area.value:,.2f} ± {area.half_width:,.2f}',
+            f'{area.value:,.2f} ({max(area.interval[0], 0):,.2f}–{area.interval[1]:,.2f})',
             percent(sample.users_accuracy[k]),
             percent(sample.producers_accuracy[k]),
         )
