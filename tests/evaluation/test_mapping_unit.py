@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ def sieve(
     def read(rows: slice, cols: slice) -> np.ndarray:
         return index[rows, cols]
 
-    unit = MappingUnit.scan(read, index.shape, areas, minimum, size)
+    unit = MappingUnit.scan(read, index.shape, by_row(areas), minimum, size)
     result = np.full(index.shape, -9)
     # any order
     windows = windows_of(index.shape, size)
@@ -25,6 +26,10 @@ def sieve(
         rows, cols = windows[number]
         result[rows, cols] = unit.apply(rows, cols, index[rows, cols])
     return result
+
+
+def by_row(areas: np.ndarray) -> Callable[[slice, slice], np.ndarray]:
+    return lambda rows, cols: np.repeat(areas[rows, None], cols.stop - cols.start, 1)
 
 
 def windows_of(shape: tuple[int, int], size: int) -> list[tuple[slice, slice]]:
@@ -119,7 +124,9 @@ def test_islands_in_no_data_stay() -> None:
 def test_interrupted_work_goes_on(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     index = rng.integers(0, 3, (40, 40))
-    unit = MappingUnit.scan(lambda r, c: index[r, c], (40, 40), np.ones(40), 9, 16)
+    unit = MappingUnit.scan(
+        lambda r, c: index[r, c], (40, 40), by_row(np.ones(40)), 9, 16
+    )
     unit.save(tmp_path / 'unit.safetensors')
     again = MappingUnit.load(tmp_path / 'unit.safetensors')
     for rows, cols in windows_of(index.shape, 16):

@@ -150,6 +150,53 @@ def test_degrees_are_sampled_by_ground_not_by_pixels(tmp_path: Path) -> None:
     assert abs(south - 0.5) < 0.07
 
 
+def half_and_half(folder: Path) -> ClassMaps:
+    """A hectare of 100 pixels of 10 m, and one of 10 000 of 1 m."""
+    coarse = write(
+        folder / 'coarse.tif', np.full((10, 10), 1), Affine(10, 0, 5e5, 0, -10, 4e6)
+    )
+    fine = write(
+        folder / 'fine.tif', np.full((100, 100), 1), Affine(1, 0, 501_000, 0, -1, 4e6)
+    )
+    return ClassMaps([coarse, fine], LEGEND)
+
+
+def test_pixels_of_several_sizes_are_drawn_by_their_area(tmp_path: Path) -> None:
+    """Half of the ground is coarse; of 150 points 40 % lay there, and not 50."""
+    strata = Strata(half_and_half(tmp_path))
+    sizes = strata.measure()
+    assert sizes.most.tolist() == [200]
+    on_coarse, chances = [], []
+    for seed in range(200):
+        sample = draw_sample(strata, sizes, np.array([150]), seed)
+        inside = (sample.geometry.x < 500_500).to_numpy()
+        on_coarse.append(inside.mean())
+        chances.append(sample['inclusion_probability'][inside].iloc[0])
+    np.testing.assert_allclose(chances, 150 * 0.01 / 2)
+    error = np.std(on_coarse) / 200**0.5
+    assert abs(np.mean(on_coarse) - 0.5) < 4 * error < 0.01
+
+
+def test_no_more_points_than_the_largest_pixel_allows(tmp_path: Path) -> None:
+    strata = Strata(half_and_half(tmp_path))
+    sizes = strata.measure()
+    points = allocate(5000, sizes.weights, 50, sizes.most.tolist())
+    sample = draw_sample(strata, sizes, points)
+    inside = sample.geometry.x < 500_500
+    assert inside.sum() == len(sample) - inside.sum() == 100
+    # all pixels where they are alike, whatever a grid of degrees does to them
+    alike = write(
+        tmp_path / 'a.tif', np.full((5, 5), 1), Affine(1e-3, 0, 9, 0, -1e-3, 50),
+        'EPSG:4326',
+    )  # fmt: skip
+    strata = Strata(ClassMaps([alike], LEGEND))
+    sizes = strata.measure()
+    assert sizes.most.tolist() == [25]
+    sample = draw_sample(strata, sizes, sizes.most)
+    assert len(set(sample.geometry)) == 25
+    np.testing.assert_allclose(sample['inclusion_probability'], 1, rtol=1e-3)
+
+
 def test_crossed_strata(codes: np.ndarray, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     percent = np.where(codes > 0, rng.integers(30, 101, codes.shape), 255)
@@ -262,7 +309,7 @@ def test_files_of_one_name_are_strata_of_their_own(
     ]
     one = np.ones(2)
     with pytest.raises(InputError, match="2 strata would be called 'a'"):
-        StrataSizes(np.arange(2), ('a', 'a'), one, one.astype(int))
+        StrataSizes(np.arange(2), ('a', 'a'), one, one.astype(int), one)
 
 
 def test_names_tell_maps_apart() -> None:

@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from skimage.measure import label
 
-from torchgeo_mapsr.datasets.geo.grid import row_areas
+from torchgeo_mapsr.datasets.geo.areas import PixelAreas
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.mapping_unit import MappingUnit
@@ -109,7 +109,7 @@ def test_minimum_area_is_that_of_the_whole_map(
         grid = GeoBox.from_rio(dataset)
     whole = read(plain.maps[0])[0] - 1
     unit = MappingUnit.scan(
-        lambda rows, cols: whole[rows, cols], whole.shape, row_areas(grid), minimum
+        lambda rows, cols: whole[rows, cols], whole.shape, PixelAreas(grid), minimum
     )
     expected = unit.apply(*map(slice, (0, 0), whole.shape), whole)
     assert (expected != whole).mean() > 0.005
@@ -125,7 +125,7 @@ def test_minimum_area_is_that_of_the_whole_map(
         taken = np.take_along_axis(scores, np.maximum(result, 0)[None], 0)[0]
         np.testing.assert_array_equal(confidence[result >= 0], taken[result >= 0])
     patches = label(expected + 1, background=0, connectivity=1)
-    sizes = np.bincount(patches.ravel())[1:] * row_areas(grid)[0]
+    sizes = np.bincount(patches.ravel())[1:] * PixelAreas(grid).middle
     assert sizes.min() >= minimum * 0.999
 
 

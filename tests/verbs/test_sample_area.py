@@ -250,6 +250,36 @@ def test_more_points_than_asked_for_are_explained(
     assert '200 points, not 60: each stratum has 50' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ('size', 'width', 'code', 'told'),
+    [(50, 2, 0, 'no more than 6 points'), (400, 1, 2, 'more than half of its area')],
+)
+def test_pixels_that_are_large_for_their_stratum(
+    size: int,
+    width: int,
+    code: int,
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One row of coarse pixels, and a hectare of fine ones."""
+    paths = []
+    for name, pixel, shape in (('coarse', size, (1, width)), ('fine', 1, (100, 100))):
+        paths.append(str(tmp_path / f'{name}.tif'))
+        affine = Affine(pixel, 0, 5e5 + 1e4 * pixel, 0, -pixel, 4e6)
+        profile = {'driver': 'GTiff', 'dtype': 'uint8', 'count': 1, 'nodata': 0}
+        profile |= {'height': shape[0], 'width': shape[1], 'transform': affine}
+        with rasterio.open(paths[-1], 'w', crs='EPSG:26917', **profile) as dataset:
+            dataset.write(np.ones((1, *shape), np.uint8))
+    points = tmp_path / 'points.gpkg'
+    arguments = ['sample', *paths, '--output', str(points), '--size', '90']
+    assert main(arguments) == code
+    output = capsys.readouterr()
+    assert told in ' '.join((output.out + output.err).split())
+    assert points.exists() == (code == 0)
+    assert main([*arguments, '--overwrite', '--strata', 'tile', '--minimum', '2']) == 0
+
+
 def test_points_beside_other_layers(
     pair: tuple[Path, np.ndarray], tmp_path: Path
 ) -> None:

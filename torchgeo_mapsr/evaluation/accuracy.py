@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from scipy.ndimage import distance_transform_edt
 
-from ..datasets.geo.grid import blocks_of, crop, pixel_offset, row_areas
+from ..datasets.geo.areas import PixelAreas
+from ..datasets.geo.grid import blocks_of, crop, pixel_offset
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
@@ -472,20 +473,19 @@ def pixel_metres(grid: GeoBox) -> tuple[float, float]:
         grid: A grid with a CRS.
     """
     row, col = grid.height // 2, grid.width // 2
-    area = float(row_areas(grid)[row])
     affine = grid.affine
     high, wide = np.hypot(affine.b, affine.e), np.hypot(affine.a, affine.d)
     assert grid.crs is not None
     if grid.crs.geographic:
         _, latitude = grid.pix2wld(col + 0.5, row + 0.5)
         wide = wide * np.cos(np.radians(float(latitude)))
-    scale = (area / (high * wide)) ** 0.5
+    scale = (PixelAreas(grid).middle / (high * wide)) ** 0.5
     return float(high * scale), float(wide * scale)
 
 
 def _finer(first: GeoBox, second: GeoBox) -> GeoBox:
     """The grid with the clearly smaller pixels; the first if they are alike."""
-    one, two = (row_areas(box)[box.height // 2] for box in (first, second))
+    one, two = (PixelAreas(box).middle for box in (first, second))
     return second if two < one / 2 else first
 
 

@@ -26,6 +26,7 @@ from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 from shapely.geometry import shape
 
+from ..datasets.geo.areas import PixelAreas
 from ..datasets.geo.grid import (
     blocks_of,
     clip,
@@ -33,7 +34,6 @@ from ..datasets.geo.grid import (
     crop,
     pixel_offset,
     pixel_ratio,
-    row_areas,
 )
 from ..datasets.geo.raster import PathLike, list_rasters, open_rasters
 from ..datasets.geo.region import lr_coordinates
@@ -549,14 +549,14 @@ def detect_change(
     height, width = -(-grid.height // high), -(-grid.width // wide)
     sums, counts, areas = np.zeros((3, height, width))
     members = np.zeros((pair.classes, height, width))
-    metres = row_areas(grid)
+    metres = PixelAreas(grid)
     for rows, cols, before, after, valid in pair.blocks(_BLOCK):
         expected = before if calibration is None else calibration(before)
         apart = pair.difference(expected, after)
         row = np.arange(rows.start, rows.stop) // high
         col = np.arange(cols.start, cols.stop) // wide
         place = (row[:, None] * width + col)[valid]
-        area = np.broadcast_to(metres[rows, None], valid.shape)[valid]
+        area = metres(rows, cols)[valid]
         for total, values in ((sums, apart[valid]), (counts, None), (areas, area)):
             total += np.bincount(place, values, total.size).reshape(total.shape)
         place = place + pair.class_of(before)[valid] * sums.size
@@ -654,14 +654,14 @@ def transitions(
     """
     old, new = one_map(before), one_map(after)
     size = len(legend)
-    areas, total = row_areas(new.geobox) / 1e4, np.zeros(size * size)
+    areas, total = PixelAreas(new.geobox), np.zeros(size * size)
     for rows, cols in blocks_of(new.geobox, _BLOCK):
         block = crop(new.geobox, (rows.start, cols.start, rows.stop, cols.stop))
         one = known_index(old.at(block), legend, old.paths[0])
         two = known_index(new.read(rows, cols), legend, new.paths[0])
         valid = (one >= 0) & (two >= 0)
-        weight = np.broadcast_to(areas[rows, None], one.shape)
-        total += np.bincount((one * size + two)[valid], weight[valid], size * size)
+        hectares = areas(rows, cols)[valid] / 1e4
+        total += np.bincount((one * size + two)[valid], hectares, size * size)
     if not total.any():
         raise InputError(
             f'{_name(before)} and {_name(after)} have no pixels in common.'

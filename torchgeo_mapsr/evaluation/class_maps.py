@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
+from ..datasets.geo.areas import PixelAreas
 from ..datasets.geo.grid import (
     blocks_of,
     box_in,
     circumference,
     clip,
     crop,
-    row_areas,
     same_place,
     span,
 )
@@ -253,7 +253,7 @@ class MapBlock:
         origin: Row and column of its first pixel in the map.
         index: Class index of each pixel, (H, W); -1 = no data, or ground that an earlier
             map of the list has shown already.
-        areas: Square metres of a pixel of each row, (H,).
+        areas: Square metres of each pixel, (H, W).
     """
 
     number: int
@@ -296,7 +296,7 @@ class ClassMaps:
             InputError: If a map has codes that are not in the legend.
         """
         for number, raster in enumerate(self.rasters):
-            areas = row_areas(raster.geobox)
+            areas = PixelAreas(raster.geobox)
             for rows, cols in blocks_of(raster.geobox, size):
                 codes = raster.read(rows, cols)
                 index = known_index(codes, self.legend, self.paths[number])
@@ -309,18 +309,16 @@ class ClassMaps:
                     )
                     if top < bottom and left < right and (index >= 0).any():
                         index[self.legend.index(earlier.at(block)) >= 0] = -1
-                yield MapBlock(
-                    number, block, (rows.start, cols.start), index, areas[rows]
-                )
+                origin, area = (rows.start, cols.start), areas(rows, cols)
+                yield MapBlock(number, block, origin, index, area)
 
     def areas(self) -> NDArray[np.float64]:
         """Square metres of each class, (C,)."""
         total = np.zeros(len(self.legend))
         for block in self.blocks():
             valid = block.index >= 0
-            weight = np.broadcast_to(block.areas[:, None], valid.shape)
             total += np.bincount(
-                block.index[valid], weight[valid], minlength=len(self.legend)
+                block.index[valid], block.areas[valid], minlength=len(self.legend)
             )
         return total
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from ..datasets.geo.grid import Window, blocks_of, row_areas
+from ..datasets.geo.areas import PixelAreas
+from ..datasets.geo.grid import Window, blocks_of
 from ..datasets.geo.raster import RasterFile
 from ..datasets.geo.region import cell_diameter, region_map
 from ..datasets.labels import LabelRaster
@@ -109,13 +110,15 @@ def summarise(
     pixels, cells, agreeing = (np.zeros(n, np.int64) for _ in range(3))
     hectares, nodata = np.zeros(n), 0
     mapped = LabelRaster([RasterFile.open(path)])
-    areas = row_areas(mapped.geobox) / 1e4
+    areas = PixelAreas(mapped.geobox)
     for part in _parts(mapped, legend, labels if crosswalk is not None else ()):
         index = part.index[part.inner]
-        counts = np.stack([np.bincount(row + 1, minlength=n + 1) for row in index])
-        nodata += int(counts[:, 0].sum())
-        pixels += counts[:, 1:].sum(0)
-        hectares += areas[part.rows] @ counts[:, 1:]
+        place = index.ravel() + 1
+        area = areas(*part.window).ravel() / 1e4
+        counts = np.bincount(place, minlength=n + 1)
+        nodata += int(counts[0])
+        pixels += counts[1:]
+        hectares += np.bincount(place, area, n + 1)[1:]
         for raster in labels if crosswalk is not None else ():
             assert crosswalk is not None
             codes, counts = part.cells(raster, n)
@@ -257,13 +260,13 @@ class _Part:
     Args:
         geobox: Grid of the window with its margin.
         index: Class index of its pixels, (H, W); -1 = no data.
-        rows: Rows of the window in the map.
+        window: Rows and columns of the window in the map.
         inner: Rows and columns of the window here.
     """
 
     geobox: GeoBox
     index: NDArray[np.int64]
-    rows: slice
+    window: Window
     inner: Window
 
     def cells(
@@ -327,4 +330,4 @@ def _parts(
             slice(rows.start - top, rows.stop - top),
             slice(cols.start - left, cols.stop - left),
         )
-        yield _Part(geobox[wide], index, rows, inner)
+        yield _Part(geobox[wide], index, (rows, cols), inner)

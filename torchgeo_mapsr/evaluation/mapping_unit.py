@@ -19,7 +19,7 @@ from ..atomic import replacing
 #: Gives the class indices of a window, (h, w); -1 = no data.
 ReadWindow = Callable[[slice, slice], NDArray[np.int64]]
 
-# Areas are whole numbers: their sums do not depend on the order of tiles. The largest pixel
+# Areas are whole numbers: their sums do not depend on the order of tiles. The middle pixel
 # has so many; sums over 10^11 of them are exact.
 _UNITS = 1 << 16
 
@@ -57,7 +57,7 @@ class MappingUnit:
         cls,
         read: ReadWindow,
         shape: tuple[int, int],
-        areas: NDArray[np.float64],
+        areas: Callable[[slice, slice], NDArray[np.float64]],
         minimum: float,
         size: int = 2048,
         tick: Callable[[], None] = lambda: None,
@@ -67,14 +67,14 @@ class MappingUnit:
         Args:
             read: Reads a window of class indices.
             shape: Height and width of the map.
-            areas: Square metres of a pixel of each row, (height,).
+            areas: Gives the square metres of the pixels of a window, (h, w).
             minimum: Least area of a patch in square metres.
             size: Height and width of a window.
             tick: Called after each window, from left to right and from top to bottom.
         """
         height, width = shape
-        units = _UNITS / areas.max()
-        exact = np.round(areas * units)
+        row, col = height // 2, width // 2
+        units = _UNITS / areas(slice(row, row + 1), slice(col, col + 1)).item()
         least = round(minimum * units)
         offsets = [0]
         classes: list[NDArray[np.int64]] = []
@@ -91,7 +91,7 @@ class MappingUnit:
                 index = read(rows, cols)
                 patch, kinds = _patches(index)
                 count = len(kinds)
-                weight = np.broadcast_to(exact[rows, None], patch.shape)
+                weight = np.round(areas(rows, cols) * units)
                 area = np.bincount(
                     patch.ravel(), weight.ravel(), minlength=count + 1
                 ).astype(float)[1:]  # fmt: skip

@@ -19,7 +19,7 @@ from odc.geo.geobox import GeoBox
 from PIL import Image
 from rasterio.enums import Resampling
 
-from ..datasets.geo.grid import row_areas
+from ..datasets.geo.areas import PixelAreas
 from ..datasets.geo.raster import address_of
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
@@ -223,6 +223,7 @@ def _view(
         full = GeoBox.from_rio(dataset)
     grid = full.zoom_out(max(1.0, max(full.shape) / size))
     thin = full.width * full.height <= _MOST
+    areas = PixelAreas(grid)(slice(0, grid.height), slice(0, grid.width))
     index = legend.index(
         _read(map_path, (grid.height, grid.width), thin)[0].astype(np.int64)
     )
@@ -237,7 +238,7 @@ def _view(
         'classes': _png(np.where(index < 0, _NOTHING, index)),
         'hectares': _hectares(entry, legend),
         # hectares of a pixel of each row of the picture
-        'rows': (row_areas(grid) / 1e4).tolist(),
+        'rows': (areas.mean(1) / 1e4).tolist(),
         'whole': grid == full,
         'pixels': [full.width, full.height],
         'agreement': entry.get('lr_agreement'),

@@ -28,6 +28,10 @@ from .class_maps import ClassMaps, MapBlock, first_code, layer_path
 # Percent at which the bands of confidence begin.
 _BANDS = (0, 50, 70, 90)
 
+# Pixels whose areas differ by less are alike: the mean of all of them is the mean over the
+# ground to a part of this.
+_ALIKE = 0.01
+
 # Makes the stream of random numbers this module's own: [0, 0, 0, 0] is the stream of
 # seed 0, and a map that was simulated with that seed was sampled by its own noise.
 _STREAM = 30807
@@ -139,18 +143,25 @@ class Strata:
 
     def measure(self) -> 'StrataSizes':
         """Area and pixels of every stratum that occurs."""
-        areas, pixels = np.zeros(len(self)), np.zeros(len(self), np.int64)
+        areas, largest = np.zeros((2, len(self)))
+        pixels = np.zeros(len(self), np.int64)
         for block in self.maps.blocks():
             number = self.of(block)
             valid = number >= 0
-            weight = np.broadcast_to(block.areas[:, None], number.shape)[valid]
-            areas += np.bincount(number[valid], weight, minlength=len(self))
+            areas += np.bincount(number[valid], block.areas[valid], minlength=len(self))
             pixels += np.bincount(number[valid], minlength=len(self))
+            np.maximum.at(largest, number[valid], block.areas[valid])
         present = np.flatnonzero(pixels)
         if not present.size:
             raise InputError('The maps have no pixel with data in any stratum.')
         names = tuple(self.name(int(i)) for i in present)
-        return StrataSizes(present, names, areas[present] / 1e4, pixels[present])
+        return StrataSizes(
+            present,
+            names,
+            areas[present] / 1e4,
+            pixels[present],
+            largest[present] / 1e4,
+        )
 
 
 @dataclass(frozen=True)
@@ -162,6 +173,7 @@ class StrataSizes:
         names: Its name.
         hectares: Its area, (H,).
         pixels: Its pixels, (H,).
+        largest: Hectares of its largest pixel, (H,).
 
     Raises:
         InputError: If two have one name: points say by it which stratum they are of.
@@ -171,6 +183,7 @@ class StrataSizes:
     names: tuple[str, ...]
     hectares: NDArray[np.float64]
     pixels: NDArray[np.int64]
+    largest: NDArray[np.float64]
 
     def __post_init__(self) -> None:
         name, count = Counter(self.names).most_common(1)[0]
@@ -185,6 +198,17 @@ class StrataSizes:
         """Share of the whole area, (H,)."""
         return self.hectares / self.hectares.sum()
 
+    @property
+    def most(self) -> NDArray[np.int64]:
+        """Points that can be drawn of each, (H,).
+
+        All pixels where they are alike. With more points than the area of a stratum
+        holds its largest pixel that pixel would be drawn too seldom for its area.
+        """
+        alike = self.largest * self.pixels <= (1 + _ALIKE) * self.hectares
+        large = np.floor(self.hectares / self.largest + 1e-9).astype(np.int64)
+        return np.where(alike, self.pixels, np.minimum(large, self.pixels))
+
 
 def draw_sample(
     strata: Strata, sizes: StrataSizes, points: NDArray[np.int64], seed: int = 0
@@ -193,15 +217,16 @@ def draw_sample(
 
     The chance of a pixel is in proportion to its area on the ground (equal, in an
     equal-area grid), so that points are spread evenly over the ground in a grid of
-    degrees, too. One pass: each pixel gets the key log(u) / area, and the largest keys
-    of a stratum are its sample (Efraimidis and Spirakis 2006, Weighted random sampling
-    with a reservoir, Information Processing Letters 97, 181-185). Random numbers depend
-    on the seed and the block, not on the order of reading.
+    degrees, too. One pass: with λ = n · area of the pixel / area of the stratum, each
+    pixel gets the key u / (1 − u) · (1 − λ) / λ, and the n smallest keys of a stratum
+    are its sample (Pareto sampling: Rosén 1997, On sampling with probability
+    proportional to size, Journal of Statistical Planning and Inference 62, 159-191).
+    Random numbers depend on the seed and the block, not on the order of reading.
 
     Args:
         strata: The strata.
         sizes: Their sizes.
-        points: Points of each, (H,).
+        points: Points of each, no more than ``sizes.most``, (H,).
         seed: Seed of the draw.
 
     Returns:
@@ -214,21 +239,23 @@ def draw_sample(
     for block in strata.maps.blocks():
         number = strata.of(block)
         rng = np.random.default_rng([_STREAM, seed, block.number, *block.origin])
-        key = np.log1p(-rng.random(number.shape)) / block.areas[:, None]
+        chance = rng.random(number.shape)
+        odds = chance / (1 - chance)
         for h, stratum in enumerate(sizes.numbers):
             row, col = np.nonzero(number == stratum)
             if not row.size:
                 continue
-            values = key[row, col]
+            share = points[h] * block.areas[row, col] / 1e4 / sizes.hectares[h]
+            values = odds[row, col] * np.maximum(1 / share - 1, 1e-9)
             if len(values) > points[h]:
-                best = np.argpartition(values, -points[h])[-points[h] :]
+                best = np.argpartition(values, points[h])[: points[h]]
                 row, col, values = row[best], col[best], values[best]
             x, y = block.geobox.pix2wld(col + 0.5, row + 0.5)
             x, y = _into(strata.maps, block.number, x, y)
-            new = np.stack([x, y, block.areas[row]], -1)
+            new = np.stack([x, y, block.areas[row, col]], -1)
             keys[h] = np.concatenate([keys[h], values])
             places[h] = np.concatenate([places[h], new])
-            best = np.argsort(-keys[h], kind='stable')[: points[h]]
+            best = np.argsort(keys[h], kind='stable')[: points[h]]
             keys[h], places[h] = keys[h][best], places[h][best]
     counts = [len(place) for place in places]
     which = np.repeat(np.arange(len(points)), counts)

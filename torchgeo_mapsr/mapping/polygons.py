@@ -16,7 +16,6 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,14 @@ import pyarrow.parquet as pq
 import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from pyproj import CRS, Geod, Transformer
+from pyproj import CRS, Transformer
 from rasterio.features import shapes
 from shapely.geometry.base import BaseGeometry
 from skimage.measure import label
 
 from ..atomic import replacing
-from ..datasets.geo.grid import degrees_of, pixel_offset, row_areas
+from ..datasets.geo.areas import PixelAreas
+from ..datasets.geo.grid import pixel_offset
 from ..datasets.geo.raster import RasterFile, open_rasters
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
@@ -56,10 +56,6 @@ _BATCH = 4096
 
 # Width of the world in Web Mercator, in metres.
 _WORLD = 2 * np.pi * 6378137
-
-# Pixels between the points at which the area of a pixel is computed. It is smooth: over a
-# hundred kilometres of a UTM zone it changes by less than a thousandth.
-_KNOTS = 64
 
 
 @dataclass(frozen=True)
@@ -128,7 +124,7 @@ def polygons(
         which tiles finish them.
     """
     height, width = geobox.shape
-    area_of = _pixel_areas(geobox)
+    area_of = PixelAreas(geobox, at_its_word=False)
     above = np.zeros(width, np.int64)  # component of each pixel of the row above, or 0
     above_codes = np.full(width, nodata, np.int64)
     opened: dict[int, _Component] = {}
@@ -400,51 +396,6 @@ def _placed(polygon: ClassPolygon, geobox: GeoBox) -> ClassPolygon:
         polygon.confidence,
         polygon.pixels,
     )
-
-
-def _pixel_areas(geobox: GeoBox) -> Callable[[slice, slice], NDArray[np.float64]]:
-    """A function that gives the areas of pixels on the ellipsoid, in square metres."""
-    assert geobox.crs is not None
-    crs = geobox.crs.proj
-    if crs.is_geographic:
-        by_row = row_areas(geobox)
-
-        def geographic(rows: slice, cols: slice) -> NDArray[np.float64]:
-            return np.repeat(by_row[rows, None], cols.stop - cols.start, 1)
-
-        return geographic
-    geod = crs.get_geod() or Geod(ellps='WGS84')
-    to_degrees = degrees_of(crs)
-    # Corners of the square about a knot. PROJ's own factors are not asked: those of Web
-    # Mercator are of a sphere, and 0.3 % off at 58°.
-    square = np.array([[-1, -1, 1, 1], [-1, 1, 1, -1]]) * (_KNOTS / 2)
-
-    @lru_cache(maxsize=1 << 14)
-    def at_knot(row: int, col: int) -> float:
-        corners = geobox.pix2wld(square[0] + col, square[1] + row)
-        area, _ = geod.polygon_area_perimeter(*to_degrees.transform(*corners))
-        return abs(area) / _KNOTS**2
-
-    def projected(rows: slice, cols: slice) -> NDArray[np.float64]:
-        # Knots of the raster, not of the tile: a pixel has one area.
-        axes = [
-            _KNOTS * np.arange(s.start // _KNOTS, -(-s.stop // _KNOTS) + 1)
-            for s in (rows, cols)
-        ]
-        values = np.array(
-            [[at_knot(i, j) for j in axes[1].tolist()] for i in axes[0].tolist()]
-        )
-        for axis, (edges, span) in enumerate(zip(axes, (rows, cols), strict=True)):
-            pixels = np.arange(span.start, span.stop) + 0.5
-            place = pixels / _KNOTS - edges[0] / _KNOTS
-            first = np.minimum(place.astype(int), len(edges) - 2)
-            weight = place - first
-            weight = weight[:, None] if axis == 0 else weight
-            low, high = values.take(first, axis), values.take(first + 1, axis)
-            values = low + weight * (high - low)
-        return values
-
-    return projected
 
 
 def _batches(

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.geo.grid import row_areas
+from ..datasets.geo.areas import PixelAreas
 from ..datasets.geo.plan import Plan, Tile
 from ..datasets.legends.legend import Legend
 from ..evaluation.consistency import MapSummary, summarise
@@ -183,7 +183,7 @@ class _Generalised:
             return target.index(store.tiles.load(number, tile, 'classes'))
 
         unit = MappingUnit.scan(
-            read, grid.shape.yx, row_areas(grid), min_area, plan.tile
+            read, grid.shape.yx, PixelAreas(grid), min_area, plan.tile
         )
         return cls(store, number, target, unit)
 

@@ -81,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from ..datasets.geo.grid import blocks_of, row_areas
+    from ..datasets.geo.areas import PixelAreas
+    from ..datasets.geo.grid import blocks_of
     from ..datasets.geo.plan import Tile
     from ..datasets.geo.raster import open_rasters
     from ..datasets.labels import LabelRaster
@@ -141,7 +142,7 @@ def run(options: argparse.Namespace) -> int:
             index = reweighted(values.astype(np.uint8), index, weights)
         return index
 
-    areas = row_areas(grid)
+    areas = PixelAreas(grid)
     console = terminal()
     tiles = [
         Tile(r.start // _TILE, c.start // _TILE, r, c)
@@ -226,7 +227,7 @@ def _compare(legend: Any, old: Any, new: Any, areas: Any) -> tuple[Any, Any, flo
     hectares, changed = np.zeros((2, len(legend))), 0.0
     for rows, cols in blocks_of(old.geobox, _TILE):
         pair = [legend.index(raster.read(rows, cols)) for raster in (old, new)]
-        weight = np.broadcast_to(areas[rows, None], pair[0].shape) / 1e4
+        weight = areas(rows, cols) / 1e4
         for total, index in zip(hectares, pair, strict=True):
             valid = index >= 0
             total += np.bincount(index[valid], weight[valid], len(legend))

@@ -140,8 +140,14 @@ def run(options: argparse.Namespace) -> int:
         size = options.size or sample_size(
             sizes.weights, accuracy, options.standard_error, float(sizes.pixels.sum())
         )
-        pixels = sizes.pixels.tolist()
-        points = allocate(size, sizes.weights, options.minimum, pixels)
+        points = allocate(size, sizes.weights, options.minimum, sizes.most.tolist())
+        few = np.flatnonzero((points < 2) & (sizes.pixels > 1))
+        if few.size:
+            raise InputError(
+                f'Stratum {sizes.names[few[0]]!r} has a pixel that is more than half of '
+                'its area, and points are drawn by area: add tile to --strata, or sample '
+                'maps of other pixels apart.'
+            )
         with working(console, 'Drawing points'):
             sample = draw_sample(strata, sizes, points, options.seed)
             write_sample(sample, scratch, legend)
@@ -158,6 +164,14 @@ def run(options: argparse.Namespace) -> int:
         console.print(
             f'{len(sample)} points, not {size}: each stratum has {options.minimum} at '
             'least (--minimum).'
+        )
+    fewer = (points == sizes.most) & (points < sizes.pixels)
+    if fewer.any():
+        name, count = sizes.names[fewer.argmax()], points[fewer.argmax()]
+        console.print(
+            f'Note: stratum {name!r} has no more than {count} points, since its largest '
+            f'pixel is {1 / count:.0%} of its area; with tile among --strata it can have '
+            'more.'
         )
     console.print(f'Points: {options.output}')
     content = {

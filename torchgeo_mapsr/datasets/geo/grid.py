@@ -1,19 +1,17 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Where one pixel grid lies in another, its blocks, and the ground that a pixel covers."""
+"""Where one pixel grid lies in another, and its blocks."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-import pyproj
 import shapely
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
-from pyproj import Geod, Proj, Transformer
+from pyproj import Transformer
 from pyproj.exceptions import ProjError
 from rasterio.transform import Affine
 
@@ -350,74 +348,3 @@ def blocks_of(grid: GeoBox, size: int) -> Iterator[Window]:
                 slice(row, min(row + size, height)),
                 slice(col, min(col + size, width)),
             )
-
-
-def degrees_of(crs: pyproj.CRS) -> Transformer:
-    """From a CRS to degrees from Greenwich on its own ellipsoid.
-
-    Its base CRS need not count in these: those of old French maps count grads from
-    Paris, and areas taken of them for degrees were up to 13 % off.
-
-    Args:
-        crs: The CRS.
-
-    Returns:
-        Gives longitude and latitude of x and y.
-    """
-    shape: dict[str, Any] = {'ellps': 'WGS84'}
-    if crs.ellipsoid is not None:
-        shape = {
-            'a': crs.ellipsoid.semi_major_metre,
-            'b': crs.ellipsoid.semi_minor_metre,
-        }
-    degrees = pyproj.CRS.from_dict({'proj': 'longlat', 'no_defs': True, **shape})
-    return Transformer.from_crs(crs, degrees, always_xy=True)
-
-
-# A projection that changes areas by less is taken at its word: what a GIS shows for UTM
-# or Albers is then what is reported.
-_DISTORTION = 0.01
-
-
-def row_areas(geobox: GeoBox) -> NDArray[np.float64]:
-    """Area of the pixels of each row.
-
-    In a projected CRS it is the pixel's area in the CRS's units, divided by the
-    projection's areal scale where that is off by more than a percent (Web Mercator); in
-    a geographic CRS, the geodesic area of the middle pixel of the row.
-
-    Args:
-        geobox: A grid with a CRS.
-
-    Returns:
-        Square metres, (rows,).
-    """
-    assert geobox.crs is not None
-    height, width = geobox.shape
-    crs = geobox.crs.proj
-    a, b, c, d, e, f = geobox.affine[:6]
-
-    def place(cols: NDArray[Any], rows: NDArray[Any]) -> tuple[Any, Any]:
-        return a * cols + b * rows + c, d * cols + e * rows + f
-
-    middle = np.full(height, width // 2)
-    if crs.is_geographic:
-        geod = crs.get_geod() or Geod(ellps='WGS84')
-        rows, cols = np.arange(height), middle
-        corners = [
-            (cols, rows),
-            (cols + 1, rows),
-            (cols + 1, rows + 1),
-            (cols, rows + 1),
-        ]
-        to_degrees = degrees_of(crs).transform
-        lon, lat = np.swapaxes([to_degrees(*place(*c)) for c in corners], 0, 1)
-        pixels = zip(lon.T, lat.T, strict=True)
-        return np.array([abs(geod.polygon_area_perimeter(*p)[0]) for p in pixels])
-    unit = crs.axis_info[0].unit_conversion_factor
-    planar = abs(geobox.affine.determinant) * unit**2
-    centres = place(middle + 0.5, np.arange(height) + 0.5)
-    lon, lat = degrees_of(crs).transform(*centres)
-    scale = np.asarray(Proj(crs).get_factors(lon, lat).areal_scale)
-    distorted = np.isfinite(scale) & (np.abs(scale - 1) > _DISTORTION)
-    return planar / np.where(distorted, scale, 1)
