@@ -63,7 +63,7 @@ class TestFaults:
 
 class TestCoverage:
     def test_map_and_truth_differ_where_it_was_meant(self, tmp_path: Path) -> None:
-        path, truth = coverage.map_with_errors(tmp_path, 200)
+        path, truth = coverage.map_with_errors(tmp_path, 200, rare=False)
         with rasterio.open(path) as file:
             classes = file.read(1)
         wrong = classes != truth
@@ -83,14 +83,17 @@ class TestCoverage:
             assert values[f'{name}’s accuracy, Forest'] == pytest.approx(expected)
 
     def test_intervals_of_a_sample(self, tmp_path: Path) -> None:
-        path, truth = coverage.map_with_errors(tmp_path, 100)
         for strata in coverage.STRATA:
+            rare = strata == 'class-rare'
+            path, truth = coverage.map_with_errors(tmp_path, 100, rare)
             row = coverage.sample_covers(path, truth, strata, 0)
             assert set(row['covers']) == set(coverage.true_values(path, truth))
             # of 13 intervals of 95 %, hardly any fails more than a few
             assert sum(row['covers'].values()) >= 9
 
-    @pytest.mark.parametrize(('covered', 'verdict'), [(950, 'yes'), (900, '**no**')])
+    @pytest.mark.parametrize(
+        ('covered', 'verdict'), [(950, 'yes'), (900, '**no**'), (990, 'wide')]
+    )
     def test_table(self, covered: int, verdict: str) -> None:
         where = {'commit': 'a', 'date': '', 'machine': '', 'clock': 'wall'}
         where |= {'versions': {'torch': '', 'torchgeo': ''}}  # type: ignore[dict-item]
