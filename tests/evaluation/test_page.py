@@ -171,7 +171,7 @@ def test_sliders_do_what_the_command_does(
     np.testing.assert_array_equal(classes(browser), mapped - 1)
     weigh(browser, {0: 0.5, 3: 1.74})
     command = browser.execute_script(
-        'return document.querySelector("#command code").textContent'
+        'return document.querySelector(".command code").textContent'
     )
     assert command.split() == WEIGHTS
     output = tmp_path / 'weighted.tif'
@@ -195,7 +195,7 @@ def test_sliders_do_what_the_command_does(
     np.testing.assert_array_equal(drawn[..., 3] > 0, expected > 0)
     valid = expected > 0
     np.testing.assert_array_equal(drawn[..., :3][valid], colors[expected[valid]])
-    browser.find_element('id', 'reset').click()
+    browser.find_element('class name', 'reset').click()
     np.testing.assert_array_equal(classes(browser), mapped - 1)
     assert not [e for e in browser.get_log('browser') if e['level'] == 'SEVERE']
 
@@ -231,8 +231,101 @@ def test_sliders_begin_at_the_weights_of_the_run(
         expected = reweighted(dataset.read(), mapped - 1, [1, 1, 1, 1])
     assert (expected != mapped - 1).mean() > 0.02
     np.testing.assert_array_equal(classes(browser), expected)
-    browser.find_element('id', 'reset').click()
+    browser.find_element('class name', 'reset').click()
     np.testing.assert_array_equal(classes(browser), mapped - 1)
+    assert not [e for e in browser.get_log('browser') if e['level'] == 'SEVERE']
+
+
+def tables(browser: Any) -> list[list[list[str]]]:
+    """Text of the cells of the tables of land cover."""
+    return browser.execute_script(
+        'return [...document.querySelectorAll("table")].filter('
+        't => t.rows[0].cells[0].textContent === "hectares").map(t => [...t.rows].map('
+        'r => [...r.cells].map(c => c.textContent)))'
+    )
+
+
+def areas(browser: Any) -> list[list[str]]:
+    """Names and areas of the classes beside the maps, of each run."""
+    return browser.execute_script(
+        'return [...document.querySelectorAll("aside .run")].map(run => '
+        '[...run.querySelectorAll(".name, .area")].map(e => e.textContent))'
+    )
+
+
+def test_each_run_has_sliders_areas_and_classes_of_its_own(
+    run: Path, opened: Open, tmp_path: Path
+) -> None:
+    # The first run was made with weights; the second, of another date, without; the
+    # third has other classes with the same codes, and no scores.
+    weighted, own = tmp_path / '2013' / 'map.tif', tmp_path / 'own.tif'
+    weighted.parent.mkdir()
+    arguments = ['postprocess', str(run.with_suffix('.tif')), '--output', str(weighted)]
+    assert main([*arguments, *WEIGHTS]) == 0
+    shutil.copy(run.with_name('map_scores.tif'), weighted.with_name('map_scores.tif'))
+    names = {1: 'Snow', 2: 'Rock', 3: 'Ice', 4: 'Sand'}
+    with rasterio.open(run.with_suffix('.tif')) as source:
+        profile, codes = source.profile, source.read()
+        pixel = abs(source.transform.determinant) / 1e4
+    with rasterio.open(own, 'w', **profile) as file:
+        file.write(codes)
+        file.update_tags(LEGEND='own', CLASSES=json.dumps(names))
+    content = json.loads(run.read_text())
+    reports = [weighted.with_suffix('.json'), run, own.with_suffix('.json')]
+    for path, settings in (
+        (weighted, {'reweight': WEIGHTS[1:], 'target': 'land-cover-4'}),
+        (own, {}),
+    ):
+        counts = np.bincount(read(path).ravel(), minlength=5)[1:] * pixel
+        rows = [
+            {'code': k + 1, 'hectares': float(area)} for k, area in enumerate(counts)
+        ]
+        report = content | {
+            'settings': settings,
+            'maps': [{'map': str(path), 'classes': rows}],
+        }
+        path.with_suffix('.json').write_text(json.dumps(report))
+    page = tmp_path / 'three.html'
+    arguments = ['report', *map(str, reports), '--output', str(page)]
+    assert main(arguments) == 0
+    browser = opened(page)
+
+    def shown() -> list[np.ndarray]:
+        return [
+            np.array(values, int).reshape(codes.shape[1:])
+            for values in browser.execute_script(
+                'return window.mapsr.views.map(v => Array.from(v.index))'
+            )
+        ]
+
+    maps = [read(path.with_suffix('.tif')) for path in reports]
+    for found, expected in zip(shown(), maps, strict=True):
+        np.testing.assert_array_equal(np.where(found == 255, 0, found + 1), expected)
+    for texts, mapped in zip(areas(browser), maps, strict=True):
+        counts = np.bincount(mapped.ravel(), minlength=5)[1:] * pixel
+        found = [float(text.split()[0].replace(',', '')) for text in texts[1::2]]
+        np.testing.assert_allclose(found, counts, atol=0.01)
+    assert areas(browser)[2][::2] == list(names.values())
+    two, one = tables(browser)
+    assert two[0][1:-1] == list(Legend.load('land-cover-4').class_names)
+    assert [row[0] for row in two[1:]] == ['2013/map', f'{run.parent.name}/map']
+    assert one[0][1:-1] == list(names.values())
+    assert [row[0] for row in one[1:]] == [f'{tmp_path.name}/own']
+    headings = browser.find_elements('css selector', 'aside h3')
+    assert [h.text for h in headings] == [row[0] for row in (*two[1:], one[1])]
+    # Sliders of the second run leave the others as they are.
+    sliders = browser.find_elements('css selector', 'aside .run:nth-of-type(2) input')
+    browser.execute_script(
+        'const s = arguments[0]; s.value = 2; s.dispatchEvent(new Event("input"))',
+        sliders[0],
+    )
+    with rasterio.open(run.with_name('map_scores.tif')) as dataset:
+        expected = reweighted(dataset.read(), maps[1] - 1, [4, 1, 1, 1])
+    found = [np.where(index == 255, -1, index) for index in shown()]
+    np.testing.assert_array_equal(found[1], expected)
+    np.testing.assert_array_equal(found[0], maps[0] - 1)
+    np.testing.assert_array_equal(found[2], maps[2] - 1)
+    assert (found[1] != maps[1] - 1).mean() > 0.02
     assert not [e for e in browser.get_log('browser') if e['level'] == 'SEVERE']
 
 

@@ -8,6 +8,7 @@ import html
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from PIL import Image
 from rasterio.enums import Resampling
 
 from ..datasets.geo.areas import PixelAreas
-from ..datasets.geo.raster import address_of
+from ..datasets.geo.raster import address_of, distinct_names
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
@@ -58,18 +59,22 @@ def build_page(
     Raises:
         InputError: If a report or a file that it names cannot be read.
     """
-    views: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
-    for path in reports:
+    for path, name in zip(reports, distinct_names(reports), strict=True):
         report = _load(path)
         if 'maps' not in report or 'settings' not in report:
             raise InputError(f'{path} is no report of a map; give the JSON beside it.')
         _check(path, report)
-        views += [
-            _view(path, report, entry, number, size)
+        legend = _legend(path, report)
+        views = [
+            _view(path, report, entry, number, size, legend)
             for number, entry in enumerate(report['maps'])
         ]
-        runs.append(_run(path, report))
+        runs.append({'name': name, 'views': views, **_run(path, report)})
+    views = [view for run in runs for view in run['views']]
+    names = distinct_names([view.pop('path') for view in views])
+    for view, name in zip(views, names, strict=True):
+        view['name'] = name
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -88,6 +93,7 @@ def build_page(
         'title': title or ', '.join(view['name'] for view in views),
         'views': views,
         'runs': runs,
+        'tables': _by_legend(views),
         'accuracies': [p for p in parts if 'confusion' in p],
         'areas': [p for p in parts if 'error_matrix_points' in p],
         'consistencies': [p['lr'] for p in parts if 'lr' in p],
@@ -209,16 +215,35 @@ def _locate(report: Path, name: str) -> str | Path:
     raise InputError(f'{report} names {name}, which is not there.')
 
 
+def _legend(path: Path, report: dict[str, Any]) -> Legend:
+    """The legend of a run: the one that it names, or that of its first map."""
+    target = _setting(report, 'target')
+    if target:
+        # A file of the user's may be gone; the map has its classes.
+        with suppress(InputError):
+            return Legend.load(target)
+    return map_legend(_locate(path, report['maps'][0]['map']))
+
+
+def _by_legend(views: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Views whose classes have the same codes and names, in the order of the views."""
+    tables: dict[Any, list[dict[str, Any]]] = {}
+    for view in views:
+        words = tuple((item['code'], item['name']) for item in view['legend'])
+        tables.setdefault(words, []).append(view)
+    return list(tables.values())
+
+
 def _view(
-    path: Path, report: dict[str, Any], entry: dict[str, Any], number: int, size: int
+    path: Path,
+    report: dict[str, Any],
+    entry: dict[str, Any],
+    number: int,
+    size: int,
+    legend: Legend,
 ) -> dict[str, Any]:
     """One map with everything that is shown of it."""
     map_path = Path(_locate(path, entry['map']))
-    target = _setting(report, 'target')
-    try:
-        legend = Legend.load(target) if target else map_legend(map_path)
-    except InputError:
-        legend = map_legend(map_path)
     with rasterio.open(map_path) as dataset:
         full = GeoBox.from_rio(dataset)
     grid = full.zoom_out(max(1.0, max(full.shape) / size))
@@ -228,7 +253,7 @@ def _view(
         _read(map_path, (grid.height, grid.width), thin)[0].astype(np.int64)
     )
     view: dict[str, Any] = {
-        'name': map_path.stem,
+        'path': str(map_path),
         'width': grid.width,
         'height': grid.height,
         'legend': [
