@@ -10,10 +10,12 @@ import signal
 import time
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
 from numpy.typing import NDArray
+from rasterio.features import rasterize
 
 from torchgeo_mapsr.datasets.scene.scene import make_scene
 from torchgeo_mapsr.main import main
@@ -160,6 +162,41 @@ def stop_before_publishing(job: MapJob, monkeypatch: pytest.MonkeyPatch) -> Path
     folder = Path(f'{job.output}.parts')
     assert len(list(folder.glob('[0-9]*.tile'))) == 12
     return folder
+
+
+def test_outputs_that_are_asked_for_after_the_map_was_published(
+    job: MapJob, expected: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr('torchgeo_mapsr.mapping.run.run_report', stop)
+        assert main(arguments(job)) == 130
+    output = Path(job.output)
+    before = output.stat().st_mtime_ns, output.read_bytes()
+    more = changed(
+        job,
+        polygons=output.with_name('cover.gpkg'),
+        html=True,
+        save_model=output.with_name('fit.safetensors'),
+    )
+    map_region(more)
+    # The map is that of the first run; the rest is made of it.
+    assert (output.stat().st_mtime_ns, output.read_bytes()) == before
+    frame = geopandas.read_file(more.polygons, layer='cover')
+    with rasterio.open(output) as dataset:
+        burnt = rasterize(
+            zip(frame.geometry, frame['class'], strict=True),
+            dataset.shape,
+            transform=dataset.transform,
+            dtype='uint8',
+        )
+    np.testing.assert_array_equal(burnt, expected[0])
+    assert frame['confidence'].between(0, 100).all()
+    assert output.with_suffix('.html').exists()
+    assert more.save_model.exists()
+    assert not list(output.parent.glob('*.parts*'))
 
 
 def test_damaged_leftovers_are_made_again(

@@ -5,6 +5,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -54,7 +55,7 @@ def publish(
     Raises:
         OSError: If a file could not be written.
     """
-    target, output, polygons = inputs.target, outputs.maps[number], outputs.polygons
+    target, output = inputs.target, outputs.maps[number]
     every = {
         'classes': (output.map, Layer.classes(target, map_nodata(target))),
         'confidence': (output.confidence, Layer.confidence()),
@@ -113,18 +114,15 @@ def publish(
         drawn.result()
         summary = counted.result()
     output.map.parent.mkdir(parents=True, exist_ok=True)
-    if polygons is not None:
-        scrap = store.scratch(polygons.name)
-        with watch('polygons'):
-            polygonise(
-                scratch['classes'],
-                scrap,
-                target,
-                scratch.get('confidence'),
-                layer=polygons.stem,
-            )
-        polygons.parent.mkdir(parents=True, exist_ok=True)
-        store.publish(scrap, polygons)
+    if outputs.polygons is not None:
+        publish_polygons(
+            store,
+            outputs.polygons,
+            scratch['classes'],
+            target,
+            scratch.get('confidence'),
+            watch,
+        )
     styles = list(output.styles)
     qml, sld = map(store.scratch, (path.name for path in styles))
     write_class_styles(output.map, target, qml, sld)
@@ -145,6 +143,31 @@ def publish(
     # The map comes last: where it is, the rest is too.
     store.publish(scratch['classes'], output.map)
     return summary
+
+
+def publish_polygons(
+    store: WorkStore,
+    path: Path,
+    classes: Path,
+    target: Legend,
+    confidence: Path | None,
+    watch: Stopwatch,
+) -> None:
+    """Write the polygons of a map.
+
+    Args:
+        store: Where they are put together.
+        path: Their file.
+        classes: The map.
+        target: Its legend.
+        confidence: Its confidence, if there is one.
+        watch: Counts the time.
+    """
+    scratch = store.scratch(path.name)
+    with watch('polygons'):
+        polygonise(classes, scratch, target, confidence, layer=path.stem)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store.publish(scratch, path)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from .fit import fit_region
 from .inputs import Inputs, searched, warn_of_another_scale
 from .outputs import Outputs, check_outputs
 from .progress import JsonProgress, Stopwatch
-from .publish import publish
+from .publish import publish, publish_polygons
 from .store import TileFiles, WorkStore
 from .tiles import ChipScores, MapPass, MapTiles, ModelScores, TileItems
 
@@ -250,6 +250,16 @@ class Run:
             if number in store.finished:
                 with self.watch('report'):
                     summary = self._summary(output.map)
+                # They may have been asked for only now.
+                if self.outputs.polygons is not None:
+                    publish_polygons(
+                        store,
+                        self.outputs.polygons,
+                        output.map,
+                        self.inputs.target,
+                        output.confidence if self.outputs.confidence else None,
+                        self.watch,
+                    )
             else:
                 summary = publish(
                     store,
