@@ -655,3 +655,53 @@ def test_outputs_of_one_name(
     assert main(['change', *arguments, '--window', '1e19']) == 0
     with rasterio.open(out) as dataset:
         assert dataset.shape == (1, 1)
+
+
+def test_polygons_are_valid_and_have_all_of_the_area(tmp_path: Path) -> None:
+    """Windows that touch by a corner only are places of their own."""
+    rng = np.random.default_rng(0)
+    small = np.where(rng.random((30, 30)) < 0.45, 4, 2).astype(np.uint8)
+    after = np.kron(small, np.ones((5, 5), np.uint8))[None]
+    own = {'transform': Affine(10, 0, 5e5, 0, -10, 5e6), 'crs': 'EPSG:32633'}
+    paths = [
+        write(tmp_path / name, values, **own)
+        for name, values in (('a.tif', np.full_like(after, 2)), ('b.tif', after))
+    ]
+    output, places = tmp_path / 'c.tif', tmp_path / 'c.gpkg'
+    arguments = ['change', *map(str, paths), '--legend', 'land-cover-4']
+    arguments += ['--window', '50', '--threshold', '0.5', '--output', str(output)]
+    assert main([*arguments, '--polygons', str(places)]) == 0
+    frame = geopandas.read_file(places)
+    # scipy's components: those that share an edge
+    labels, count = ndimage.label(small == 4)
+    assert len(frame) == count
+    assert frame.is_valid.all()
+    assert (frame.geom_type == 'Polygon').all()
+    expected = np.sort(np.bincount(labels.ravel())[1:]) * 0.25
+    np.testing.assert_allclose(np.sort(frame.area / 1e4), expected)
+    # on the ground, where a square metre of the zone is a little less
+    np.testing.assert_allclose(np.sort(frame['hectares']), expected, rtol=1e-3)
+    np.testing.assert_allclose(frame['difference'], 1)
+
+
+@pytest.mark.parametrize(('asked', 'used'), [(140, 100), (149, 100), (240, 200)])
+def test_the_window_is_reported_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: int, used: int
+) -> None:
+    before = np.full((1, 40, 40), 2)
+    after = before.copy()
+    after[:, :10, :10] = 4
+    own = {'transform': Affine(100, 0, 5e5, 0, -100, 5e6), 'crs': 'EPSG:32633'}
+    paths = [
+        str(write(tmp_path / name, values, **own))
+        for name, values in (('a.tif', before), ('b.tif', after))
+    ]
+    figures, output = tmp_path / 'c.json', tmp_path / 'c.tif'
+    arguments = ['change', *paths, '--legend', 'land-cover-4', '--window', str(asked)]
+    assert main([*arguments, '--json', str(figures), '--output', str(output)]) == 0
+    with rasterio.open(output) as dataset:
+        assert dataset.res == (used, used)
+    # 0.04 % of the scale at the middle of a UTM zone
+    window = json.loads(figures.read_text())['window_metres']
+    assert window == pytest.approx(used, rel=1e-3)
+    assert f'windows of {window:.4g} m' in capsys.readouterr().out

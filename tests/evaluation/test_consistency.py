@@ -10,11 +10,13 @@ import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
+from shapely import Polygon
 
 from torchgeo_mapsr.datasets.geo.region import region_map
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.legends.legend import Legend
+from torchgeo_mapsr.datasets.legends.measured import measure_statistics
 from torchgeo_mapsr.datasets.legends.statistics import JointStatistics
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation import consistency
@@ -22,6 +24,7 @@ from torchgeo_mapsr.evaluation.consistency import MapSummary, composition, summa
 
 LEGEND = Legend.load('land-cover-4')
 NLCD = Crosswalk.load('nlcd', 'land-cover-4')
+SQUARE = (0, 0), (0, 1), (1, 1), (1, 0)
 
 
 def write(path: Path, codes: np.ndarray, affine: Affine, crs: str) -> Path:
@@ -120,6 +123,65 @@ def test_masks_of_maps_count(rasters: tuple[Path, LabelRaster]) -> None:
     np.testing.assert_array_equal(one.shares, other.shares)
 
 
+def pixels_of_a_cell(path: Path, labels: LabelRaster) -> float:
+    """Area of a cell in pixels of a map: in the map's CRS, by its corners."""
+    grid = labels.geobox
+    col, row = grid.width / 2, grid.height / 2
+    corners = np.array([grid.pix2wld(col + i, row + j) for i, j in SQUARE])
+    with rasterio.open(path) as dataset:
+        to_map = Transformer.from_crs(grid.crs.proj, dataset.crs, always_xy=True)
+        pixel = abs(dataset.transform.determinant)
+    return Polygon(zip(*to_map.transform(*corners.T), strict=True)).area / pixel
+
+
+def test_a_map_against_the_statistics_of_itself(tmp_path: Path) -> None:
+    # Of cells at the edge, one row or one column of pixels is in the map.
+    rng = np.random.default_rng(0)
+    mapped = 1 + rng.integers(0, 4, (60, 60)).repeat(5, 0).repeat(5, 1)
+    path = write(
+        tmp_path / 'map.tif', mapped, Affine(1, 0, 5e5, 0, -1, 5e6), 'EPSG:32633'
+    )
+    affine = Affine(30, 0, 5e5 - 29, 0, -30, 5e6 + 29)
+    codes = rng.choice([11, 41], (12, 12))
+    labels = write(tmp_path / 'lr.tif', codes, affine, 'EPSG:32633')
+    same = Crosswalk.load(LEGEND, LEGEND)
+    statistics = measure_statistics(labels, path, NLCD.source, same)
+    (raster,) = LabelRaster.open(labels)
+    result = composition(path, LEGEND, [raster], NLCD.source)
+    mean_z, rms_z = result.z_scores(statistics)
+    for code in (11, 41):
+        i = int(NLCD.source.index(code))
+        np.testing.assert_allclose(mean_z[i], 0, atol=1e-9)
+        np.testing.assert_allclose(rms_z[i], 1)
+
+
+@pytest.mark.parametrize('block', [64, 1024])
+def test_of_overlapping_labels_the_first_counts(
+    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consistency, '_BLOCK', block)
+    rng = np.random.default_rng(0)
+    mapped = rng.integers(1, 5, (120, 120))
+    affine = Affine(1, 0, 5e5, 0, -1, 5e6)
+    path = write(tmp_path / 'map.tif', mapped, affine, 'EPSG:32633')
+    # The first has codes in the western half, the second everywhere.
+    one, two = np.full((4, 4), 11), np.full((8, 8), 41)
+    one[:, 2:] = 0
+    files = [
+        write(tmp_path / f'{i}.tif', c, affine * Affine.scale(s), 'EPSG:32633')
+        for i, (c, s) in enumerate([(one, 30), (two, 15)])
+    ]
+    labels = LabelRaster.open(files)
+    result = composition(path, LEGEND, labels, NLCD.source)
+    water, forest = (int(NLCD.source.index(code)) for code in (11, 41))
+    assert result.cells[[water, forest]].tolist() == [8, 32]
+    halves = mapped[:, :60], mapped[:, 60:]
+    for i, half in zip((water, forest), halves, strict=True):
+        expected = np.bincount(half.ravel(), minlength=5)[1:] / half.size
+        np.testing.assert_allclose(result.mean[i], expected)
+    assert summarise(path, LEGEND, labels, NLCD).cells.tolist() == [8, 32, 0, 0]
+
+
 @pytest.mark.parametrize('block', [64, 1024])
 def test_composition_and_z_scores(
     rasters: tuple[Path, LabelRaster], block: int, monkeypatch: pytest.MonkeyPatch
@@ -134,18 +196,22 @@ def test_composition_and_z_scores(
         mapped = LEGEND.index(dataset.read(1).astype(int))
         region = region_map(GeoBox.from_rio(dataset), labels.geobox)
     codes = labels.read(region.rows, region.cols).ravel()
+    scale = pixels_of_a_cell(path, labels)
     for code in (11, 41, 82, 22):
-        shares = []
+        shares, weights = [], []
         for cell in np.flatnonzero(codes == code):
             inside = mapped[(region.mask_region == cell + 1) & (mapped >= 0)]
             if inside.size:
                 shares.append(np.bincount(inside, minlength=4) / inside.size)
+                weights.append(min(inside.size / scale, 1))
         i = int(NLCD.source.index(code))
         assert result.cells[i] == len(shares)
         deviation = np.maximum(statistics.std[i], 0.02)
         z = (np.array(shares) - statistics.mean[i]) / deviation
-        np.testing.assert_allclose(mean_z[i], z.mean(0))
-        np.testing.assert_allclose(rms_z[i], np.sqrt((z**2).mean(0)))
+        mean = np.average(z, 0, weights)
+        np.testing.assert_allclose(mean_z[i], mean, rtol=1e-4, atol=1e-4)
+        rms = np.sqrt(np.average(z**2, 0, weights))
+        np.testing.assert_allclose(rms_z[i], rms, rtol=1e-4)
     doubled = result + result
     np.testing.assert_allclose(doubled.mean, result.mean)
     json.dumps(result.to_dict(statistics), allow_nan=False)

@@ -224,3 +224,111 @@ def test_a_boundary_wider_than_the_map(made_scene: Scene, tmp_path: Path) -> Non
         assert main(['evaluate', path, *arguments]) == 0
         found.append(json.loads(figures.read_text())['boundary_iou'])
     assert found == [1.0, 1.0]
+
+
+def write(path: Path, codes: np.ndarray, pixel: float, x: float = 5e5) -> str:
+    height, width = codes.shape
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        width=width,
+        height=height,
+        count=1,
+        dtype='uint8',
+        nodata=0,
+        crs='EPSG:32633',
+        transform=Affine(pixel, 0, x, 0, -pixel, 5e6),
+    ) as file:
+        file.write(codes.astype(np.uint8), 1)
+    return str(path)
+
+
+def test_pixels_of_several_sizes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are pooled as they are, which is said; boundaries are as wide in all."""
+    fine = write(tmp_path / 'f.tif', np.full((200, 200), 2), 1)
+    coarse = write(tmp_path / 'c.tif', np.full((20, 20), 2), 10, 6e5)
+    wrong = write(tmp_path / 'w.tif', np.full((20, 20), 1), 10, 6e5)
+    figures = tmp_path / 'figures.json'
+    options = ['--json', str(figures), '--overwrite']
+    assert main(['evaluate', fine, coarse, '--truth', fine, wrong, *options]) == 0
+    content = json.loads(figures.read_text())
+    assert content['boundary_width_metres'] == 20
+    assert content['accuracy'] == pytest.approx(40000 / 40400, abs=1e-6)
+    (note,) = content['notes']
+    assert f'1 m ({fine}) to 10 m ({coarse})' in note
+    assert '100 times as much' in note
+    assert f'Note: {note}' in capsys.readouterr().out
+    tiles = content['groups']['tile']
+    assert [tiles[name]['accuracy'] for name in 'fc'] == [1, 0]
+    # one size, and the finer of two that are compared with one another
+    assert main(['evaluate', coarse, '--truth', wrong, *options]) == 0
+    assert json.loads(figures.read_text())['notes'] == []
+    assert main(['evaluate', fine, '--truth', fine, *options]) == 0
+    assert json.loads(figures.read_text())['boundary_width_metres'] == 2
+
+
+def test_strata_of_a_country(tmp_path: Path) -> None:
+    """They are read where the maps are: all of these codes would take 8 TB."""
+    path = write(tmp_path / 'map.tif', np.full((60, 60), 2), 1)
+    strata, size = tmp_path / 'strata.tif', 1 << 20
+    with rasterio.open(
+        strata,
+        'w',
+        driver='GTiff',
+        width=size,
+        height=size,
+        count=1,
+        dtype='uint8',
+        nodata=0,
+        crs='EPSG:32633',
+        transform=Affine(1, 0, 5e5 - 600_000, 0, -1, 5e6 + 300_000),
+        tiled=True,
+        blockxsize=8192,
+        blockysize=8192,
+        sparse_ok=True,
+        compress='deflate',
+    ) as file:
+        for code, row in ((7, 0), (3, 20)):
+            window = rasterio.windows.Window(600_000, 300_000 + row, 60, 20)
+            file.write(np.full((1, 20, 60), code, np.uint8), window=window)
+    figures = tmp_path / 'figures.json'
+    arguments = ['--truth', path, '--strata', str(strata), '--json', str(figures)]
+    assert main(['evaluate', path, *arguments]) == 0
+    groups = json.loads(figures.read_text())['groups']['stratum']
+    assert {code: part['pixels'] for code, part in groups.items()} == {
+        '3': 1200,
+        '7': 1200,
+    }
+
+
+@pytest.mark.parametrize(
+    'outputs',
+    [
+        ['--matrix', 'x.png', '--reliability', 'x.png'],
+        ['--matrix', 'x.csv', 'x.csv'],
+        ['--matrix', 'x.csv', '--json', 'x.csv'],
+        ['--json', 's.tif', '--strata', 's.tif'],
+    ],
+)
+@pytest.mark.parametrize('overwrite', [[], ['--overwrite']])
+def test_two_files_of_one_name(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    outputs: list[str],
+    overwrite: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path('map.tif'), np.full((20, 20), 2), 1)
+    write(Path('s.tif'), np.full((20, 20), 2), 1)
+    before = Path('s.tif').read_bytes()
+    arguments = ['evaluate', 'map.tif', '--truth', 'map.tif', *outputs, *overwrite]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert 'is an input or another output' in error
+    assert error.count('\n') == 1
+    assert {path.name for path in tmp_path.iterdir()} == {'map.tif', 's.tif'}
+    assert Path('s.tif').read_bytes() == before

@@ -5,7 +5,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -366,7 +366,7 @@ def assess(
     map_crosswalk: Crosswalk,
     truth_crosswalk: Crosswalk,
     boundary_width: float | None = None,
-    groups: Mapping[str, tuple[tuple[str, ...], Grouping]] | None = None,
+    groups: Mapping[str, tuple[Sequence[str] | None, Grouping]] | None = None,
 ) -> Assessment:
     """Compare a map with HR labels, by group and along boundaries, too.
 
@@ -382,7 +382,8 @@ def assess(
         truth_crosswalk: From the truth's legend to the same.
         boundary_width: Metres from a boundary in which the boundary IoU is taken; it is
             not measured by default.
-        groups: Names of groups and what gives their numbers, by kind.
+        groups: Names of groups and what gives their numbers, by kind; without names, a
+            group is called by its number.
 
     Returns:
         The counts.
@@ -452,7 +453,10 @@ def assess(
         for kind, (names, grouping) in (groups or {}).items():
             number = grouping(block)
             present = np.unique(number[(number >= 0) & (true >= 0)])
-            by_kind[kind] = {names[g]: count(number == g) for g in present}
+            by_kind[kind] = {
+                str(g) if names is None else names[g]: count(number == g)
+                for g in present.tolist()
+            }
         total += Assessment(replace(count(None), unknown=unknown), by_kind)
     if odd:
         raise InputError(
@@ -481,6 +485,17 @@ def pixel_metres(grid: GeoBox) -> tuple[float, float]:
         wide = wide * np.cos(np.radians(float(latitude)))
     scale = (PixelAreas(grid).middle / (high * wide)) ** 0.5
     return float(high * scale), float(wide * scale)
+
+
+def compared_pixel(map_path: str | Path, truth_path: str | Path) -> tuple[float, float]:
+    """Height and width in metres of the pixels in which :func:`assess` compares two files.
+
+    Args:
+        map_path: Raster of class codes.
+        truth_path: Raster of class codes; may have another grid and CRS.
+    """
+    grids = (one_grid(path).geobox for path in (map_path, truth_path))
+    return pixel_metres(_finer(*grids))
 
 
 def _finer(first: GeoBox, second: GeoBox) -> GeoBox:

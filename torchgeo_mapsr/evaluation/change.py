@@ -24,6 +24,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.features import shapes
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
+from scipy import ndimage
 from shapely.geometry import shape
 
 from ..datasets.geo.areas import PixelAreas
@@ -437,6 +438,13 @@ class ChangeMap:
         """Windows that have changed, (h, w)."""
         return np.nan_to_num(self.difference, nan=-1) >= self.thresholds
 
+    @property
+    def window(self) -> float:
+        """Side of a square as large as a window, in metres: windows are whole pixels."""
+        high, wide = pixel_metres(self.grid)
+        pixels = ~self.grid.affine * self.geobox.affine
+        return float((high * pixels.e * wide * pixels.a) ** 0.5)
+
     @cached_property
     def hectares(self) -> float:
         """Area of the windows that have changed, as far as they have data."""
@@ -473,7 +481,7 @@ class ChangeMap:
             rasterio.shutil.copy(memory.name, path, driver='COG', compress='deflate')
 
     def polygons(self) -> geopandas.GeoDataFrame:
-        """Windows that have changed and touch, as one polygon each.
+        """Windows that have changed and share an edge, as one polygon each.
 
         Returns:
             ``difference`` (the mean), ``largest`` and ``hectares`` (of what has data) of
@@ -490,18 +498,20 @@ class ChangeMap:
             x, y = self.grid.pix2wld(*np.minimum(edge, size).T)
             return np.stack([x, y], 1)
 
-        outlines = shapes(self.changed.astype(np.uint8), self.changed, 8)
-        for count, (outline, _) in enumerate(outlines, 1):
-            inside = self.changed & rasterio.features.geometry_mask(
-                [outline], self.changed.shape, Affine.identity(), invert=True
-            )
-            values = self.difference[inside]
+        # By edges: an outline that meets itself at a corner would be no valid polygon.
+        places, _ = ndimage.label(self.changed)
+        boxes = ndimage.find_objects(places)
+        outlines = shapes(places.astype(np.int32), self.changed, connectivity=4)
+        for count, (outline, number) in enumerate(outlines, 1):
+            box = boxes[int(number) - 1]
+            inside = places[box] == number
+            values = self.difference[box][inside]
             rows.append(
                 {
                     'change': count,
                     'difference': float(values.mean()),
                     'largest': float(values.max()),
-                    'hectares': float(self.areas[inside].sum() / 1e4),
+                    'hectares': float(self.areas[box][inside].sum() / 1e4),
                     'geometry': shapely.transform(shape(outline), place),
                 }
             )

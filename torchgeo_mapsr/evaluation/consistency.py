@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from ..datasets.geo.areas import PixelAreas
-from ..datasets.geo.grid import Window, blocks_of
+from ..datasets.geo.grid import Window, blocks_of, pixel_ratio
 from ..datasets.geo.raster import RasterFile
 from ..datasets.geo.region import cell_diameter, region_map
 from ..datasets.labels import LabelRaster
@@ -96,6 +96,7 @@ def summarise(
 
     A cell is judged once, by the window that its first pixel lies in, row by row;
     windows are read with a margin that is wider than a cell, so that they see it whole.
+    Where label rasters overlap, the first that has a code counts.
 
     Args:
         path: Map of the legend's codes.
@@ -119,9 +120,9 @@ def summarise(
         nodata += int(counts[0])
         pixels += counts[1:]
         hectares += np.bincount(place, area, n + 1)[1:]
-        for raster in labels if crosswalk is not None else ():
+        for i, raster in enumerate(labels if crosswalk is not None else ()):
             assert crosswalk is not None
-            codes, counts = part.cells(raster, n)
+            codes, counts = part.cells(raster, n, labels[:i])
             truth = crosswalk.index(codes)
             counts, truth = counts[truth >= 0], truth[truth >= 0]
             same = counts.argmax(1) == truth
@@ -134,19 +135,22 @@ def summarise(
 class Composition:
     """What the LR cells of each class hold in maps.
 
-    Sums over cells, so that maps add up (``+``).
+    Sums over cells, so that maps add up (``+``). As in joint statistics that are
+    measured, a cell counts by the share of it that is mapped.
 
     Args:
         source: LR legend, L classes.
         target: The maps' legend, C classes.
         cells: Cells of each LR class, (L,).
-        shares: Sum of the shares of the map's classes in them, (L, C).
-        squares: Sum of the squares of the shares, (L, C).
+        weights: Sum of their weights, (L,).
+        shares: Weighted sum of the shares of the map's classes in them, (L, C).
+        squares: Weighted sum of the squares of the shares, (L, C).
     """
 
     source: Legend
     target: Legend
     cells: NDArray[np.int64]
+    weights: NDArray[np.float64]
     shares: NDArray[np.float64]
     squares: NDArray[np.float64]
 
@@ -155,6 +159,7 @@ class Composition:
             self.source,
             self.target,
             self.cells + other.cells,
+            self.weights + other.weights,
             self.shares + other.shares,
             self.squares + other.squares,
         )
@@ -162,7 +167,7 @@ class Composition:
     @cached_property
     def mean(self) -> NDArray[np.float64]:
         """Mean share of each class of the map, (L, C); NaN without a cell."""
-        return self.shares / np.where(self.cells > 0, self.cells, np.nan)[:, None]
+        return self.shares / np.where(self.cells > 0, self.weights, np.nan)[:, None]
 
     def z_scores(
         self, statistics: JointStatistics
@@ -176,8 +181,8 @@ class Composition:
             statistics: η and ρ of the same legends.
 
         Returns:
-            Mean of the cells' z-scores (0 if there is no bias), and the root of the
-            mean of their squares (1 if they scatter as expected), both (L, C).
+            Weighted mean of the cells' z-scores (0 if there is no bias), and the root of
+            that of their squares (1 if they scatter as expected), both (L, C).
 
         Raises:
             InputError: If the statistics are for other legends.
@@ -193,8 +198,8 @@ class Composition:
                 )
         deviation = np.maximum(statistics.std, _FLOOR)
         offset = self.mean - statistics.mean
-        count = np.where(self.cells > 0, self.cells, np.nan)[:, None]
-        variance = np.maximum(self.squares / count - self.mean**2, 0)
+        total = np.where(self.cells > 0, self.weights, np.nan)[:, None]
+        variance = np.maximum(self.squares / total - self.mean**2, 0)
         return offset / deviation, np.sqrt(variance + offset**2) / deviation
 
     def to_dict(self, statistics: JointStatistics | None = None) -> dict[str, Any]:
@@ -228,6 +233,8 @@ def composition(
 ) -> Composition:
     """Find what the LR cells of each class hold in a map.
 
+    Of several label rasters the first that has a code at a pixel counts.
+
     Args:
         path: Map of the legend's codes.
         legend: Its legend, C classes.
@@ -238,19 +245,23 @@ def composition(
         Sums over the cells.
     """
     length, n = len(lr_legend), len(legend)
-    cells = np.zeros(length, np.int64)
+    cells, weights = np.zeros(length, np.int64), np.zeros(length)
     shares, squares = np.zeros((length, n)), np.zeros((length, n))
     mapped = LabelRaster([RasterFile.open(path)])
+    # Where the map reaches beyond the labels' CRS, cells count as whole.
+    pixel = np.nan_to_num([pixel_ratio(mapped.geobox, r.geobox) for r in labels], nan=1)
     for part in _parts(mapped, legend, labels):
-        for raster in labels:
-            codes, counts = part.cells(raster, n)
+        for i, raster in enumerate(labels):
+            codes, counts = part.cells(raster, n, labels[:i])
             index = lr_legend.index(codes)
             counts, index = counts[index >= 0], index[index >= 0]
-            share = counts / counts.sum(1, keepdims=True)
+            total = counts.sum(1, keepdims=True)
+            share, weight = counts / total, np.minimum(total * pixel[i], 1)
             cells += np.bincount(index, minlength=length)
-            np.add.at(shares, index, share)
-            np.add.at(squares, index, share**2)
-    return Composition(lr_legend, legend, cells, shares, squares)
+            np.add.at(weights, index, weight[:, 0])
+            np.add.at(shares, index, weight * share)
+            np.add.at(squares, index, weight * share**2)
+    return Composition(lr_legend, legend, cells, weights, shares, squares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,13 +281,14 @@ class _Part:
     inner: Window
 
     def cells(
-        self, labels: LabelRaster, classes: int
+        self, labels: LabelRaster, classes: int, before: Sequence[LabelRaster] = ()
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """LR cells whose first pixel lies in the window.
 
         Args:
             labels: LR labels.
             classes: Number of classes of the map, C.
+            before: Rasters that go before: pixels under a code of theirs are left out.
 
         Returns:
             The code of each that has one and mapped pixels, (n,), and its pixels by
@@ -301,7 +313,10 @@ class _Part:
             & (col >= cols.start)
             & (col < cols.stop)
         )
-        index = self.index.ravel()
+        index = self.index
+        for other in before:
+            index = np.where(other.at(self.geobox) >= 0, -1, index)
+        index = index.ravel()
         both = (cell >= 0) & (index >= 0)
         pairs = np.bincount(
             cell[both] * classes + index[both], minlength=size * classes

@@ -107,6 +107,7 @@ def run(options: argparse.Namespace) -> int:
     )
     signal, is_map = _signal(options, [*before, *after])
     inputs: list[Any] = [options.before, options.after, *before, *after]
+    inputs += filter(None, [options.legend])
     scores = [
         [layer_path(path, 'scores') for path in paths] for paths in (before, after)
     ]
@@ -159,13 +160,13 @@ def run(options: argparse.Namespace) -> int:
     higher = f' to {largest:.4g}, by class' if largest > result.threshold else ''
     console.print(
         f'{windows} of {int((result.difference == result.difference).sum())} windows '
-        f'of {options.window:g} m have changed ({result.hectares:,.2f} ha, '
+        f'of {result.window:.4g} m have changed ({result.hectares:,.2f} ha, '
         f'{len(polygons)} places); threshold {result.threshold:.4g}{higher} on {signal}.'
     )
     console.print(f'Change: {options.output}')
     content = {
         'signal': signal,
-        'window_metres': options.window,
+        'window_metres': round(result.window, 3),
         'threshold': result.threshold,
         'largest_threshold': largest,
         'windows_changed': windows,

@@ -60,6 +60,10 @@ _FIGURES = {
 }
 
 
+# Up to this ratio of their areas, pixels are of one size.
+_ALIKE = 1.2
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument('maps', nargs='+', metavar='MAP', help='class maps')
@@ -117,8 +121,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         '--boundary',
         type=finite,
         metavar='METRES',
-        help='width of boundaries for the boundary IoU (default: two pixels of the '
-        'finest first pair)',
+        help='width of boundaries for the boundary IoU (default: two of the largest '
+        'pixels that are compared)',
     )
     parser.add_argument(
         '--matrix',
@@ -148,7 +152,9 @@ def run(options: argparse.Namespace) -> int:
     if options.labels and not options.labels_legend:
         raise InputError('--labels needs its legend: give --labels-legend.')
     _check_effect(options)
-    inputs = [*options.maps, *options.truth, *options.labels]
+    named = 'strata', 'statistics', 'legend', 'truth_legend', 'target', 'crosswalk'
+    files = (getattr(options, name) for name in (*named, 'labels_legend'))
+    inputs = [*options.maps, *options.truth, *options.labels, *filter(None, files)]
     _check_outputs(options, inputs)
     truth = options.truth
     if truth and len(maps) != len(truth):
@@ -190,8 +196,8 @@ def _check_outputs(options: argparse.Namespace, inputs: list[str]) -> None:
     """Nothing is written over, and that before there is work."""
     outputs = [*options.matrix, *filter(None, [options.reliability])]
     check_json(options, [*inputs, *outputs])
-    for path in outputs:
-        check_output(path, inputs, options.overwrite)
+    for i, path in enumerate(outputs):
+        check_output(path, [*inputs, *outputs[:i]], options.overwrite)
     for path in options.matrix:
         if path.suffix not in {'.csv', '.png'}:
             raise InputError(f'--matrix {path} is neither a .csv nor a .png file.')
@@ -210,7 +216,7 @@ def _with_truth(
     from ..datasets.geo.raster import distinct_names
     from ..datasets.labels import LabelRaster
     from ..datasets.legends.crosswalk import Crosswalk
-    from ..evaluation.accuracy import assess, pixel_metres
+    from ..evaluation.accuracy import assess, compared_pixel
     from ..evaluation.class_maps import layer_path
     from ..evaluation.reliability import map_reliability
 
@@ -220,10 +226,10 @@ def _with_truth(
         options.truth_legend or legend, target, options.crosswalk
     )
     names = distinct_names([path for path, _ in pairs])
+    pixels = [compared_pixel(*pair) for pair in pairs]
     width = options.boundary
     if width is None:
-        first = [LabelRaster.open(path)[0].geobox for path in pairs[0]]
-        width = round(2 * min(max(pixel_metres(grid)) for grid in first), 3)
+        width = round(2 * max(map(max, pixels)), 3)
     groups = _groups(options)
     parts, reliability = [], None
     with working(console, 'Comparing'):
@@ -262,11 +268,30 @@ def _with_truth(
     _show_classes(console, result.total)
     _show_matrix(console, result.total)
     _show_groups(console, result)
-    content = {'crosswalk': truth_crosswalk.name, **result.to_dict()}
+    notes = _notes([path for path, _ in pairs], pixels)
+    for note in notes:
+        console.print(f'Note: {note}', markup=False)
+    content = {'crosswalk': truth_crosswalk.name, **result.to_dict(), 'notes': notes}
     if reliability is not None:
         console.print(f'Expected calibration error: {100 * reliability.ece:.1f} %')
         content['reliability'] = reliability.to_dict()
     return content
+
+
+def _notes(maps: list[str], pixels: list[tuple[float, float]]) -> list[str]:
+    """What has to be said of figures that are pooled over pixels of several sizes."""
+    areas = [high * wide for high, wide in pixels]
+    fine, coarse = areas.index(min(areas)), areas.index(max(areas))
+    ratio = areas[coarse] / areas[fine]
+    if ratio < _ALIKE:
+        return []
+    note = (
+        f'Every pixel counts alike, and those compared have {max(pixels[fine]):.3g} m '
+        f'({maps[fine]}) to {max(pixels[coarse]):.3g} m ({maps[coarse]}): of the same '
+        f'ground, the first counts {ratio:.3g} times as much. See the figures by tile, '
+        'or compare files of one pixel size at a time.'
+    )
+    return [note]
 
 
 def _all(grid: Any) -> Any:
@@ -312,19 +337,11 @@ def _groups(options: argparse.Namespace) -> dict[str, Any]:
         raise InputError('--lr-group needs --labels and --labels-legend.')
     if options.strata:
         strata = LabelRaster.open(options.strata)
-        found = [
-            np.unique(one.read(*(slice(0, size) for size in one.geobox.shape)))
-            for one in strata
-        ]
-        codes = np.unique(np.concatenate(found))
-        codes = codes[codes >= 0]
 
         def stratum(grid: Any) -> Any:
-            values = first_code(strata, grid)
-            place = np.searchsorted(codes, values).clip(0, len(codes) - 1)
-            return np.where(codes[place] == values, place, -1)
+            return first_code(strata, grid)
 
-        groups['stratum'] = (tuple(map(str, codes.tolist())), stratum)
+        groups['stratum'] = (None, stratum)
     return groups
 
 
