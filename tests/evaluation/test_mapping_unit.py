@@ -4,21 +4,32 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
 from scipy import ndimage
+from shapely.geometry import LineString
 
-from torchgeo_mapsr.evaluation.mapping_unit import MappingUnit
+from torchgeo_mapsr.evaluation.mapping_unit import MappingUnit, Sides, pixel_sides
 
 
 def sieve(
-    index: np.ndarray, areas: np.ndarray, minimum: float, size: int
+    index: np.ndarray,
+    areas: np.ndarray,
+    minimum: float,
+    size: int,
+    sides: Sides | None = None,
 ) -> np.ndarray:
     def read(rows: slice, cols: slice) -> np.ndarray:
         return index[rows, cols]
 
-    unit = MappingUnit.scan(read, index.shape, by_row(areas), minimum, size)
+    unit = MappingUnit.scan(
+        read, index.shape, by_row(areas), minimum, size, sides=sides
+    )
     result = np.full(index.shape, -9)
     # any order
     windows = windows_of(index.shape, size)
@@ -40,7 +51,12 @@ def windows_of(shape: tuple[int, int], size: int) -> list[tuple[slice, slice]]:
     ]
 
 
-def reference(index: np.ndarray, areas: np.ndarray, minimum: float) -> np.ndarray:
+def reference(
+    index: np.ndarray,
+    areas: np.ndarray,
+    minimum: float,
+    length: Callable[[int, int, int, int], float] = lambda *corners: 1,
+) -> np.ndarray:
     """The same rule pixel by pixel, on the whole raster, in plain Python."""
     patch, count = np.zeros(index.shape, int), 0
     for c in np.unique(index[index >= 0]):
@@ -49,7 +65,7 @@ def reference(index: np.ndarray, areas: np.ndarray, minimum: float) -> np.ndarra
         count += n
     size = np.bincount(patch.ravel(), np.repeat(areas, index.shape[1]))
     kind = {int(p): int(c) for p, c in zip(patch.ravel(), index.ravel(), strict=True)}
-    border: dict[int, Counter[int]] = {p: Counter() for p in range(1, count + 1)}
+    border: dict[int, Counter[Any]] = {p: Counter() for p in range(1, count + 1)}
     height, width = index.shape
     for i in range(height):
         for j in range(width):
@@ -57,16 +73,17 @@ def reference(index: np.ndarray, areas: np.ndarray, minimum: float) -> np.ndarra
                 if k < height and m < width:
                     a, b = int(patch[i, j]), int(patch[k, m])
                     if a != b and a and b:
-                        border[a][b] += 1
-                        border[b][a] += 1
+                        edge = length(k, m, i + 1, j + 1)
+                        border[a][b] += edge
+                        border[b][a] += edge
     settled = {p for p in range(1, count + 1) if size[p] >= minimum - 1e-6}
     while True:
         new = {}
         for p in set(range(1, count + 1)) - settled:
-            votes: Counter[int] = Counter()
-            for q, length in border[p].items():
+            votes: Counter[Any] = Counter()
+            for q, edge in border[p].items():
                 if q in settled:
-                    votes[kind[q]] += length
+                    votes[kind[q]] += edge
             if votes:
                 new[p] = min(votes, key=lambda c: (-votes[c], c))
         if not new:
@@ -94,6 +111,42 @@ def test_tiles_give_what_the_whole_raster_does(seed: int) -> None:
         np.testing.assert_array_equal(result, expected)
     assert (expected != index).mean() > 0.03
     np.testing.assert_array_equal(expected < 0, index < 0)
+
+
+@pytest.mark.parametrize(
+    ('epsg', 'corner', 'pixel'),
+    [
+        (4326, (20, 70), 0.001),  # 38 m × 112 m
+        (6933, (1.93e6, 6.6e6), 100),  # equal-area: 61 m × 164 m
+        (32633, (5e5, 5e6), 10),  # squares
+    ],
+)
+def test_edges_are_as_long_as_they_are_on_the_ground(
+    epsg: int, corner: tuple[float, float], pixel: float
+) -> None:
+    affine = Affine(pixel, 0, corner[0], 0, -pixel, corner[1])
+    rng = np.random.default_rng(1)
+    smooth = ndimage.gaussian_filter(rng.normal(size=(50, 40)), 1.2)
+    index = np.digitize(smooth, np.quantile(smooth, [0.25, 0.5, 0.75]))
+    grid = GeoBox((50, 40), affine, f'EPSG:{epsg}')
+    degrees = Transformer.from_crs(epsg, 4326, always_xy=True)
+    lon, lat = degrees.transform(*(affine * (20, 25)))
+    local = f'+proj=aeqd +lon_0={lon} +lat_0={lat} +ellps=WGS84'
+    to_local = Transformer.from_crs(epsg, local, always_xy=True)
+
+    def length(i: int, j: int, k: int, m: int) -> float:
+        ends = [affine * place for place in ((j, i), (m, k))]
+        line = LineString(to_local.transform(x, y) for x, y in ends)
+        # Sides that are alike tie; of squares all are.
+        return 1.0 if epsg == 32633 else round(line.length, 4)
+
+    areas = np.ones(50)
+    expected = reference(index, areas, 9, length)
+    for size in (9, 16, 64):
+        result = sieve(index, areas, 9, size, pixel_sides(grid))
+        np.testing.assert_array_equal(result, expected)
+    squares = reference(index, areas, 9)
+    assert (expected != squares).any() == (epsg != 32633)
 
 
 def test_no_patch_is_smaller_than_the_unit() -> None:

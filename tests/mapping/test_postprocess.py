@@ -168,7 +168,7 @@ def test_interrupted_it_goes_on(
     assert not Path(f'{output}.parts').exists()
     page = output.with_suffix('.html').read_text()
     data = page.partition('id="data">')[2].partition('</script>')[0]
-    assert json.loads(data)[0]['weights'] == [1.0, 1.0, 1.0, 2.0]
+    assert json.loads(data)[0][0]['weights'] == [1.0, 1.0, 1.0, 2.0]
 
 
 def test_a_page_is_not_written_over(

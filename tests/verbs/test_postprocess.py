@@ -175,3 +175,30 @@ def test_scores_of_another_type(
     error = capsys.readouterr().err
     assert f'holds {dtype}, and scores are' in error
     assert error.count('\n') == 1
+
+
+def test_edges_of_a_patch_in_degrees(tmp_path: Path) -> None:
+    """At 70° N pixels are 38 m wide and 112 m high: two of these are the longer edge."""
+    codes = np.full((40, 40), 1, np.uint8)
+    codes[18:20] = 2  # a band of forest
+    codes[18:20, 18:21] = (
+        4  # 3 × 38 m along water, twice; 2 × 112 m along forest, twice
+    )
+    path, output = tmp_path / 'map.tif', tmp_path / 'out.tif'
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        width=40,
+        height=40,
+        count=1,
+        dtype='uint8',
+        nodata=0,
+        crs='EPSG:4326',
+        transform=rasterio.Affine(0.001, 0, 20, 0, -0.001, 70),
+    ) as file:
+        file.write(codes, 1)
+    arguments = ['postprocess', str(path), '--output', str(output)]
+    assert main([*arguments, '--min-area', '100000']) == 0
+    codes[18:20] = 2
+    np.testing.assert_array_equal(read(output), codes)

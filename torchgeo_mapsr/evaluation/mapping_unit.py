@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from pyproj import Geod
 from safetensors.numpy import load_file, save_file
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import label
 
 from ..atomic import replacing
+from ..datasets.geo.areas import degrees_of
 
 #: Gives the class indices of a window, (h, w); -1 = no data.
 ReadWindow = Callable[[slice, slice], NDArray[np.int64]]
@@ -22,6 +25,12 @@ ReadWindow = Callable[[slice, slice], NDArray[np.int64]]
 # Areas are whole numbers: their sums do not depend on the order of tiles. The middle pixel
 # has so many; sums over 10^11 of them are exact.
 _UNITS = 1 << 16
+
+# Pixels whose sides on the ground differ by less count as squares: what map projections
+# leave of squares should not decide between edges of as many pixels.
+_SQUARE = 0.01
+
+Sides = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +40,7 @@ class MappingUnit:
     A patch is a set of pixels of one class that touch by their edges. Patches smaller
     than the unit are dissolved in rounds: each that touches a patch that stays, or one
     that was dissolved in an earlier round, gets the class that it shares the longest
-    edge with among those (the lower index on a tie). So every patch of the result is as
+    edge with, on the ground, among those (the lower index on a tie). So every patch of the result is as
     large as the unit, but for islands without data around that are small altogether,
     which stay as they are.
 
@@ -61,6 +70,7 @@ class MappingUnit:
         minimum: float,
         size: int = 2048,
         tick: Callable[[], None] = lambda: None,
+        sides: Sides | None = None,
     ) -> 'MappingUnit':
         """Find the patches of a map, and what becomes of the small ones.
 
@@ -71,8 +81,11 @@ class MappingUnit:
             minimum: Least area of a patch in square metres.
             size: Height and width of a window.
             tick: Called after each window, from left to right and from top to bottom.
+            sides: Height of a pixel of each row, and width of its lower edge, both
+                (height,), as :func:`pixel_sides` gives them; squares by default.
         """
         height, width = shape
+        upright, level = _lengths(sides, height)
         row, col = height // 2, width // 2
         units = _UNITS / areas(slice(row, row + 1), slice(col, col + 1)).item()
         least = round(minimum * units)
@@ -102,22 +115,28 @@ class MappingUnit:
                 for edge in (patch[0], patch[-1], patch[:, 0], patch[:, -1]):
                     open_ended[edge] = True
                 maybe_small = np.concatenate([[False], area < least]) | open_ended
-                for one, other in (
-                    (number[:, :-1], number[:, 1:]),
-                    (number[:-1], number[1:]),
+                for one, other, side in (
+                    (number[:, :-1], number[:, 1:], upright[rows]),
+                    (number[:-1], number[1:], level[rows][:-1]),
                 ):
                     differ = (one != other) & (one > 0) & (other > 0)
                     pairs = np.stack([one[differ], other[differ]], 1)
+                    length = side[np.nonzero(differ)[0]]
                     local = np.where(pairs > 0, pairs - offsets[-1], 0)
-                    borders.append(_counted(pairs[maybe_small[local].any(1)]))
-                seams = [((above[0][cols], above[1][cols]), (number[0], index[0]))]
+                    used = maybe_small[local].any(1)
+                    borders.append(_measured(pairs[used], length[used]))
+                over = above[0][cols], above[1][cols]
+                # Above the first row there is nothing, whatever its edge.
+                side = np.broadcast_to(level[row - 1], cols.stop - cols.start)
+                seams = [(over, (number[0], index[0]), side)]
                 if left is not None:
-                    seams.append((left, (number[:, 0], index[:, 0])))
-                for (one, kind), (other, its) in seams:
+                    seams.append((left, (number[:, 0], index[:, 0]), upright[rows]))
+                for (one, kind), (other, its), side in seams:
                     both = (one > 0) & (other > 0)
                     pairs = np.stack([one, other], 1)
                     joins.append(np.unique(pairs[both & (kind == its)], axis=0))
-                    borders.append(_counted(pairs[both & (kind != its)]))
+                    differ = both & (kind != its)
+                    borders.append(_measured(pairs[differ], side[differ]))
                 below[0][cols], below[1][cols] = number[-1], index[-1]
                 left = number[:, -1], index[:, -1]
                 offsets.append(offsets[-1] + count)
@@ -182,6 +201,45 @@ class MappingUnit:
         return cls(size, across, **arrays)
 
 
+def pixel_sides(grid: GeoBox) -> Sides:
+    """Height of a pixel of each row on the ground, and width of its lower edge.
+
+    They are of the column in the middle.
+
+    Args:
+        grid: A grid with a CRS.
+
+    Returns:
+        Metres, both (rows,).
+    """
+    assert grid.crs is not None
+    crs = grid.crs.proj
+    geod = crs.get_geod() or Geod(ellps='WGS84')
+    rows, col = np.arange(grid.height + 1), np.full(grid.height + 1, grid.width // 2)
+    left, right = (
+        degrees_of(crs).transform(*grid.pix2wld(col + i, rows)) for i in (0, 1)
+    )
+    *_, widths = geod.inv(*left, *right)
+    west, north = (values[:-1] for values in left)
+    *_, heights = geod.inv(west, north, *(values[1:] for values in left))
+    return np.asarray(heights), np.asarray(widths)[1:]
+
+
+def _lengths(
+    sides: Sides | None, height: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sides of pixels in whole units, whose sums are exact in any order."""
+    ones = np.ones(height, np.int64), np.ones(height, np.int64)
+    if sides is None:
+        return ones
+    known = [np.where(np.isfinite(side), side, 0) for side in sides]
+    if (np.abs(known[0] - known[1]) <= _SQUARE * np.maximum(*known)).all():
+        return ones
+    unit = np.max(known) / _UNITS
+    upright, level = (np.round(side / unit).astype(np.int64) for side in known)
+    return upright, level
+
+
 def _patches(index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Number of each pixel's patch in a window, 0 = no data, and each patch's class."""
     patch, count = label(index, background=-1, return_num=True, connectivity=1)
@@ -190,12 +248,15 @@ def _patches(index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.in
     return patch.astype(np.int64), kinds[1:]
 
 
-def _counted(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Distinct pairs and how often each occurs, (n, 3)."""
+def _measured(
+    pairs: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Distinct pairs and the length of what each occurs with, (n, 3)."""
     if not len(pairs):
         return np.zeros((0, 3), np.int64)
-    distinct, counts = np.unique(pairs, axis=0, return_counts=True)
-    return np.column_stack([distinct, counts])
+    distinct, place = np.unique(pairs, axis=0, return_inverse=True)
+    total = np.bincount(place.ravel(), lengths, minlength=len(distinct))
+    return np.column_stack([distinct, total.astype(np.int64)])
 
 
 def _dissolve(

@@ -15,7 +15,7 @@ from ..datasets.geo.areas import PixelAreas
 from ..datasets.geo.plan import Plan, Tile
 from ..datasets.legends.legend import Legend
 from ..evaluation.consistency import MapSummary, summarise
-from ..evaluation.mapping_unit import MappingUnit
+from ..evaluation.mapping_unit import MappingUnit, pixel_sides
 from .cog import Layer, map_codes, map_nodata, write_cog
 from .inputs import Inputs
 from .outputs import Outputs
@@ -206,7 +206,12 @@ class _Generalised:
             return target.index(store.tiles.load(number, tile, 'classes'))
 
         unit = MappingUnit.scan(
-            read, grid.shape.yx, PixelAreas(grid), min_area, plan.tile
+            read,
+            grid.shape.yx,
+            PixelAreas(grid),
+            min_area,
+            plan.tile,
+            sides=pixel_sides(grid),
         )
         return cls(store, number, target, unit)
 

@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
         layer_path,
         without_layers,
     )
-    from ..evaluation.mapping_unit import MappingUnit
+    from ..evaluation.mapping_unit import MappingUnit, pixel_sides
     from ..evaluation.reweighting import class_weights, reweighted
     from ..mapping.cog import Layer, map_codes, map_nodata, write_cog
     from ..mapping.style import sidecar_of
@@ -175,6 +175,7 @@ def run(options: argparse.Namespace) -> int:
                     options.min_area,
                     _TILE,
                     tick,
+                    pixel_sides(grid),
                 )
                 unit.save(saved)
         nodata = map_nodata(legend)
