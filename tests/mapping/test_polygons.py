@@ -120,6 +120,32 @@ def test_areas_are_those_on_the_ellipsoid(crs: str, affine: Affine) -> None:
     assert not np.isnan([p.area for p in found]).any()
 
 
+def test_areas_at_the_edge_of_a_crs() -> None:
+    """In an equal-area CRS every pixel has the same, up to where the world ends."""
+    sphere = '+proj=moll +R=6371007 +type=crs'
+    affine = Affine(2000, 0, -1.802e7, 0, -2000, 2e6)
+    box = GeoBox((300, 310), affine, sphere)
+    degrees = Transformer.from_crs(sphere, '+proj=longlat +R=6371007', always_xy=True)
+    centres = np.meshgrid(np.arange(310) + 0.5, np.arange(300) + 0.5)
+    there = np.isfinite(degrees.transform(*(affine * np.stack(centres)))).all(0)
+    assert 0.2 < there.mean() < 0.8
+    codes = np.where(there, 1 + np.indices(there.shape)[0] // 20 % 2, 0)
+    found = {
+        tile: list(polygons(lambda rows, cols: codes[rows, cols], box, 0, None, tile))
+        for tile in (64, 100, 1024)
+    }
+    areas = {
+        tile: sorted((p.pixels, p.area) for p in parts) for tile, parts in found.items()
+    }
+    for pixels, area in areas[1024]:
+        assert area == pytest.approx(pixels * 4e6, rel=1e-3)
+    np.testing.assert_allclose(areas[64], areas[1024])
+    np.testing.assert_allclose(areas[100], areas[1024])
+    # what is said to lie beyond has no area that is known
+    (beyond,) = polygons(lambda rows, cols: (~there)[rows, cols] + 0, box, 0, None)
+    assert np.isnan(beyond.area)
+
+
 def write_map(
     folder: Path, codes: np.ndarray, confidence: np.ndarray
 ) -> tuple[Path, Path]:

@@ -27,7 +27,8 @@ class PixelAreas:
     Args:
         geobox: A grid with a CRS.
         at_its_word: Where a projection is less than a percent off, take the area in its
-            own units: a pixel of 10 m is 100 m² in UTM.
+            own units: a pixel of 10 m is 100 m² in UTM. So are pixels beyond the Earth,
+            whose area is NaN otherwise.
 
     >>> from affine import Affine
     >>> grid = GeoBox((2, 2), Affine(10, 0, 5e5, 0, -10, 4e6), 'EPSG:32617')
@@ -38,16 +39,17 @@ class PixelAreas:
     def __init__(self, geobox: GeoBox, at_its_word: bool = True) -> None:
         assert geobox.crs is not None
         crs = geobox.crs.proj
-        self._geobox, self._at_its_word = geobox, at_its_word
+        self._geobox = geobox
         self._ellipsoid = crs.get_geod() or Geod(ellps='WGS84')
         unit = crs.axis_info[0].unit_conversion_factor  # metres or radians
         affine = geobox.affine
         self._meridians = crs.is_geographic and not crs.is_derived
         self._meridians &= affine.b == 0 and affine.d == 0
+        self._at_its_word = at_its_word and not crs.is_geographic
         if crs.is_geographic:
-            self._at_its_word = False
             unit *= self._ellipsoid.a
         self._unit, self._planar = unit, abs(affine.determinant) * unit**2
+        self._beyond = self._planar if at_its_word else np.nan
         apart = _METRES / max(self._planar, 1e-300) ** 0.5
         self._knots = int(np.clip(apart, 1, _KNOTS))
         self._to_degrees = degrees_of(crs)
@@ -71,7 +73,7 @@ class PixelAreas:
             for s in (rows, cols)
         ]
         values = self._squares(*np.meshgrid(*axes, indexing='ij'), side=self._knots)
-        if not self._distorted(values).any():
+        if np.isfinite(values).all() and not self._distorted(values).any():
             return np.broadcast_to(self._planar, shape)
         for axis, (edges, span) in enumerate(zip(axes, (rows, cols), strict=True)):
             place = (np.arange(span.start, span.stop) + 0.5 - edges[0]) / self._knots
@@ -82,10 +84,14 @@ class PixelAreas:
             values = low + weight * (high - low)
         # Where the knot beside a pixel is off the Earth, the pixel itself may not be.
         row, col = np.nonzero(~np.isfinite(values))
+        beyond = np.zeros(shape, bool)
         if row.size:
             middles = row + rows.start + 0.5, col + cols.start + 0.5
             values[row, col] = self._squares(*middles, side=1)
-        return np.where(self._distorted(values), values, self._planar)
+            places = self._to_degrees.transform(*self._geobox.pix2wld(*middles[::-1]))
+            beyond[row, col] = ~np.isfinite(places).all(0)
+        values = np.where(self._distorted(values), values, self._planar)
+        return np.where(beyond, self._beyond, values)
 
     @property
     def middle(self) -> float:
