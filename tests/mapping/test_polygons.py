@@ -414,3 +414,25 @@ def test_web_tiles_that_cannot_be(tmp_path: Path, rasters: tuple[Path, Path]) ->
     with pytest.raises(InputError, match='do not reach the poles'):
         polygonise(pole, tiles, LEGEND)
     assert not tiles.exists()
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'layer_styles',
+        'Layer_Styles',
+        'sqlite_a',
+        'ogr_empty_table',
+        'gpkg_a',
+        '%a',
+        '-a',
+    ],
+)
+def test_names_of_layers_that_are_taken(
+    tmp_path: Path, rasters: tuple[Path, Path], name: str
+) -> None:
+    path = tmp_path / f'{name}.gpkg'
+    count = polygonise(rasters[0], path, LEGEND)
+    assert len(geopandas.read_file(path, layer=f'polygons_{name}')) == count
+    styles = geopandas.read_file(path, layer='layer_styles')
+    assert styles['f_table_name'].tolist() == [f'polygons_{name}']

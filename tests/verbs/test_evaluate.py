@@ -304,6 +304,15 @@ def test_strata_of_a_country(tmp_path: Path) -> None:
     }
 
 
+def test_groups_of_one_name(
+    made_scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(made_scene.truth)
+    arguments = ['--truth', path, '--labels', path, '--labels-legend', 'land-cover-4']
+    assert main(['evaluate', path, *arguments, '--lr-group', 'a=1', 'a=2']) == 2
+    assert "there is a group 'a' already" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     'outputs',
     [

@@ -138,6 +138,14 @@ def test_one_line_errors(
         ([*sample, '--overwrite', '--strata', 'lr'], '--labels'),
         ([*sample, '--overwrite', '--labels', str(path)], 'has no effect without'),
         ([*sample, '--overwrite', '--standard-error', '2'], 'between 0 and 1'),
+        ([*sample, '--size', '99', '--standard-error', '0.1'], 'no effect with --size'),
+        ([*sample, '--size', '99', '--expected', '0.5'], 'no effect with --size'),
+        ([*sample, '--size', '99', '--labels-legend', 'nlcd'], 'without --labels'),
+        ([*sample, '--overwrite', '--expected', '.6', '.9'], 'one share of all'),
+        (
+            [*sample, '--overwrite', '--expected', 'forest=.5', '2=.9'],
+            'Forest has a number already',
+        ),
         ([*area, str(points)], 'no point has a reference class'),
         ([*area, str(few)], 'at least 2'),
         ([*area, str(few), '--reference', 'x'], "no column 'x'"),
@@ -148,6 +156,19 @@ def test_one_line_errors(
         error = capsys.readouterr().err
         assert message in error
         assert error.count('\n') == 1
+
+
+def test_a_legend_is_not_written_over(
+    pair: tuple[Path, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    legend = tmp_path / 'own.json'
+    content = json.dumps(Legend.load('land-cover-4').to_dict())
+    legend.write_text(content)
+    arguments = [str(pair[0]), '--output', str(tmp_path / 'p.gpkg'), '--size', '200']
+    arguments += ['--legend', str(legend), '--json', str(legend), '--overwrite']
+    assert main(['sample', *arguments]) == 2
+    assert 'is an input' in capsys.readouterr().err
+    assert legend.read_text() == content
 
 
 Frame = geopandas.GeoDataFrame
@@ -208,6 +229,11 @@ def test_points_as_programs_write_them(
         (lambda t: pandas.DataFrame(t.drop(columns='geometry')), 'no geometries'),
         (lambda t: t.assign(stratum=[None, *t.stratum[1:]]), 'row 1 has no stratum'),
         (lambda t: t.assign(stratum_hectares=-1.0), 'no area'),
+        (lambda t: t.assign(stratum_hectares=np.inf), 'no area'),
+        (lambda t: t.assign(stratum_hectares=0.0), 'are 0'),
+        (lambda t: t.assign(stratum_pixels=np.inf), 'no number of pixels'),
+        (lambda t: t.assign(stratum_pixels=900.5), 'no number of pixels'),
+        (lambda t: t.assign(stratum_pixels=range(900, 900 + len(t))), 'two numbers'),
         (lambda t: t.assign(stratum_hectares='much'), 'no area'),
         (lambda t: t.assign(stratum_hectares=range(1, len(t) + 1)), 'two areas'),
         (lambda t: t.assign(stratum_pixels=[None, *t.stratum_pixels[1:]]), 'pixels'),

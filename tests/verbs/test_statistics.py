@@ -56,3 +56,17 @@ def test_the_output_is_looked_at_first_and_written_whole(
     assert output.read_text() == 'before'
     assert main([*command, str(output), '--overwrite']) == 0
     assert JointStatistics.load(output).name == 'here'
+
+
+@pytest.mark.parametrize('name', ['here.txt', 'here.json', 'here'])
+def test_statistics_are_yaml(
+    made_scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """What is called otherwise could not be read again."""
+    command = ['statistics', str(made_scene.labels), '--truth', str(made_scene.truth)]
+    command += ['--legend', made_scene.legend, '--output', str(tmp_path / name)]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert 'name it NAME.yaml' in error
+    assert error.count('\n') == 1
+    assert not list(tmp_path.iterdir())

@@ -395,7 +395,7 @@ def parse_named(
         Numbers by class index.
 
     Raises:
-        InputError: If one is not NAME=NUMBER, or no class of the legend.
+        InputError: If one is not NAME=NUMBER, no class of the legend, or given twice.
     """
     result: dict[int, float] = {}
     for value in values:
@@ -406,7 +406,13 @@ def parse_named(
             separator = ''
         if not separator:
             raise InputError(f'{option} {value} is not CLASS=NUMBER, like forest=2.')
-        result[class_index(name, legend, f'{option} {value}')] = amount
+        index = class_index(name, legend, f'{option} {value}')
+        if index in result:
+            raise InputError(
+                f'{option} {value}: {legend.class_names[index]} has a number already; '
+                'give one.'
+            )
+        result[index] = amount
     return result
 
 

@@ -12,6 +12,7 @@ is that of a row of tiles and of the polygons that are still open.
 import contextlib
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,12 @@ FORMATS = {
     '.parquet': 'Parquet',
     '.pmtiles': 'PMTiles',
 }
+
+# Names of layers that GeoPackages, SQLite, GDAL and QGIS keep for themselves, and those
+# that GDAL refuses for what they begin with.
+_RESERVED = re.compile(
+    r'gpkg|sqlite_|(layer_styles|ogr_empty_table)\Z|\W', re.IGNORECASE
+)
 
 # Features that are handed to a file at once.
 _BATCH = 4096
@@ -221,7 +228,7 @@ def polygonise(
     output = Path(output)
     driver = format_of(output)
     layer = layer or output.stem
-    if layer.lower().startswith('gpkg'):  # a name that GeoPackages keep for themselves
+    if _RESERVED.match(layer):
         layer = f'polygons_{layer}'
     if not min_area >= 0:
         raise InputError('The smallest area of a polygon must not be negative.')

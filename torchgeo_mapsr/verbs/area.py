@@ -203,16 +203,28 @@ def _strata(path: Path, maps: 'ClassMaps', points: 'GeoDataFrame', mapped: Any) 
                     'stratum_hectares.'
                 )
         area = table.first()
+        if not area.any():
+            raise InputError(
+                f'{path}: all areas of the column stratum_hectares are 0; fill in those '
+                'of the strata, or leave out the column.'
+            )
         numbers = np.searchsorted(area.index.to_numpy(str), column.to_numpy(str))
         pixels = None
         if 'stratum_pixels' in points:
             number = pandas.to_numeric(points['stratum_pixels'], errors='coerce')
-            if not (number >= 0).all():
+            if not (np.isfinite(number) & (number >= 0) & (number % 1 == 0)).all():
                 raise InputError(
                     f'{path}: column stratum_pixels has something that is no number of '
                     'pixels.'
                 )
-            pixels = number.groupby(column, sort=True).first().to_numpy(int)
+            by_stratum = number.groupby(column, sort=True)
+            for name, count in by_stratum.nunique().items():
+                if count > 1:
+                    raise InputError(
+                        f'{path}: stratum {name!r} has two numbers in the column '
+                        'stratum_pixels.'
+                    )
+            pixels = by_stratum.first().to_numpy(int)
         return numbers, tuple(area.index), area.to_numpy(float), pixels
     where = f'{path}: column stratum (there is no column stratum_hectares)'
     numbers = class_of(list(points['stratum']), maps.legend, where)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from ..evaluation.accuracy import Confusion
 
+# Options that are a name, or a file of the user's.
+_NAMED = 'legend', 'truth_legend', 'labels_legend', 'target', 'crosswalk', 'statistics'
+
 # What torch takes for a seed.
 _LARGEST_SEED = 2**63 - 1
 
@@ -168,7 +171,10 @@ def check_json(options: argparse.Namespace, inputs: Iterable[object]) -> None:
         InputError: See :func:`check_output`.
     """
     if options.json is not None:
-        check_output(options.json, inputs, getattr(options, 'overwrite', None))
+        named = (getattr(options, name, None) for name in _NAMED)
+        files = [name for name in named if name and Path(name).is_file()]
+        overwrite = getattr(options, 'overwrite', None)
+        check_output(options.json, [*inputs, *files], overwrite)
 
 
 @contextmanager

@@ -332,6 +332,10 @@ def _groups(options: argparse.Namespace) -> dict[str, Any]:
             def member(grid: Any, members: Any = members) -> Any:
                 return np.where(np.isin(coarse(grid), members), 0, -1)
 
+            if f'lr: {name}' in groups:
+                raise InputError(
+                    f'--lr-group {text}: there is a group {name!r} already.'
+                )
             groups[f'lr: {name}'] = ((name,), member)
     elif options.lr_group:
         raise InputError('--lr-group needs --labels and --labels-legend.')

@@ -41,6 +41,10 @@ look at the imagery, not at the map, and run `torchgeo-mapsr area`.
 """
 
 
+# How many points there are without --size.
+_STANDARD_ERROR, _EXPECTED = 0.02, 0.8
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument(
@@ -73,17 +77,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--standard-error',
         type=float,
-        default=0.02,
         metavar='SHARE',
         help='standard error of the overall accuracy that is wanted '
-        '(default: %(default)s)',
+        f'(default: {_STANDARD_ERROR})',
     )
     parser.add_argument(
         '--expected',
         nargs='+',
-        default=['0.8'],
+        default=[],
         metavar='SHARE|CLASS=SHARE',
-        help='user’s accuracy that is expected, of all classes or of one (default: 0.8)',
+        help='user’s accuracy that is expected, of all classes or of one '
+        f'(default: {_EXPECTED})',
     )
     parser.add_argument(
         '--minimum',
@@ -110,12 +114,28 @@ def run(options: argparse.Namespace) -> int:
 
     if options.output.suffix != '.gpkg':
         raise InputError(f'{options.output} is no GeoPackage; name it NAME.gpkg.')
-    if not 0 < options.standard_error < 1:
+    for name in ('standard_error', 'expected') if options.size is not None else ():
+        if getattr(options, name) not in (None, []):
+            option = '--' + name.replace('_', '-')
+            raise InputError(f'{option} has no effect with --size: leave one out.')
+    wanted = options.standard_error
+    wanted = _STANDARD_ERROR if wanted is None else wanted
+    if not 0 < wanted < 1:
         raise InputError('--standard-error is a share between 0 and 1, like 0.02.')
     if options.minimum < 2 or (options.size is not None and options.size < 2):
         raise InputError('--minimum and --size are at least 2: fewer have no variance.')
     if options.labels and 'lr' not in options.strata:
         raise InputError('--labels has no effect without --strata lr: leave it out.')
+    if options.labels_legend and not options.labels:
+        raise InputError(
+            '--labels-legend has no effect without --labels: leave it out.'
+        )
+    common = [v for v in options.expected if '=' not in v]
+    if len(common) > 1:
+        raise InputError(
+            f'--expected {" ".join(common)}: give one share of all classes, or some as '
+            'CLASS=SHARE.'
+        )
     inputs = [*options.maps, *options.labels]
     check_json(options, [*inputs, options.output])
     with output_path(options.output, inputs, options.overwrite) as scratch:
@@ -129,16 +149,17 @@ def run(options: argparse.Namespace) -> int:
         console = terminal()
         with working(console, 'Measuring strata'):
             sizes = strata.measure()
-        common = [v for v in options.expected if '=' not in v]
         named = [v for v in options.expected if '=' in v]
-        accuracy = np.full(len(sizes.names), _share(common[-1] if common else '0.8'))
+        accuracy = np.full(
+            len(sizes.names), _share(common[0] if common else str(_EXPECTED))
+        )
         if named and 'class' not in options.strata:
             raise InputError('--expected CLASS=SHARE needs class among --strata.')
         for index, value in parse_named(named, legend, '--expected').items():
             matches = strata.places('class', sizes.numbers) == index
             accuracy[matches] = _share(str(value))
         size = options.size or sample_size(
-            sizes.weights, accuracy, options.standard_error, float(sizes.pixels.sum())
+            sizes.weights, accuracy, wanted, float(sizes.pixels.sum())
         )
         points = allocate(size, sizes.weights, options.minimum, sizes.most.tolist())
         few = np.flatnonzero((points < 2) & (sizes.pixels > 1))

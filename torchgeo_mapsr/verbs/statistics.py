@@ -6,8 +6,10 @@
 import argparse
 from pathlib import Path
 
+from ..errors import InputError
 from .console import (
     check_json,
+    check_output,
     json_option,
     output_path,
     overwrite_option,
@@ -79,6 +81,9 @@ def run(options: argparse.Namespace) -> int:
         *options.truth,
         *(name for name in legends if name and Path(name).is_file()),
     ]
+    check_output(options.output, inputs, options.overwrite)
+    if options.output.suffix not in {'.yaml', '.yml'}:
+        raise InputError(f'{options.output} is no YAML file; name it NAME.yaml.')
     check_json(options, [*inputs, options.output])
     with output_path(options.output, inputs, options.overwrite) as scratch:
         crosswalk = Crosswalk.load(
