@@ -14,7 +14,8 @@ from pyproj import Transformer
 from scipy import ndimage
 from shapely.geometry import LineString
 
-from torchgeo_mapsr.evaluation.mapping_unit import MappingUnit, Sides, pixel_sides
+from torchgeo_mapsr.datasets.geo.areas import Sides, pixel_sides
+from torchgeo_mapsr.evaluation.mapping_unit import MappingUnit
 
 
 def sieve(

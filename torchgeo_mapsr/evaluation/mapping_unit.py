@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from odc.geo.geobox import GeoBox
-from pyproj import Geod
 from safetensors.numpy import load_file, save_file
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import label
 
 from ..atomic import replacing
-from ..datasets.geo.areas import degrees_of
+from ..datasets.geo.areas import Sides
 
 #: Gives the class indices of a window, (h, w); -1 = no data.
 ReadWindow = Callable[[slice, slice], NDArray[np.int64]]
@@ -30,8 +28,6 @@ _UNITS = 1 << 16
 # leave of squares should not decide between edges of as many pixels.
 _SQUARE = 0.01
 
-Sides = tuple[NDArray[np.float64], NDArray[np.float64]]
-
 
 @dataclass(frozen=True, eq=False)
 class MappingUnit:
@@ -40,9 +36,9 @@ class MappingUnit:
     A patch is a set of pixels of one class that touch by their edges. Patches smaller
     than the unit are dissolved in rounds: each that touches a patch that stays, or one
     that was dissolved in an earlier round, gets the class that it shares the longest
-    edge with, on the ground, among those (the lower index on a tie). So every patch of the result is as
-    large as the unit, but for islands without data around that are small altogether,
-    which stay as they are.
+    edge with, on the ground, among those (the lower index on a tie). So every patch of
+    the result is as large as the unit, but for islands without data around that are
+    small altogether, which stay as they are.
 
     :meth:`scan` reads the map once, window by window, and joins patches across
     windows; :meth:`apply` then gives the result of any of these windows, in any order.
@@ -82,7 +78,8 @@ class MappingUnit:
             size: Height and width of a window.
             tick: Called after each window, from left to right and from top to bottom.
             sides: Height of a pixel of each row, and width of its lower edge, both
-                (height,), as :func:`pixel_sides` gives them; squares by default.
+                (height,), as :func:`~torchgeo_mapsr.datasets.geo.areas.pixel_sides`
+                gives them; squares by default.
         """
         height, width = shape
         upright, level = _lengths(sides, height)
@@ -199,30 +196,6 @@ class MappingUnit:
         arrays = load_file(path)
         size, across = (int(arrays.pop(name)) for name in ('size', 'across'))
         return cls(size, across, **arrays)
-
-
-def pixel_sides(grid: GeoBox) -> Sides:
-    """Height of a pixel of each row on the ground, and width of its lower edge.
-
-    They are of the column in the middle.
-
-    Args:
-        grid: A grid with a CRS.
-
-    Returns:
-        Metres, both (rows,).
-    """
-    assert grid.crs is not None
-    crs = grid.crs.proj
-    geod = crs.get_geod() or Geod(ellps='WGS84')
-    rows, col = np.arange(grid.height + 1), np.full(grid.height + 1, grid.width // 2)
-    left, right = (
-        degrees_of(crs).transform(*grid.pix2wld(col + i, rows)) for i in (0, 1)
-    )
-    *_, widths = geod.inv(*left, *right)
-    west, north = (values[:-1] for values in left)
-    *_, heights = geod.inv(west, north, *(values[1:] for values in left))
-    return np.asarray(heights), np.asarray(widths)[1:]
 
 
 def _lengths(

@@ -11,11 +11,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.geo.areas import PixelAreas
+from ..datasets.geo.areas import PixelAreas, pixel_sides
 from ..datasets.geo.plan import Plan, Tile
 from ..datasets.legends.legend import Legend
 from ..evaluation.consistency import MapSummary, summarise
-from ..evaluation.mapping_unit import MappingUnit, pixel_sides
+from ..evaluation.mapping_unit import MappingUnit
 from .cog import Layer, map_codes, map_nodata, write_cog
 from .inputs import Inputs
 from .outputs import Outputs

@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from ..datasets.geo.areas import PixelAreas
+    from ..datasets.geo.areas import PixelAreas, pixel_sides
     from ..datasets.geo.grid import blocks_of
     from ..datasets.geo.plan import Tile
     from ..datasets.geo.raster import open_rasters
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
         layer_path,
         without_layers,
     )
-    from ..evaluation.mapping_unit import MappingUnit, pixel_sides
+    from ..evaluation.mapping_unit import MappingUnit
     from ..evaluation.reweighting import class_weights, reweighted
     from ..mapping.cog import Layer, map_codes, map_nodata, write_cog
     from ..mapping.style import sidecar_of

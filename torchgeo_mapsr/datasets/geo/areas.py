@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Areas of pixels on the ground."""
+"""Areas and sides of pixels on the ground."""
 
 import numpy as np
 import pyproj
@@ -17,6 +17,10 @@ _DISTORTION = 0.01
 # is less, and are straight lines between: polar stereographic coordinates bend by 1e-5 of
 # the area over 50 km.
 _KNOTS, _METRES = 64, 50_000
+
+
+#: Height of a pixel of each row, and width of its lower edge, in metres.
+Sides = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class PixelAreas:
@@ -157,6 +161,30 @@ class PixelAreas:
             return 2 * s
         e = square**0.5
         return (1 - square) * (s / (1 - square * s**2) + np.arctanh(e * s) / e)
+
+
+def pixel_sides(grid: GeoBox) -> Sides:
+    """Height of a pixel of each row on the ground, and width of its lower edge.
+
+    They are of the column in the middle.
+
+    Args:
+        grid: A grid with a CRS.
+
+    Returns:
+        Metres, both (rows,).
+    """
+    assert grid.crs is not None
+    crs = grid.crs.proj
+    geod = crs.get_geod() or Geod(ellps='WGS84')
+    rows, col = np.arange(grid.height + 1), np.full(grid.height + 1, grid.width // 2)
+    left, right = (
+        degrees_of(crs).transform(*grid.pix2wld(col + i, rows)) for i in (0, 1)
+    )
+    *_, widths = geod.inv(*left, *right)
+    west, north = (values[:-1] for values in left)
+    *_, heights = geod.inv(west, north, *(values[1:] for values in left))
+    return np.asarray(heights), np.asarray(widths)[1:]
 
 
 def degrees_of(crs: pyproj.CRS) -> Transformer:
