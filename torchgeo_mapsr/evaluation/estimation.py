@@ -31,7 +31,7 @@ class Estimate:
     """An estimate with its standard error.
 
     A standard error counts a stratum as certain in which all points are alike. Of a class
-    of 1 % of the area of which the map omits as much as was found, 47 to 82 % of normal
+    of 1 % of the area of which the map omits as much as was found, 46 to 82 % of normal
     95 % intervals covered the area, because half of the samples saw no omission. So an
     interval reaches as far, too, as what no point has seen may: the most that the stratum
     may hold where that is most (with no point in several strata, the upper limit of their
