@@ -145,6 +145,8 @@ class TestIndex:
         (tmp_path / 'full' / 'thesis.txt').touch()
         with pytest.raises(InputError, match='is not empty'):
             build_index(root, tmp_path / 'full', SIZE)
+        with pytest.raises(InputError, match='size must be 1 or more, not 0'):
+            build_index(root, tmp_path / 'a', 0)
         with pytest.raises(InputError, match='no chip of 512 × 512'):
             build_index(root, tmp_path / 'a', 512)
         with pytest.raises(InputError, match='has no Chesapeake tiles'):

@@ -73,6 +73,20 @@ def test_a_map_of_fields(
     assert 'Fit' in last
 
 
+def test_the_file_of_a_layer_is_not_written_over(
+    job: MapJob,
+    fields: tuple[Path, shapely.Geometry],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, _ = fields
+    before = path.read_bytes()
+    args = [*arguments(job), '--aoi', f'{path}:fields', '--polygons', str(path)]
+    assert main([*args, '--overwrite']) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'{path} is an input' in line
+    assert path.read_bytes() == before
+
+
 def test_nothing_far_from_the_area_is_read(
     job: MapJob, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

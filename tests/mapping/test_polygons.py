@@ -146,6 +146,34 @@ def test_areas_at_the_edge_of_a_crs() -> None:
     assert np.isnan(beyond.area)
 
 
+def test_polygons_of_an_area_that_is_not_known_are_kept(tmp_path: Path) -> None:
+    affine = Affine(2000, 0, -1.802e7, 0, -2000, 2e6)
+    box = GeoBox((300, 310), affine, 'ESRI:54009')
+    assert box.crs is not None
+    path, codes = tmp_path / 'map.tif', np.full(box.shape, 2, np.uint8)
+    codes[150:160, 280:290] = 3
+    codes[200, 280] = 4
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        width=310,
+        height=300,
+        count=1,
+        dtype='uint8',
+        nodata=0,
+        crs=box.crs.to_wkt(),
+        transform=box.affine,
+    ) as file:
+        file.write(codes, 1)
+    output = tmp_path / 'map.gpkg'
+    # less than ten pixels: one is left out, and what reaches beyond the world is not
+    assert polygonise(path, output, LEGEND, min_area=4e7) == 2
+    frame = geopandas.read_file(output, layer='map').set_index('class')
+    assert np.isnan(frame.hectares[2])
+    assert frame.hectares[3] == pytest.approx(100 * 400, rel=0.01)
+
+
 def write_map(
     folder: Path, codes: np.ndarray, confidence: np.ndarray
 ) -> tuple[Path, Path]:

@@ -341,3 +341,21 @@ def test_two_files_of_one_name(
     assert error.count('\n') == 1
     assert {path.name for path in tmp_path.iterdir()} == {'map.tif', 's.tif'}
     assert Path('s.tif').read_bytes() == before
+
+
+def test_maps_whose_legends_differ_in_colours_alone(tmp_path: Path) -> None:
+    """QGIS may have written another table; other names are another legend."""
+    paths = []
+    for name, color, words in (
+        ('a', (0, 0, 255), {'1': 'Ice', '2': 'Rock'}),
+        ('b', (0, 9, 99), {'1': 'Ice', '2': 'Rock'}),
+        ('c', (0, 0, 255), {'1': 'Ice', '2': 'Snow'}),
+    ):
+        codes = np.random.default_rng(0).integers(1, 3, (30, 30))
+        paths.append(write(tmp_path / f'{name}.tif', codes, 1))
+        with rasterio.open(paths[-1], 'r+') as file:
+            file.write_colormap(1, {1: color, 2: (9, 9, 9)})
+            file.update_tags(LEGEND='own', CLASSES=json.dumps(words))
+    one, two, three = paths
+    assert main(['evaluate', one, two, '--truth', one, two]) == 0
+    assert main(['evaluate', one, three, '--truth', one, three]) == 2

@@ -234,6 +234,9 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         AreaOfInterest.from_bbox((535200, 4168700, 536000, 4169500))
     with pytest.raises(InputError, match='outside the imagery'):
         AreaOfInterest.from_bbox((10, 50, 11, 51)).on(UTM)
+    moon = CRS('+proj=longlat +R=1737400 +no_defs')
+    with pytest.raises(InputError, match='nothing can be projected from'):
+        AreaOfInterest(shapely.box(-80.6, 37.6, -80.5, 37.7), moon).on(UTM)
 
 
 def test_a_spike_is_no_area(tmp_path: Path) -> None:

@@ -166,6 +166,19 @@ def test_equal_legends_need_no_crosswalk(name: str) -> None:
     assert crosswalk.name == 'identity'
 
 
+def test_legends_that_differ_in_colours_alone_are_equal() -> None:
+    legend = Legend.load('land-cover-4')
+    content = legend.to_dict() | {'name': 'own'}
+    for item in content['classes']:
+        item['color'] = [1, 2, 3]
+    own = Legend.load(content)
+    assert own != legend
+    assert Crosswalk.load(own, legend).name == 'identity'
+    content['classes'][0]['name'] = 'Snow'
+    with pytest.raises(InputError):
+        Crosswalk.load(Legend.load(content), legend)
+
+
 def test_round_trip_through_a_file(tmp_path: Path) -> None:
     crosswalk = Crosswalk.load('nlcd', 'land-cover-4', 'dfc2021')
     path = tmp_path / 'dfc.json'
