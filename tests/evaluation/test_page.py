@@ -439,6 +439,27 @@ def test_page_is_one_small_file_without_network(page: Path) -> None:
         assert words in text
 
 
+def test_figures_of_several_files_say_whose_they_are(
+    run: Path, figures: list[str], tmp_path: Path
+) -> None:
+    def headings(files: list[Path]) -> list[str]:
+        return re.findall('<h2>(A.*|Co.*|Ch.*)</h2>', build_page([run], files))
+
+    names = (
+        'Agreement with high-resolution labels',
+        'Consistency with the coarse labels',
+    )
+    paths = list(map(Path, figures))
+    assert headings(paths) == [*names, 'Change']
+    copies = [Path(shutil.copy(path, tmp_path)) for path in paths]
+    here, there = run.parent.name, tmp_path.name
+    assert headings([*paths, *copies]) == [
+        f'{name} ({folder}/{file})'
+        for name, file in (*((n, 'accuracy') for n in names), ('Change', 'change'))
+        for folder in (here, there)
+    ]
+
+
 def test_several_maps_and_names_are_escaped(
     run: Path, opened: Open, tmp_path: Path
 ) -> None:
@@ -549,7 +570,9 @@ def test_damaged_report(
     assert not (tmp_path / 'o.html').exists()
 
 
-@pytest.mark.parametrize('content', [{'confusion': 3}, {'error_matrix_points': 'x'}])
+@pytest.mark.parametrize(
+    'content', [{'confusion': 3}, {'error_matrix_points': 'x'}, {'lr': 3}]
+)
 def test_damaged_figures(
     run: Path,
     tmp_path: Path,

@@ -89,6 +89,8 @@ def build_page(
                 f'{path} has no figures; give what evaluate, area or change wrote with '
                 '--json.'
             )
+    sources = distinct_names(figures)
+    parts = [{**part, 'source': s} for part, s in zip(parts, sources, strict=True)]
     content = {
         'title': title or ', '.join(view['name'] for view in views),
         'views': views,
@@ -96,7 +98,7 @@ def build_page(
         'tables': _by_legend(views),
         'accuracies': [p for p in parts if 'confusion' in p],
         'areas': [p for p in parts if 'error_matrix_points' in p],
-        'consistencies': [p['lr'] for p in parts if 'lr' in p],
+        'consistencies': [p for p in parts if 'lr' in p],
         'changes': [p for p in parts if 'window_metres' in p],
         'lightness': _lightness,
     }
