@@ -7,7 +7,7 @@ from lazy_loader import attach_stub
 
 from .offline import heed_variable
 
-__version__ = '0.1.0'
+__version__ = '0.2.0.dev0'
 
 heed_variable()
 

@@ -39,7 +39,7 @@ _EXAMPLES = """examples:
   torchgeo-mapsr report landcover.json
   torchgeo-mapsr statistics nlcd.tif --truth lc.tif --legend nlcd --output stats.yaml
   torchgeo-mapsr select maps/*.tif --minority 4 --output patches.gpkg
-  torchgeo-mapsr fit --config mapsr.yaml
+  torchgeo-mapsr fit --config docs/configs/pairs.yaml
   torchgeo-mapsr low2high tiles/ --output low2high/
 """
 

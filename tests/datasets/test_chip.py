@@ -243,3 +243,7 @@ def test_a_batch_without_its_place_has_a_number_of_its_own(made_scene: Scene) ->
     assert chip.key == (-1, 0, 17)
     assert not chip.partition
     assert chip.cell_pixels.isinf().all()  # no cell is whole
+    # Its cells are no other chip's.
+    places = [Chip.of(batch, 0, number).place for number in (0, 1, 17)]
+    every = torch.cat(places)
+    assert len(every.unique(dim=0)) == len(every)

@@ -157,6 +157,12 @@ def test_contradictions(settings: dict[str, Any], message: str) -> None:
 def test_seed_of_a_job_is_one() -> None:
     with pytest.raises(InputError, match=r'fit\.seed has no effect in a job'):
         replace(JOB, fit=FitOptions(seed=5))
+    with pytest.raises(InputError, match=r'fit.score is scoring.score in a job'):
+        replace(JOB, fit=FitOptions(score='lda'))
+    with pytest.raises(InputError, match='--prior'):
+        changed(JOB, prior=500.0)
+    with pytest.raises(InputError, match='--seed'):
+        changed(JOB, seed=2**32)
     assert replace(JOB, fit=FitOptions(seed=5), seed=5).seed == 5
 
 

@@ -235,6 +235,27 @@ def test_networks_and_several_rasters(scene: Scene, tmp_path: Path) -> None:
     assert (maps[0][:, :, 90:] != maps[1][:, :, :110]).any()
 
 
+def test_networks_as_the_command_maps_them(
+    scene: Scene, made: Path, tmp_path: Path
+) -> None:
+    task = SegmentationTask('unet', 'resnet18')
+    data = PairDataModule(str(scene.imagery), str(scene.labels), patch_size=192)
+    writer = MapWriter(tmp_path / 'cover.tif', tile_size=100, scores=True)
+    silent: dict[str, Any] = {'logger': False, 'enable_progress_bar': False}
+    trainer = Trainer(callbacks=[writer], accelerator='cpu', **silent)
+    trainer.predict(task, data, return_predictions=False)
+    trainer.save_checkpoint(tmp_path / 'last.ckpt')
+    job = MapJob(
+        imagery=(str(scene.imagery),),
+        checkpoint=(str(tmp_path / 'last.ckpt'),),
+        output=tmp_path / 'command' / 'cover.tif',
+        scores=True,
+        chips={'size': 192, 'tile_size': 100},
+    )
+    map_region(job)
+    assert layers(tmp_path) == layers(tmp_path / 'command')
+
+
 @pytest.mark.parametrize('case', ['exists', 'sampler', 'missing', 'held'])
 def test_mistakes(scene: Scene, made: Path, tmp_path: Path, case: str) -> None:
     """Nothing is left behind, and nothing written over."""

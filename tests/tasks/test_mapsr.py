@@ -773,3 +773,9 @@ def test_a_checkpoint_from_within_the_fit(chips: Chips, tmp_path: Path) -> None:
     again = trainer(limit_val_batches=0)
     with pytest.raises(InputError, match='begin anew'):
         again.fit(MapSRTask('identity', **QUICK), chips, ckpt_path=str(early))
+
+
+def test_a_learning_rate_is_of_sgd_alone() -> None:
+    with pytest.raises(InputError, match="lr needs solver='sgd'"):
+        MapSRTask(SMALL, lr=0.5)
+    assert MapSRTask(SMALL, solver='sgd', lr=0.5).hparams['lr'] == 0.5

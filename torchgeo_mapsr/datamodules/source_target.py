@@ -81,15 +81,15 @@ class SourceTargetDataModule(BaseDataModule):
         return CombinedLoader(loaders, self.mode)
 
     def val_dataloader(self) -> Any:
-        """Load the target's validation chips."""
+        """Load validation chips of the domain that is evaluated."""
         return self.evaluated.val_dataloader()
 
     def test_dataloader(self) -> Any:
-        """Load the target's test chips."""
+        """Load test chips of the domain that is evaluated."""
         return self.evaluated.test_dataloader()
 
     def predict_dataloader(self) -> Any:
-        """Load the target's chips to predict."""
+        """Load chips to predict of the domain that is evaluated."""
         return self.evaluated.predict_dataloader()
 
     def transfer_batch_to_device(

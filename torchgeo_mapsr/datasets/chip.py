@@ -144,7 +144,8 @@ class Chip:
         Args:
             batch: A collated batch of a dataset of this package, possibly augmented.
             index: Which of its samples.
-            number: A number of its own, where the batch does not say which chip it is.
+            number: A number of its own, where the batch does not say which chip it is, or
+                where its cells lie: they are no other chip's then.
 
         Returns:
             The chip, on the CPU but for its image.
@@ -165,12 +166,14 @@ class Chip:
         windows: tuple[LabelWindow, ...] = ()
         if 'lr_label' in batch and 'mask_region' in batch:
             region = batch['mask_region'][index].reshape(size).long().cpu()
-            windows = _windows(batch, index)
+            windows = _windows(batch, index, number)
         return cls(image, valid, region, windows, key, partition, core)
 
 
-def _windows(batch: Mapping[str, Any], index: int) -> tuple[LabelWindow, ...]:
-    """Label windows of one sample of a batch."""
+def _windows(
+    batch: Mapping[str, Any], index: int, number: int
+) -> tuple[LabelWindow, ...]:
+    """Label windows of one sample of a batch, whose own number is given."""
     code = batch['lr_label'][index].cpu()
     code = code.reshape(-1, *code.shape[-2:])
     count, (h, w) = len(code), code.shape[-2:]
@@ -180,6 +183,7 @@ def _windows(batch: Mapping[str, Any], index: int) -> tuple[LabelWindow, ...]:
     else:
         pixels = torch.full((count, h, w), torch.inf)
     corner = torch.zeros(count, 3, dtype=torch.int64)
+    corner[:, 0] = -1 - count * number - torch.arange(count)
     if 'lr_place' in batch:
         corner = batch['lr_place'][index].cpu().reshape(count, 3)
     coordinates = torch.full((count, 2, *size), torch.nan)

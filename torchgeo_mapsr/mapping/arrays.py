@@ -44,7 +44,7 @@ def fit(
     legend: str | Legend,
     *,
     target: str | Legend = 'land-cover-4',
-    crosswalk: str | None = None,
+    crosswalk: str | Crosswalk | None = None,
     backbone: str = 'rcf',
     weights: str | None = None,
     options: FitOptions | Mapping[str, Any] | None = None,

@@ -39,8 +39,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     'chips.size': (1, _MOST),
     'chips.tile_size': (1, _MOST),
     'chips.overlap': (1, _MOST),
-    'scoring.prior': (0, 1e6),
-    'seed': (0, 2**63 - 1),
     'bands': (1, _MOST),
     'bbox': (-360, 360),
     'ensemble_weights': (1e-9, 1e9),
@@ -314,6 +312,9 @@ class MapJob:
                 )
         if self.fit.seed not in (0, self.seed):
             raise InputError('fit.seed has no effect in a job; set its seed (--seed).')
+        for name in ('score', 'prior'):
+            if getattr(self.fit, name) != getattr(FitOptions(), name):
+                raise InputError(f'fit.{name} is scoring.{name} in a job; set that.')
         if self.ensemble_weights and not self.checkpoint:
             raise InputError('--ensemble-weights needs --checkpoint.')
         if self.aoi and self.bbox:
@@ -581,7 +582,7 @@ FLAGS = (
          'build prompts above this quantile of the probe’s confidence', metavar='Q'),
     _fit('centre', 'centre', 'centre the features before prompts are matched'),
     _fit('class_balance', 'balance',
-         '0: every coarse cell counts alike in the fit, 1: every class', metavar='0..1'),
+         '0: every coarse cell counts alike in the fit, 1: every class', metavar='0..2'),
     _fit('class_weight', 'class_weight',
          'how classes weigh in the fit; power: by --class-balance, log: 1 / log(1 + '
          'share)', choices=CLASS_WEIGHTS),
@@ -649,8 +650,9 @@ def check_value(path: str, value: Any, name: str) -> None:
     if text and not isinstance(value, str | os.PathLike | None):
         raise InputError(f'{name} must be a word, not {type(value).__name__}.')
     stage, _, field_name = path.rpartition('.')
-    if stage == 'fit':
-        check_field(field_name, value, name)
+    of_a_fit = path in ('seed', 'scoring.prior') and value is not None
+    if stage == 'fit' or of_a_fit:
+        check_field(field_name or path, value, name)
     low, high = _RANGES.get(path, (-math.inf, math.inf))
     for number in value if isinstance(value, tuple | list) else (value,):
         if isinstance(number, bool) or not isinstance(number, int | float):

@@ -33,6 +33,7 @@ from ..mapping.spilled import SpilledScores
 from ..mapping.store import TileFiles, WorkStore
 from ..models.backbones.backbone import Backbone
 from ..models.head.calibration import Calibration
+from ..models.networks.segmentation import SegmentationNetwork
 from ..samplers.lattice import LatticeQuery, LatticeSampler, pairs_of
 
 # Of networks whose reach nobody has told: the largest stride of common encoders, and
@@ -58,9 +59,10 @@ class MapWriter(BasePredictionWriter):
         output: The map, a .tif, of one raster; or a folder, which gets a map for each.
         overlap: Pixels that chips share, at least (default: both halos and a ramp).
         halo: Pixels at a chip's border that lack context and get no weight (default:
-            what the task's frozen backbone needs, or an eighth of a chip).
-        align: Pixels that chips start at multiples of (default: the backbone's largest
-            stride, or 32).
+            what the task's frozen backbone or network needs, or an eighth of a chip
+            where that is too small or the task has neither).
+        align: Pixels that chips start at multiples of (default: the largest stride, or
+            32).
         tile_size: Side of what is blended at once, in pixels.
         confidence: Write NAME_confidence.tif.
         scores: Write NAME_scores.tif.
@@ -124,8 +126,14 @@ class MapWriter(BasePredictionWriter):
             return
         halo, align = data.size // _BORDER, _STRIDE
         backbone = getattr(pl_module, 'backbone', None)
+        network = getattr(pl_module, 'model', None)
         if isinstance(backbone, Backbone):
             halo, align = backbone.halo, max(backbone.strides)
+        elif isinstance(network, SegmentationNetwork):
+            align = network.stride
+            # As `map --checkpoint`, which refuses chips that are smaller.
+            if 2 * network.halo < data.size - align:
+                halo = network.halo
         data.predict_sampler = LatticeSampler(
             dataset,
             data.size,

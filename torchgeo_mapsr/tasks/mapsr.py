@@ -46,6 +46,9 @@ from .land_cover import LandCoverTask, warn_of_scaled_values
 
 _BACKBONE = 'backbone.'
 
+# Learning rate of ``sgd``.
+_LR = 1e-2
+
 # L2 strength of a probe that is trained by SGD, where none is given.
 _CAUTIOUS = 1e-2
 
@@ -94,8 +97,7 @@ class MapSRTask(LandCoverTask):
         model: A saved fit to predict with, see
             :meth:`~torchgeo_mapsr.models.model.LandCoverModel.save`. What decides the map
             alone (score and prior of *fit*, *upsampler*, *propagate*, *calibrate*) is
-            taken where it is not the default, as ``torchgeo-mapsr map --model`` does;
-            other options of a fit are refused.
+            taken where it is not the default; other options of a fit are refused.
         solver: How the probe is fitted.
         lr: Learning rate of ``sgd``.
         fit: How the head is fitted: the options that ``torchgeo-mapsr map`` has.
@@ -134,7 +136,7 @@ class MapSRTask(LandCoverTask):
         truth_crosswalk: str | None = None,
         model: str | Path | None = None,
         solver: Literal['lbfgs', 'sgd'] = 'lbfgs',
-        lr: float = 1e-2,
+        lr: float = _LR,
         fit: FitOptions | dict[str, Any] | None = None,
         upsampler: Literal['bilinear', 'bilateral'] = 'bilinear',
         propagate: str = 'none',
@@ -153,6 +155,8 @@ class MapSRTask(LandCoverTask):
         plain = options.noise in ('auto', 'none') and options.class_weight == 'power'
         if solver == 'sgd' and not plain:
             raise InputError("noise and class_weight need solver='lbfgs'.")
+        if solver != 'sgd' and lr != _LR:
+            raise InputError("lr needs solver='sgd'.")
         if model is not None:
             self._refuse_options_of_a_fit()
             self._take_over(LandCoverModel.load(model, backbone=self.backbone))

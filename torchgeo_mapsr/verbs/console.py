@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # Options that are a name, or a file of the user's.
 _NAMED = 'legend', 'truth_legend', 'labels_legend', 'target', 'crosswalk', 'statistics'
 
-# What torch takes for a seed.
-_LARGEST_SEED = 2**63 - 1
+# What a fit takes for a seed.
+_LARGEST_SEED = 2**32 - 1
 
 
 def finite(text: str) -> float:

@@ -19,7 +19,7 @@ from .console import (
 
 DESCRIPTION = (
     'Mean and standard deviation of the shares of high-resolution classes in the cells '
-    'of each coarse class, as MatchedStatistics wants them (its argument parser).'
+    'of each coarse class, as MatchedStatistics wants them (its argument statistics).'
 )
 
 EXAMPLES = """examples:

@@ -32,8 +32,10 @@ class Axis:
     """Chips along one axis of a raster, spread evenly from edge to edge.
 
     Every chip starts at a multiple of the backbone's largest stride, so that chips see
-    the same tokens where they meet, whatever their size is. The last one therefore
-    reaches beyond the raster by less than a stride, where it sees the mirror image.
+    the same tokens where they meet, whatever their size is. (Where strides do not divide
+    one another, of 14 and 16 say, that is so of the largest alone.) The last one
+    therefore reaches beyond the raster by less than a stride, where it sees the mirror
+    image.
 
     Args:
         length: Pixels of the raster along this axis.

@@ -24,7 +24,7 @@ from .prompts import CosinePrompts
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    r"""Class probabilities of every pixel from tokens, without any training.
+    r"""Class probabilities of every pixel from tokens.
 
     The probe scores the K codes of the coarse labels, and a row-stochastic matrix
     translates: with Q[k, c] the share of class c in what code k stands for,

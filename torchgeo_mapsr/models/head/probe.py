@@ -77,8 +77,8 @@ class LinearProbe:
         W ((x - m) / s) + b = (W / s) x + (b - (W / s) m).
 
         Args:
-            mean: M, (D,).
-            scale: S, (D,).
+            mean: Means m of the features, (D,).
+            scale: Their deviations s, (D,).
 
         Returns:
             A probe for x.

@@ -18,7 +18,7 @@ from ...datasets.chip import Chip
 from ...datasets.legends.legend import Legend
 from ...errors import InputError
 from ..head.calibration import Calibration
-from ..model import HALF, Timer, no_timer
+from ..model import HALF, Timer, file_digest, no_timer
 from .ensemble import Ensemble
 from .segmentation import Network, SegmentationNetwork
 
@@ -40,7 +40,7 @@ class NetworkModel:
         bands: Bands of the imagery, C.
         target: Legend of the classes.
         halo: Pixels at a chip's border that lack context.
-        stride: Least common stride of the networks, in pixels; chips start at multiples
+        stride: Largest stride of the networks, in pixels; chips start at multiples
             of it.
         provenance: Where they come from, as JSON types.
         device: Where they compute.
@@ -91,8 +91,8 @@ def load_networks(
 
     Args:
         paths: Checkpoints that Lightning has written for a
-            :class:`~torchgeo_mapsr.tasks.segmentation.SegmentationTask`, or a task
-            derived from it.
+            :class:`~torchgeo_mapsr.tasks.segmentation.NetworkTask`: each task of this
+            package that trains a network.
         weights: Weight of each; all alike by default.
         device: Where the networks compute.
         precision: fp32, bf16 or fp16.
@@ -120,7 +120,7 @@ def load_networks(
         members.append(
             {
                 'task': task,
-                'sha256': _digest(path),
+                'sha256': file_digest(path),
                 'steps': content.get('global_step'),
                 **network.arguments.to_dict(),
             }
@@ -259,8 +259,3 @@ def _first_line(error: Exception) -> str:
     """One line of an error's message; torch has the reason in the last."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1].strip()[:200]
-
-
-def _digest(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
