@@ -17,7 +17,7 @@ from ..datasets.images import ImageChips
 from ..datasets.openearthmap import OpenEarthMap
 from ..datasets.openearthmap_sar import Modality, OpenEarthMapSAR
 from ..transforms import RandomChip
-from ..transforms.flips_and_turns import flips_and_turns
+from ..transforms.flips_and_turns import FlipsAndTurns
 
 Split = Literal['train', 'val', 'test']
 Transforms = Callable[[Sample], Sample]
@@ -56,7 +56,7 @@ class ImageChipsDataModule(NonGeoDataModule, ABC):
         self.patch_size = patch_size
         self.aug = nn.Identity()
         if augment:
-            self.train_aug = flips_and_turns()
+            self.train_aug = FlipsAndTurns()
 
     @abstractmethod
     def images(self, split: Split, transforms: Transforms | None = None) -> ImageChips:

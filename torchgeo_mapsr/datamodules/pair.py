@@ -24,7 +24,7 @@ from ..datasets.mosaic import LRHRPairs
 from ..datasets.pair import LRHRPair
 from ..errors import InputError
 from ..samplers import BalancedChipSampler, ChipSampler
-from ..transforms.flips_and_turns import flips_and_turns
+from ..transforms.flips_and_turns import FlipsAndTurns
 
 
 class ChipDataModule(GeoDataModule, ABC):
@@ -75,7 +75,7 @@ class ChipDataModule(GeoDataModule, ABC):
         self.collate_fn = collate_pairs  # type: ignore[assignment]
         self.aug = nn.Identity()
         if augment:
-            self.train_aug = flips_and_turns()
+            self.train_aug = FlipsAndTurns()
 
     #: Whether its samples have LR labels.
     has_lr_labels = True

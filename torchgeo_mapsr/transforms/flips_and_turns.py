@@ -3,22 +3,48 @@
 
 """Flips and quarter turns of batches, with all their masks."""
 
-import kornia.augmentation as K
+import torch
+from torch import Tensor, nn
+
+from .._compat import Sample
 
 
-def flips_and_turns() -> K.AugmentationSequential:
-    """Make the augmentation of a training batch that data modules have in common.
+class FlipsAndTurns(nn.Module):
+    """Lay each sample of a batch down in another way: what data modules augment by.
 
-    Each of the eight ways to lay a square down is as likely as another. Pixels move as a
-    whole, so ``mask_region`` goes on to point to the right cells.
+    Each of the eight ways to lay a square down is as likely as another; samples that are
+    no squares are turned by half turns only. Pixels move as a whole, whatever their
+    type, so ``mask_region`` goes on to point to the right cells.
 
-    Returns:
-        Takes a batch, a dictionary, and returns it flipped and turned.
+    Kornia's ``RandomRotation90`` computes where pixels come from in the image's type and
+    interpolates there: in bfloat16, which has no odd numbers above 256, half of the
+    pixels of a chip of 448 were no longer those of their labels, and a pixel of NaN
+    became four.
     """
-    return K.AugmentationSequential(
-        K.RandomHorizontalFlip(p=0.5),
-        K.RandomVerticalFlip(p=0.5),
-        K.RandomRotation90((0, 3), p=1),
-        data_keys=None,
-        keepdim=True,
-    )
+
+    def forward(self, batch: Sample) -> Sample:
+        """Flip and turn.
+
+        Args:
+            batch: Keys that begin with ``image`` or ``mask`` are maps, (B, …, H, W); the
+                rest stays as it is.
+
+        Returns:
+            The batch.
+        """
+        ways = torch.randint(8, (len(batch['image']),)).tolist()
+        return {
+            key: _laid(value, ways) if key.startswith(('image', 'mask')) else value
+            for key, value in batch.items()
+        }
+
+
+def _laid(maps: Tensor, ways: list[int]) -> Tensor:
+    """Maps (B, …, H, W), each laid down in one of eight ways."""
+    square = maps.shape[-2] == maps.shape[-1]
+    laid = []
+    for one, way in zip(maps, ways, strict=True):
+        turns, flip = divmod(way, 2)
+        turned = torch.rot90(one, turns if square else turns // 2 * 2, (-2, -1))
+        laid.append(turned.flip(-1) if flip else turned)
+    return torch.stack(laid)
