@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import torch
 from rasterio.transform import Affine
+from torchgeo.datasets import roi_split
 from torchgeo.samplers import GeoSampler
 
 from tests.data.chesapeake_pairs.data import make_rasters
@@ -158,3 +160,22 @@ def test_cells_of_all_label_rasters_count_once(write_pair: LRHRPair) -> None:
     # 30 m cells in the west, and 10 m ones where these end
     assert (codes == 11).sum() == 4 * 2
     assert (codes == 41).sum() == 12 * 6
+
+
+def test_chips_of_splits_that_are_no_rectangles(dataset: LRHRPair) -> None:
+    """A cell's centre may lie in the split, and no pixel's centre near it."""
+    left, _, right, _ = dataset.index.total_bounds
+    grid = dataset.tiles[0]
+    row, col = dataset.lr_cells(0)[1][:, 40]
+    assert abs(row % 1 - 0.5) > 0.06
+    # thinner than a pixel, around the centre of a cell; and what has pixels
+    x, low = grid.pix2wld(col, row + 0.05)
+    _, high = grid.pix2wld(0, row - 0.05)
+    thin = shapely.box(left, low, right, high)
+    thick = shapely.Polygon([(x + 9, low), (right, low - 40), (right, low + 20)])
+    (part,) = roi_split(dataset, [shapely.union(thin, thick)])
+    cells, (tile,) = part.lr_cells(0)[1], part.tiles
+    at_col, at_row = ~tile.affine * (grid.affine * (col, row))
+    assert np.isclose(cells.T, (at_row, at_col)).all(1).any()
+    for query in BalancedChipSampler(part, 1, 200, generator=seeded()):
+        assert part[query]['mask_valid'].all()

@@ -3,9 +3,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import shapely
 import torch
+from rasterio.features import geometry_mask
 from torchgeo.datasets import roi_split
 
 from tests.data.chesapeake_pairs.data import make_rasters
@@ -93,3 +95,47 @@ def test_an_empty_split(dataset: LRHRPairs) -> None:
         ChipSampler(empty, 32, length=5)
     with pytest.raises(InputError, match='is empty: there is nothing to draw 7 chips'):
         BalancedChipSampler(empty, 32, 7)
+
+
+def triangles(dataset: LRHRPairs, count: int) -> list[shapely.Polygon]:
+    """Of any shape, thin ones too, in the first tile."""
+    left, bottom, right, top = dataset.index.geometry.iloc[0].bounds
+    corners = torch.rand(count, 3, 2, generator=torch.Generator().manual_seed(0))
+    corners = torch.tensor([left, bottom]) + corners.double() * torch.tensor(
+        [right - left, top - bottom]
+    )
+    return [shapely.Polygon(three) for three in corners.tolist()]
+
+
+def test_chips_of_splits_that_are_no_rectangles(dataset: LRHRPairs) -> None:
+    """All pixels whose centre lies in the split, none else; and every chip has some."""
+    chips = 0
+    for triangle in triangles(dataset, 12):
+        (part,) = roi_split(dataset, [triangle])
+        grid = dataset.pairs[0].imagery.geobox
+        inside = geometry_mask([triangle], grid.shape, grid.affine, invert=True)
+        for options in ({}, {'length': 30, 'generator': torch.Generator()}):
+            seen = np.zeros(grid.shape, bool)
+            for query in ChipSampler(part, 20, **options):
+                chip, valid = query.chip.geobox, part[query]['mask_valid'].numpy() > 0
+                assert valid.any()
+                col, row = ~grid.affine * (chip.affine * (0, 0))
+                box = (
+                    slice(round(row), round(row) + 20),
+                    slice(round(col), round(col) + 20),
+                )
+                seen[box] |= valid
+                chips += 1
+            assert (seen <= inside).all()
+            assert options or (seen == inside).all()
+    assert chips > 400
+
+
+def test_a_split_between_the_centres_of_pixels(dataset: LRHRPairs) -> None:
+    """It has an area and no pixel, so there is nothing to sample."""
+    left, _, _, top = dataset.index.geometry.iloc[0].bounds
+    corners = [(left + 9.1, top - 2), (left + 9.4, top - 2), (left + 9.4, top - 90)]
+    (part,) = roi_split(dataset, [shapely.Polygon(corners)])
+    for options in ({}, {'length': 5}):
+        with pytest.raises(InputError, match='has no pixels in this region'):
+            ChipSampler(part, 32, **options)

@@ -12,7 +12,7 @@ import shapely
 import torch
 from affine import Affine
 from torch.utils.data import DataLoader
-from torchgeo.datasets import RasterDataset, stack_samples
+from torchgeo.datasets import RasterDataset, roi_split, stack_samples
 
 from tests.data.chesapeake_pairs.data import make_rasters
 from torchgeo_mapsr.datasets import make_scene
@@ -158,3 +158,20 @@ def test_rasters_of_other_pixels(tmp_path: Path) -> None:
     torch.testing.assert_close(
         sample['image'], torch.from_numpy(values[:, 16:48, 16:48].astype('float32'))
     )
+
+
+def test_patches_without_a_pixel_of_the_split(dataset: LRHRPairs) -> None:
+    """Their centre is in it: beside the corner of a triangle, or on its edge."""
+    left, _, _, top = dataset.index.geometry.iloc[0].bounds
+    triangle = [(left + 40, top - 40), (left + 140, top - 60), (left + 40, top - 90)]
+    (part,) = roi_split(dataset, [shapely.Polygon(triangle)])
+    places = [(139.9, 60.0), (140.0, 60.0), (60.0, 60.0)]
+    boxes = [shapely.box(left + x, top - y, left + x, top - y) for x, y in places]
+    table = geopandas.GeoDataFrame(
+        geometry=[box.buffer(0.5, cap_style='square') for box in boxes], crs=dataset.crs
+    )
+    (query,) = PatchSampler(part, table, 1, shuffle=False)
+    assert part[query]['mask_valid'].all()
+    assert len(PatchSampler(part, table, 6)) == 3
+    with pytest.raises(InputError, match='none of the 2 patches has a pixel'):
+        PatchSampler(part, table[:2], 1)

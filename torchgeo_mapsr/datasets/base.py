@@ -358,9 +358,7 @@ class ChipDataset(GeoDataset):
         codes, places = self.cells(part.raster, part.grid)
         if part.full or not len(codes):
             return codes, places
-        row, col = project(part.grid, self._grids[0], *places)
-        x, y = self._grids[0].affine * (col, row)
-        inside = shapely.contains_xy(part.geometry, x, y)
+        inside = self.contains(part.geometry, part.grid, *places)
         return codes[inside], places[:, inside]
 
     def __getitem__(self, query: Any) -> Sample:
@@ -476,10 +474,31 @@ class ChipDataset(GeoDataset):
                 inside |= ((y > bottom) & (y < top))[:, None] & (x > left) & (x < right)
                 continue
             centres = np.indices(geobox.shape) + 0.5
-            at_row, at_col = project(geobox, self._grids[0], *centres)
-            x, y = self._grids[0].affine * (at_col, at_row)
-            shapely.prepare(geometry)
-            inside |= shapely.contains_xy(geometry, x, y)
+            inside |= self.contains(geometry, geobox, *centres)
+        return inside
+
+    def contains(
+        self,
+        geometry: BaseGeometry,
+        grid: GeoBox,
+        row: NDArray[np.float64],
+        col: NDArray[np.float64],
+    ) -> NDArray[np.bool_]:
+        """Find places that lie in a geometry, and not on its outline.
+
+        Args:
+            geometry: In the CRS of the dataset.
+            grid: Pixels in any CRS.
+            row: Row of each place in pixels of *grid*, from the upper edge.
+            col: Its column, likewise.
+
+        Returns:
+            True where a place lies in it, of the shape of *row*.
+        """
+        at_row, at_col = project(grid, self._grids[0], row, col)
+        x, y = self._grids[0].affine * (at_col, at_row)
+        shapely.prepare(geometry)
+        inside: NDArray[np.bool_] = shapely.contains_xy(geometry, x, y)
         return inside
 
     def snap(self, x: slice, y: slice, number: int = 0) -> GeoBox:

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 import pandas
 import torch
+from numpy.typing import NDArray
 from shapely import Polygon
 from torch import Generator, Tensor
 from torchgeo.samplers import GeoSampler
 
 from ..arguments import check_range
-from ..datasets.base import ChipDataset
+from ..datasets.base import ChipDataset, Tile
 from ..datasets.geo.grid import crop
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -70,7 +71,7 @@ class BalancedChipSampler(GeoSampler):
         self.balance, self.generator = balance, generator
         self.tiles = tiles_of(dataset, roi, toi, length)
         legend = legend or dataset.legend
-        cells = [dataset.lr_cells(tile) for tile in self.tiles]
+        cells = [_cells(dataset, tile) for tile in self.tiles]
         codes = np.unique(np.concatenate([[-1], *(codes for codes, _ in cells)]))
         codes = codes[codes >= 0]
         if legend is not None:
@@ -131,3 +132,16 @@ class BalancedChipSampler(GeoSampler):
 
     def _below(self, n: int) -> int:
         return int(torch.randint(n, (), generator=self.generator))
+
+
+def _cells(
+    dataset: ChipDataset, tile: Tile
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """LR cells of a tile, see :meth:`ChipDataset.lr_cells`, where it has a pixel."""
+    codes, places = dataset.lr_cells(tile)
+    if tile.full:
+        return codes, places
+    # The pixel that holds a cell's centre may have its own beyond the outline.
+    row, col = np.floor(places) + 0.5
+    inside = dataset.contains(tile.geometry, tile.grid, row, col)
+    return codes[inside], places[:, inside]

@@ -23,14 +23,15 @@ from ..datasets.geo.grid import crop
 from ..datasets.geo.raster import PathLike
 from ..datasets.patches import read_footprints
 from ..errors import InputError
-from .chips import Query, query_of, tiles_of
+from .chips import Query, meets, query_of, tiles_of
 
 
 class PatchSampler(GeoSampler):
     """Sample the patches that a footprint file names, such as ``select`` writes.
 
-    Patches whose centre is in no tile of the dataset are left out. Files of any CRS
-    will do: a patch is the chip around the footprint's centre.
+    Patches whose centre is in no tile of the dataset, or that have no pixel of it, are
+    left out. Files of any CRS will do: a patch is the chip around the footprint's
+    centre.
 
     Args:
         dataset: What to sample from, of this package or of torchgeo.
@@ -87,6 +88,10 @@ class PatchSampler(GeoSampler):
             areas = shapely.area(outlines[inside])
             tiles = tiles_of(dataset, roi, toi)
             self._queries: list[Query] = _chips(dataset, tiles, points, areas, size)
+            if not self._queries:
+                raise InputError(
+                    f'none of the {len(table)} patches has a pixel of the imagery'
+                )
             return
         width, height = dataset.res
         if size is None:
@@ -162,5 +167,6 @@ def _chips(
         col, row = ~grid.affine * (x, y)
         top, left = round(row - side / 2), round(col - side / 2)
         chip = crop(grid, (top, left, top + side, left + side))
-        queries.append(query_of(dataset, chip, found))
+        if meets(dataset, chip, found, dataset.crs):
+            queries.append(query_of(dataset, chip, found))
     return queries
