@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import timm
@@ -66,17 +67,44 @@ def test_uint8_is_scaled_by_its_type() -> None:
     assert scaled.flatten().tolist() == [-1, 1, -1, 1]
 
 
-def test_other_types_are_standardised_by_training_batches() -> None:
+@pytest.mark.parametrize('chips', [1, 3, 12])
+@pytest.mark.parametrize('kind', [torch.float32, torch.float64, torch.bfloat16])
+def test_other_types_are_standardised_by_all_training_chips(
+    chips: int, kind: torch.dtype
+) -> None:
+    """Chips are brighter than others, which a batch of one of them does not tell."""
     network = SegmentationNetwork(Network(in_channels=2, image_dtype='uint16'), 2)
+    network.to(kind)
     generator = torch.Generator().manual_seed(0)
     spread = torch.tensor([300.0, 10])[:, None, None]
-    batches = 1000 + spread * torch.randn(3, 4, 2, 32, 32, generator=generator)
-    for batch in batches:
-        network.normalise(batch)
-    mean = batches.mean((0, 1, 3, 4))
-    torch.testing.assert_close(network.normalise.running_mean, mean)
-    scaled = network.eval().normalise(batches[0])
-    torch.testing.assert_close(scaled.std((0, 2, 3)), torch.ones(2), atol=0.1, rtol=0)
+    apart = torch.linspace(-900, 900, 12)[:, None, None, None]
+    images = 1000 + apart + spread * torch.randn(12, 2, 32, 32, generator=generator)
+    images = images.to(kind)
+    for batch in images.split(chips):
+        scaled = network.normalise(batch)
+        assert scaled.dtype == kind
+    pixels = images.double().numpy()
+    mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))
+    found = network.normalise
+    np.testing.assert_allclose(found.running_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(found.running_var.sqrt(), std, rtol=1e-5)
+    # the last batch was seen as it would be in a map
+    assert torch.equal(network.eval().normalise(batch), scaled)
+    expected = (pixels - mean[:, None, None]) / std[:, None, None]
+    scaled = network.normalise(images).double().numpy()
+    np.testing.assert_allclose(scaled, expected, atol=0.02)
+
+
+def test_statistics_of_older_checkpoints_are_read() -> None:
+    """Those were of batch normalisation."""
+    network = SegmentationNetwork(Network(in_channels=2, image_dtype='uint16'), 2)
+    older = torch.nn.BatchNorm2d(2, affine=False, momentum=None)
+    older(torch.rand(2, 2, 8, 8, generator=torch.Generator().manual_seed(0)))
+    network.normalise.load_state_dict(older.state_dict())
+    image = torch.rand(1, 2, 4, 4)
+    torch.testing.assert_close(
+        network.eval().normalise(image), older.eval()(image), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_what_is_not_finite_has_no_influence_beyond() -> None:

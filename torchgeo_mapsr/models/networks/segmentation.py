@@ -105,9 +105,9 @@ class SegmentationNetwork(nn.Module):
     """A network of segmentation-models-pytorch that takes raw values of any size.
 
     Values are standardised by *mean* and *std*. Without these, values of uint8 are
-    brought to -1..1 by their type; of other types each band is standardised by what
-    training batches show (batch normalisation without parameters), since reflectances
-    and digital numbers have no common range. Images are continued at the right and
+    brought to -1..1 by their type; of other types each band is standardised by the mean
+    and standard deviation of all training batches so far, since reflectances and digital
+    numbers have no common range. Images are continued at the right and
     bottom by mirroring, to a multiple of the network's stride, and scores are cropped.
 
     Args:
@@ -258,6 +258,54 @@ class _Affine(nn.Module):
         return (image - self.mean) / self.std
 
 
+class _Observed(nn.Module):
+    """Standardise bands by mean and variance of all pixels of the training batches.
+
+    Batches count alike. PyTorch's batch normalisation would do so by each batch alone,
+    and keep the mean of the variances within batches: of batches of one chip that is
+    without what sets chips apart, which training never sees then. Its names stay, so
+    that checkpoints that have one are read.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, bands: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer('running_mean', torch.zeros(bands))
+        self.register_buffer('running_var', torch.ones(bands))
+        self.register_buffer('num_batches_tracked', torch.tensor(0))
+
+    def forward(self, image: Tensor) -> Tensor:
+        values = image if image.dtype == torch.float64 else image.float()
+        if self.training:
+            self.observe(values.detach())
+        scale = (self.running_var + self.eps).rsqrt()
+        shift = values - self.running_mean[:, None, None]
+        return (shift * scale[:, None, None]).to(image)
+
+    def observe(self, values: Tensor) -> None:
+        """Take in a batch, (B, C, H, W), as Chan et al. 1983 combine variances."""
+        self.num_batches_tracked += 1
+        share = 1 / self.num_batches_tracked
+        var, mean = torch.var_mean(values, (0, 2, 3), correction=0)
+        apart = mean - self.running_mean
+        self.running_mean += share * apart
+        between = share * (1 - share) * apart**2
+        self.running_var += share * (var - self.running_var) + between
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        # Single precision, whatever the trainer makes of the rest: the variance of
+        # reflectances is above what float16 holds, and averages stand still in bfloat16.
+        kept = {name: getattr(self, name) for name in ('running_mean', 'running_var')}
+        super()._apply(fn, recurse)
+        for name, value in kept.items():
+            setattr(self, name, value.to(getattr(self, name).device))
+        return self
+
+
 def normalisation(
     bands: int,
     image_dtype: str | None,
@@ -280,8 +328,7 @@ def normalisation(
     if mean is None or std is None:
         half = _RANGE.get(str(image_dtype))
         if half is None:
-            # All batches count alike: statistics are those of the whole epoch.
-            return nn.BatchNorm2d(bands, affine=False, momentum=None)
+            return _Observed(bands)
         mean = std = half
     values = []
     for name, numbers in (('mean', mean), ('std', std)):
