@@ -1,7 +1,9 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,3 +165,52 @@ def test_other_number_of_bands() -> None:
     network = SegmentationNetwork(Network(), 2)
     with pytest.raises(InputError, match=r'has 3 bands .* made for 4'):
         network(raw(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ('model', 'backbone', 'size'),
+    [
+        ('deeplabv3', 'resnet18', 64),
+        ('deeplabv3+', 'resnet18', 64),
+        ('upernet', 'resnet18', 64),
+        ('upernet', 'tu-convnextv2_atto', 64),
+        ('pan', 'resnet18', 128),
+        ('unet', 'resnet18', 32),
+        ('unet', 'tu-resnet18', 32),
+    ],
+)
+def test_one_chip_trains(model: str, backbone: str, size: int) -> None:
+    """Layers that see one value of it are as they would be in evaluation."""
+    torch.manual_seed(0)
+    network = SegmentationNetwork(Network(model, backbone), 3)
+    other = deepcopy(network)
+    norms = [
+        (one, two)
+        for one, two in zip(network.modules(), other.modules(), strict=True)
+        if isinstance(one, torch.nn.BatchNorm2d)
+    ]
+    # statistics that are not those of a new network
+    for one, two in norms:
+        for norm in (one, two):
+            norm.running_mean.fill_(0.3)
+            norm.running_var.fill_(2)
+    single = []
+
+    def note(norm: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        if output.numel() == output.shape[1]:
+            single.append(norm)
+
+    for one, _ in norms:
+        one.register_forward_hook(note)
+    image = raw(1, 4, size, size)
+    torch.manual_seed(1)
+    logits = network(image)
+    for one, two in norms:
+        two.train(one not in single)
+    torch.manual_seed(1)
+    torch.testing.assert_close(logits, other(image))
+    logits.sum().backward()
+    assert 0 < len(single) < len(norms)
+    for one, _ in norms:
+        assert one.training
+        assert bool(one.num_batches_tracked) != (one in single)

@@ -12,6 +12,7 @@ from typing import Any, Self
 import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models._api import WeightsEnum
 
 from ...arguments import check_range, construct, plain
@@ -107,8 +108,11 @@ class SegmentationNetwork(nn.Module):
     Values are standardised by *mean* and *std*. Without these, values of uint8 are
     brought to -1..1 by their type; of other types each band is standardised by the mean
     and standard deviation of all training batches so far, since reflectances and digital
-    numbers have no common range. Images are continued at the right and
-    bottom by mirroring, to a multiple of the network's stride, and scores are cropped.
+    numbers have no common range. Images are continued at the right and bottom by
+    mirroring, to a multiple of the network's stride, and scores are cropped.
+
+    Batch normalisation of a single value, of the one chip that may be left at the end of
+    an epoch, goes by its running statistics: there are no others.
 
     Args:
         arguments: What it is made from.
@@ -132,6 +136,10 @@ class SegmentationNetwork(nn.Module):
         _load_encoder(self.network.encoder, arguments)
         for part in self._frozen:
             part.requires_grad_(False)
+        for module in self.network.modules():
+            if isinstance(module, _BatchNorm):
+                module.register_forward_pre_hook(_pause_for_one_value)
+                module.register_forward_hook(_resume, always_call=True)
         # A Trainer takes the modes as they are.
         self.train()
 
@@ -241,6 +249,19 @@ def _named(encoder: Any, backbone: str) -> tuple[nn.Module, dict[str, str]]:
         name: apart.sub(r'\1.\2.', name) if apart else name
         for name in module.state_dict()
     }
+
+
+def _pause_for_one_value(module: nn.Module, inputs: tuple[Tensor]) -> None:
+    """Let batch normalisation evaluate where there is one value in a channel."""
+    shape = inputs[0].shape
+    module.paused = module.training and shape.numel() == shape[1]
+    if module.paused:
+        module.training = False
+
+
+def _resume(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    if module.paused:
+        module.training = True
 
 
 class _Affine(nn.Module):
