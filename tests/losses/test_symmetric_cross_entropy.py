@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.special import softmax
 from torch import Tensor
 
@@ -71,6 +72,20 @@ def test_surely_wrong_labels_do_not_pull_without_bound() -> None:
         slope = p * (1 - p) * math.log((1 + EPSILON) / EPSILON)
         expected = pytest.approx(slope, rel=1e-4, abs=1e-6)
         assert logits.grad[0, 0].item() == expected
+
+
+def test_weight_of_classes() -> None:
+    """As in PyTorch's cross entropy, which is equation 10, and whatever their sum."""
+    logits, label = made()
+    for weights in ([1.0, 2, 3, 4, 5], [0.0, 1, 0, 2, 0], [10.0] * C, [1e-9] * C):
+        weight = torch.tensor(weights)
+        expected = F.cross_entropy(logits, label, weight, ignore_index=-1)
+        loss = SymmetricCrossEntropy(sce_weight=0, class_weights=weight)
+        torch.testing.assert_close(loss(logits, label), expected)
+    # both ways: what pixels of one weight would be is their mean
+    plain = SymmetricCrossEntropy(EPSILON)(logits, label)
+    loss = SymmetricCrossEntropy(EPSILON, class_weights=torch.full((C,), 7.0))
+    torch.testing.assert_close(loss(logits, label), plain)
 
 
 def test_weight_of_pixels() -> None:

@@ -103,13 +103,29 @@ def test_loss_is_equation_11_with_lovasz(
     known = (one['mask_valid'] > 0) & (one['mask'] > 0)
     label = torch.where(known, one['mask'] - 1, -1)
     logits = task(one['image'])
-    each = torch.tensor(weights)[label.clamp(min=0)] if weighted else None
-    symmetric = SymmetricCrossEntropy(1e-3, 1, 0.6)(logits, label, each)
+    each = torch.tensor(weights or [1.0] * 8)[label.clamp(min=0)]
+    summed = SymmetricCrossEntropy(1e-3, 1, 0.6, reduction='sum')(logits, label, each)
+    symmetric = summed / each[known].sum()
     lovasz = LovaszLoss()(logits, label)
     torch.testing.assert_close(logged['train_symmetric_loss'], symmetric)
     torch.testing.assert_close(logged['train_lovasz_loss'], lovasz)
     torch.testing.assert_close(loss, symmetric + 0.3 * lovasz)
     torch.testing.assert_close(logged['train_selected'], known.float().mean())
+
+
+def test_a_class_of_weight_0_has_no_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their pixels are as others that have none, in both losses."""
+    one = batch()
+    without = one | {'mask': torch.where(one['mask'] == 3, 0, one['mask'])}
+    losses = []
+    for weights, labels in ((None, without), ([1, 1, 0] + [1] * 5, one)):
+        torch.manual_seed(0)
+        task = PseudoLabelTask(**SMALL, class_weights=weights).eval()
+        monkeypatch.setattr(task, 'log_dict', lambda *_, **__: None)
+        losses.append(task.training_step(labels, 0))
+        gradient = torch.autograd.grad(losses[-1], task.model.parameters())
+        losses.append(torch.cat([part.flatten() for part in gradient]))
+    torch.testing.assert_close(losses[:2], losses[2:])
 
 
 @pytest.mark.parametrize('weights', [None, (1.0, 4.0)])

@@ -35,11 +35,15 @@ class SymmetricCrossEntropy(nn.Module):
         sce_weight: Weight of equation 9 (the paper: 1).
         ignore_index: Label of pixels that do not count.
         reduction: *mean* over the pixels that count, or *sum* as the equations print.
+        class_weights: Weight of each class, by its label, (C,). The mean is then over
+            pixels weighted by these, as PyTorch's is.
 
     Raises:
         InputError: *epsilon* or a weight is out of its range, or *reduction* is
             something else.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class SymmetricCrossEntropy(nn.Module):
         sce_weight: float = 1.0,
         ignore_index: int = -1,
         reduction: Literal['mean', 'sum'] = 'mean',
+        class_weights: Tensor | None = None,
     ) -> None:
         if not 0 < epsilon < 1:
             raise InputError(f'epsilon is between 0 and 1, not {epsilon}')
@@ -59,6 +64,7 @@ class SymmetricCrossEntropy(nn.Module):
         self.ce_weight, self.sce_weight = ce_weight, sce_weight
         self.ignore_index = ignore_index
         self.reduction: Literal['mean', 'sum'] = reduction
+        self.register_buffer('class_weights', class_weights, persistent=False)
 
     def forward(
         self, logits: Tensor, label: Tensor, weight: Tensor | None = None
@@ -83,7 +89,12 @@ class SymmetricCrossEntropy(nn.Module):
         reverse = -(1 - other) * math.log1p(self.epsilon)
         reverse = reverse - other * math.log(self.epsilon)
         loss = self.ce_weight * -log_p + self.sce_weight * reverse
+        importance = counts.to(loss)
+        if self.class_weights is not None:
+            importance = importance * self.class_weights.to(loss)[index]
         if weight is not None:
             loss = loss * weight
-        total = torch.where(counts, loss, 0).sum()
-        return total / counts.sum().clamp(min=1) if self.reduction == 'mean' else total
+        total = torch.where(importance > 0, loss * importance, 0).sum()
+        if self.reduction == 'sum':
+            return total
+        return total / importance.sum().clamp(min=torch.finfo(total.dtype).tiny)

@@ -50,7 +50,8 @@ class PseudoLabelTask(NetworkTask):
             cell under each pixel (``lr``).
         lr: Learning rate at the start; it falls to zero along a cosine.
         weight_decay: Weight decay of AdamW.
-        class_weights: Weight of each class in the cross entropies.
+        class_weights: Weight of each class in the cross entropies; labels of a class of
+            weight 0 do not train.
         teachers: Checkpoints of networks that label the other image; None to train on
             the batch's labels.
         teacher_weights: Weight of each in the ensemble; all alike by default.
@@ -101,7 +102,9 @@ class PseudoLabelTask(NetworkTask):
             self.refuse('teachers=None', 'selection', 'teacher_weights')
         elif h['selection'] == 'agreement':
             self.refuse("selection='agreement'", 'teacher_weights')
-        self.symmetric = SymmetricCrossEntropy(h['epsilon'], sce_weight=h['sce_weight'])
+        self.symmetric = SymmetricCrossEntropy(
+            h['epsilon'], sce_weight=h['sce_weight'], class_weights=self.class_weights
+        )
         self.lovasz = LovaszLoss()
         # In a tuple, so that it is no submodule: no teacher in checkpoints.
         self._teachers: tuple[Ensemble, ...] = ()
@@ -146,11 +149,10 @@ class PseudoLabelTask(NetworkTask):
             The loss tensor: equation 11, and the Lovász term.
         """
         label = self.pseudo_index(batch)
+        # not in the Lovász loss either
+        label = torch.where(self.trains(label), label, -1)
         logits = self(batch['image'])
-        weight = None
-        if self.class_weights is not None:
-            weight = self.class_weights[label.clamp(min=0)]
-        symmetric = self.symmetric(logits, label, weight)
+        symmetric = self.symmetric(logits, label)
         lovasz = self.lovasz(logits, label)
         loss: Tensor = symmetric + self.hparams['lovasz_weight'] * lovasz
         self.log_dict(
@@ -193,5 +195,5 @@ class PseudoLabelTask(NetworkTask):
                 labels.append(self.pixel_labels.index(batch, self))
             label = agreement(*labels)
         label = torch.where(valid_pixels(batch), label, -1)
-        self.note_labels({'pseudo': (label >= 0).any()})
+        self.note_labels({'pseudo': self.trains(label).any()})
         return label

@@ -394,8 +394,9 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
             if not any_process(bool(some), all=False):
                 if kind == 'pseudo':
                     raise InputError(
-                        'No pixel of the training chips has a pseudo-label: they have '
-                        'no data, or the teachers (and labels) agree nowhere'
+                        'No pixel of the training chips has a pseudo-label of a class '
+                        'whose weight is above 0: they have no data, or the teachers '
+                        '(and labels) agree nowhere'
                     )
                 side = self.crosswalk if kind == 'lr' else self.truth
                 raise InputError(
