@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sklearn.metrics
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -24,6 +25,7 @@ from torchgeo_mapsr import (
 )
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.tasks.cells import valid_pixels
+from torchgeo_mapsr.tasks.land_cover import land_cover_metrics
 
 Batch = dict[str, Any]
 
@@ -177,3 +179,33 @@ def test_each_loader_has_metrics_of_its_own(loader: Any) -> None:
             found = both[number][f'{name}/dataloader_idx_{number}']
             assert found == pytest.approx(value, nan_ok=True), name
     assert alone[0]['val_mIoU'] != alone[1]['val_mIoU']
+
+
+@pytest.mark.parametrize('ignored', [-1, 0, 2])
+def test_metrics_are_those_of_scikit_learn(ignored: int) -> None:
+    """Also of maps that have the ignored class, or a class that the truth lacks."""
+    generator = torch.Generator().manual_seed(0)
+    prediction, truth = torch.randint(5, (2, 6, 30, 30), generator=generator)
+    truth[truth == 4] = ignored
+    prediction[prediction == 3] = 1
+    metrics = land_cover_metrics(6, ignored)
+    for part in zip(prediction.split(2), truth.split(2), strict=True):
+        metrics.update(*part)
+    found = metrics.compute()
+    known = truth != ignored
+    y, x = truth[known].numpy(), prediction[known].numpy()
+    present = [c for c in range(5) if c != ignored]
+    options = {'labels': present, 'average': 'macro', 'zero_division': 0}
+    for name, function in (
+        ('AveragePrecision', sklearn.metrics.precision_score),
+        ('AverageRecall', sklearn.metrics.recall_score),
+        ('AverageAccuracy', sklearn.metrics.recall_score),
+        ('AverageF1Score', sklearn.metrics.f1_score),
+        ('F1', sklearn.metrics.f1_score),
+        ('AverageJaccardIndex', sklearn.metrics.jaccard_score),
+        ('mIoU', sklearn.metrics.jaccard_score),
+    ):
+        assert found[name].item() == pytest.approx(function(y, x, **options)), name
+    right = float((y == x).mean())
+    for name in ('OverallAccuracy', 'OverallPrecision', 'OverallF1Score'):
+        assert found[name].item() == pytest.approx(right), name

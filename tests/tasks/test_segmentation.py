@@ -256,6 +256,9 @@ class TestTorchgeo:
             both = {k: v for k, v in expected.items() if 'Classwise' not in k}
             assert len(both) >= 2
             for name, value in both.items():
+                if ignored is not None and 'Average' in name and 'Jaccard' not in name:
+                    # torchmetrics counts the ignored class as one that is not found
+                    continue
                 assert found[name] == pytest.approx(value.item(), abs=1e-6), name
             assert found['val_mIoU'] == found['val_AverageJaccardIndex']
             assert found['val_mIoU'] != found['val_MulticlassJaccardIndex']

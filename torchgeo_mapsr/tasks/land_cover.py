@@ -423,26 +423,71 @@ def training_steps(trainer: Trainer) -> int:
     return max(int(steps), 1)
 
 
+class _WithoutIgnored:
+    """A mean over classes that the ignored one is no part of.
+
+    Of pixels that a map gives to it, torchmetrics 1.9 makes a class with a score of 0, but
+    for the Jaccard index, where it is left out.
+    """
+
+    fp: Tensor
+    ignore_index: int | None
+
+    def compute(self) -> Tensor:
+        """The mean."""
+        counted, ignored = self.fp, self.ignore_index
+        if ignored is not None and 0 <= ignored < len(counted):
+            # nothing is left of a class that has no pixels in the truth
+            self.fp = counted.clone()
+            self.fp[ignored] = 0
+        try:
+            mean: Tensor = super().compute()  # type: ignore[misc]
+        finally:
+            self.fp = counted
+        return mean
+
+
+class _AverageAccuracy(_WithoutIgnored, MulticlassAccuracy):
+    pass
+
+
+class _AveragePrecision(_WithoutIgnored, MulticlassPrecision):
+    pass
+
+
+class _AverageRecall(_WithoutIgnored, MulticlassRecall):
+    pass
+
+
+class _AverageF1Score(_WithoutIgnored, MulticlassF1Score):
+    pass
+
+
 def land_cover_metrics(classes: int, ignore_index: int = -1) -> MetricCollection:
     """Metrics of maps, by the names of torchgeo and of this field.
 
     Args:
         classes: Number of classes.
-        ignore_index: Value of pixels that do not count.
+        ignore_index: Value of pixels that do not count; a class of this number is no
+            part of means.
 
     Returns:
         The metrics; those of the same sums are computed once.
     """
-    every: dict[str, Metric | MetricCollection] = {}
-    for prefix, average in (('Overall', 'micro'), ('Average', 'macro')):
-        options: dict[str, Any] = {'average': average, 'ignore_index': ignore_index}
-        every |= {
-            f'{prefix}Accuracy': MulticlassAccuracy(classes, **options),
-            f'{prefix}Precision': MulticlassPrecision(classes, **options),
-            f'{prefix}Recall': MulticlassRecall(classes, **options),
-            f'{prefix}F1Score': MulticlassF1Score(classes, **options),
-            f'{prefix}JaccardIndex': MulticlassJaccardIndex(classes, **options),
-        }
+    micro: dict[str, Any] = {'average': 'micro', 'ignore_index': ignore_index}
+    macro: dict[str, Any] = {'average': 'macro', 'ignore_index': ignore_index}
+    every: dict[str, Metric | MetricCollection] = {
+        'OverallAccuracy': MulticlassAccuracy(classes, **micro),
+        'OverallPrecision': MulticlassPrecision(classes, **micro),
+        'OverallRecall': MulticlassRecall(classes, **micro),
+        'OverallF1Score': MulticlassF1Score(classes, **micro),
+        'OverallJaccardIndex': MulticlassJaccardIndex(classes, **micro),
+        'AverageAccuracy': _AverageAccuracy(classes, **macro),
+        'AveragePrecision': _AveragePrecision(classes, **macro),
+        'AverageRecall': _AverageRecall(classes, **macro),
+        'AverageF1Score': _AverageF1Score(classes, **macro),
+        'AverageJaccardIndex': MulticlassJaccardIndex(classes, **macro),
+    }
     every |= {
         'MulticlassAccuracy': every['OverallAccuracy'].clone(),
         'MulticlassJaccardIndex': every['OverallJaccardIndex'].clone(),
