@@ -9,6 +9,7 @@ import pytest
 import rasterio
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from torchgeo_mapsr import Classes
@@ -83,7 +84,8 @@ class TestAppearance:
         cells = other.cells(batch)
         logits = other(batch['image'])
         made = other.index_map(logits, batch, cells)
-        other._trainer = run
+        # as it was at the step: exemplars go by its number
+        other._trainer = trainer()
         real = other._draw(made) * cells.valid[:, None]
         assert set(real.unique().tolist()) <= {1, 2, 3, 4}
         judged = generator_hinge(other.discriminator.judge(made))
@@ -135,13 +137,26 @@ class TestAppearance:
 
     def test_half_precision(self, batch: Batch, made_scene: Scene) -> None:
         found = []
-        for precision in ('32-true', 'bf16-mixed'):
+        for precision in ('32-true', 'bf16-mixed', 'bf16-true', '64-true'):
             task = adversarial(made_scene)
             run = trainer(precision=precision)
             run.fit(task, loader(batch))
             found.append({k: float(v) for k, v in run.callback_metrics.items()})
             assert all(p.isfinite().all() for p in task.parameters())
         assert found[0]['train_loss'] == pytest.approx(found[1]['train_loss'], rel=0.05)
+
+    def test_goes_on_as_if_it_had_not_stopped(
+        self, batch: Batch, made_scene: Scene, tmp_path: Path
+    ) -> None:
+        every = ModelCheckpoint(tmp_path, '{epoch}', save_top_k=-1, every_n_epochs=1)
+        kept = {'enable_checkpointing': True, 'callbacks': [every]}
+        whole = adversarial(made_scene, adversarial_weight=1.0)
+        trainer(max_epochs=3, **kept).fit(whole, loader(batch))
+        task = adversarial(made_scene, adversarial_weight=1.0)
+        first = tmp_path / 'epoch=0.ckpt'
+        trainer(max_epochs=3).fit(task, loader(batch), ckpt_path=first)
+        for one, other in zip(whole.parameters(), task.parameters(), strict=True):
+            assert torch.equal(one, other)
 
     def test_checkpoint_is_a_network(
         self, batch: Batch, made_scene: Scene, tmp_path: Path
@@ -212,3 +227,9 @@ class TestMistakes:
         task = AdversarialTask(str(tmp_path / 'dry.tif'))
         with pytest.warns(UserWarning, match='No exemplar shows Water'):
             trainer().fit(task, loader(batch))
+
+    def test_chips_that_are_too_small(self, batch: Batch, made_scene: Scene) -> None:
+        keys = ('image', 'mask_region', 'mask_valid')
+        small = batch | {key: batch[key][..., :12, :12] for key in keys}
+        with pytest.raises(InputError, match='16 × 16 pixels or more'):
+            trainer().fit(adversarial(made_scene), loader(small))

@@ -112,6 +112,24 @@ def test_round_is_a_cross_entropy_with_them(data: PairDataModule) -> None:
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.parametrize('precision', ['64-true', 'bf16-true'])
+def test_true_precisions(precision: Any, data: PairDataModule, tmp_path: Path) -> None:
+    task = ExpectationMaximizationTask(warmup_epochs=1)
+    run = Trainer(
+        accelerator='cpu',
+        precision=precision,
+        max_epochs=2,
+        limit_train_batches=1,
+        limit_val_batches=0,
+        logger=False,
+        default_root_dir=tmp_path,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    run.fit(task, data)
+    assert run.callback_metrics['train_loss'].isfinite()
+
+
 def test_mistakes() -> None:
     with pytest.raises(InputError, match='warmup_epochs must be 1 or more'):
         ExpectationMaximizationTask(warmup_epochs=0)

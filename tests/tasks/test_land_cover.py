@@ -209,3 +209,14 @@ def test_metrics_are_those_of_scikit_learn(ignored: int) -> None:
     right = float((y == x).mean())
     for name in ('OverallAccuracy', 'OverallPrecision', 'OverallF1Score'):
         assert found[name].item() == pytest.approx(right), name
+
+
+def test_sizes_of_cells_in_half_precision(batches: list[Batch]) -> None:
+    """Up to what float16 holds; a cell of more would have no pixel in view."""
+    task, batch = SegmentationTask(), dict(batches[0])
+    share = task.cells(batch).share
+    batch['lr_pixels'] = batches[0]['lr_pixels'].half()
+    torch.testing.assert_close(task.cells(batch).share, share, rtol=1e-3, atol=0)
+    batch['lr_pixels'] = (100 * batches[0]['lr_pixels']).half()
+    with pytest.raises(InputError, match="no size in precision='16-true'"):
+        task.cells(batch)

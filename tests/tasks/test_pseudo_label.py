@@ -143,6 +143,16 @@ def test_teachers_label_the_other_image(
     assert torch.equal(task.pseudo_index(one), expected)
 
 
+@pytest.mark.parametrize('precision', ['64-true', 'bf16-true', 'bf16-mixed'])
+def test_teachers_in_other_precisions(
+    teachers: list[str], precision: Any, tmp_path: Path
+) -> None:
+    task = PseudoLabelTask(**SMALL, teachers=teachers)
+    run = trainer(tmp_path, precision=precision, fast_dev_run=1)
+    run.fit(task, loader())
+    assert float(run.callback_metrics['train_selected']) > 0.5
+
+
 @pytest.mark.parametrize('labelled', [False, True])
 def test_agreement(teachers: list[str], labelled: bool) -> None:
     task = PseudoLabelTask(**SMALL, teachers=teachers, selection='agreement')

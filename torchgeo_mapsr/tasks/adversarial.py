@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -173,7 +174,8 @@ class AdversarialTask(NetworkTask):
             (B, 1, H, W).
         """
         if self.hparams['reduction'] == 'mean':
-            pixels = batch['lr_pixels']
+            # the sum is more than half precision holds
+            pixels = batch['lr_pixels'].float()
             cells_of = (pixels > 0).sum().clamp(min=1)
             logits = logits.float() / pixels.sum().clamp(min=1) * cells_of
         index_map = sargmax(logits, self.hparams['temperature'])
@@ -196,10 +198,12 @@ class AdversarialTask(NetworkTask):
                     'No exemplar shows '
                     f'{", ".join(self._exemplars.absent)}: predictions will avoid it'
                 )
-            # of the seed that seed_everything gave to all processes, each its own
-            seed = torch.initial_seed() % 2**31 + self.global_rank
-            self._generator = torch.Generator().manual_seed(seed)
-        drawn = self._exemplars.draw(len(index_map), self._generator) + 1
+        # Of the seed that seed_everything gave to all processes; each process and step
+        # has its own, so that a training that goes on draws what it would have drawn.
+        seeds = torch.initial_seed(), self.global_rank, self.global_step
+        (seed,) = np.random.SeedSequence(seeds).generate_state(1, np.uint64).tolist()
+        generator = torch.Generator().manual_seed(seed)
+        drawn = self._exemplars.draw(len(index_map), generator) + 1
         return drawn[:, None, :height, :width].to(index_map)
 
     def _play(
@@ -241,5 +245,4 @@ class AdversarialTask(NetworkTask):
         classes = len(self.crosswalk.target)
         count = torch.bincount(number.flatten(), minlength=classes + 1)[1:].float()
         share = count / count.sum().clamp(min=1)
-        log_classes = torch.log(torch.tensor(float(classes)))
-        return torch.special.entr(share).sum() / log_classes.to(share)
+        return torch.special.entr(share).sum() / share.new_tensor(classes).log()

@@ -43,7 +43,7 @@ class BatchCells:
             crosswalk: From its codes to classes.
 
         Raises:
-            InputError: If the batch has no LR labels.
+            InputError: If the batch has no LR labels, or their sizes were lost.
         """
         missing = [
             k for k in ('mask_region', 'lr_label', 'lr_pixels') if k not in batch
@@ -59,6 +59,11 @@ class BatchCells:
         valid = valid_pixels(batch, 'mask_region')
         # of single precision, whatever the trainer makes of it: bfloat16 ends at 256
         codes, whole = batch['lr_label'], batch['lr_pixels'].float()
+        if whole.isinf().any():
+            raise InputError(
+                "LR cells of more than 65504 pixels have no size in precision='16-true': "
+                "give the trainer '16-mixed' or 'bf16-true'"
+            )
         label = torch.from_numpy(crosswalk.index(codes.cpu().numpy())).to(codes.device)
         region_index = torch.where(valid, region, 0).flatten(1)
         count = whole.new_zeros(len(region_index), whole[0].numel() + 1)

@@ -186,6 +186,8 @@ class PseudoLabelTask(NetworkTask):
                 'teacher_image'
             )
         (ensemble,), image = self._teachers, batch[key]
+        # the trainer's precision is not theirs
+        image = image.to(next(ensemble.parameters()).dtype)
         if self.hparams['selection'] == 'all':
             label: Tensor = ensemble(image).argmax(1)
         else:

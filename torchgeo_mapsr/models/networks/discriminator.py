@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ...errors import InputError
+
 
 class LabelDiscriminator(nn.Module):
     """Tells HR label maps that were drawn from those that a network predicts.
@@ -51,9 +53,19 @@ class LabelDiscriminator(nn.Module):
 
         Returns:
             Scores of patches, (B, 1, H / 8 − 1, W / 8 − 1).
+
+        Raises:
+            InputError: If they are smaller.
         """
+        if min(index_map.shape[-2:]) < 16:
+            raise InputError(
+                'The discriminator judges chips of 16 × 16 pixels or more: give the data '
+                'a larger patch_size'
+            )
         blurred = gaussian_blur2d(index_map.float(), (3, 3), (0.6, 0.6))
-        scores: Tensor = self.layers(2 * blurred / self.classes - 1)
+        # precisions '64-true' and 'bf16-true' convert the weights
+        kind = next(self.parameters()).dtype
+        scores: Tensor = self.layers((2 * blurred / self.classes - 1).to(kind))
         return scores
 
     def judge(self, index_map: Tensor) -> Tensor:

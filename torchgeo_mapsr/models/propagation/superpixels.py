@@ -96,7 +96,7 @@ def _colours(bands: Tensor, inside: Tensor) -> Tensor:
     pixels = bands.flatten(1)
     index = inside.flatten().nonzero()[:, 0]
     sample = pixels[:, index[:: -(-len(index) // SAMPLE)]]
-    low, high = torch.quantile(sample, torch.tensor(RANGE), dim=1)[..., None]
+    low, high = torch.quantile(sample, sample.new_tensor(RANGE), dim=1)[..., None]
     extent = torch.where(high > low, high - low, 1.0) * math.sqrt(len(bands))
     top = 1 / math.sqrt(len(bands))
 
