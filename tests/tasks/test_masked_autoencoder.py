@@ -10,6 +10,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
+from torchgeo_mapsr.datamodules import UnlabelledDataModule
+from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.models.networks.masked_autoencoder import MaskedAutoencoder
 from torchgeo_mapsr.tasks import MaskedAutoencoderTask, SegmentationTask
@@ -104,3 +106,21 @@ class TestMistakes:
             SegmentationTask(weights=str(path), backbone='resnet34')
         with pytest.raises(InputError, match='does not fit the encoder resnet18'):
             SegmentationTask(weights=str(path), in_channels=3)
+
+
+def test_an_output_that_cannot_be_written(made_scene: Scene, tmp_path: Path) -> None:
+    """It is a line before the first step, and not a traceback after the last."""
+    copy = tmp_path / 'imagery.tif'
+    copy.write_bytes(Path(made_scene.imagery).read_bytes())
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'file').touch()
+    data = UnlabelledDataModule(str(copy), patch_size=64, length=1)
+    for output, message in (
+        (tmp_path / 'folder', 'is a folder'),
+        (tmp_path / 'file' / 'encoder.safetensors', 'file is no folder'),
+        (copy, 'is an input and would be overwritten'),
+    ):
+        run, task = trainer(), MaskedAutoencoderTask(**SMALL, output=output)
+        with pytest.raises(InputError, match=message):
+            run.fit(task, data)
+        assert run.global_step == 0

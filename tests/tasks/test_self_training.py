@@ -131,6 +131,21 @@ def test_source_images_are_aligned_and_the_target_s_are_not() -> None:
     assert torch.equal(seen[1], target['image'])
 
 
+def test_pixels_without_data_do_not_darken_their_neighbours() -> None:
+    torch.manual_seed(0)
+    arguments = ARGUMENTS | {'alignment': (0.2, 0.6), 'alignment_p': 1.0}
+    task = SelfTrainingTask(**arguments, target_weight=0.0)
+    task.log = lambda *_, **__: None  # type: ignore[assignment]
+    seen: list[Tensor] = []
+    task.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    source = batch(1)
+    source['mask_valid'][..., 13:] = 0
+    valid = source['mask_valid'][:, None] > 0
+    source['image'] = torch.where(valid, 100.0, 0).expand(-1, 3, -1, -1)
+    task.training_step({'source': source, 'target': {}}, 0)
+    torch.testing.assert_close(seen[0], source['image'])
+
+
 def test_without_weight_the_source_alone_trains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -111,3 +111,26 @@ def test_one_image_keeps_its_shape_and_its_gradient() -> None:
 def test_bad_ratio(ratio: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match='r1'):
         ResolutionAlignment(ratio)
+
+
+def test_what_is_no_number_spreads_to_nothing() -> None:
+    """Means of the rest, with the weights that PyTorch's interpolation has."""
+    torch.manual_seed(0)
+    image = 100 + 50 * torch.rand(1, 2, 12, 12)
+    image[..., :5] = torch.nan
+    image[0, 0, 7, 8] = torch.inf
+    out = ResolutionAlignment((0.5, 0.5), p=1)(image)
+    basis = torch.eye(144).view(144, 1, 12, 12)
+    small = F.interpolate(basis, (6, 6), mode='bilinear')
+    weight = F.interpolate(small, (12, 12), mode='bilinear').view(144, 144).T
+    for found, values in zip(out[0].flatten(1), image[0].flatten(1), strict=True):
+        known = values.isfinite()
+        share = weight[:, known].sum(1)
+        expected = weight[:, known] @ values[known] / share
+        seen = known & (share > 0)
+        assert seen.sum() > 70
+        torch.testing.assert_close(found[seen], expected[seen])
+        assert torch.equal(found[~known].isfinite(), known[~known])
+    constant = torch.where(image.isfinite(), 117.0, image)
+    out = ResolutionAlignment((0.2, 0.9), p=1)(constant)
+    torch.testing.assert_close(out, constant, equal_nan=True)

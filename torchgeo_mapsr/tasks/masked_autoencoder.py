@@ -17,7 +17,9 @@ from torch.optim import AdamW
 from .._compat import BaseTask, Sample
 from ..arguments import check_arguments, plain
 from ..atomic import replacing
+from ..datasets.base import ChipDataset
 from ..errors import InputError
+from ..mapping.outputs import check_outputs
 from ..models.backbones.spec import suggest
 from ..models.networks.masked_autoencoder import STRIDE, MaskedAutoencoder
 from ..models.networks.segmentation import normalisation
@@ -142,6 +144,19 @@ class MaskedAutoencoderTask(BaseTask):
             'optimizer': optimizer,
             'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
         }
+
+    def on_train_start(self) -> None:
+        """Make sure that the encoder can be written when training ends.
+
+        Raises:
+            InputError: If *output* is a folder, lies in none, or is what is read.
+        """
+        if self.trainer.fast_dev_run:
+            return
+        loader: Any = self.trainer.train_dataloader
+        dataset = getattr(loader, 'dataset', None)
+        read = dataset.paths if isinstance(dataset, ChipDataset) else []
+        check_outputs([Path(self.hparams['output'])], read, overwrite=True)
 
     def on_train_batch_start(self, batch: Sample, batch_idx: int) -> None:
         """Refuse batches of two domains.

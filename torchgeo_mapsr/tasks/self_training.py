@@ -167,7 +167,7 @@ class SelfTrainingTask(NetworkTask):
             )
         source, target = batch['source'], batch['target']
         label, weight = self.pixel_index(source), self.hparams['target_weight']
-        image = self.alignment(source['image'])
+        image = self._aligned(source)
         logits = self(image)
         if weight == 0:
             loss = weighted_cross_entropy(
@@ -208,6 +208,12 @@ class SelfTrainingTask(NetworkTask):
         if self.global_step > self._followed:
             self.teacher.update_parameters(self.model)
             self._followed = self.global_step
+
+    def _aligned(self, source: Sample) -> Tensor:
+        """Source images as a coarser sensor would see them, but for no-data pixels."""
+        image, valid = source['image'], valid_pixels(source)[:, None]
+        seen: Tensor = self.alignment(torch.where(valid, image, torch.nan))
+        return torch.where(valid, seen, image)
 
     def _mixed(self, image: Tensor, label: Tensor, target: Sample) -> Sample:
         """What the student sees of the target, its labels, and how far they count."""

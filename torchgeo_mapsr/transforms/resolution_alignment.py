@@ -23,6 +23,8 @@ class ResolutionAlignment(K.IntensityAugmentationBase2D):
     between training imagery and coarser imagery. Images keep their size, masks are left
     alone, and images that are not drawn (see *p*) are left as they are.
 
+    Values that are not finite stay where they are, and others are means without them.
+
     Each image of a batch draws its own ratio. The paper names no values for r1 and r2.
 
     Args:
@@ -70,24 +72,30 @@ class ResolutionAlignment(K.IntensityAugmentationBase2D):
         Returns:
             (B, C, H, W).
         """
-        size = input.shape[-2:]
         # the small images differ in size, so one by one
+        ratios = params['ratio'].tolist()
         return torch.cat(
             [
-                _resize(
-                    _resize(
-                        image,
-                        [max(round(side * ratio), 1) for side in size],
-                        flags['antialias'],
-                    ),
-                    list(size),
-                    False,
-                )
-                for image, ratio in zip(
-                    input.split(1), params['ratio'].tolist(), strict=True
-                )
+                _aligned(image, ratio, flags['antialias'])
+                for image, ratio in zip(input.split(1), ratios, strict=True)
             ]
         )
+
+
+def _aligned(image: Tensor, ratio: float, antialias: bool) -> Tensor:
+    """Shrink and enlarge (1, C, H, W), by the means of what has a value."""
+    size = list(image.shape[-2:])
+    small = [max(round(side * ratio), 1) for side in size]
+
+    def both_ways(values: Tensor) -> Tensor:
+        return _resize(_resize(values, small, antialias), size, False)
+
+    known = image.isfinite()
+    if known.all():
+        return both_ways(image)
+    total = both_ways(torch.where(known, image, 0))
+    share = both_ways(known.to(image))
+    return torch.where(known & (share > 0), total / share, image)
 
 
 def _resize(image: Tensor, size: list[int], antialias: bool) -> Tensor:
