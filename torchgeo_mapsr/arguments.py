@@ -83,6 +83,29 @@ def check_range(
     raise InputError(f'{name} must be a finite number, not {value!r}.')
 
 
+def check_numbers(name: str, values: Any, low: float = -inf, high: float = inf) -> None:
+    """Make sure that an argument is a list of finite numbers in a range.
+
+    Args:
+        name: What the user calls it.
+        values: Its value; None where there is none.
+        low: Least number, or :data:`POSITIVE`.
+        high: Largest number.
+
+    Raises:
+        InputError: If it is something else.
+
+    >>> check_numbers('shares', [0.5, 0.2], 0, 1)
+    """
+    values = plain(values)
+    if values is None:
+        return
+    if not isinstance(values, list | tuple) or None in values:
+        raise InputError(f'{name} must be a list of numbers, not {values!r}.')
+    for value in values:
+        check_range(name, value, low, high)
+
+
 def check_arguments(
     function: Callable[..., Any],
     values: Mapping[str, Any],

@@ -17,7 +17,7 @@ from torchgeo.datasets import random_bbox_splitting, roi_split
 from torchgeo.samplers import GeoSampler
 
 from .._compat import Sample
-from ..arguments import check_range
+from ..arguments import check_numbers, check_range
 from ..datasets.base import ChipDataset
 from ..datasets.collate import collate_pairs
 from ..datasets.mosaic import LRHRPairs
@@ -214,6 +214,9 @@ class PairDataModule(ChipDataModule):
         super().__init__(
             batch_size, patch_size, stride, length, num_workers, augment, balance
         )
+        check_range('val_split', val_split)
+        check_range('seed', seed, whole=True)
+        check_numbers('roi', roi)
         if not 0 <= val_split < 1:
             raise InputError(f'val_split must be from 0 to below 1, not {val_split}')
         if roi is not None and len(roi) != 4:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..arguments import check_range
+from ..arguments import check_numbers, check_range
 from ..errors import InputError
 from .distributed import sum_over_processes
 
@@ -49,6 +49,7 @@ class ClassPrior(nn.Module):
         check_range('momentum', momentum, 0, 1)
         self.momentum = momentum
         first = torch.full((classes,), 1 / classes)
+        check_numbers('shares', shares, 0)
         if shares is not None:
             first = torch.tensor([float(share) for share in shares])
             if len(first) != classes or (first < 0).any() or not first.sum() > 0:

@@ -54,6 +54,7 @@ class SymmetricCrossEntropy(nn.Module):
         reduction: Literal['mean', 'sum'] = 'mean',
         class_weights: Tensor | None = None,
     ) -> None:
+        check_range('epsilon', epsilon)
         if not 0 < epsilon < 1:
             raise InputError(f'epsilon is between 0 and 1, not {epsilon}')
         check_range('ce_weight', ce_weight, 0)

@@ -17,6 +17,7 @@ from .._compat import Sample
 from ..arguments import POSITIVE
 from ..datasets.exemplars import ExemplarLabels
 from ..datasets.legends.crosswalk import Crosswalk
+from ..errors import InputError
 from ..losses import discriminator_hinge, generator_hinge, sargmax
 from ..losses.adversarial import TEMPERATURE
 from ..models.networks.discriminator import LabelDiscriminator
@@ -108,11 +109,15 @@ class AdversarialTask(NetworkTask):
         """Make the network and the discriminator.
 
         Raises:
-            InputError: If there is no way from the exemplars' classes to those of the
-                map.
+            InputError: If there are no exemplars, or no way from their classes to those
+                of the map.
         """
         super().configure_models()
         h, target = self.hparams, self.crosswalk.target
+        if not h['exemplars']:
+            raise InputError(
+                'exemplars are files or folders of HR label maps: give some'
+            )
         self._exemplars: ExemplarLabels | None = None
         self._exemplar_legend = h['exemplar_legend'] or self._classes.target
         # refused here, before any data is read

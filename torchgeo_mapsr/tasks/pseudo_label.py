@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._compat import Sample
+from ..arguments import check_numbers
 from ..errors import InputError
 from ..losses import LovaszLoss, SymmetricCrossEntropy, agreement
 from ..models.networks.ensemble import Ensemble
@@ -99,9 +100,11 @@ class PseudoLabelTask(NetworkTask):
         h = self.hparams
         if not h['teachers']:
             # without their agreement all labels would train
-            self.refuse('teachers=None', 'selection', 'teacher_weights')
+            names = 'selection', 'teacher_weights', 'teacher_image'
+            self.refuse('teachers=None', *names)
         elif h['selection'] == 'agreement':
             self.refuse("selection='agreement'", 'teacher_weights')
+        check_numbers('teacher_weights', h['teacher_weights'], 0)
         self.symmetric = SymmetricCrossEntropy(
             h['epsilon'], sce_weight=h['sce_weight'], class_weights=self.class_weights
         )

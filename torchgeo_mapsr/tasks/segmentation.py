@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchvision.models._api import WeightsEnum
 
 from .._compat import Sample, SemanticSegmentationTask
-from ..arguments import Range, check_arguments, plain
+from ..arguments import Range, check_arguments, check_numbers, check_range, plain
 from ..datasets.base import ChipDataset
 from ..errors import InputError
 from ..models.networks.segmentation import Network, SegmentationNetwork
@@ -137,9 +137,11 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
 
         Raises:
             InputError: If the supervision has no use for the loss or for a class that is
-                ignored, or there is not one weight for each class.
+                ignored, there is not one weight for each class, or what is given has no
+                effect.
         """
         weights, target = self._settings['class_weights'], self.crosswalk.target
+        check_numbers('class_weights', weights, 0)
         if weights is not None:
             weights = torch.as_tensor(weights, dtype=torch.float32)
             if len(weights) != len(target):
@@ -147,11 +149,8 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
                     f'class_weights has {len(weights)} values for {len(target)} classes '
                     f"of '{target.name}'"
                 )
-            if not (weights >= 0).all() or not 0 < weights.sum() < inf:
-                raise InputError(
-                    'class_weights are numbers of 0 or more, and not all 0, not '
-                    f'{weights.tolist()}'
-                )
+            if not 0 < weights.sum() < inf:
+                raise InputError(f'class_weights are not all 0: {weights.tolist()}')
         self.register_buffer('class_weights', weights, persistent=False)
         loss = self._settings['loss']
         if loss != 'ce' and not self.supervision.labels_pixels:
@@ -159,8 +158,19 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
                 f"loss='{loss}' compares pixels with their labels, and "
                 f'{type(self.supervision).__name__} gives them none: leave it out'
             )
-        ignores = self.supervision.ignores_classes
-        if self._settings['ignore_index'] is not None and not ignores:
+        if loss != 'ce' and weights is not None:
+            raise InputError(
+                f"class_weights have no effect with loss='{loss}': leave them out"
+            )
+        cosine = self._settings['scheduler'] == 'cosine'
+        if cosine and 'patience' in _parameters(type(self)):
+            self.refuse("scheduler='cosine'", 'patience')
+        ignored, ignores = (
+            self._settings['ignore_index'],
+            self.supervision.ignores_classes,
+        )
+        check_range('ignore_index', ignored, 0, len(target) - 1, whole=True)
+        if ignored is not None and not ignores:
             raise InputError(
                 'ignore_index leaves out labels of a class, and '
                 f'{type(self.supervision).__name__} compares shares of all classes: '
@@ -309,7 +319,7 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
             index: Classes, -1 = no label, of any shape.
         """
         labelled = index >= 0
-        if self.class_weights is not None and self._settings['loss'] == 'ce':
+        if self.class_weights is not None:
             labelled &= self.class_weights[index.clamp(min=0)] > 0
         return labelled
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._compat import Sample
+from ..arguments import check_numbers
 from ..errors import InputError
 from ..losses import SelfTrainingLoss, pseudo_labels
 from ..losses.self_training import weighted_cross_entropy
@@ -122,8 +123,8 @@ class SelfTrainingTask(NetworkTask):
         self.mix = ClassMix(h['mix_share'])
         self.alignment: nn.Module = nn.Identity()
         if h['alignment'] is not None:
-            first, last = h['alignment']
-            self.alignment = ResolutionAlignment((first, last), p=h['alignment_p'])
+            check_numbers('alignment', h['alignment'])
+            self.alignment = ResolutionAlignment(h['alignment'], p=h['alignment_p'])
 
     def configure_losses(self) -> None:
         """Make the loss of both domains."""

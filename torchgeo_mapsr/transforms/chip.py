@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from .._compat import Sample
+from ..arguments import check_range
 from ..datasets.base import OUTSIDE
 
 # Where a mask holds something else than -1 beyond the sample.
@@ -27,9 +28,13 @@ class RandomChip(nn.Module):
 
     Args:
         size: Height and width in pixels.
+
+    Raises:
+        InputError: *size* is below 1.
     """
 
     def __init__(self, size: int) -> None:
+        check_range('size', size, 1, whole=True)
         super().__init__()
         self.size = size
 

@@ -11,7 +11,7 @@ from kornia.augmentation import random_generator as rg
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..arguments import check_range
+from ..arguments import check_numbers, check_range
 from ..errors import InputError
 
 
@@ -47,12 +47,15 @@ class ResolutionAlignment(K.IntensityAugmentationBase2D):
         p: float = 0.5,
         keepdim: bool = False,
     ) -> None:
-        if not 0 < ratio[0] <= ratio[1] <= 1:
+        check_numbers('ratio', ratio)
+        if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1] <= 1:
             raise InputError(f'ratio must have 0 < r1 <= r2 <= 1, not {ratio}')
         check_range('p', p, 0, 1)
         super().__init__(p=p, same_on_batch=same_on_batch, p_batch=1.0, keepdim=keepdim)
         self.flags = {'antialias': antialias}
-        self._param_generator = rg.PlainUniformGenerator((ratio, 'ratio', None, None))
+        self._param_generator = rg.PlainUniformGenerator(
+            (tuple(ratio), 'ratio', None, None)
+        )
 
     def apply_transform(
         self,

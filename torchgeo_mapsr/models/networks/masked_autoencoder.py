@@ -82,6 +82,7 @@ class MaskedAutoencoder(nn.Module):
             ('decoder_dim', decoder_dim),
             ('decoder_depth', decoder_depth),
             ('decoder_heads', decoder_heads),
+            ('size', size),
         ):
             check_range(name, count, 1, whole=True)
         if dim % heads or decoder_dim % decoder_heads:
@@ -91,6 +92,7 @@ class MaskedAutoencoder(nn.Module):
             )
         if size < STRIDE or size % STRIDE:
             raise InputError(f'size is a multiple of {STRIDE} pixels, not {size}')
+        check_range('ratio', ratio)
         if not 0 < ratio < 1:
             raise InputError(f'ratio is between 0 and 1, not {ratio}')
         self.size, self.ratio, self.hidden = size, ratio, hidden

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models._api import WeightsEnum
 
-from ...arguments import check_range, construct, plain
+from ...arguments import check_numbers, check_range, construct, plain
 from ...errors import InputError
 from ..backbones.frozen import mirror
 from ..backbones.spec import suggest
@@ -353,6 +353,8 @@ def normalisation(
         mean = std = half
     values = []
     for name, numbers in (('mean', mean), ('std', std)):
+        one = plain(numbers)
+        check_numbers(name, one if isinstance(one, list | tuple) else [one])
         value = torch.as_tensor(numbers, dtype=torch.float32).reshape(-1)
         if len(value) not in (1, bands):
             raise InputError(f'{name} has {len(value)} values for {bands} bands')
