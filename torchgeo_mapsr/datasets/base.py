@@ -498,8 +498,7 @@ class ChipDataset(GeoDataset):
         at_row, at_col = project(grid, self._grids[0], row, col)
         x, y = self._grids[0].affine * (at_col, at_row)
         shapely.prepare(geometry)
-        inside: NDArray[np.bool_] = shapely.contains_xy(geometry, x, y)
-        return inside
+        return np.asarray(shapely.contains_xy(geometry, x, y), dtype=bool)
 
     def snap(self, x: slice, y: slice, number: int = 0) -> GeoBox:
         """Find the pixels that are nearest to a query.

@@ -430,16 +430,18 @@ class _WithoutIgnored:
     for the Jaccard index, where it is left out.
     """
 
-    fp: Tensor
+    fp: Tensor | list[Tensor]
     ignore_index: int | None
 
     def compute(self) -> Tensor:
         """The mean."""
         counted, ignored = self.fp, self.ignore_index
+        assert isinstance(counted, Tensor)
         if ignored is not None and 0 <= ignored < len(counted):
             # nothing is left of a class that has no pixels in the truth
-            self.fp = counted.clone()
-            self.fp[ignored] = 0
+            kept = counted.clone()
+            kept[ignored] = 0
+            self.fp = kept
         try:
             mean: Tensor = super().compute()  # type: ignore[misc]
         finally:

@@ -254,8 +254,9 @@ def _named(encoder: Any, backbone: str) -> tuple[nn.Module, dict[str, str]]:
 def _pause_for_one_value(module: nn.Module, inputs: tuple[Tensor]) -> None:
     """Let batch normalisation evaluate where there is one value in a channel."""
     shape = inputs[0].shape
-    module.paused = module.training and shape.numel() == shape[1]
-    if module.paused:
+    paused: Any = module.training and shape.numel() == shape[1]
+    module.paused = paused
+    if paused:
         module.training = False
 
 
