@@ -16,7 +16,16 @@ from odc.geo.geobox import GeoBox
 from torch import Tensor
 
 from ..errors import InputError
-from .geo.grid import Window, box_in, clip, coverage, crop, pixel_offset, project
+from .geo.grid import (
+    Window,
+    box_in,
+    clip,
+    columns_round,
+    coverage,
+    crop,
+    pixel_offset,
+    project,
+)
 from .geo.region import RegionMap, cell_diameter, region_map
 from .imagery import Imagery
 from .labels import LabelRaster
@@ -224,7 +233,9 @@ def read_chip(
     grid = geobox if core is None else geobox[part]
     region = np.zeros(grid.shape, np.int64)
     windows, first, labelled = [], 0, np.zeros(1, bool)
-    under = [_regions(grid, r, core is None, len(labels) > 1) for r in labels]
+    under = [
+        _regions(grid, r, core is None, len(labels) > 1, imagery.geobox) for r in labels
+    ]
     shape = _common_shape(imagery, geobox, labels, under)
     for raster, regions in zip(labels, under, strict=True):
         window, cells = _label_window(
@@ -255,14 +266,14 @@ def read_chip(
 
 
 def _regions(
-    grid: GeoBox, raster: LabelRaster, shares: bool, several: bool
+    grid: GeoBox, raster: LabelRaster, shares: bool, several: bool, whole: GeoBox
 ) -> RegionMap:
     """Cells of a raster under a chip; none of another raster that lies elsewhere."""
     if several and coverage(grid, raster.geobox) == 0:
         nowhere = np.full((2, *grid.shape), np.nan)
         none = np.zeros(grid.shape, np.int64)
         return RegionMap(none, (0, 0, 0, 0), np.zeros(0), nowhere)
-    return region_map(grid, raster.geobox, shares)
+    return region_map(grid, raster.geobox, shares, whole)
 
 
 def _within(own: Window, geobox: GeoBox, grid: GeoBox) -> NDArray[np.bool_]:
@@ -366,19 +377,23 @@ def _cell_pixels(
             ),  # type: ignore[arg-type]
             *imagery.geobox.shape,
         )
-        wide = region_map(crop(imagery.geobox, box), raster.geobox)
+        wide = region_map(
+            crop(imagery.geobox, box), raster.geobox, whole=imagery.geobox
+        )
     count = np.bincount(wide.mask_region.ravel(), minlength=wide.share.size + 1)[1:]
     whole = count / np.where(count > 0, wide.share, 1)
     whole = whole.reshape(wide.window[2:])
     if not exact:
         return whole.astype(np.float32)
     pixels = np.zeros((height, width), np.float32)
-    down, right = wide.window[0] - top, wide.window[1] - left
-    rows = slice(max(down, 0), max(min(down + wide.window[2], height), 0))
-    cols = slice(max(right, 0), max(min(right + wide.window[3], width), 0))
-    pixels[rows, cols] = whole[
-        rows.start - down : rows.stop - down, cols.start - right : cols.stop - right
-    ]
+    rows = np.arange(height) + top - wide.window[0]
+    cols = np.arange(width) + left - wide.window[1]
+    turn = columns_round(raster.geobox)
+    if turn is not None:  # on the other side of a pole a cell may have another column
+        cols %= turn
+    down = (rows >= 0) & (rows < wide.window[2])
+    right = (cols >= 0) & (cols < wide.window[3])
+    pixels[np.ix_(down, right)] = whole[np.ix_(rows[down], cols[right])]
     return pixels
 
 

@@ -14,7 +14,7 @@ from odc.geo.geobox import GeoBox
 from .._compat import Sample
 from ..errors import InputError
 from .base import ChipQuery, ImageryChips, chip_query
-from .geo.grid import box_in, coverage, crop
+from .geo.grid import box_in, columns_round, coverage, crop
 from .geo.region import TIE, lr_coordinates
 from .labels import LabelRaster
 from .legends.crosswalk import Crosswalk
@@ -162,6 +162,9 @@ def count_votes(geobox: GeoBox, labels: LabelRaster, crosswalk: Crosswalk) -> Vo
     count = np.zeros((classes, height, width), np.int32)
     total = np.zeros((height, width), np.int32)
     top, left, bottom, right = box_in(geobox, labels.geobox)
+    turn = columns_round(labels.geobox)
+    if turn is not None:  # round a pole each label once
+        right = min(right, left + turn)
     rows = max(CHUNK // max(right - left, 1), 1)
     for start in range(top, bottom, rows):
         stop = min(start + rows, bottom)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .geo.grid import pixel_ratio, project
+from .geo.grid import columns_round, pixel_ratio, project
 from .geo.plan import ChipIndex, Plan
 from .labels import LabelRaster
 
@@ -269,11 +269,20 @@ def _places(
         )
         low = place.min(axis=(2, 3)) - room
         high = place.max(axis=(2, 3)) + room
-        reach = np.array(raster.geobox.shape)[:, None]
-        away = np.logical_or.reduce((high <= 0) | (low >= reach))
-        beside &= finite & away
-        within |= finite & np.logical_and.reduce((low > 0) & (high < reach))
+        height, width = raster.geobox.shape
+        rows = (high[0] > 0) & (low[0] < height)
+        within_rows = (low[0] > 0) & (high[0] < height)
+        for turned in _turns(raster):
+            left, right = low[1] - turned, high[1] - turned
+            beside &= finite & ~(rows & (right > 0) & (left < width))
+            within |= finite & within_rows & (left > 0) & (right < width)
     return beside, within
+
+
+def _turns(raster: LabelRaster) -> tuple[int, ...]:
+    """Columns by which a label raster is moved to where else it lies, going round."""
+    turn = columns_round(raster.geobox)
+    return (0,) if turn is None else (0, -turn, turn)
 
 
 def _block_side(plan: Plan, rasters: Sequence[LabelRaster]) -> int:
@@ -309,8 +318,12 @@ def _over(
         )
     )
     points = project(plan.geobox, raster.geobox, row, col)
-    finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(points), axis=(0, 2))
-    place = np.where(finite[:, None], points, -1)
-    low, high = place.min(2), place.max(2)
-    reach = np.array(raster.geobox.shape)[:, None]
-    return finite & (high > 0).all(0) & (low < reach).all(0)
+    # Of a chip at the edge of the Earth some points are in the sky.
+    finite = np.isfinite(points).all(axis=0)
+    low = np.where(finite, points, np.inf).min(2)
+    high = np.where(finite, points, -np.inf).max(2)
+    height, width = raster.geobox.shape
+    over = np.zeros(len(rows), bool)
+    for turned in _turns(raster):
+        over |= (high[1] > turned) & (low[1] < turned + width)
+    return over & (high[0] > 0) & (low[0] < height)

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from ..errors import InputError, InputWarning
-from .geo.grid import Box, box_in, clip, crop, hull, pixel_offset
+from .geo.grid import (
+    Box,
+    box_in,
+    clip,
+    columns_round,
+    crop,
+    hull,
+    pixel_offset,
+    window_in,
+)
 from .geo.raster import PathLike, RasterFile, open_rasters, side_by_side
 from .geo.region import region_map
 from .legends.legend import Legend
@@ -115,7 +124,8 @@ class LabelRaster:
         Args:
             rows: First and last + 1 row in the grid; below 0 and beyond the last row is
                 outside (not counted from the end).
-            cols: Columns, likewise.
+            cols: Columns, likewise. But those of degrees or of Web Mercator go round
+                the Earth: beyond one edge are those of the other.
 
         Returns:
             Raw codes, (h, w); -1 = no data, masked or outside.
@@ -131,15 +141,26 @@ class LabelRaster:
 
     def _parts(self, rows: slice, cols: slice) -> Iterator[tuple[RasterFile, Box, Box]]:
         """Files that touch a window: each with its own part and that of the window."""
-        offset = np.array([rows.start, cols.start] * 2)
         height, width = rows.stop - rows.start, cols.stop - cols.start
-        boxes = self._boxes - offset
-        touching = (boxes[:, :2] < (height, width)).all(1) & (boxes[:, 2:] > 0).all(1)
-        for i in np.flatnonzero(touching).tolist():
-            first, start, last, stop = boxes[i].tolist()
-            top, left, bottom, right = clip((first, start, last, stop), height, width)
-            inner = top - first, left - start, bottom - first, right - start
-            yield self._files[i], inner, (top, left, bottom, right)
+        for turned in self._turns(cols):
+            boxes = self._boxes - np.array([rows.start, cols.start - turned] * 2)
+            touching = (boxes[:, :2] < (height, width)).all(1)
+            touching &= (boxes[:, 2:] > 0).all(1)
+            for i in np.flatnonzero(touching).tolist():
+                first, start, last, stop = boxes[i].tolist()
+                top, left, bottom, right = clip(
+                    (first, start, last, stop), height, width
+                )
+                inner = top - first, left - start, bottom - first, right - start
+                yield self._files[i], inner, (top, left, bottom, right)
+
+    def _turns(self, cols: slice) -> list[int]:
+        """Columns by which the grid is moved to meet a span of them, itself first."""
+        turn, width = columns_round(self.geobox), self.geobox.width
+        if turn is None or (cols.start >= 0 and cols.stop <= min(width, turn)):
+            return [0]
+        first, last = (cols.start - width) // turn + 1, -(-cols.stop // turn)
+        return sorted((turn * n for n in range(first, last)), key=abs)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -167,16 +188,7 @@ class LabelRaster:
         windows = [whole]
         for i, area in enumerate(areas):
             windows = windows if i else []
-            try:
-                top, left, bottom, right = box_in(area, self.geobox)
-            except InputError:  # the area reaches beyond what the CRS is made for
-                top, left, bottom, right = whole
-            box = (
-                max(top, whole[0]),
-                max(left, whole[1]),
-                min(bottom, whole[2]),
-                min(right, whole[3]),
-            )
+            box = window_in(area, self.geobox)
             if box[0] < box[2] and box[1] < box[3]:
                 windows.append(box)
         total = sum(len(_Blocks(window)) for window in windows)

@@ -13,7 +13,7 @@ from odc.geo.geobox import GeoBox
 from .._compat import Sample
 from ..errors import InputError
 from .base import ChipQuery, ImageryChips, chip_query
-from .geo.grid import box_in, clip, crop, project
+from .geo.grid import crop, project, window_in
 from .labels import LabelRaster
 from .legends.legend import Legend
 from .sources import ImagerySource, LabelSource, label_rasters
@@ -146,7 +146,7 @@ class LRHRPair(ImageryChips):
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Cells of one label raster, where none before it has a label."""
         labels = self._lr_labels[number]
-        box = clip(box_in(geobox, labels.geobox), *labels.geobox.shape)
+        box = window_in(geobox, labels.geobox)
         if box[0] >= box[2] or box[1] >= box[3]:
             return np.zeros(0, np.int64), np.zeros((2, 0))
         codes = labels.read(slice(box[0], box[2]), slice(box[1], box[3]))

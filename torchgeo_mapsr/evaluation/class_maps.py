@@ -19,10 +19,10 @@ from ..datasets.geo.grid import (
     blocks_of,
     box_in,
     circumference,
-    clip,
     crop,
     same_place,
     span,
+    window_in,
 )
 from ..datasets.geo.raster import (
     PathLike,
@@ -304,9 +304,7 @@ class ClassMaps:
                     raster.geobox, (rows.start, cols.start, rows.stop, cols.stop)
                 )
                 for earlier in self.rasters[:number]:
-                    top, left, bottom, right = clip(
-                        box_in(block, earlier.geobox), *earlier.geobox.shape
-                    )
+                    top, left, bottom, right = window_in(block, earlier.geobox)
                     if top < bottom and left < right and (index >= 0).any():
                         index[self.legend.index(earlier.at(block)) >= 0] = -1
                 origin, area = (rows.start, cols.start), areas(rows, cols)

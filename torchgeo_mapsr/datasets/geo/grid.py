@@ -29,9 +29,20 @@ SAME_BOX = 0.9
 # Two grids are one if their pixels are nowhere further apart than this part of a pixel.
 ALIGNED = 0.01
 
+# A grid comes round to its own columns if once round the Earth misses them by less than
+# this part of one: 43200 columns of 0.00833333° miss them by a fiftieth.
+ROUND = 0.1
+
+# Points along a side of the lattice in a grid whose outline is partly off the Earth.
+_LATTICE = 33
+
 
 def project(
-    grid: GeoBox, reference: GeoBox, row: NDArray[np.float64], col: NDArray[np.float64]
+    grid: GeoBox,
+    reference: GeoBox,
+    row: NDArray[np.float64],
+    col: NDArray[np.float64],
+    whole: GeoBox | None = None,
 ) -> NDArray[np.float64]:
     """Project points from the pixels of one grid to those of another, exactly.
 
@@ -44,11 +55,16 @@ def project(
         reference: Grid to project them to, in any CRS.
         row: Rows, of any shape; 0 is the upper edge of the first.
         col: Columns, of the same shape.
+        whole: What the grid is a crop of: crops of one are moved alike, so that a cell
+            has one column in all of them, where the reference comes round to its own
+            columns (:func:`columns_round`).
 
     Returns:
         (row, col), (2, ...); not finite where the reference's CRS is not defined.
     """
     x, y = grid.pix2wld(col, row)
+    if whole is None or columns_round(reference) is None:
+        whole = grid
     if grid.crs != reference.crs:
         assert grid.crs is not None
         assert reference.crs is not None
@@ -57,13 +73,18 @@ def project(
         turn = circumference(reference.crs)
         if turn is not None:
             # One grid's longitudes must not jump by 360° at the antimeridian.
-            centre, _ = transformer.transform(
-                *grid.pix2wld(grid.width / 2, grid.height / 2)
-            )
             middle, _ = reference.pix2wld(reference.width / 2, reference.height / 2)
-            centre += turn * np.round((middle - centre) / turn)
+            for part in dict.fromkeys((whole, grid)):
+                centre, _ = transformer.transform(
+                    *part.pix2wld(part.width / 2, part.height / 2)
+                )
+                if np.isfinite(centre):
+                    middle = centre + turn * np.round((middle - centre) / turn)
+            centre = middle
             with np.errstate(invalid='ignore'):
                 x = x + turn * np.round((centre - x) / turn)
+    elif whole is not grid:
+        x = x + _turns(*span(whole), reference)
     elif np.size(x):
         x = x + _turns(float(np.min(x)), float(np.max(x)), reference)
     with np.errstate(invalid='ignore'):
@@ -88,6 +109,7 @@ def transformer_of(source: CRS, target: CRS) -> Transformer:
         ) from None
 
 
+@lru_cache(maxsize=64)
 def circumference(crs: CRS) -> float | None:
     """How far x goes once round the Earth, in units of a CRS.
 
@@ -102,6 +124,22 @@ def circumference(crs: CRS) -> float | None:
     if operation.method_name != 'Popular Visualisation Pseudo Mercator':
         return None
     return 2 * float(np.pi) * float(ellipsoid.semi_major_metre)
+
+
+def columns_round(grid: GeoBox) -> int | None:
+    """Columns after which a grid comes to the same ground again, once round the Earth.
+
+    Returns:
+        None if it does not: x does not go round in its CRS, rows do not follow x, or the
+        turn is no whole number of columns.
+    """
+    turn = circumference(grid.crs) if grid.crs is not None else None
+    a, b, _, d, *_ = grid.affine
+    if turn is None or b or d:
+        return None
+    columns = turn / abs(a)
+    whole = round(columns)
+    return whole if whole and abs(columns - whole) < ROUND else None
 
 
 def _unit(crs: CRS) -> str:
@@ -217,6 +255,58 @@ def _outline(grid: GeoBox, reference: GeoBox) -> NDArray[np.float64]:
     return project(grid, reference, row, col)
 
 
+def _extent(
+    grid: GeoBox, reference: GeoBox
+) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+    """Least and largest row and column of a reference that lie under a grid.
+
+    Returns:
+        They, (2,) each, and whether the whole outline has a place in the reference's
+        CRS. Where it has not, they are those of what has one; NaN if nothing has.
+    """
+    points = _outline(grid, reference)
+    finite = np.isfinite(points).all(axis=0)
+    if not finite.all():
+        # Of an image of the whole Earth all the outline may lie in the sky.
+        lattice = [np.linspace(0, size, _LATTICE) for size in grid.shape.yx]
+        inner = project(grid, reference, *np.meshgrid(*lattice, indexing='ij'))
+        points = np.concatenate([points, inner.reshape(2, -1)], axis=1)
+        points = points[:, np.isfinite(points).all(axis=0)]
+        if not points.size:
+            return np.full(2, np.nan), np.full(2, np.nan), False
+    low, high = points.min(axis=1), points.max(axis=1)
+    for row in _poles(grid, reference):
+        low[0], high[0] = min(low[0], row), max(high[0], row)
+        turn = 360 / abs(reference.affine.a)
+        middle = (low[1] + high[1]) / 2
+        low[1] = min(low[1], middle - turn / 2)
+        high[1] = max(high[1], middle + turn / 2)
+    return low, high, bool(finite.all())
+
+
+def _poles(grid: GeoBox, reference: GeoBox) -> list[float]:
+    """Rows of a reference in degrees that are poles within a grid of another CRS.
+
+    Such a grid lies under all longitudes, and further north or south than its outline.
+    """
+    assert grid.crs is not None
+    assert reference.crs is not None
+    if grid.crs == reference.crs or columns_round(reference) is None:
+        return []
+    if not reference.crs.geographic:
+        return []
+    rows = []
+    for latitude in (-90.0, 90.0):
+        x, y = transformer_of(reference.crs, grid.crs).transform(0.0, latitude)
+        if not np.isfinite([x, y]).all():
+            continue
+        col, row = grid.wld2pix(x, y)
+        # What is a line or a corner in the grid's CRS is on its outline.
+        if 0 < col < grid.width and 0 < row < grid.height:
+            rows.append(float(reference.wld2pix(0.0, latitude)[1]))
+    return rows
+
+
 def box_in(grid: GeoBox, reference: GeoBox) -> Box:
     """Pixels of a reference grid that a grid covers, whole ones.
 
@@ -226,14 +316,52 @@ def box_in(grid: GeoBox, reference: GeoBox) -> Box:
     offset = pixel_offset(grid, reference)
     if offset is not None:
         return (*offset, offset[0] + grid.height, offset[1] + grid.width)
-    edge = _outline(grid, reference)
-    if not np.isfinite(edge).all():
+    low, high, whole = _extent(grid, reference)
+    if not whole:
         raise InputError(
             f'rasters in {grid.crs} and {reference.crs} have no common grid'
         )
-    top, left = np.floor(edge.min(axis=1)).astype(int).tolist()
-    bottom, right = np.ceil(edge.max(axis=1)).astype(int).tolist()
+    top, left = np.floor(low).astype(int).tolist()
+    bottom, right = np.ceil(high).astype(int).tolist()
     return top, left, bottom, right
+
+
+def window_in(grid: GeoBox, reference: GeoBox) -> Box:
+    """Pixels of a reference grid that may lie under a grid; empty if there are none.
+
+    Unlike those of :func:`box_in` they lie in the reference, but for columns that it
+    comes round to, and the grid may be partly off the Earth.
+    """
+    offset = pixel_offset(grid, reference)
+    height, width = reference.shape
+    if offset is not None:
+        box = (*offset, offset[0] + grid.height, offset[1] + grid.width)
+    else:
+        low, high, whole = _extent(grid, reference)
+        if not np.isfinite(low).all():
+            return 0, 0, 0, 0
+        # Between the points of a lattice the edge of the Earth may lie further out.
+        pad = 0.0 if whole else (high - low) / 8
+        ends = np.floor(low - pad).tolist(), np.ceil(high + pad).tolist()
+        box = int(ends[0][0]), int(ends[0][1]), int(ends[1][0]), int(ends[1][1])
+    turn = columns_round(reference)
+    top, left, bottom, right = clip(box, height, width)
+    if turn is not None and top < bottom and (left > box[1] or right < box[3]):
+        left, right = box[1], min(box[3], box[1] + turn)
+        if not _common_columns(left, right, reference):
+            right = left
+    return top, left, bottom, right
+
+
+def _common_columns(left: float, right: float, reference: GeoBox) -> float:
+    """How many columns of a span a grid has, those that it comes round to too."""
+    turn, width = columns_round(reference), reference.width
+    if turn is None:
+        return max(min(right, width) - max(left, 0), 0)
+    first, last = np.floor((left - width) / turn) + 1, np.ceil(right / turn)
+    starts = np.arange(first, last) * turn
+    shared = np.minimum(right, starts + width) - np.maximum(left, starts)
+    return min(float(np.maximum(shared, 0).sum()), right - left)
 
 
 def coverage(grid: GeoBox, reference: GeoBox) -> float:
@@ -242,20 +370,39 @@ def coverage(grid: GeoBox, reference: GeoBox) -> float:
     The grid is projected, not the reference: a label raster of a continent has no
     outline in the UTM zone of a chip.
     """
-    edge = _outline(grid, reference)
-    if not np.isfinite(edge).all():
+    low, high, _ = _extent(grid, reference)
+    if not np.isfinite(low).all() or not (high > low).all():
         return 0.0
-    low, high = edge.min(axis=1), edge.max(axis=1)
-    common = np.minimum(high, reference.shape.yx) - np.maximum(low, 0)
-    return float(np.prod(np.maximum(common, 0) / (high - low)))
+    rows = max(min(high[0], reference.height) - max(low[0], 0), 0)
+    cols = _common_columns(low[1], high[1], reference)
+    return float(rows * cols / np.prod(high - low))
 
 
 def pixel_ratio(grid: GeoBox, reference: GeoBox) -> float:
     """Area of a grid's pixel in pixels of a reference grid, the mean over the grid."""
     row, col = _outline(grid, reference)
+    if not np.isfinite([row, col]).all() or _poles(grid, reference):
+        return _middle_ratio(grid, reference)
     row, col = row - row[0], col - col[0]
     area = np.abs(np.sum(col * np.roll(row, -1) - row * np.roll(col, -1))) / 2
     return float(area / (grid.width * grid.height))
+
+
+def _middle_ratio(grid: GeoBox, reference: GeoBox) -> float:
+    """Area of a grid's pixel in pixels of a reference grid, the median of a lattice.
+
+    For grids whose outline encloses no area in the reference's CRS.
+    """
+    edge = (np.arange(_LATTICE) + 0.5) / _LATTICE
+    row, col = np.meshgrid(edge * grid.height, edge * grid.width, indexing='ij')
+    steps = np.array([[0, 0, 0.5, -0.5], [0.5, -0.5, 0, 0]])
+    east, west, south, north = (
+        project(grid, reference, row + down, col + right) for down, right in steps.T
+    )
+    across, along = east - west, south - north
+    area = np.abs(across[1] * along[0] - across[0] * along[1])
+    area = area[np.isfinite(area)]
+    return float(np.median(area)) if area.size else float('nan')
 
 
 def crop(grid: GeoBox, box: Box) -> GeoBox:

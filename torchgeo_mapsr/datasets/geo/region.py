@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from .grid import project
+from .grid import columns_round, project
 
 # Largest error of an interpolated coordinate, in metres on the ground.
 TOLERANCE = 1e-3
@@ -52,7 +52,9 @@ class RegionMap:
         return slice(self.window[1], self.window[1] + self.window[3])
 
 
-def region_map(hr: GeoBox, lr: GeoBox, shares: bool = True) -> RegionMap:
+def region_map(
+    hr: GeoBox, lr: GeoBox, shares: bool = True, whole: GeoBox | None = None
+) -> RegionMap:
     """Find the LR cell of every pixel of a chip.
 
     A cell is cut by the chip's edge if it holds a pixel of the ring that is one pixel
@@ -63,29 +65,36 @@ def region_map(hr: GeoBox, lr: GeoBox, shares: bool = True) -> RegionMap:
         hr: Grid of the chip.
         lr: Grid of the labels, in any CRS.
         shares: Whether visible shares are wanted; they are 0 without.
+        whole: What the chip is a crop of: where the labels go round the Earth, a cell
+            has one column in all crops of it.
 
     Returns:
         The cells, in a window snapped outward to whole cells.
     """
-    ringed = lr_coordinates(hr.pad(1) if shares else hr, lr)
+    ringed = lr_coordinates(hr.pad(1) if shares else hr, lr, whole)
     finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(ringed))
-    place = ringed if finite.all() else np.where(finite, ringed, 0)
-    cells = np.floor(place + TIE).astype(np.int64)
+    cells = _cells(ringed, finite)
     inner = (slice(1, -1), slice(1, -1)) if shares else (slice(None), slice(None))
     inside = finite[inner]
     if not inside.any():
         empty = np.zeros(hr.shape, np.int64)
         return RegionMap(empty, (0, 0, 0, 0), np.zeros(0), ringed[:, *inner])
 
+    turn = columns_round(lr)
+    if turn is not None and np.ptp(cells[1][finite]) >= turn:
+        # Round a pole, or the Earth: each cell once.
+        first = int(cells[1, *inner][inside].min())
+        ringed[1] -= turn * ((cells[1] - first) // turn)
+        cells = _cells(ringed, finite)
     row, col = cells[:, *inner]
-    whole = bool(inside.all())
-    within = (row, col) if whole else (row[inside], col[inside])
+    all_inside = bool(inside.all())
+    within = (row, col) if all_inside else (row[inside], col[inside])
     (top, bottom), (left, right) = (
         (int(span.min()), int(span.max())) for span in within
     )
     height, width = bottom - top + 1, right - left + 1
     mask_region = (row - top) * width + (col - left) + 1
-    if not whole:
+    if not all_inside:
         mask_region = np.where(inside, mask_region, 0)
 
     if not shares:
@@ -102,7 +111,17 @@ def region_map(hr: GeoBox, lr: GeoBox, shares: bool = True) -> RegionMap:
     return RegionMap(mask_region, (top, left, height, width), share, ringed[:, *inner])
 
 
-def lr_coordinates(hr: GeoBox, lr: GeoBox) -> NDArray[np.float64]:
+def _cells(
+    coordinates: NDArray[np.float64], finite: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Row and column of the cell that holds each point; 0 where it is not finite."""
+    place = coordinates if finite.all() else np.where(finite, coordinates, 0)
+    return np.floor(place + TIE).astype(np.int64)
+
+
+def lr_coordinates(
+    hr: GeoBox, lr: GeoBox, whole: GeoBox | None = None
+) -> NDArray[np.float64]:
     """Project the centres of HR pixels into the LR grid.
 
     Between different CRSs only the knots of a control grid are projected, and the rest
@@ -115,6 +134,7 @@ def lr_coordinates(hr: GeoBox, lr: GeoBox) -> NDArray[np.float64]:
     Args:
         hr: Grid of the chip.
         lr: Grid of the labels, in any CRS.
+        whole: What the chip is a crop of, see :func:`region_map`.
 
     Returns:
         (row, col) in units of LR pixels, (2, H, W); their floor is the cell.
@@ -123,18 +143,18 @@ def lr_coordinates(hr: GeoBox, lr: GeoBox) -> NDArray[np.float64]:
     height, width = hr.shape
     every = np.arange(height, dtype=float), np.arange(width, dtype=float)
     if hr.crs == lr.crs:
-        return _centres(hr, lr, *every)
+        return _centres(hr, lr, *every, whole)
 
     tolerance = TOLERANCE / _metres(lr)
     knots = 3
-    fine = _centres(hr, lr, *_knots(hr, knots))
+    fine = _centres(hr, lr, *_knots(hr, knots), whole)
     while True:
         coarse, knots = fine, 2 * knots - 1
         if knots >= max(height, width):
-            return _centres(hr, lr, *every)
-        fine = _centres(hr, lr, *_knots(hr, knots))
+            return _centres(hr, lr, *every, whole)
+        fine = _centres(hr, lr, *_knots(hr, knots), whole)
         if not np.isfinite(fine).all():
-            return _centres(hr, lr, *every)
+            return _centres(hr, lr, *every, whole)
         halves = np.linspace(0, coarse.shape[1] - 1, knots)
         error = np.abs(_bilinear(coarse, halves, halves) - fine).max()
         if error <= tolerance:
@@ -149,11 +169,15 @@ def _knots(hr: GeoBox, count: int) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def _centres(
-    hr: GeoBox, lr: GeoBox, rows: NDArray[np.float64], cols: NDArray[np.float64]
+    hr: GeoBox,
+    lr: GeoBox,
+    rows: NDArray[np.float64],
+    cols: NDArray[np.float64],
+    whole: GeoBox | None = None,
 ) -> NDArray[np.float64]:
     """Exact LR coordinates of the centres of pixels, (2, len(rows), len(cols))."""
     row, col = np.meshgrid(rows + 0.5, cols + 0.5, indexing='ij')
-    return project(hr, lr, row, col)
+    return project(hr, lr, row, col, whole)
 
 
 def _bilinear(
@@ -195,7 +219,8 @@ def cell_diameter(hr: GeoBox, lr: GeoBox) -> int:
     """Upper bound of an LR cell's diameter in HR pixels.
 
     Args:
-        hr: HR grid; what is found holds in its middle.
+        hr: HR grid; what is found holds in its middle. Where that is off the Earth, it
+            is the length of the grid.
         lr: LR grid.
     """
     row, col = (size // 2 for size in hr.shape)
@@ -205,4 +230,6 @@ def cell_diameter(hr: GeoBox, lr: GeoBox) -> int:
         math.hypot(*(corners[:, 1, 2] - corners[:, 1, 1])),
         math.hypot(*(corners[:, 2, 1] - corners[:, 1, 1])),
     )
+    if not side > 0:  # the middle is off the Earth
+        return max(hr.shape)
     return math.ceil(1.5 / side) + 2

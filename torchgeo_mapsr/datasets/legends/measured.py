@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ..geo.grid import box_in, clip, coverage, pixel_ratio
+from ..geo.grid import clip, coverage, pixel_ratio, window_in
 from ..geo.raster import PathLike
 from ..geo.region import region_map
 from ..labels import LabelRaster
@@ -78,9 +78,7 @@ def _count(
     """
     classes = len(crosswalk.target)
     # blocks share the cells on their edges: counts of all blocks are added up
-    window = box_in(fine.geobox, coarse.geobox)
-    window = clip(window, *coarse.geobox.shape)
-    top, left, bottom, right = window
+    top, left, bottom, right = window_in(fine.geobox, coarse.geobox)
     total = np.zeros((bottom - top, right - left, classes), np.int64)
     for rows, cols in _blocks(*fine.geobox.shape):
         index = crosswalk.index(fine.read(rows, cols))
@@ -88,7 +86,8 @@ def _count(
             index[other.at(fine.geobox[rows, cols]) >= 0] = -1
         if (index < 0).all():
             continue
-        regions = region_map(fine.geobox[rows, cols], coarse.geobox)
+        block = fine.geobox[rows, cols]
+        regions = region_map(block, coarse.geobox, whole=fine.geobox)
         row, col, h, w = regions.window
         counts = class_counts(regions.mask_region, index, h * w, classes)
         inner = clip(
