@@ -82,7 +82,7 @@ def test_files_on_one_grid_are_one_raster(write: Write) -> None:
     values = codes(20, 30)
     paths = [
         write('r.tif', values[:, 18:], ALBERS * Affine.translation(18, 0), 'EPSG:5070'),
-        write('other.tif', values, ALBERS * Affine.translation(0.5, 0), 'EPSG:5070'),
+        write('other.tif', values, ALBERS * Affine.translation(0.5, 99), 'EPSG:5070'),
         write('l.tif', values[:, :20], ALBERS, 'EPSG:5070'),
         write('utm.tif', values),
     ]
@@ -318,6 +318,51 @@ class TestListsOfLabels:
             assert [labels.paths for labels in found] == expected
         with pytest.raises(InputError, match='no raster files'):
             label_rasters([])
+
+    def test_first_file_wins_across_grids(self, write: Write) -> None:
+        """Files of two grids in turn, one over the other: the first named counts."""
+        image = write('i.tif', np.ones((3, 60, 60), 'uint8'))
+        coarse, shifted = HR * Affine.scale(10), HR * Affine(10, 0, 5, 0, 10, 5)
+        rng = np.random.default_rng(0)
+        layers: list[NDArray[np.uint8]] = []
+        paths: list[str] = []
+        centre = np.arange(60) + 0.5
+        for i, grid in enumerate((coarse, shifted, coarse, shifted, coarse)):
+            codes = np.where(rng.random((6, 6)) < 0.5, i + 1, 0).astype('uint8')
+            paths.append(write(f'{i}.tif', codes, grid, nodata=0))
+            place = np.floor((centre - (5 if grid == shifted else 0)) / 10).astype(int)
+            padded = np.pad(codes, ((1, 0), (1, 0)))
+            layers.append(padded[np.ix_(place + 1, place + 1)])
+        for order in (
+            [0, 1, 2, 3, 4],
+            [1, 2, 0, 4, 3],
+            [0, 2, 1, 3, 4],
+            [4, 3, 2, 1, 0],
+        ):
+            expected = np.zeros((60, 60), int)
+            for i in reversed(order):
+                expected = np.where(layers[i] > 0, layers[i].astype(int), expected)
+            sample = LRHRPair(image, [paths[i] for i in order])[:]
+            found = per_pixel(sample['lr_label'], sample['mask_region'])
+            np.testing.assert_array_equal(np.maximum(found, 0), expected)
+
+    def test_tiles_in_turn_are_two_mosaics(self, write: Write) -> None:
+        """Where none lies over another the order does not matter: a raster a grid."""
+        grids = (HR, UTM), (ALBERS * Affine.translation(999, 0), 'EPSG:5070')
+        tiles = [
+            write(
+                f'{col}{crs[5:]}.tif',
+                codes(9, 9),
+                grid * Affine.translation(9 * col, 0),
+                crs,
+            )
+            for col in range(3)
+            for grid, crs in grids
+        ]
+        assert [raster.paths for raster in LabelRaster.open(tiles)] == [
+            tuple(tiles[::2]),
+            tuple(tiles[1::2]),
+        ]
 
     def test_both_count(self, write: Write) -> None:
         """The raster's labels first, those of the path where it has none."""

@@ -76,24 +76,33 @@ class LabelRaster:
     def open(cls, paths: PathLike | Iterable[PathLike]) -> 'tuple[LabelRaster, ...]':
         """Open label files, one raster for each distinct grid.
 
+        Where files lie over each other, the first that has a label counts. So one grid
+        makes a second raster where a file of it lies under one of another grid that was
+        named before it.
+
         Args:
             paths: Files, folders or URLs that rasterio opens.
 
         Returns:
-            Rasters in the order in which their grids first appear.
+            Rasters in the order of their first files.
 
         Raises:
             InputError: A file cannot be used.
         """
-        groups: list[list[RasterFile]] = []
-        for file in side_by_side(open_rasters(paths)):
+        files = side_by_side(open_rasters(paths))
+        groups: list[_Group] = []
+        for file in files:
+            found = None
             for group in groups:
-                if pixel_offset(file.geobox, group[0].geobox) is not None:
-                    group.append(file)
-                    break
-            else:
-                groups.append([file])
-        return tuple(cls(group) for group in groups)
+                if pixel_offset(file.geobox, group.grid) is not None:
+                    found = group
+                elif found is not None and group.lies_over(file.geobox):
+                    found = None
+            if found is None:
+                found = _Group(file.geobox, len(files))
+                groups.append(found)
+            found.add(file)
+        return tuple(cls(group.files) for group in groups)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -306,6 +315,41 @@ def _matched(codes: Counter[int], legend: Legend) -> tuple[int, int]:
     """Labelled cells, and those with a code of a legend, its no-data code included."""
     named = {*legend.codes.tolist(), legend.nodata}
     return codes.total(), sum(count for code, count in codes.items() if code in named)
+
+
+class _Group:
+    """Files on one grid.
+
+    Args:
+        grid: That of the first.
+        most: How many files there will be, at most.
+    """
+
+    def __init__(self, grid: GeoBox, most: int) -> None:
+        self.grid = grid
+        self.files: list[RasterFile] = []
+        self._boxes = np.zeros((most, 4), np.int64)
+
+    def add(self, file: RasterFile) -> None:
+        """Add a file on the grid."""
+        self._boxes[len(self.files)] = box_in(file.geobox, self.grid)
+        self.files.append(file)
+
+    def lies_over(self, grid: GeoBox) -> bool:
+        """Whether one of the files may have pixels in another grid."""
+        boxes = self._boxes[: len(self.files)]
+        first, last = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+        whole = crop(self.grid, (*first.tolist(), *last.tolist()))
+        box = np.array(window_in(grid, whole)) + np.tile(first, 2)
+        if (box[2:] <= box[:2]).any():
+            return False
+        turn = columns_round(self.grid) or 0
+        return any(
+            ((boxes[:, :2] < box[2:] + moved) & (boxes[:, 2:] > box[:2] + moved))
+            .all(axis=1)
+            .any()
+            for moved in {(0, 0), (0, turn), (0, -turn)}
+        )
 
 
 class _Blocks:
