@@ -263,3 +263,63 @@ def test_parts_of_a_multipolygon_that_overlap(tmp_path: Path) -> None:
     ).to_file(path)
     area = AreaOfInterest.open(path).geometry.area
     assert area == pytest.approx(shapely.union_all(parts).area) == 2800
+
+
+def around(lon: float, lat: float, crs: str, half: float) -> shapely.Geometry:
+    """A square in metres about a place."""
+    x, y = Transformer.from_crs('EPSG:4326', crs, always_xy=True).transform(lon, lat)
+    return shapely.box(x - half, y - half, x + half, y + half)
+
+
+CAP = shapely.Point(0, 0).buffer(2e6, 64)
+WORLD = GeoBox((180, 360), Affine(1, 0, -180, 0, -1, 90), 'EPSG:4326')
+MERCATOR = GeoBox((400, 400), Affine(1e5, 0, -2e7, 0, -1e5, 2e7), 'EPSG:3857')
+POLAR = GeoBox((120, 120), Affine(5e4, 0, -3e6, 0, -5e4, 3e6), 'EPSG:3031')
+
+
+@pytest.mark.parametrize(
+    ('geometry', 'crs', 'grid'),
+    [
+        (CAP, 'EPSG:3031', WORLD),
+        (CAP, 'EPSG:3413', WORLD[:60, 180:270]),
+        (CAP, 'EPSG:3413', MERCATOR),
+        (CAP, 'EPSG:3031', WORLD[:60]),
+        (shapely.box(-1e6, -2.9e6, 1e6, -1.5e6), 'EPSG:3031', WORLD),
+        (around(180, -17, 'EPSG:3460', 5e5), 'EPSG:3460', WORLD),
+        (around(180, -17, 'EPSG:3460', 5e5), 'EPSG:3460', MERCATOR),
+        (
+            around(180, -17, 'EPSG:3460', 5e5),
+            'EPSG:3460',
+            GeoBox(
+                (54, 128), Affine(27e4, 0, -17367530, 0, -27e4, 7314540), 'EPSG:6933'
+            ),
+        ),
+        (shapely.box(-180, -90, 180, 90), 'EPSG:4326', POLAR),
+        (shapely.box(0, -90, 360, -75), 'EPSG:4326', POLAR),
+        (shapely.box(100, -90, 200, -65), 'EPSG:4326', POLAR),
+    ],
+)
+def test_across_180_and_round_poles(
+    geometry: shapely.Geometry, crs: str, grid: GeoBox
+) -> None:
+    """Each pixel's centre is looked up among the polygons, in their own CRS."""
+    col, row = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
+    transformer = Transformer.from_crs(str(grid.crs), crs, always_xy=True)
+    x, y = transformer.transform(*grid.pix2wld(col, row))
+    turns = (-360, 0, 360) if crs == 'EPSG:4326' else (0,)
+    inside = np.any([shapely.contains_xy(geometry, x + n, y) for n in turns], axis=0)
+    area = AreaOfInterest(geometry, CRS(crs))
+    if not inside.any():
+        with pytest.raises(InputError, match='lies outside'):
+            area.on(grid)
+        return
+    on_grid = area.on(grid)
+    np.testing.assert_array_equal(on_grid.mask(grid), inside)
+    assert on_grid.mask(on_grid.geobox).sum() == inside.sum()
+    for left in range(0, grid.width, 50):
+        for top in range(0, grid.height, 50):
+            window = grid[top : top + 50, left : left + 50]
+            part = inside[top : top + 50, left : left + 50]
+            found = on_grid.mask(window)[: part.shape[0], : part.shape[1]]
+            np.testing.assert_array_equal(found, part)
+            assert on_grid.touches(window) or not part.any()

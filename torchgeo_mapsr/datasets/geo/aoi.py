@@ -24,7 +24,17 @@ from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
-from .grid import Box, circumference, clip, crop, pixel_offset, span, transformer_of
+from .grid import (
+    Box,
+    circumference,
+    clip,
+    crop,
+    pixel_offset,
+    project,
+    span,
+    transformer_of,
+)
+from .region import lr_coordinates
 from .vector import layers_of, read_vector, split_layer
 
 # What shapely calls a polygon among its types.
@@ -35,6 +45,14 @@ _POLYGON = 3
 # curve of a parallel at 60° is 3 cm off its chord.
 _SEGMENT = 1000.0
 _SEGMENT_DEGREES = 0.01
+
+# An outline is torn where a segment becomes so long: round a pole and at the edge of a
+# projection's world. A kilometre is nowhere else a hundred.
+_TORN = 100e3
+_TORN_DEGREES = 90.0
+
+# Points along a side of the lattice in which a large area is looked for in a grid.
+_LATTICE = 129
 
 
 @dataclass(frozen=True)
@@ -178,22 +196,43 @@ class AreaOfInterest:
         geometry = self.geometry if geometry is None else geometry
         if CRS(crs) == self.crs:
             return geometry
-        length = _SEGMENT_DEGREES if self.crs.geographic else _SEGMENT
-        transformer = transformer_of(self.crs, CRS(crs))
+        projected = self._projected(CRS(crs), geometry, about)
+        if not np.isfinite(shapely.get_coordinates(projected)).all():
+            raise InputError(f'{self.source}: has no place in {crs}.')
+        return _repaired(projected)
+
+    def _projected(
+        self, crs: CRS, geometry: BaseGeometry, about: float | None
+    ) -> BaseGeometry:
+        """A part of the area in another CRS, as its outline gets there."""
+        transformer = transformer_of(self.crs, crs)
 
         # Longitudes of metres jump at the antimeridian; those of degrees stay.
-        turn = None if about is None or self.crs.geographic else circumference(CRS(crs))
+        turn = None if about is None or self.crs.geographic else circumference(crs)
 
         def project(points: NDArray[np.float64]) -> NDArray[np.float64]:
             x, y = transformer.transform(*points.T)
             if turn is not None:
-                x = x + turn * np.round((about - x) / turn)
+                with np.errstate(invalid='ignore'):
+                    x = x + turn * np.round((about - x) / turn)
             return np.stack([x, y], axis=1)
 
-        projected = shapely.transform(shapely.segmentize(geometry, length), project)
-        if not np.isfinite(shapely.get_coordinates(projected)).all():
-            raise InputError(f'{self.source}: has no place in {crs}.')
-        return _repaired(projected)
+        return shapely.transform(self._segments(geometry), project)
+
+    def _segments(self, geometry: BaseGeometry) -> BaseGeometry:
+        """The same outlines with so many vertices that segments stay straight."""
+        length = _SEGMENT_DEGREES if self.crs.geographic else _SEGMENT
+        return shapely.segmentize(geometry, length)
+
+    def _is_torn(self, crs: CRS, geometry: BaseGeometry, about: float) -> bool:
+        """Whether another CRS tears outlines of the area apart."""
+        projected = self._projected(crs, geometry, about)
+        longest = _TORN_DEGREES if crs.geographic else _TORN
+        for ring in shapely.get_rings(shapely.get_parts(projected)):
+            steps = np.diff(shapely.get_coordinates(ring), axis=0)
+            if not (np.abs(steps) < longest).all():  # not finite neither
+                return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -226,7 +265,10 @@ class AreaOnGrid:
         geometry: BaseGeometry = shapely.Polygon()
         if not part.is_empty:
             west, east = span(grid)
-            shape = area._in(grid.crs, part, (west + east) / 2)
+            middle = (west + east) / 2
+            if grid.crs != area.crs and area._is_torn(grid.crs, part, middle):
+                return _TornArea.of(area, grid)
+            shape = area._in(grid.crs, part, middle)
             geometry = shapely.transform(_turned(shape, grid.crs, west, east), pixels)
             # Pixels along a line would be burnt, whose centres lie beside it.
             geometry = _polygonal(geometry)
@@ -244,11 +286,7 @@ class AreaOnGrid:
                 ),
                 *grid.shape,
             )
-        if box[0] >= box[2] or box[1] >= box[3]:
-            raise InputError(
-                f'{area.source}: lies outside the imagery, or between its pixels; '
-                'check its place and its CRS.'
-            )
+        _check_holds(area, box)
         return cls(geometry, grid, crop(grid, box))
 
     def mask(self, geobox: GeoBox) -> NDArray[np.bool_]:
@@ -292,6 +330,129 @@ class AreaOnGrid:
         if offset is None:
             raise ValueError(f'{geobox} is not a crop of {self.grid}')
         return offset
+
+
+@dataclass(frozen=True)
+class _TornArea(AreaOnGrid):
+    """An area whose outline the grid's CRS tears apart: across 180°, or round a pole.
+
+    The centres of pixels are projected instead, to the polygons.
+
+    Args:
+        geometry: Polygons in their own CRS.
+        grid: The grid.
+        geobox: A crop of the grid that holds the area.
+        frame: A grid in the area's CRS whose pixels are one unit wide.
+    """
+
+    frame: GeoBox
+
+    @classmethod
+    def of(cls, area: AreaOfInterest, grid: GeoBox) -> '_TornArea':
+        """Bring an area on a grid; see :meth:`AreaOfInterest.on`."""
+        west, south, east, north = area.geometry.bounds
+        size = max(round(north - south), 1), max(round(east - west), 1)
+        frame = GeoBox(size, Affine(1, 0, west, 0, -1, north), area.crs)
+        whole = cls(area.geometry, grid, grid, frame)
+        edges: list[NDArray[np.float64]] = [_vertices(area, grid)]
+        # What is larger than a cell of the lattice holds one of its points.
+        step = [max(size / (_LATTICE - 1), 1) for size in grid.shape.yx]
+        lattice = np.meshgrid(
+            *(np.linspace(0.5, size - 0.5, _LATTICE) for size in grid.shape.yx),
+            indexing='ij',
+        )
+        hits = np.stack(lattice)[:, whole._inside(project(grid, frame, *lattice))]
+        edges += [hits - np.array(step)[:, None], hits + np.array(step)[:, None]]
+        points = np.concatenate(edges, axis=1)
+        box: Box = (0, 0, 0, 0)
+        if points.size:
+            low = np.floor(points.min(axis=1) - 1).astype(int).tolist()
+            high = np.ceil(points.max(axis=1) + 1).astype(int).tolist()
+            if high[1] - low[1] > grid.width / 2:  # both edges: all between
+                low[1], high[1] = 0, grid.width
+            box = clip((low[0], low[1], high[0], high[1]), *grid.shape)
+        _check_holds(area, box)
+        return cls(area.geometry, grid, crop(grid, box), frame)
+
+    def mask(self, geobox: GeoBox) -> NDArray[np.bool_]:
+        """Which pixels of a window lie in the area; see :class:`AreaOnGrid`."""
+        self._offset(geobox)
+        if not self.touches(geobox):
+            return np.zeros(geobox.shape, bool)
+        return self._inside(lr_coordinates(geobox, self.frame))
+
+    def touches(self, geobox: GeoBox) -> bool:
+        """Whether a window may hold pixels of the area; see :class:`AreaOnGrid`."""
+        self._offset(geobox)
+        part = np.linspace(0, 1, 9)
+        row, col = np.meshgrid(
+            *(part * size for size in geobox.shape.yx), indexing='ij'
+        )
+        place = project(geobox, self.frame, row, col)
+        if not np.isfinite(place).all():
+            return True
+        # Between the points it may lie further out; see labelled_chips.
+        room = sum(np.abs(np.diff(place, 2, axis=i)).max(axis=(1, 2)) for i in (1, 2))
+        top, left = place.min(axis=(1, 2)) - room
+        bottom, right = place.max(axis=(1, 2)) + room
+        west, north = self.frame.affine.c, self.frame.affine.f
+        window = shapely.box(west + left, north - bottom, west + right, north - top)
+        assert self.frame.crs is not None
+        turn = circumference(self.frame.crs)
+        if turn is None:
+            return bool(self.geometry.intersects(window))
+        return bool(right - left > turn / 2) or any(
+            self.geometry.intersects(translate(window, turn * n)) for n in (-1, 0, 1)
+        )
+
+    def _inside(self, place: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which points lie in the area, of rows and columns of the frame."""
+        x, y = self.frame.pix2wld(place[1], place[0])
+        assert self.frame.crs is not None
+        turn = circumference(self.frame.crs)
+        west, south, east, north = self.geometry.bounds
+        with np.errstate(invalid='ignore'):
+            if turn is not None:
+                x = west + (x - west) % turn
+            near = (x >= west) & (x <= east) & (y >= south) & (y <= north)
+        shapely.prepare(self.geometry)
+        inside: NDArray[np.bool_] = np.zeros(x.shape, bool)
+        inside[near] = shapely.contains_xy(self.geometry, x[near], y[near])
+        return inside
+
+
+def _vertices(area: AreaOfInterest, grid: GeoBox) -> NDArray[np.float64]:
+    """Row and column of an area's vertices in a grid, and of poles in it, (2, n)."""
+    assert grid.crs is not None
+    transformer = transformer_of(area.crs, grid.crs)
+    x, y = transformer.transform(
+        *shapely.get_coordinates(area._segments(area.geometry)).T
+    )
+    if grid.crs.geographic:
+        poles = np.array([-90.0, 90.0])
+        at = transformer_of(grid.crs, area.crs).transform(np.zeros(2), poles)
+        held = poles[shapely.contains_xy(area.geometry, *at)]
+        # A pole is a row of the grid.
+        west, east = span(grid)
+        x = np.concatenate([x, np.full(len(held), west), np.full(len(held), east)])
+        y = np.concatenate([y, held, held])
+    turn = circumference(grid.crs)
+    with np.errstate(invalid='ignore'):
+        if turn is not None:
+            west, east = span(grid)
+            beyond = (x < west) | (x > east)
+            x = np.where(beyond, west + (x - west) % turn, x)
+        col, row = grid.wld2pix(x, y)
+        inside = (row >= 0) & (row <= grid.height) & (col >= 0) & (col <= grid.width)
+    return np.stack([row[inside], col[inside]])
+
+
+def _check_holds(area: AreaOfInterest, box: Box) -> None:
+    if box[0] >= box[2] or box[1] >= box[3]:
+        raise InputError(
+            f'{area.source}: lies outside the imagery, or between its pixels; '
+            'check its place and its CRS.'
+        )
 
 
 def _polygonal(geometry: Any) -> BaseGeometry:
