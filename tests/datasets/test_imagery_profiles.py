@@ -346,6 +346,36 @@ class TestNoData:
                 part = imagery.read(imagery.geobox[rows, cols])[1]
                 np.testing.assert_array_equal(part, valid[rows, cols])
 
+    @pytest.mark.parametrize('nodata', [0, -1, -9999, 7])
+    @pytest.mark.parametrize(
+        ('dtype', 'error'), [('float32', 5e-4), ('float32', 0.01), ('int16', 3)]
+    )
+    def test_lerc_says_how_far_it_is_off(
+        self, write: Write, dtype: str, error: float, nodata: int
+    ) -> None:
+        """Only what its largest error may have moved is a rim, in units of the values."""
+        rng = np.random.default_rng(0)
+        scale = 1 if dtype == 'float32' else 1000
+        values = rng.uniform(0.05 * scale, scale, (3, 96, 96)).astype(dtype)
+        inside = np.ones((96, 96), bool)
+        inside[:, :30] = inside[50:73, 45:80] = False
+        values[:, ~inside] = nodata
+        path = write('a.tif', values, nodata=nodata, compress='lerc', MAX_Z_ERROR=error)
+        imagery = Imagery(path)
+        read, valid = imagery.read(imagery.geobox)
+        np.testing.assert_array_equal(valid, inside)
+        assert np.abs(read[:, valid] - values[:, valid]).max() <= error * 1.001
+
+    def test_lerc_of_whole_numbers(self, write: Write) -> None:
+        """Below one its largest error is none: labels may be compressed so."""
+        codes = np.random.default_rng(0).integers(1, 99, (40, 40)).astype('uint8')
+        path = write('a.tif', codes, compress='lerc', MAX_Z_ERROR=0.9)
+        (labels,) = LabelRaster.open(path)
+        np.testing.assert_array_equal(labels.at(labels.geobox), codes)
+        path = write('b.tif', codes, compress='lerc', MAX_Z_ERROR=1)
+        with pytest.raises(InputError, match='compressed with losses'):
+            LabelRaster.open(path)
+
     def test_nothing_valid_is_the_imagerys_fault(self, write: Write) -> None:
         values = noise(3, 20, 20, dtype='float32')
         values[1] = np.nan

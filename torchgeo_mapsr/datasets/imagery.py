@@ -72,7 +72,8 @@ WORTH_KEEPING = 0.2
 SAME_UNIT, SAME_UNIT_OF_TYPES = 64.0, 4.0
 
 # The rim of a collar after lossy compression: the collar's value comes back up to RIM_DEPTH
-# pixels inside it (JPEG's blocks of halved colour have 16) with errors up to RIM_ERROR.
+# pixels inside it (JPEG's blocks of halved colour have 16) with errors up to RIM_ERROR, of
+# whole numbers whose file does not tell the largest error as LERC's does.
 RIM_DEPTH, RIM_ERROR, RIM_MARGIN = 16, 24, 32
 
 # Pixels along a side of the corner blocks in which a collar is looked for, at most, and in
@@ -577,6 +578,16 @@ class _Layer:
         )
 
     @property
+    def rim_error(self) -> float:
+        """How far lossy compression may have moved the no-data value."""
+        if not self.file.compression:
+            return 0.0
+        if self.file.largest_error is not None:
+            return self.file.largest_error
+        kinds = {np.dtype(self.file.dtypes[band - 1]).kind for band in self.bands}
+        return 0.0 if 'f' in kinds else float(RIM_ERROR)
+
+    @property
     def gains(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Scale and offset of each channel, (C, 1, 1); None where they change nothing."""
         if not self.file.scales:
@@ -607,7 +618,7 @@ class _Layer:
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Read a window of the file: values, and what has removed its pixels."""
         declared = [i for i, value in enumerate(self.nodata) if value is not None]
-        if not (self.file.compression and declared):
+        if not (self.rim_error and declared):
             return self._plain(self.file.read(self.bands, rows, cols), rows, cols)
         height, width = self.file.geobox.shape
         top, left = max(rows.start - RIM_MARGIN, 0), max(cols.start - RIM_MARGIN, 0)
@@ -621,7 +632,7 @@ class _Layer:
         )
         values = self.file.read(self.bands, *wide)
         nodata = np.array([self.nodata[i] for i in declared], float)
-        rim = _rim(values[declared], nodata)[inner]
+        rim = _rim(values[declared], nodata, self.rim_error)[inner]
         image, removed = self._plain(values[:, *inner], rows, cols)
         np.copyto(removed, _RIM, where=rim & (removed == 0))
         image[:, removed != 0] = 0
@@ -771,7 +782,9 @@ def bilinear_mean(
     return image, defined
 
 
-def _rim(values: NDArray[Any], nodata: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _rim(
+    values: NDArray[Any], nodata: NDArray[np.float64], largest: float
+) -> NDArray[np.bool_]:
     """Pixels of a no-data collar that lossy compression has made different from it.
 
     They are nearly the no-data value, and lead in at most RIM_DEPTH steps to a part of
@@ -781,6 +794,7 @@ def _rim(values: NDArray[Any], nodata: NDArray[np.float64]) -> NDArray[np.bool_]
     Args:
         values: (B, h, w).
         nodata: No-data value of each of the bands, (B,).
+        largest: Largest error of the compression.
 
     Returns:
         Those pixels and the collar, (h, w).
@@ -796,7 +810,8 @@ def _rim(values: NDArray[Any], nodata: NDArray[np.float64]) -> NDArray[np.bool_]
     core = binary_dilation(core, square, origin=-1) & exact
     if not core.any():
         return core
-    near = error <= RIM_ERROR
+    # and what the numbers' type rounds away
+    near = error <= largest + np.spacing(np.abs(nodata).max().astype(np.float32))
     step = np.ones((3, 3), bool)
     rim: NDArray[np.bool_] = binary_dilation(core, step, RIM_DEPTH, mask=near)
     # single pixels among them with a larger error
@@ -973,7 +988,7 @@ def _collar(layer: _Layer) -> float | None:
     if side < 4:
         return None
     ends = (slice(0, side), slice(-side, None))
-    error = RIM_ERROR / 3 if layer.file.compression else 0.0
+    error = min(layer.rim_error, RIM_ERROR / 3)
     values = [0.0]
     if layer.file.dtypes[layer.bands[0] - 1].startswith('uint'):
         values.append(_largest(layer.file.dtypes[layer.bands[0] - 1]))

@@ -80,6 +80,7 @@ class RasterFile:
         palettes: Palette of each band that is an index of colours.
         band_masks: Bands that have a mask each, from 1.
         compression: Name of a compression that loses information; empty otherwise.
+        largest_error: How far that moves values at most, where the file says so (LERC).
         files: Local files that the raster consists of: itself, side-car files, a VRT's
             sources.
         tags: Digest of the file's own tags.
@@ -101,6 +102,7 @@ class RasterFile:
     palettes: tuple[Palette | None, ...] = field(default=(), repr=False)
     band_masks: tuple[int, ...] = ()
     compression: str = ''
+    largest_error: float | None = None
     files: tuple[str, ...] = field(default=(), repr=False)
     tags: str = field(default='', repr=False)
     names: tuple[str, ...] = ()
@@ -178,6 +180,7 @@ class RasterFile:
         alphas = [i for i, color in enumerate(colors, 1) if color == ColorInterp.alpha]
         flags = source.mask_flag_enums
         stamps = _local_files(name, source)
+        compression, largest_error = _losses(source)
         file = cls(
             path=name,
             geobox=GeoBox(source.shape, source.transform, _crs(name, source.crs)),
@@ -196,7 +199,8 @@ class RasterFile:
             ),
             # a mask of one band: no flag is set
             band_masks=tuple(i for i, flag in enumerate(flags, 1) if not flag),
-            compression=_lossy(source),
+            compression=compression,
+            largest_error=largest_error,
             files=tuple(stamps),
             tags=hashlib.sha256(
                 repr(sorted(source.tags().items())).encode(errors='surrogateescape')
@@ -680,25 +684,34 @@ def _palette(source: DatasetReader, band: int) -> Palette | None:
     return tuple(colors.get(i, blank) for i in range(max(colors) + 1))
 
 
-def _lossy(source: DatasetReader) -> str:
-    """Name of the compression if it changes values; of a VRT, that of its first source."""
+def _losses(source: DatasetReader) -> tuple[str, float | None]:
+    """Compression that changes values, and its largest error; of a VRT's first source.
+
+    Returns:
+        The name, empty if it keeps them; None where the file does not tell the error.
+    """
     if source.driver == 'VRT':
         first = next((f for f in source.files[1:] if os.path.isfile(f)), None)
         if first is None or first == source.name:
-            return ''
+            return '', None
         try:
             with rasterio.open(first) as inner:
-                return '' if inner.driver == 'VRT' else _lossy(inner)
+                return ('', None) if inner.driver == 'VRT' else _losses(inner)
         except RasterioError:
-            return ''
+            return '', None
     structure = source.tags(ns='IMAGE_STRUCTURE')
     name = str(structure.get('COMPRESSION', '')).upper()
     if 'JPEG' in name and '2000' not in name:
-        return 'JPEG'
-    lossy = structure.get('COMPRESSION_REVERSIBILITY', '').upper() == 'LOSSY'
-    if not lossy and not (name.startswith('LERC') and _tolerance(structure) > 0):
-        return ''
-    return name or source.driver
+        return 'JPEG', None
+    if name.startswith('LERC'):
+        error = _tolerance(structure)
+        # of whole numbers it keeps all that are less than one apart
+        if all(_kind(dtype) in 'iu' for dtype in source.dtypes):
+            error = float(np.floor(error))
+        return (name, error) if error > 0 else ('', None)
+    if structure.get('COMPRESSION_REVERSIBILITY', '').upper() != 'LOSSY':
+        return '', None
+    return name or source.driver, None
 
 
 def _tolerance(structure: dict[str, str]) -> float:
