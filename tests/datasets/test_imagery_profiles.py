@@ -532,6 +532,47 @@ class TestMosaicPlaces:
         with pytest.raises(InputError, match='needs as many'):
             Imagery(paths[:3], stack=True)
 
+    @pytest.mark.parametrize(
+        'names',
+        [
+            ('may_a', 'july_a', 'may_b', 'july_b'),
+            ('2021/a', '2024/a', '2021/b', '2024/b'),
+            ('m_39_18_20180714', 'm_39_18_20210801', 'm_40_18_20180802', 'm_40_18_20211101'),
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize('order', [(0, 1, 3, 2), (0, 3, 1, 2), (3, 0, 1, 2)])
+    def test_a_stack_goes_by_names(
+        self, write: Write, names: tuple[str, ...], order: tuple[int, ...]
+    ) -> None:
+        """Dates of two places belong together, in whatever order they are given."""
+        may, july = noise(1, 40, 80), noise(1, 40, 80)[:, ::-1]
+        parts = (may[:, :, :40], july[:, :, :40], may[:, :, 40:], july[:, :, 40:])
+        places = (
+            HR,
+            HR,
+            HR * Affine.translation(40, 0),
+            HR * Affine.translation(40, 0),
+        )
+        paths = [
+            write(f'{name}.tif', part, place)
+            for name, part, place in zip(names, parts, places, strict=True)
+        ]
+        imagery = Imagery([paths[i] for i in order], stack=True)
+        dates = (may, july) if order[0] in (0, 2) else (july, may)
+        image = imagery.read(imagery.geobox)[0]
+        np.testing.assert_array_equal(image, np.concatenate(dates))
+
+    def test_a_stack_goes_by_order(self, write: Write) -> None:
+        """Where names say nothing, or one thing and another."""
+        values = noise(4, 40, 40)
+        for names in ('1_w', '2_x', '3_y', '4_z'), ('x_1', 'y_2', 'x_2', 'y_1'):
+            paths = [
+                write(f'{name}.tif', values[i], HR * Affine.translation(i // 2 * 40, 0))
+                for i, name in enumerate(names)
+            ]
+            imagery = Imagery(paths, stack=True)
+            assert imagery.images == ((paths[0], paths[2]), (paths[1], paths[3]))
+
     def test_files_that_fill_one_another(self, write: Write) -> None:
         one, two = noise(1, 80, 80), noise(1, 80, 80)
         one[:, :40], two[:, 40:] = 0, 0

@@ -5,8 +5,11 @@
 
 import hashlib
 import operator
+import os
+import re
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
@@ -119,7 +122,8 @@ class Imagery:
             integers says that none is it.
         stack: Several files of one place, two dates say, are bands of one image instead
             of a mosaic: those of the first file come first, and a pixel must be valid in
-            all of them.
+            all of them. Of several places, files belong together whose names share a
+            word or a date, ``may_a.tif`` and ``may_b.tif``; else they do by their order.
 
     Raises:
         InputError: A file cannot be used, or the files do not fit together.
@@ -1034,7 +1038,41 @@ def _stacked(
             f'{files[fewest[0]].path}: has {len(fewest)} files of its footprint where '
             f'others have {max(counts)}; a stack needs as many for each'
         )
-    return tuple(zip(*places.values(), strict=True))
+    matched = _matched([[*place] for place in places.values()], files)
+    return tuple(zip(*matched, strict=True))
+
+
+def _matched(
+    places: Sequence[list[int]], files: Sequence[RasterFile]
+) -> Sequence[list[int]]:
+    """Bring the files of each place of a stack into the order of the first place's.
+
+    Words of the path that one file of each place has say which belong together: ``may``
+    and ``july``, or a year. Where they say nothing, or contradict one another, the order
+    in which the files were given counts.
+    """
+    words = {i: _words(files[i].path) for place in places for i in place}
+    owners: list[dict[str, int]] = []
+    for place in places:
+        counts = Counter(word for i in place for word in words[i])
+        owners.append({w: i for i in place for w in words[i] if counts[w] == 1})
+    shared = set.intersection(*(set(owner) for owner in owners))
+    result = [places[0]]
+    for place, owner in zip(places[1:], owners[1:], strict=True):
+        pairs = {(owners[0][word], owner[word]) for word in shared}
+        partner = dict(pairs)
+        if len(partner) < len(pairs) or len(set(partner.values())) < len(pairs):
+            return places
+        rest = iter([i for i in place if i not in partner.values()])
+        result.append([partner[i] if i in partner else next(rest) for i in places[0]])
+    return result
+
+
+def _words(path: str) -> set[str]:
+    """Words and numbers of a path; of a date its year and month too."""
+    words = set(re.findall(r'[^\W\d_]+|\d+', os.path.splitext(path)[0].lower()))
+    dates = [word for word in words if len(word) == 8 and word.isdigit()]
+    return words | {date[:n] for date in dates for n in (4, 6)}
 
 
 def _check_units(layers: Sequence[_Layer]) -> None:
