@@ -19,7 +19,7 @@ from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.config import MapJob
 
-from .conftest import arguments
+from .conftest import arguments, changed
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_nothing_far_from_the_area_is_read(
     # what is opened looks at samples of the whole file
     opened = Inputs.open
 
-    def open_quietly(*args: object) -> Inputs:
+    def open_quietly(*args: object) -> object:
         inputs = opened(*args)  # type: ignore[arg-type]
         monkeypatch.setattr(RasterFile, 'read', noted)
         return inputs
@@ -123,6 +123,38 @@ def test_nothing_far_from_the_area_is_read(
     assert windows
     # chips of 128 pixels that touch the area begin no higher than that
     assert min(windows) >= height - 150 - 4
+
+
+def test_files_beside_the_area_get_no_map(
+    job: MapJob, scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a folder of files those are mapped that the area touches."""
+    tiles = tmp_path / 'tiles'
+    tiles.mkdir()
+    with rasterio.open(scene.imagery) as dataset:
+        values, profile = dataset.read(), dataset.profile
+        bounds, transform = dataset.bounds, dataset.transform
+    for name, left in (('west', 0), ('east', 145)):
+        place = transform * transform.translation(left, 0)
+        options = profile | {'width': 145, 'transform': place}
+        with rasterio.open(tiles / f'{name}.tif', 'w', **options) as file:
+            file.write(values[:, :, left : left + 145])
+    area = geopandas.GeoDataFrame(
+        geometry=[
+            shapely.box(bounds.left, bounds.bottom, bounds.left + 90, bounds.top)
+        ],
+        crs=profile['crs'],
+    )
+    area.to_file(tmp_path / 'area.gpkg')
+    args = arguments(changed(job, imagery=(str(tiles),), output=f'{tmp_path}/maps/'))
+    assert main([*args, '--aoi', str(tmp_path / 'area.gpkg')]) == 0
+    assert '1 of 2 files of imagery lie outside the area' in capsys.readouterr().out
+    assert sorted(path.stem for path in (tmp_path / 'maps').glob('*.tif')) == [
+        'west',
+        'west_confidence',
+    ]
+    report = json.loads((tmp_path / 'maps' / 'report.json').read_text())
+    assert [Path(m['map']).name for m in report['maps']] == ['west.tif']
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,19 @@
 # Licensed under the MIT License.
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.config import MapJob
 from torchgeo_mapsr.mapping.outputs import Outputs, check_outputs
 from torchgeo_mapsr.mapping.run import map_region
 
-from .conftest import changed
+from .conftest import arguments, changed, job_of
 
 
 def test_file_name_is_one_mosaic(tmp_path: Path) -> None:
@@ -143,3 +146,32 @@ def test_layers_of_an_earlier_map_do_not_stay(job: MapJob) -> None:
     assert output.map.exists()
     for path in (output.scores, output.confidence, *output.confidence_styles):
         assert not path.exists()
+
+
+@pytest.mark.parametrize('output', ['maps/cover.tif', 'maps/out/'])
+def test_a_folder_that_holds_the_output(
+    scene: Scene, tmp_path: Path, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the same command has written there is no imagery, finished or not."""
+    folder = tmp_path / 'maps'
+    folder.mkdir()
+    shutil.copy(scene.imagery, folder / 'a.tif')
+    job = changed(job_of(scene, tmp_path / output), imagery=(str(folder),))
+    job = changed(job, output=f'{tmp_path}/{output}')
+    map_region(job)
+    first = sorted(folder.rglob('*.tif'))
+    expected = {path: path.read_bytes() for path in first}
+    assert len(first) == 3
+    work = folder / 'cover.tif.parts'
+    work.mkdir()
+    shutil.copy(first[-1], work / 'out_1_2.tif')
+    assert main([*arguments(job), '--overwrite']) == 0
+    assert (
+        '2 rasters in the folder of the imagery are of the' in capsys.readouterr().out
+    )
+    assert all(path.read_bytes() == content for path, content in expected.items())
+    assert main(arguments(job)) == 2
+    assert 'exists; give another --output' in capsys.readouterr().err
+    (folder / 'a.tif').unlink()
+    assert main(arguments(job)) == 2
+    assert 'only rasters that this command has written' in capsys.readouterr().err

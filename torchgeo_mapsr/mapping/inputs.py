@@ -5,6 +5,7 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,15 @@ class Inputs:
     crosswalk: Crosswalk | None
 
     @classmethod
-    def open(cls, job: MapJob, outputs: Outputs) -> 'Inputs':
+    def open(cls, job: MapJob, outputs: Outputs) -> 'tuple[Inputs, Outputs]':
         """Open everything that a job names.
 
         Args:
             job: The job.
             outputs: Its outputs, which say which files belong to one map.
+
+        Returns:
+            The inputs, and the outputs of those maps that the job's area touches.
 
         Raises:
             InputError: If something cannot be read, or does not fit together.
@@ -66,7 +70,8 @@ class Inputs:
         )
         area = area_of(job)
         if area is not None:
-            images = tuple(image.within(area) for image in images)
+            images, touched = _within(images, area)
+            outputs = outputs.only(touched)
         for image in images:
             if image.bands != images[0].bands:
                 raise InputError(
@@ -78,7 +83,7 @@ class Inputs:
         if crosswalk is not None and labels:
             grids = [image.geobox for image in images]
             check_codes(labels, crosswalk.source, grids)
-        return cls(images, labels, target, crosswalk)
+        return cls(images, labels, target, crosswalk), outputs
 
     @property
     def bands(self) -> int:
@@ -142,6 +147,26 @@ class Inputs:
             if settings[name] is not None:
                 settings[name] = Path(settings[name]).name
         return {'settings': settings, 'inputs': files, 'versions': used}
+
+
+def _within(
+    images: Sequence[Imagery], area: AreaOfInterest
+) -> tuple[tuple[Imagery, ...], list[int]]:
+    """Imagery of the maps that an area touches, and which these are.
+
+    Raises:
+        InputError: There is none.
+    """
+    parts: dict[int, Imagery] = {}
+    reason: InputError | None = None
+    for number, image in enumerate(images):
+        try:
+            parts[number] = image.within(area)
+        except InputError as error:
+            reason = reason or error
+    if reason is not None and not parts:
+        raise reason
+    return tuple(parts.values()), list(parts)
 
 
 def area_of(job: MapJob) -> AreaOfInterest | None:

@@ -6,7 +6,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..datasets.geo.vector import check_vector_name
@@ -106,7 +106,7 @@ class Outputs:
         """
         name = os.fspath(output)
         path = Path(name)
-        if not (name.endswith(('/', os.sep)) or path.is_dir() or not path.suffix):
+        if not _is_folder(name):
             if path.suffix.lower() not in {'.tif', '.tiff'}:
                 raise InputError(
                     f'--output {name} is neither a .tif file nor a folder.'
@@ -135,6 +135,14 @@ class Outputs:
             )
         report, work = path / 'report.json', path / 'torchgeo-mapsr.parts'
         return cls(maps, report, work, confidence, scores, html, polygons)
+
+    def only(self, numbers: Sequence[int]) -> 'Outputs':
+        """The outputs of some maps.
+
+        Args:
+            numbers: Their places among the maps.
+        """
+        return replace(self, maps=tuple(self.maps[i] for i in numbers))
 
     @property
     def page(self) -> Path:
@@ -170,6 +178,54 @@ class Outputs:
             files += [output.scores] * self.scores
         files += [] if self.polygons is None else [self.polygons]
         return [*files, self.report, *[self.page] * self.html]
+
+
+def without_outputs(
+    files: Sequence[str], output: str | Path, named: Sequence[str]
+) -> list[str]:
+    """Leave out what a job itself has written into a folder of its imagery.
+
+    Args:
+        files: Files of imagery, those in folders too.
+        output: The map, or the folder of maps.
+        named: The files and folders that were given: a file that was is imagery.
+
+    Returns:
+        The others.
+    """
+    name, path = os.fspath(output), Path(os.path.realpath(output))
+    if _is_folder(name):
+        # All of it, unless the imagery itself lies there.
+        if any(path == Path(p) or path in Path(p).parents for p in _real(named)):
+            return list(files)
+        ours = {
+            f
+            for f, real in zip(files, _real(files), strict=True)
+            if path in Path(real).parents
+        }
+    else:
+        own = Output((), path)
+        layers = {str(layer) for layer in (own.map, own.confidence, own.scores)}
+        ours = {
+            f for f, real in zip(files, _real(files), strict=True) if real in layers
+        }
+    return [file for file in files if file not in ours or file in named]
+
+
+def _real(files: Sequence[str]) -> list[str]:
+    """Files in their real folders."""
+    folders = {os.path.dirname(file): '' for file in files}
+    folders = {folder: os.path.realpath(folder) for folder in folders}
+    return [
+        os.path.join(folders[os.path.dirname(file)], os.path.basename(file))
+        for file in files
+    ]
+
+
+def _is_folder(output: str) -> bool:
+    """Whether an output is a folder of maps."""
+    path = Path(output)
+    return output.endswith(('/', os.sep)) or path.is_dir() or not path.suffix
 
 
 def check_outputs(

@@ -43,7 +43,7 @@ from .config import BackboneOptions, MapJob
 from .executor import Executor, Here, Tick
 from .fit import fit_region
 from .inputs import Inputs, searched, warn_of_another_scale
-from .outputs import Outputs, check_outputs
+from .outputs import Outputs, check_outputs, without_outputs
 from .progress import JsonProgress, Stopwatch
 from .publish import publish, publish_polygons
 from .store import TileFiles, WorkStore
@@ -97,7 +97,13 @@ def map_region(
     watch = Stopwatch()
     with watch('read'):
         job = searched(job)
-        files = list_rasters(job.imagery)
+        found = list_rasters(job.imagery)
+        files = without_outputs(found, job.output, job.imagery)
+        if not files:
+            raise InputError(
+                f'{job.imagery[0]}: holds only rasters that this command has written; '
+                'give the imagery.'
+            )
         outputs = Outputs.of(
             job.output, files, job.confidence, job.scores, job.html, job.polygons
         )
@@ -105,7 +111,8 @@ def map_region(
             raise InputError(
                 '--stack makes one map of all files: give a .tif after --output.'
             )
-        inputs = Inputs.open(job, outputs)
+        several = len(outputs.maps)
+        inputs, outputs = Inputs.open(job, outputs)
         description = inputs.describe(job)
     executor = _executor_of(job)
     store = WorkStore(outputs.work, description, overwrite=job.overwrite)
@@ -116,6 +123,18 @@ def map_region(
         job.overwrite,
         store.published,
     )
+    if len(files) < len(found):
+        console.print(
+            f'{len(found) - len(files)} rasters in the folder of the imagery are of the '
+            'output, and are not taken for imagery.',
+            markup=False,
+        )
+    if len(outputs.maps) < several:
+        console.print(
+            f'{several - len(outputs.maps)} of {several} files of imagery lie outside '
+            'the area, and get no map.',
+            markup=False,
+        )
     for image in inputs.images:
         # What may be larger than meant: the files of a mosaic may lie far apart.
         if len(image.paths) > 1:

@@ -471,7 +471,7 @@ def _members(name: str) -> list[str]:
 
 
 def rasters_in(folder: Path) -> list[Path]:
-    """The rasters of a folder and of those in it, but for hidden ones.
+    """The rasters of a folder and of those in it, but for hidden and unfinished ones.
 
     Args:
         folder: The folder.
@@ -483,14 +483,21 @@ def rasters_in(folder: Path) -> list[Path]:
     )
 
 
+# Folders of work, see mapping.outputs.
+_UNFINISHED = re.compile(r'(\.tiff?|\Atorchgeo-mapsr)\.parts\Z', re.IGNORECASE)
+
+
 def _is_hidden(path: PurePath) -> bool:
     """Whether a file, or a folder that it lies in, is hidden.
 
     They hold no raster of a person's: macOS puts a ``._NAME.tif`` of other content beside
     each file on foreign disks and in archives, notebooks keep copies, and what is being
-    written has a hidden name.
+    written has a hidden name. Unfinished work of the command lies in ``NAME.tif.parts``.
     """
-    return any(part.startswith('.') or part == '__MACOSX' for part in path.parts)
+    return any(
+        part.startswith('.') or part == '__MACOSX' or _UNFINISHED.search(part)
+        for part in path.parts
+    )
 
 
 def open_rasters(
