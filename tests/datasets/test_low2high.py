@@ -3,6 +3,7 @@
 
 import csv
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,34 @@ class TestIndex:
 
 
 class TestDataset:
+    @pytest.mark.parametrize('content', ['', '{"size": 6', '[]', '3', '{"size": 64}'])
+    def test_settings_that_are_none(
+        self,
+        root: Path,
+        index: Path,
+        tmp_path: Path,
+        content: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        (tmp_path / 'chips.csv').write_bytes((index / 'chips.csv').read_bytes())
+        (tmp_path / 'low2high.json').write_text(content)
+        with pytest.raises(InputError, match='is no index of Low2High'):
+            Low2High(root, tmp_path)
+        args = ['low2high', str(root), '--output', str(tmp_path), '--size', '64']
+        assert main(args) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert 'index' in line
+
+    def test_a_tile_that_is_damaged(
+        self, root: Path, index: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(index, tmp_path / 'index')
+        tile = next((tmp_path / 'index' / 'tiles').iterdir())
+        for content in ('', '[[1]]', '3'):
+            tile.write_text(content)
+            with pytest.raises(InputError, match='is damaged'):
+                build_index(root, tmp_path / 'index', SIZE)
+
     def test_chips_are_those_of_the_tiles(self, root: Path, index: Path) -> None:
         data, chips = Low2High(root, index), chips_of(index)
         assert len(data.tiles) == len(chips)

@@ -15,6 +15,8 @@ import torchgeo.datasets
 from tests.data.openearthmap import data
 from tests.data.openearthmap_sar import data as sar_data
 from torchgeo_mapsr.datasets import OpenEarthMap, OpenEarthMapSAR
+from torchgeo_mapsr.datasets.images import ChipFiles, ImageChips
+from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
 
 
@@ -168,3 +170,20 @@ def test_torchgeos_error(tmp_path: Path) -> None:
     assert str(error.value).startswith(f'{tmp_path / "train.txt"}: is not there')
     again = pickle.loads(pickle.dumps(error.value))
     assert (type(again), str(again)) == (type(error.value), str(error.value))
+
+
+@pytest.mark.parametrize('nodata', [-3.4028234663852886e38, float('nan'), None])
+def test_pixels_without_data_are_0(tmp_path: Path, nodata: float | None) -> None:
+    """A file's no-data value, and NaN, are no values of the image."""
+    values = np.random.default_rng(0).uniform(1, 9, (3, 8, 8)).astype('float32')
+    values[:, :2] = np.nan if nodata is None else nodata
+    path = tmp_path / 'a.tif'
+    with rasterio.open(
+        path, 'w', driver='GTiff', width=8, height=8, count=3, dtype='float32',
+        nodata=nodata, crs='EPSG:32654', transform=rasterio.Affine(1, 0, 0, 0, -1, 8),
+    ) as file:  # fmt: skip
+        file.write(values)
+    sample = ImageChips([ChipFiles(path)], Legend.load('land-cover-4'))[0]
+    valid = sample['mask_valid'].numpy() == 1
+    np.testing.assert_array_equal(valid, np.arange(8)[:, None].repeat(8, 1) >= 2)
+    np.testing.assert_array_equal(sample['image'], np.where(valid, values, 0))

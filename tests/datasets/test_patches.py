@@ -13,6 +13,7 @@ from rasterio.windows import Window
 from torchgeo_mapsr.datasets import patches as module
 from torchgeo_mapsr.datasets.patches import (
     class_shares,
+    minority_classes,
     read_footprints,
     write_footprints,
 )
@@ -137,3 +138,13 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     empty.to_file(tmp_path / 'empty.gpkg')
     with pytest.raises(InputError, match='no footprints'):
         read_footprints(tmp_path / 'empty.gpkg')
+
+
+def test_files_count_by_their_size(write: Write) -> None:
+    """Of a large file some blocks are looked at, and each stands for several."""
+    large = np.ones((512, 129 * 512), 'uint8')
+    small = np.full((512, 512), 2, 'uint8')
+    paths = [write('large.tif', large, compress='deflate'), write('small.tif', small)]
+    assert minority_classes(paths, 1.01 / 130) == (2,)
+    with pytest.raises(InputError, match='no class has less'):
+        minority_classes(paths, 0.99 / 130)

@@ -50,7 +50,7 @@ class ImageChips(NonGeoDataset):
 
     A sample has
 
-    * ``image``: values as they are stored, (C, H, W) float32
+    * ``image``: values as they are stored, (C, H, W) float32, 0 without data
     * ``mask_valid``: 1 where the image has data, (H, W) int64
     * ``mask``: codes of the labels, (H, W) int64, -1 = no label; where a chip of the
       dataset has labels
@@ -111,10 +111,10 @@ class ImageChips(NonGeoDataset):
             InputError: Its files cannot be read, or are of different sizes.
         """
         files = self.chips[index]
-        image, valid = _read(files.image)
+        image, valid = _read_image(files.image)
         sample: Sample = {'image': image, 'mask_valid': valid.long()}
         if files.optical is not None:
-            sample['image_optical'], _ = _read(files.optical)
+            sample['image_optical'], _ = _read_image(files.optical)
         if files.mask is not None:
             mask = _read(files.mask)[0][0].long()
             none = self.legend.nodata
@@ -167,6 +167,13 @@ class ImageChips(NonGeoDataset):
         if suptitle is not None:
             figure.suptitle(suptitle)
         return figure
+
+
+def _read_image(path: Path) -> tuple[Tensor, Tensor]:
+    """As :func:`_read`, with 0 where a file has no data: it may hold −3.4e38 or NaN."""
+    values, valid = _read(path)
+    valid &= torch.isfinite(values).all(dim=0)
+    return torch.where(valid, values, 0), valid
 
 
 def _read(path: Path) -> tuple[Tensor, Tensor]:

@@ -257,9 +257,9 @@ def _places(
     top, left, bottom, right = rectangles.T
     row = rows[top, None] + (rows[bottom] - rows[top])[:, None] * part
     col = cols[left, None] + (cols[right] - cols[left])[:, None] * part
-    points = np.broadcast_arrays(row[:, :, None], col[:, None, :])
+    row, col = np.broadcast_arrays(row[:, :, None], col[:, None, :])
     for raster in rasters:
-        place = project(plan.geobox, raster.geobox, *points)
+        place = project(plan.geobox, raster.geobox, row, col)
         finite: NDArray[np.bool_] = np.logical_and.reduce(
             np.isfinite(place), axis=(0, 2, 3)
         )

@@ -137,7 +137,8 @@ def read_index(folder: Path) -> tuple[dict[str, Any], list[Low2HighChip]]:
         InputError: There is none, or it is not finished.
     """
     try:
-        settings = json.loads((folder / SETTINGS).read_text())
+        settings = _settings(folder / SETTINGS)
+        settings |= {'size': int(settings['size']), 'layer': str(settings['layer'])}
         with (folder / CHIPS).open(newline='') as file:
             chips = [
                 Low2HighChip(
@@ -194,12 +195,30 @@ def _draw(chip: Low2HighChip, seed: int) -> bytes:
     return hashlib.sha256(name.encode()).digest()
 
 
+def _settings(path: Path) -> dict[str, Any]:
+    """Read what an index was made with.
+
+    Raises:
+        ValueError: It is no JSON.
+        TypeError: It is something else.
+    """
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict):
+        raise TypeError('it holds no settings')
+    return content
+
+
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
     """Write the settings of a new index, or see that they are those of an older one."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / SETTINGS
     if path.exists():
-        claim = json.loads(path.read_text())
+        try:
+            claim = _settings(path)
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f'{path}: is no index of Low2High ({error}); take it away'
+            ) from error
         other = [key for key in settings if claim.get(key) != settings[key]]
         if other:
             raise InputError(
@@ -237,7 +256,10 @@ def _of_tile(
         path.parent.mkdir(exist_ok=True)
         write_text(path, json.dumps(places))
     state = tile.split('_')[0]
-    places = json.loads(path.read_text())
+    try:
+        places = [(int(row), int(col)) for row, col in json.loads(path.read_text())]
+    except (ValueError, TypeError) as error:
+        raise InputError(f'{path}: is damaged ({error}); take it away') from error
     return [Low2HighChip(state, tile, row, col) for row, col in places]
 
 

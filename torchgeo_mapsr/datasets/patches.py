@@ -4,6 +4,7 @@
 """Patches of class maps: their class shares, which to learn from, footprint files."""
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from ..errors import InputError
 from .geo.grid import crop, starts
 from .geo.raster import PathLike, open_rasters
 from .geo.vector import read_vector
-from .labels import LabelRaster
+from .labels import COUNTED, COUNTED_BLOCKS, LabelRaster
 
 #: Suffixes of footprint files: GeoPackage and GeoParquet.
 SUFFIXES = ('.gpkg', '.parquet')
@@ -166,7 +167,11 @@ def minority_classes(
     """
     counts: Counter[int] = Counter()
     for file in open_rasters(labels):
-        counts += LabelRaster([file]).count_codes()[0]
+        found, _ = LabelRaster([file]).count_codes()
+        # Of a large file one block stands for several.
+        blocks = math.prod(-(-size // COUNTED) for size in file.geobox.shape)
+        stands_for = max(1, -(-blocks // COUNTED_BLOCKS))
+        counts.update({code: count * stands_for for code, count in found.items()})
     total = counts.total()
     rare = [code for code in counts if counts[code] < limit * total]
     if not rare:

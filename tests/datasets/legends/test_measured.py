@@ -114,3 +114,19 @@ def test_several_label_rasters_under_one_truth(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.mean[water], [0.8, 0.2, 0, 0], atol=1e-6)
     np.testing.assert_allclose(found.mean[wood], [0, 1, 0, 0], atol=1e-6)
     assert found.reference == 'measured on 36 LR cells'
+
+
+def test_truth_of_two_grids_counts_once(made_scene: Scene, tmp_path: Path) -> None:
+    """Where HR rasters lie over each other the first that has a code counts."""
+    with rasterio.open(made_scene.truth) as file:
+        values, profile = file.read(), file.profile
+    place = profile['transform'] * Affine.translation(0.25, 0.25)
+    options = profile | {'transform': place}
+    with rasterio.open(tmp_path / 'other.tif', 'w', **options) as file:
+        file.write(np.ones_like(values))
+    files = [made_scene.truth, tmp_path / 'other.tif']
+    once = measure_statistics(made_scene.labels, made_scene.truth, NLCD, SAME)
+    twice = measure_statistics(made_scene.labels, files, NLCD, SAME)
+    # the second is left with what the first has no code for: a line at its edge
+    np.testing.assert_allclose(twice.mean, once.mean, atol=0.02)
+    np.testing.assert_allclose(twice.frequency, once.frequency, atol=0.02)

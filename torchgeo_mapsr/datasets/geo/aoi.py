@@ -357,11 +357,10 @@ class _TornArea(AreaOnGrid):
         edges: list[NDArray[np.float64]] = [_vertices(area, grid)]
         # What is larger than a cell of the lattice holds one of its points.
         step = [max(size / (_LATTICE - 1), 1) for size in grid.shape.yx]
-        lattice = np.meshgrid(
-            *(np.linspace(0.5, size - 0.5, _LATTICE) for size in grid.shape.yx),
-            indexing='ij',
-        )
-        hits = np.stack(lattice)[:, whole._inside(project(grid, frame, *lattice))]
+        lattice = (np.linspace(0.5, size - 0.5, _LATTICE) for size in grid.shape.yx)
+        row, col = np.meshgrid(*lattice, indexing='ij')
+        inside = whole._inside(project(grid, frame, row, col))
+        hits = np.stack([row[inside], col[inside]])
         edges += [hits - np.array(step)[:, None], hits + np.array(step)[:, None]]
         points = np.concatenate(edges, axis=1)
         box: Box = (0, 0, 0, 0)

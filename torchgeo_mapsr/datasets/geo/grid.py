@@ -269,7 +269,8 @@ def _extent(
     if not finite.all():
         # Of an image of the whole Earth all the outline may lie in the sky.
         lattice = [np.linspace(0, size, _LATTICE) for size in grid.shape.yx]
-        inner = project(grid, reference, *np.meshgrid(*lattice, indexing='ij'))
+        row, col = np.meshgrid(*lattice, indexing='ij')
+        inner = project(grid, reference, row, col)
         points = np.concatenate([points, inner.reshape(2, -1)], axis=1)
         points = points[:, np.isfinite(points).all(axis=0)]
         if not points.size:

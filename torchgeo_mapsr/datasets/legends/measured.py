@@ -31,8 +31,8 @@ def measure_statistics(
     """Measure the shares of HR classes in LR cells, as Malkin et al. 2019 did.
 
     Each HR pixel is counted in the LR cell that holds its centre, each raster in its
-    own CRS and grid; of several LR rasters the first that has a code there counts. A cell
-    counts by the share of it that has HR labels.
+    own CRS and grid; of several LR or HR rasters the first that has a code there counts. A
+    cell counts by the share of it that has HR labels.
 
     Args:
         labels: LR label files or folders.
@@ -49,9 +49,12 @@ def measure_statistics(
     """
     coarse, fine = LabelRaster.open(labels), LabelRaster.open(truth)
     parts = []
-    for raster in fine:
+    for number, raster in enumerate(fine):
+        above = [f for f in fine[:number] if coverage(raster.geobox, f.geobox) > 0]
         below = [c for c in coarse if coverage(raster.geobox, c.geobox) > 0]
-        parts += [_count(raster, c, crosswalk, below[:i]) for i, c in enumerate(below)]
+        parts += [
+            _count(raster, c, crosswalk, above + below[:i]) for i, c in enumerate(below)
+        ]
     cells = [np.concatenate(values) for values in zip(*parts, strict=True)]
     index = legend.index(cells[0]) if cells else np.zeros(0, np.int64)
     if not (index >= 0).any():
