@@ -311,8 +311,9 @@ class StratifiedSample:
         else:
             # It rests on what was found to be another class, too: with the points of
             # the class alone 98 % of the intervals of a common class covered, of 95.
-            rests_on = np.maximum(x, elsewhere)
-            unseen = self._unseen(x * elsewhere, np.asarray(elsewhere, np.float64))
+            among = np.asarray(elsewhere, np.float64)
+            rests_on = np.maximum(x, among)
+            unseen = self._unseen(x * among, among)
             below = value * unseen / (mean + unseen)
         points = float(np.count_nonzero(rests_on))
         strata = np.unique(self.stratum[rests_on > 0])

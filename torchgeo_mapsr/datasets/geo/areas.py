@@ -3,6 +3,8 @@
 
 """Areas and sides of pixels on the ground."""
 
+from typing import Any
+
 import numpy as np
 import pyproj
 from numpy.typing import ArrayLike, NDArray
@@ -76,7 +78,8 @@ class PixelAreas:
             * np.arange(s.start // self._knots, -(-s.stop // self._knots) + 1)
             for s in (rows, cols)
         ]
-        values = self._squares(*np.meshgrid(*axes, indexing='ij'), side=self._knots)
+        knots = np.meshgrid(*axes, indexing='ij')
+        values = self._squares(knots[0], knots[1], self._knots)
         if np.isfinite(values).all() and not self._distorted(values).any():
             return np.broadcast_to(self._planar, shape)
         for axis, (edges, span) in enumerate(zip(axes, (rows, cols), strict=True)):
@@ -91,7 +94,7 @@ class PixelAreas:
         beyond = np.zeros(shape, bool)
         if row.size:
             middles = row + rows.start + 0.5, col + cols.start + 0.5
-            values[row, col] = self._squares(*middles, side=1)
+            values[row, col] = self._squares(*middles, 1)
             places = self._to_degrees.transform(*self._geobox.pix2wld(*middles[::-1]))
             beyond[row, col] = ~np.isfinite(places).all(0)
         values = np.where(self._distorted(values), values, self._planar)
@@ -199,7 +202,7 @@ def degrees_of(crs: pyproj.CRS) -> Transformer:
     Returns:
         Gives longitude and latitude of x and y.
     """
-    shape = {'ellps': 'WGS84'}
+    shape: dict[str, Any] = {'ellps': 'WGS84'}
     if crs.ellipsoid is not None:
         shape = {
             'a': crs.ellipsoid.semi_major_metre,

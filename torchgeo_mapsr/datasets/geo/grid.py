@@ -276,8 +276,8 @@ def _extent(
         if not points.size:
             return np.full(2, np.nan), np.full(2, np.nan), False
     low, high = points.min(axis=1), points.max(axis=1)
-    for row in _poles(grid, reference):
-        low[0], high[0] = min(low[0], row), max(high[0], row)
+    for pole in _poles(grid, reference):
+        low[0], high[0] = min(low[0], pole), max(high[0], pole)
         turn = 360 / abs(reference.affine.a)
         middle = (low[1] + high[1]) / 2
         low[1] = min(low[1], middle - turn / 2)
