@@ -15,9 +15,9 @@ from odc.geo.geobox import GeoBox
 
 from torchgeo_mapsr.datasets.geo.plan import Plan
 from torchgeo_mapsr.datasets.legends.legend import Legend, LegendClass
+from torchgeo_mapsr.evaluation.class_maps import map_legend
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.cog import Layer, write_cog
-from torchgeo_mapsr.mapping.style import legend_of_map
 
 from .conftest import Layers
 
@@ -56,8 +56,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_map_knows_its_legend(path: Path) -> None:
-    found = legend_of_map(path)
-    assert (found.name, found.nodata, found.classes) == ('survey', 255, LEGEND.classes)
+    found = map_legend(path)
+    assert (found.name, found.classes) == ('survey', LEGEND.classes)
 
 
 def test_everything_at_once(path: Path, qgis_layers: Layers) -> None:

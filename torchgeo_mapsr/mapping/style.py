@@ -10,18 +10,12 @@ and others, and the ``.aux.xml`` has the class names and a raster attribute tabl
 everything that reads through GDAL. Each of the three stands by itself.
 """
 
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-import rasterio
-from rasterio.errors import RasterioError
-
 from ..atomic import write_text
 from ..datasets.legends.legend import Legend
-from ..errors import InputError
 
 Color = tuple[int, int, int]
 
@@ -199,42 +193,6 @@ def sidecar_xml(
             for value in (code, names.get(code, ''), *colors[code], 255):
                 SubElement(row, 'F').text = str(value)
     return tostring(root, encoding='unicode') + '\n'
-
-
-def legend_of_map(raster: str | os.PathLike[str]) -> Legend:
-    """The legend that a class map of this package carries in itself.
-
-    Args:
-        raster: The map: its tags have the names, its colour table the colours.
-
-    Returns:
-        The legend.
-
-    Raises:
-        InputError: If the file cannot be read, or has no legend.
-    """
-    name = os.fspath(raster)
-    try:
-        with rasterio.open(name) as dataset:
-            tags = dataset.tags()
-            value = dataset.nodata
-            # of a map of floats it may be NaN, which is no code
-            known = value is not None and float(value).is_integer()
-            nodata = int(value) if known else None
-            colors = dataset.colormap(1) if 'CLASSES' in tags else {}
-    except (RasterioError, ValueError) as error:
-        reason = ' '.join(str(error).split())
-        raise InputError(f'{name}: cannot be read as a map ({reason})') from None
-    if 'CLASSES' not in tags:
-        raise InputError(
-            f'{name}: says nothing of its classes; name its legend with --legend.'
-        )
-    classes = [
-        {'code': code, 'name': text, 'color': colors[int(code)][:3]}
-        for code, text in json.loads(tags['CLASSES']).items()
-    ]
-    title = tags.get('LEGEND', Path(name).stem)
-    return Legend.load({'name': title, 'classes': classes, 'nodata': nodata})
 
 
 def style_paths(raster: Path) -> tuple[Path, Path]:
