@@ -186,53 +186,37 @@ class AreaOfInterest:
         """
         return AreaOnGrid.of(self, geobox)
 
-    def _in(
-        self,
-        crs: CRS | str,
-        geometry: BaseGeometry | None = None,
-        about: float | None = None,
-    ) -> BaseGeometry:
-        """The area, or a part of it, in another CRS; in one piece about some x."""
-        geometry = self.geometry if geometry is None else geometry
+    def _in(self, crs: CRS | str) -> BaseGeometry:
+        """The area in another CRS."""
         if CRS(crs) == self.crs:
-            return geometry
-        projected = self._projected(CRS(crs), geometry, about)
+            return self.geometry
+        projected = self._projected(CRS(crs), self.geometry)
         if not np.isfinite(shapely.get_coordinates(projected)).all():
             raise InputError(f'{self.source}: has no place in {crs}.')
         return _repaired(projected)
 
     def _projected(
-        self, crs: CRS, geometry: BaseGeometry, about: float | None
+        self, crs: CRS, geometry: BaseGeometry, about: float | None = None
     ) -> BaseGeometry:
-        """A part of the area in another CRS, as its outline gets there."""
+        """A part of the area in another CRS, as its outline gets there; about some x."""
         transformer = transformer_of(self.crs, crs)
 
         # Longitudes of metres jump at the antimeridian; those of degrees stay.
         turn = None if about is None or self.crs.geographic else circumference(crs)
 
-        def project(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        def moved(points: NDArray[np.float64]) -> NDArray[np.float64]:
             x, y = transformer.transform(*points.T)
             if turn is not None:
                 with np.errstate(invalid='ignore'):
                     x = x + turn * np.round((about - x) / turn)
             return np.stack([x, y], axis=1)
 
-        return shapely.transform(self._segments(geometry), project)
+        return shapely.transform(self._segments(geometry), moved)
 
     def _segments(self, geometry: BaseGeometry) -> BaseGeometry:
         """The same outlines with so many vertices that segments stay straight."""
         length = _SEGMENT_DEGREES if self.crs.geographic else _SEGMENT
         return shapely.segmentize(geometry, length)
-
-    def _is_torn(self, crs: CRS, geometry: BaseGeometry, about: float) -> bool:
-        """Whether another CRS tears outlines of the area apart."""
-        projected = self._projected(crs, geometry, about)
-        longest = _TORN_DEGREES if crs.geographic else _TORN
-        for ring in shapely.get_rings(shapely.get_parts(projected)):
-            steps = np.diff(shapely.get_coordinates(ring), axis=0)
-            if not (np.abs(steps) < longest).all():  # not finite neither
-                return True
-        return False
 
 
 @dataclass(frozen=True)
@@ -266,9 +250,12 @@ class AreaOnGrid:
         if not part.is_empty:
             west, east = span(grid)
             middle = (west + east) / 2
-            if grid.crs != area.crs and area._is_torn(grid.crs, part, middle):
-                return _TornArea.of(area, grid)
-            shape = area._in(grid.crs, part, middle)
+            shape = part
+            if grid.crs != area.crs:
+                projected = area._projected(grid.crs, part, middle)
+                if _is_torn(projected, grid.crs):
+                    return _TornArea.of(area, grid)
+                shape = _repaired(projected)
             geometry = shapely.transform(_turned(shape, grid.crs, west, east), pixels)
             # Pixels along a line would be burnt, whose centres lie beside it.
             geometry = _polygonal(geometry)
@@ -418,6 +405,16 @@ class _TornArea(AreaOnGrid):
         inside: NDArray[np.bool_] = np.zeros(x.shape, bool)
         inside[near] = shapely.contains_xy(self.geometry, x[near], y[near])
         return inside
+
+
+def _is_torn(geometry: BaseGeometry, crs: CRS) -> bool:
+    """Whether a CRS has torn outlines apart that were brought into it."""
+    rings = shapely.get_rings(shapely.get_parts(geometry))
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    with np.errstate(invalid='ignore'):
+        steps = np.abs(np.diff(points, axis=0))[ring[1:] == ring[:-1]]
+    longest = _TORN_DEGREES if crs.geographic else _TORN
+    return not bool((steps < longest).all())  # what is not finite is torn too
 
 
 def _vertices(area: AreaOfInterest, grid: GeoBox) -> NDArray[np.float64]:
