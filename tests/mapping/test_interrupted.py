@@ -20,6 +20,8 @@ from rasterio.features import rasterize
 from torchgeo_mapsr.datasets.scene.scene import make_scene
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.config import BackboneOptions, MapJob
+from torchgeo_mapsr.mapping.inputs import Inputs
+from torchgeo_mapsr.mapping.outputs import Outputs
 from torchgeo_mapsr.mapping.run import map_region
 from torchgeo_mapsr.mapping.store import TileFiles
 
@@ -241,6 +243,24 @@ def test_changed_input_is_other_work(
     assert 'it differs in inputs' in ' '.join(capsys.readouterr().out.split())
     fresh = map_region(changed(job, output=tmp_path / 'fresh.tif')).maps[0]
     assert Path(job.output).read_bytes() == fresh.read_bytes()
+
+
+def test_changed_weights_of_a_spec_are_other_work(job: MapJob, tmp_path: Path) -> None:
+    """Of each member of the spec, though all have one name."""
+    files = [tmp_path / folder / 'w.pth' for folder in 'ab']
+    spec = '+'.join(f'timm:resnet10t?weights={file}' for file in files)
+    job = changed(job, backbone=spec)
+    outputs = Outputs.of(job.output, job.imagery)
+    for file in files:
+        file.parent.mkdir()
+        file.write_bytes(b'weights')
+    inputs = Inputs.open(job, outputs)
+    assert set(map(str, files)) <= set(map(str, inputs.files(job)))
+    seen = [inputs.describe(job)]
+    for file in files:
+        file.write_bytes(b'others')
+        assert inputs.describe(job) not in seen
+        seen.append(inputs.describe(job))
 
 
 def test_every_crash_state_is_resumed(

@@ -5,6 +5,7 @@
 
 import json
 import pickle
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -19,7 +20,7 @@ from lightning.pytorch import Trainer
 from torchgeo_mapsr import InputError, MapJob, SegmentationTask, map_region
 from torchgeo_mapsr.datasets.chip import Chip
 from torchgeo_mapsr.datasets.geo.grid import Window
-from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.progress import Stopwatch
 from torchgeo_mapsr.mapping.tiles import ModelScores
@@ -106,6 +107,45 @@ def test_chips_are_blended(
     report = json.loads((tmp_path / 'cover.json').read_text())
     assert report['maps'][0]['classes']
     assert 'network' in report['timings']
+
+
+@pytest.mark.parametrize(
+    ('names', 'before'),
+    [(('last.ckpt', 'last.ckpt'), (1, 1)), (('a.ckpt', 'b.ckpt'), (1, 0))],
+)
+def test_other_checkpoints_are_other_work(
+    checkpoints: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, str],
+    before: tuple[int, int],
+) -> None:
+    """Also of one name, or in another order: nothing of the interrupted run is used."""
+    scene = make_scene(tmp_path, seed=3, size=(96, 96))
+    paths = [tmp_path / str(i) / name for i, name in enumerate(names)]
+    for source, path in zip(checkpoints, paths, strict=True):
+        path.parent.mkdir()
+        shutil.copy(source, path)
+
+    def job(output: str, first: int, second: int) -> MapJob:
+        return MapJob.from_flags(
+            imagery=(str(scene.imagery),),
+            checkpoint=(paths[first], paths[second]),
+            ensemble_weights=(9.0, 1.0),
+            output=tmp_path / output,
+            device='cpu',
+        )
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr('torchgeo_mapsr.mapping.run.publish', stop)
+        with pytest.raises(KeyboardInterrupt):
+            map_region(job('map.tif', *before))
+    (resumed,) = map_region(job('map.tif', 0, 1)).maps
+    (fresh,) = map_region(job('fresh.tif', 0, 1)).maps
+    assert resumed.read_bytes() == fresh.read_bytes()
 
 
 def open_and_score(sent: bytes, image: torch.Tensor, core: Window) -> torch.Tensor:

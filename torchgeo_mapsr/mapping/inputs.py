@@ -20,6 +20,7 @@ from ..datasets.labels import LabelRaster, check_codes
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError, InputWarning
+from ..models.backbones.spec import parse_spec
 from ..models.model import ChipModel, LandCoverModel, file_digest
 from ..versions import versions
 from .cog import map_codes
@@ -106,12 +107,10 @@ class Inputs:
         Args:
             job: The job that was opened.
         """
-        optional = job.backbone.weights, job.model, job.legend, job.target
         return [
             *(path for image in self.images for path in image.files),
             *(path for raster in self.labels for path in raster.files),
-            *job.checkpoint,
-            *(n for n in (*optional, job.crosswalk) if n is not None),
+            *(path for _, path in _named(job)),
             *([] if job.aoi is None else [split_layer(job.aoi)[0]]),
         ]
 
@@ -123,15 +122,8 @@ class Inputs:
         """
         files = {
             f'{name} {Path(value).name}': file_digest(Path(value))
-            for name, value in (
-                ('weights', job.backbone.weights),
-                ('model', job.model),
-                ('legend', job.legend),
-                ('target', job.target),
-                ('crosswalk', job.crosswalk),
-                *(('checkpoint', path) for path in job.checkpoint),
-            )
-            if value is not None and Path(value).is_file()
+            for name, value in _named(job)
+            if Path(value).is_file()
         }
         sources: list[Imagery | LabelRaster] = [*self.images, *self.labels]
         # By their names alone: a folder that was renamed is the same work.
@@ -167,6 +159,25 @@ def _within(
     if reason is not None and not parts:
         raise reason
     return tuple(parts.values()), list(parts)
+
+
+def _named(job: MapJob) -> list[tuple[str, str | Path]]:
+    """What a job names besides rasters and areas, each with what it is.
+
+    What there may be several of is numbered: two checkpoints may have one name, and
+    their order matters.
+    """
+    members = parse_spec(job.backbone.spec)
+    named = {
+        'weights': job.backbone.weights,
+        'model': job.model,
+        'legend': job.legend,
+        'target': job.target,
+        'crosswalk': job.crosswalk,
+        **{f'weights {i}': m.options.get('weights') for i, m in enumerate(members)},
+        **{f'checkpoint {i}': path for i, path in enumerate(job.checkpoint)},
+    }
+    return [(name, value) for name, value in named.items() if value is not None]
 
 
 def area_of(job: MapJob) -> AreaOfInterest | None:
@@ -225,7 +236,10 @@ def searched(job: MapJob) -> MapJob:
     if results['labels'] and legend is None:
         raise InputError('Give the legend of the labels with --legend.')
     return replace(
-        job, legend=legend, imagery=results['imagery'], labels=results['labels']
+        job,
+        legend=legend,
+        imagery=results['imagery'],
+        labels=results['labels'],
     )
 
 
