@@ -80,6 +80,11 @@ def test_resumed_with_another_token(
         with monkeypatch.context() as patch:
             patch.setattr(TileFiles, 'save', more)
             assert run() == 0
+        # the report names the files that were found, and is a job of them
+        again = tmp_path / 'again.tif'
+        report = str(tmp_path / 'cover.json')
+        assert main(['map', '--config', report, '--output', str(again)]) == 0
+        assert again.read_bytes() == (tmp_path / 'cover.tif').read_bytes()
     assert not set(made) & set(resumed)
     assert len(finished) == 3
     for name in ('cover.tif', 'cover_confidence.tif'):

@@ -240,6 +240,7 @@ def searched(job: MapJob) -> MapJob:
         legend=legend,
         imagery=results['imagery'],
         labels=results['labels'],
+        date=None,
     )
 
 
