@@ -1,9 +1,10 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Whether arguments are what they may be: one of some words, or a number in a range."""
+"""Whether arguments are what they may be: a word, a number in a range, a path here."""
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
@@ -104,6 +105,31 @@ def check_numbers(name: str, values: Any, low: float = -inf, high: float = inf) 
         raise InputError(f'{name} must be a list of numbers, not {values!r}.')
     for value in values:
         check_range(name, value, low, high)
+
+
+# Addresses (pathlib leaves one slash of two; one letter is a drive of Windows), and names
+# of GDAL's file systems.
+_ADDRESS = re.compile(
+    r'[a-z][a-z0-9+.-]+:[/\\]|[/\\]vsi[a-z0-9_]+[/\\?]', re.IGNORECASE
+)
+
+
+def check_local(path: str | PathLike[str]) -> None:
+    """Make sure that what is to be written has a path on this machine.
+
+    Args:
+        path: A file or a folder.
+
+    Raises:
+        InputError: If it is an address. As a path it would be a folder called ``s3:``.
+
+    >>> check_local('maps/landcover.tif')
+    """
+    if _ADDRESS.match(fspath(path)):
+        raise InputError(
+            f'{fspath(path)} is an address; files are written on this machine alone: '
+            'name a path here, and copy the file afterwards.'
+        )
 
 
 def check_arguments(

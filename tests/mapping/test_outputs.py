@@ -115,6 +115,40 @@ def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
             check_outputs(files, (str(image),), overwrite=True)
 
 
+@pytest.mark.parametrize(
+    'address',
+    ['s3://bucket/x', 'https://host.example/x', '/vsis3/bucket/x', 'gs:/bucket/x'],
+)
+def test_addresses_are_refused(
+    address: str,
+    job: MapJob,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before anything starts, and without a folder that bears the name."""
+    folder = Path(job.output).parent
+    monkeypatch.chdir(folder)
+    of_map = arguments(job)
+    map_ = str(job.imagery[0])
+    for args in (
+        [*of_map, '--output', f'{address}.tif'],
+        [*of_map, '--output', f'{address}/'],
+        [*of_map, '--polygons', f'{address}.gpkg'],
+        [*of_map, '--save-model', f'{address}.safetensors'],
+        ['postprocess', map_, '--min-area', '9', '--output', f'{address}.tif'],
+        ['change', map_, map_, '--output', f'{address}.tif'],
+        ['export', map_, '--legend', 'nlcd', '--polygons', f'{address}.gpkg'],
+        ['demo', address],
+    ):
+        assert main(args) == 2
+        captured = capsys.readouterr().err
+        assert 'is an address' in captured
+        assert captured.count('\n') == 1
+    with pytest.raises(InputError, match='is an address'):
+        Outputs.of(f'{address}/', job.imagery)
+    assert not list(folder.iterdir())
+
+
 def test_folder_that_cannot_be_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

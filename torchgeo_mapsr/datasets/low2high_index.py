@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import check_range
+from ..arguments import check_local, check_range
 from ..atomic import PART, replacing, write_text
 from ..errors import InputError
 from .chesapeake import ChesapeakePairs
@@ -93,6 +93,7 @@ def build_index(
             that was made with other settings or tiles, or no chip is left.
     """
     check_range('size', size, 1, whole=True)
+    check_local(output)
     folder = Path(output)
     if (Path(root) / 'naip').is_dir():
         raise InputError(

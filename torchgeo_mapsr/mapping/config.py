@@ -17,7 +17,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from ..arguments import check_choice, check_range, construct
+from ..arguments import check_choice, check_local, check_range, construct
 from ..errors import InputError
 from ..models.backbones.spec import map_option
 from ..models.head.options import (
@@ -282,6 +282,9 @@ class MapJob:
             raise InputError('Give at least one file of imagery.')
         if self.output is None or not os.fspath(self.output):
             raise InputError('--output is empty; name a .tif file or a folder.')
+        for path in (self.output, self.polygons, self.save_model):
+            if path is not None:
+                check_local(path)
         if not self.labels and self.model is None and not self.checkpoint:
             raise InputError(
                 'Give coarse labels with --labels, a saved fit with --model, or a '

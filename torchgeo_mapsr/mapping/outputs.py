@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..arguments import check_local
 from ..datasets.geo.vector import check_vector_name
 from ..errors import InputError
 from .style import sidecar_of, style_paths
@@ -102,8 +103,10 @@ class Outputs:
 
         Raises:
             InputError: If *output* is neither a folder nor a .tif, if two files of
-                imagery have the same name, or if there would be polygons of several maps.
+                imagery have the same name, if there would be polygons of several maps,
+                or if it is an address.
         """
+        check_local(output)
         name = os.fspath(output)
         path = Path(name)
         if not _is_folder(name):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import check_local
 from ..atomic import replacing
 from ..errors import InputError
 
@@ -136,8 +137,9 @@ def check_output(path: Path, inputs: Iterable[object], overwrite: bool | None) -
             where a verb replaces none.
 
     Raises:
-        InputError: If it is an input, exists, or has no folder.
+        InputError: If it is an address or an input, exists, or has no folder.
     """
+    check_local(path)
     if path.resolve() in {Path(str(name)).resolve() for name in inputs}:
         raise InputError(
             f'{path} is an input or another output, and would be overwritten; name '

@@ -17,6 +17,7 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 from scipy.special import ndtr
 
+from ...arguments import check_local
 from ...errors import InputError
 from ..geo.region import region_map
 from ..legends.legend import Legend
@@ -98,6 +99,7 @@ def make_scene(
             f'noise of 0 to 1: size {size}, resolution {resolution}, cell {cell}, '
             f'noise {noise}'
         )
+    check_local(folder)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     scene = Scene(folder / 'imagery.tif', folder / 'lr.tif', folder / 'hr.tif', labels)
