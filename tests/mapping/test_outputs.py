@@ -5,7 +5,9 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
@@ -209,3 +211,31 @@ def test_a_folder_that_holds_the_output(
     (folder / 'a.tif').unlink()
     assert main(arguments(job)) == 2
     assert 'only rasters that this command has written' in capsys.readouterr().err
+
+
+def test_what_gdal_keeps_beside_a_raster_goes_with_it(job: MapJob) -> None:
+    """Statistics and overviews of the old raster are not taken for the new one's."""
+    (output,) = Outputs.of(job.output, job.imagery).maps
+    output.map.parent.mkdir(exist_ok=True)
+    change = output.map.with_name('change.tif')
+    files = output.map, output.confidence, output.scores, change
+    profile = {'driver': 'GTiff', 'height': 8, 'width': 8, 'count': 1, 'dtype': 'uint8'}
+    for path in files:
+        with rasterio.open(path, 'w', **profile) as dataset:
+            dataset.write(np.full((1, 8, 8), 7, np.uint8))
+        with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(path, 'r+') as dataset:
+            dataset.build_overviews([2])
+        with rasterio.open(path) as dataset:
+            dataset.statistics(1)
+        assert path.with_name(f'{path.name}.ovr').exists()
+        assert path.with_name(f'{path.name}.aux.xml').exists()
+    map_region(changed(job, scores=True, overwrite=True))
+    images = [str(job.imagery[0])] * 2
+    window = ['--window', '10', '--overwrite', '--output', str(change)]
+    assert main(['change', *images, *window]) == 0
+    for path in files:
+        assert not path.with_name(f'{path.name}.ovr').exists()
+        with rasterio.open(path) as dataset:
+            values = dataset.read(1, masked=True)
+            assert 'STATISTICS_MAXIMUM' not in dataset.tags(1)
+            assert dataset.statistics(1).max == values.max()

@@ -22,7 +22,12 @@ from .outputs import Outputs
 from .polygons import polygonise
 from .progress import Stopwatch
 from .store import WorkStore
-from .style import sidecar_of, write_class_styles, write_confidence_styles
+from .style import (
+    drop_sidecars,
+    sidecar_of,
+    write_class_styles,
+    write_confidence_styles,
+)
 from .tiles import score_of
 
 
@@ -133,12 +138,14 @@ def publish(
     for path in styles:
         store.publish(store.scratch(path.name), path)
     store.publish(store.scratch(output.panel.name), output.panel)
+    if store.overwrite:
+        for path, _ in every.values():
+            drop_sidecars(path)
+        for path in outputs.others(output):
+            path.unlink(missing_ok=True)
     for name in ('scores', 'confidence'):
         if name in layers:
             store.publish(scratch[name], layers[name][0])
-    if store.overwrite:
-        for path in outputs.others(output):
-            path.unlink(missing_ok=True)
     store.publish(sidecar_of(scratch['classes']), output.sidecar)
     # The map comes last: where it is, the rest is too.
     store.publish(scratch['classes'], output.map)

@@ -162,6 +162,18 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(f'{path.name}.aux.xml')
 
 
+def drop_sidecars(path: Path) -> None:
+    """Remove what GDAL keeps beside a raster that is about to be replaced.
+
+    Statistics, overviews and a mask would be taken for those of the new one.
+
+    Args:
+        path: The raster.
+    """
+    for suffix in ('.aux.xml', '.ovr', '.msk'):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
 def sidecar_xml(
     names: Mapping[int, str], colors: Mapping[int, Color] | None = None
 ) -> str:

@@ -101,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
     from ..evaluation.change import SignalPair, detect_change, transitions
     from ..evaluation.class_maps import layer_path, map_legend, without_layers
+    from ..mapping.style import drop_sidecars
 
     before, after = (
         without_layers([path]) or [path] for path in (options.before, options.after)
@@ -149,6 +150,8 @@ def run(options: argparse.Namespace) -> int:
             return stack.enter_context(output_path(path, others, options.overwrite))
 
         result.save(scratch(options.output))
+        if options.overwrite:
+            drop_sidecars(options.output)
         if options.polygons is not None:
             polygons.to_file(scratch(options.polygons), layer='change', driver='GPKG')
         if options.matrix is not None and table is not None:

@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     from ..evaluation.mapping_unit import MappingUnit
     from ..evaluation.reweighting import class_weights, reweighted
     from ..mapping.cog import Layer, map_codes, map_nodata, write_cog
-    from ..mapping.style import sidecar_of
+    from ..mapping.style import drop_sidecars, sidecar_of
 
     if not options.reweight and options.min_area is None:
         raise InputError('Nothing to do; give --reweight, --min-area or both.')
@@ -193,6 +193,8 @@ def run(options: argparse.Namespace) -> int:
         ):
             write_cog(part, grid, Layer.classes(legend, nodata), tiles, load)
             sidecar_of(part).replace(side)
+            if options.overwrite:
+                drop_sidecars(options.output)
     if options.min_area is not None:
         saved.unlink(missing_ok=True)
     before, after, changed = _compare(
