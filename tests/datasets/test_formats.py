@@ -233,7 +233,7 @@ class TestZarr:
         same(both, Imagery(stacked))
         for name, message in {
             f'{store}': 'name one date, as in .*cube.zarr:image@2021-07-14',
-            f'{store}:@2021-07': '2 of its dates begin with 2021-07: 2021-07-03T10:30, ',
+            f'{store}:@2021-07': '2 of its dates begin with 2021-07: 2021-07-03T10:30:00, ',
             f'{store}:@1999': 'none of its dates begin with 1999',
         }.items():
             with pytest.raises(InputError, match=message):
@@ -243,6 +243,25 @@ class TestZarr:
         xarray.Dataset(parts).to_zarr(flat)
         same(Imagery(f'{flat}:@2021-07-14'), july)
         same(Imagery(f'{flat}:b@2021-07-14'), Imagery(tmp_path / 'july.tif', bands=[2]))
+
+    @pytest.mark.parametrize('name', ['cube.zarr', 'cube'])
+    def test_a_time_of_a_cube(self, tmp_path: Path, name: str) -> None:
+        """Of passes that minutes and seconds tell apart; also without a suffix."""
+        times = ['2021-07-14T10:30:00', '2021-07-14T10:30:40', '2021-07-14T10:31:00']
+        cube = xarray.concat(
+            [wrap_xr(np.full(GRID.shape, i, np.uint8), GRID) for i in range(3)],
+            xarray.DataArray(np.array(times, 'M8[ns]'), dims='time', name='time'),
+        )
+        store = tmp_path / name
+        cube.to_dataset(name='image').to_zarr(store)
+        dates = '10:30:00', '10:30:4', '10:31'
+        for i, date in enumerate(dates):
+            for variable in ('image', ''):
+                imagery = Imagery(f'{store}:{variable}@2021-07-14T{date}')
+                values, _ = imagery.read(imagery.geobox)
+                assert (values == i).all()
+        with pytest.raises(InputError, match=r'2 of its dates .*:00, .*:40'):
+            Imagery(f'{store}:image@2021-07-14T10:30')
 
     def test_pixels_of_a_third(self, tmp_path: Path) -> None:
         """Coordinates are rounded; the grid is that of the transform all the same."""

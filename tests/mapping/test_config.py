@@ -187,6 +187,9 @@ def test_paths_hold_in_any_working_directory(
     spec = 'timm:a?weights=w.pth+timm:b?weights=random'
     job = changed(JOB, imagery=('a.tif', '/vsicurl/b.tif'), backbone=spec).located()
     assert job.imagery == (str(tmp_path / 'a.tif'), '/vsicurl/b.tif')
+    (tmp_path / 'c.zarr').mkdir()
+    for name in ('c.zarr:image', 'c.zarr:image@2021-07-14T10:30:40'):
+        assert changed(JOB, imagery=name).located().imagery == (f'{tmp_path}/{name}',)
     assert job.backbone.spec == f'timm:a?weights={tmp_path}/w.pth+timm:b?weights=random'
 
 

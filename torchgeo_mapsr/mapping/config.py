@@ -798,9 +798,11 @@ def _absolute(path: str) -> str:
     """An absolute path of what is there; anything else is a URL or a name of GDAL's."""
     if os.path.exists(path):
         return os.path.abspath(path)
-    file, colon, part = path.rpartition(':')
-    if colon and os.path.exists(file):  # a layer, or a variable, of a file
-        return f'{os.path.abspath(file)}:{part}'
+    file = path
+    while ':' in file:  # before a layer, or a variable and a time, of a file
+        file = file.rpartition(':')[0]
+        if os.path.exists(file):
+            return os.path.abspath(file) + path[len(file) :]
     return path
 
 

@@ -25,10 +25,14 @@ from rasterio.windows import Window
 
 from ...errors import InputError
 
-# A store by its suffix, and variables and a date of it.
+# Variables, and after an @ a date: in a time are colons too.
+_PART = r':(?P<part>[^:/@]*(?:@[^/]*)?)'
+
+# A store by its suffix, and by nothing.
 _NAME = re.compile(
-    r'(?P<store>.*\.zarr(?:/[^:]*)?)(?::(?P<part>[^:/]*))?', re.IGNORECASE | re.DOTALL
+    rf'(?P<store>.*\.zarr(?:/[^:]*)?)(?:{_PART})?', re.IGNORECASE | re.DOTALL
 )
+_ANY_NAME = re.compile(rf'(?P<store>.+?){_PART}', re.DOTALL)
 
 # What a store's folder has, of versions 2 and 3.
 _MARKS = ('.zgroup', '.zarray', '.zmetadata', 'zarr.json')
@@ -62,8 +66,11 @@ def _split(name: str) -> tuple[str, str]:
     match = _NAME.fullmatch(name)
     if match and not os.path.isfile(match['store']):
         return match['store'], match['part'] or ''
-    folder, _, part = name.rpartition(':')
-    for store, rest in ((name, ''), (folder, part)):
+    match = _ANY_NAME.fullmatch(name)
+    for store, rest in (
+        (name, ''),
+        match.group('store', 'part') if match else ('', ''),
+    ):
         if store and any(os.path.isfile(os.path.join(store, m)) for m in _MARKS):
             return store, rest
     return '', ''
@@ -107,7 +114,8 @@ class ZarrRaster:
             name: ``x.zarr``, ``x.zarr:variable`` or ``x.zarr:red,green,blue``; without a
                 name, the one variable that is a raster, or all of two dimensions by their
                 names. After an ``@`` comes the date that is read, or its beginning:
-                ``x.zarr:image@2021-07``, ``x.zarr:@2021-07-14``.
+                ``x.zarr:image@2021-07``, ``x.zarr:@2021-07-14``,
+                ``x.zarr:image@2021-07-14T10:30``.
 
         Raises:
             InputError: There is no such variable or date, it is no raster, or it has no
@@ -331,10 +339,12 @@ def _on_date(name: str, dataset: Any, date: str) -> Any:
     axes = [dim for dim in dataset.dims if _is_time(dataset, dim)]
     if not axes:
         raise InputError(f'{name}: has no dimension of dates')
-    texts = [str(value)[:16] for value in dataset[axes[0]].values]
+    texts = [str(value) for value in dataset[axes[0]].values]
     places = [i for i, text in enumerate(texts) if text.startswith(date)]
     if len(places) != 1:
-        some = ', '.join(texts[:8]) + (', …' if len(texts) > 8 else '')
+        some = ', '.join(text[:19] for text in texts[:8]) + (
+            ', …' if len(texts) > 8 else ''
+        )
         count = len(places) or 'none'
         raise InputError(f'{name}: {count} of its dates begin with {date}: {some}')
     return dataset.isel({axes[0]: places[0]})
