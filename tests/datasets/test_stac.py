@@ -2,13 +2,17 @@
 # Licensed under the MIT License.
 
 import json
+import warnings
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pystac
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 from rasterio.warp import transform_bounds
 
@@ -24,7 +28,11 @@ UTM = 'EPSG:26917'
 
 
 def write(
-    path: Path, values: np.ndarray, left: float = 5e5, resolution: float = 10
+    path: Path,
+    values: np.ndarray,
+    left: float = 5e5,
+    resolution: float = 10,
+    nodata: float | None = 0,
 ) -> tuple[float, float, float, float]:
     """Write a tile; returns its box in degrees."""
     count, height, width = values.shape
@@ -39,7 +47,7 @@ def write(
         dtype=values.dtype,
         crs=UTM,
         transform=transform,
-        nodata=0,
+        nodata=nodata,
     ) as dataset:
         dataset.write(values)
         box: tuple[float, float, float, float] = transform_bounds(
@@ -205,6 +213,127 @@ def test_median_of_dates(catalogue: Catalogue) -> None:
     again, _ = resolve(text, area, None, catalogue.folder / 'work')
     assert again == files
     assert Path(path).stat().st_mtime_ns == before
+
+
+def static(folder: Path, *items: pystac.Item) -> str:
+    """A catalogue of items on disk; returns its search."""
+    made = pystac.Catalog('made', 'made')
+    made.add_items(items)
+    made.normalize_and_save(str(folder / 'made'), pystac.CatalogType.SELF_CONTAINED)
+    return f'stac:{folder}/made/catalog.json'
+
+
+def item(
+    name: str,
+    box: tuple[float, float, float, float],
+    when: str | tuple[str, str],
+    assets: dict[str, str],
+    **properties: Any,
+) -> pystac.Item:
+    """An item of a time or of an interval, its footprint a box in degrees."""
+    if isinstance(when, tuple):
+        start, end = when
+        properties = {**properties, 'start_datetime': start, 'end_datetime': end}
+    made = pystac.Item(
+        name,
+        shapely.geometry.mapping(shapely.box(*box)),
+        list(box),
+        None if isinstance(when, tuple) else datetime.fromisoformat(when),
+        properties,
+    )
+    for key, href in assets.items():
+        made.add_asset(key, pystac.Asset(href, roles=['data']))
+    return made
+
+
+PLACE = AreaOfInterest.from_bbox((500000, 4199000, 501000, 4200000), UTM)
+
+
+def composed(text: str, area: AreaOfInterest, folder: Path) -> tuple[Any, Any]:
+    """The composite of a search on the pixels of :func:`write`, and its file."""
+    (path,), _ = resolve(text, area, None, folder / 'work')
+    dataset = rasterio.open(path)
+    row, col = dataset.index(500005, 4199995)
+    return dataset.read()[:, row : row + 100, col : col + 100], dataset
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'nodata', 'low', 'high', 'stored', 'absent'),
+    [
+        ('float32', -32768.0, 0.2, 5, 'float32', np.nan),
+        ('float32', None, -1, 1, 'float32', np.nan),
+        ('int16', -9999, -500, 500, 'int16', -9999),
+        ('int16', 0, -500, 500, 'int16', 0),
+        ('uint8', 255, 0, 254, 'uint8', 255),
+        # 0 is a value, and none is left for no data
+        ('uint8', None, 0, 255, 'float32', np.nan),
+    ],
+)
+def test_a_median_keeps_type_and_values(
+    tmp_path: Path,
+    dtype: str,
+    nodata: float | None,
+    low: float,
+    high: float,
+    stored: str,
+    absent: float,
+) -> None:
+    """Of three dates against numpy's, where each or all have no data."""
+    rng = np.random.default_rng(4)
+    items, bands = [], []
+    for i in range(3):
+        dates = rng.uniform(low, high, (2, 100, 100)).astype(dtype)
+        if nodata is not None:
+            dates[dates == nodata] = np.array(high, dtype)
+            dates[:, 10 * i : 10 * i + 5] = nodata
+            dates[:, 90:] = nodata
+        for key, values in zip(('a', 'b'), dates, strict=True):
+            box = write(tmp_path / f'{key}{i}.tif', values[None], nodata=nodata)
+        assets = {key: str(tmp_path / f'{key}{i}.tif') for key in ('a', 'b')}
+        items.append(item(f'i{i}', box, f'2021-0{i + 1}-01T00:00:00Z', assets))
+        bands.append(np.where(dates == nodata, np.nan, dates.astype(float)))
+    text = static(tmp_path, *items) + '?assets=a,b'
+    found, file = composed(text, PLACE, tmp_path)
+    assert file.dtypes == (stored, stored)
+    np.testing.assert_equal(file.nodata, absent)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)
+        want = np.nanmedian(bands, axis=0)
+    np.testing.assert_array_equal(np.isnan(want), file_absent(found, absent))
+    valid = ~np.isnan(want)
+    # whole numbers are rounded; the one that means no data gives way by one
+    atol = 1e-6 if dtype == 'float32' else 1.5 if nodata == 0 else 0.5
+    np.testing.assert_allclose(found[valid], want[valid], atol=atol)
+
+
+def file_absent(values: Any, nodata: float) -> Any:
+    return np.isnan(values) if np.isnan(nodata) else values == nodata
+
+
+def test_a_median_keeps_scales_or_says_that_it_cannot(tmp_path: Path) -> None:
+    """What bands are multiplied by, and what one median cannot hold."""
+    values = np.arange(1, 10001, dtype=np.uint16).reshape(1, 100, 100)
+    items = []
+    for i in range(2):
+        for key in 'ab':
+            box = write(tmp_path / f'{key}{i}.tif', values)
+            with rasterio.open(tmp_path / f'{key}{i}.tif', 'r+') as dataset:
+                dataset.scales, dataset.offsets = [1e-4], [-0.1]
+        assets = {key: str(tmp_path / f'{key}{i}.tif') for key in 'ab'}
+        items.append(item(f'i{i}', box, f'2021-0{i + 1}-01T00:00:00Z', assets))
+    text = static(tmp_path, *items) + '?assets=a,b'
+    _, file = composed(text, PLACE, tmp_path)
+    assert (file.scales, file.offsets) == ((1e-4, 1e-4), (-0.1, -0.1))
+    with rasterio.open(tmp_path / 'a1.tif', 'r+') as dataset:
+        dataset.scales = [1e-3]
+    with pytest.raises(InputError, match='a has another scale or offset'):
+        resolve(text, PLACE, None, tmp_path / 'work')
+    write(tmp_path / 'a1.tif', np.concatenate([values] * 3))
+    with pytest.raises(InputError, match='has 3 bands'):
+        resolve(text, PLACE, None, tmp_path / 'work')
+    write(tmp_path / 'a1.tif', values.astype(np.complex64))
+    with pytest.raises(InputError, match='numbers of complex64'):
+        resolve(text, PLACE, None, tmp_path / 'work')
 
 
 def test_static_catalogues(catalogue: Catalogue) -> None:

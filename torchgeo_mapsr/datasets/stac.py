@@ -27,6 +27,7 @@ import rasterio
 import requests
 import shapely
 from odc.geo.geobox import GeoBox, GeoboxTiles
+from rasterio.dtypes import in_dtype_range
 from rasterio.windows import Window
 
 from ..atomic import replacing
@@ -46,6 +47,12 @@ _ADDS = 1e-3
 
 # Pixels of a composite that are loaded at once, for all dates.
 _COMPOSITE_TILE = 1024
+
+# Composites of an earlier number had other values: uint16 whatever the files held.
+_COMPOSITE_VERSION = 2
+
+# Sentinel-2's assets of 16 bits that are no reflectance; the -jp2 ones, too.
+_NO_REFLECTANCE = ('aot', 'wvp')
 
 
 @dataclass(frozen=True)
@@ -236,7 +243,8 @@ def resolve(
     items = search.items(area)
     names = [name_of(item, asset) for item in items for asset in search.assets]
     parts = [(name, etag(name)) for name in names]
-    key = hashlib.sha256(repr((parts, area.fingerprint())).encode()).hexdigest()[:16]
+    made_of = _COMPOSITE_VERSION, parts, area.fingerprint()
+    key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
     path = folder / f'composite-{key}.tif'
     if not path.exists():
         composite(items, search.assets, area, path)
@@ -304,7 +312,9 @@ def composite(
     """Write the median of several dates, in the pixels of the newest item.
 
     No data is left out of the median; where every date has none, so has the composite.
-    Memory is that of one window of all dates.
+    It keeps the files' type and their no-data value. Floats, and integers of several
+    no-data values or without one, become floats with NaN. Memory is that of one window
+    of all dates.
 
     Args:
         items: Items whose bands are assets of their own.
@@ -313,9 +323,12 @@ def composite(
         path: File to write. It is there when it is complete.
 
     Raises:
-        InputError: If the items cannot be read.
+        InputError: If the items cannot be read, or one median cannot hold them: an
+            asset has several bands, or complex numbers, or another scale at each date.
     """
     import odc.stac
+
+    stored, gains = _stored(items, assets)
 
     west, south, east, north = area.bounds
     grid: GeoBox | None = odc.stac.output_geobox(
@@ -334,8 +347,7 @@ def composite(
         'count': len(assets),
         'height': grid.height,
         'width': grid.width,
-        'dtype': 'uint16',
-        'nodata': 0,
+        **stored,
         'crs': str(grid.crs),
         'transform': grid.affine,
         'tiled': True,
@@ -346,18 +358,75 @@ def composite(
     with replacing(path) as part, rasterio.open(part, 'w', **profile) as target:
         for index, asset in enumerate(assets, 1):
             target.set_band_description(index, asset)
+        target.scales, target.offsets = zip(*gains, strict=True)
         for row, col in np.ndindex(*tiles.shape.yx):
             rows, cols = tiles.roi[row, col]
             window = Window.from_slices(rows, cols)
             for index, asset in enumerate(assets, 1):
-                values = _median(items, asset, grid[rows, cols])
+                values = _median(items, asset, grid[rows, cols], **stored)
                 target.write(values, index, window=window)
 
 
-def _median(items: Sequence[Any], asset: str, grid: GeoBox) -> Any:
-    """Median of one band over all dates, (H, W) uint16, 0 where there is none."""
+def _stored(
+    items: Sequence[Any], assets: Sequence[str]
+) -> tuple[dict[str, Any], list[tuple[float, float]]]:
+    """Type and no-data value of a composite; scale and offset of each band."""
     import odc.stac
 
+    kinds: set[str] = set()
+    nothing: set[float | None] = set()
+    gains: list[set[tuple[float, float]]] = [set() for _ in assets]
+    for item in items:
+        described = odc.stac.parse_item(item)
+        for asset, gain in zip(assets, gains, strict=True):
+            name = name_of(item, asset)
+            try:
+                with rasterio.open(address(name)) as dataset:
+                    count, kind, nodata = (
+                        dataset.count,
+                        dataset.dtypes[0],
+                        dataset.nodata,
+                    )
+                    gain.add((dataset.scales[0], dataset.offsets[0]))
+            except (OSError, rasterio.errors.RasterioError) as error:
+                raise _unreachable(name, error) from None
+            if count > 1 or kind.startswith('complex'):
+                what = f'{count} bands' if count > 1 else f'numbers of {kind}'
+                raise InputError(
+                    f'{name}: has {what}; assets that are put together have one band of '
+                    'real numbers each.'
+                )
+            if nodata is None:
+                nodata = described[asset].meta.nodata
+            if nodata is None and _is_sentinel2(item):
+                nodata = 0
+            kinds.add(kind)
+            nothing.add(nodata)
+    for asset, gain in zip(assets, gains, strict=True):
+        if len(gain) > 1:
+            raise InputError(
+                f'{items[0].id}: {asset} has another scale or offset at other dates; '
+                'they cannot be put together.'
+            )
+    dtype = np.result_type(*kinds)
+    value = nothing.pop() if len(nothing) == 1 else None
+    stored: dict[str, Any] = {
+        'dtype': np.result_type(dtype, np.float32).name,
+        'nodata': np.nan,
+    }
+    whole = value is not None and float(value).is_integer()
+    if dtype.kind in 'iu' and whole and in_dtype_range(value, dtype):
+        stored = {'dtype': dtype.name, 'nodata': int(value)}
+    return stored, [gain.pop() for gain in gains]
+
+
+def _median(
+    items: Sequence[Any], asset: str, grid: GeoBox, dtype: str, nodata: float
+) -> Any:
+    """Median of one band over all dates, (H, W) of a type, no data where there is none."""
+    import odc.stac
+
+    working = np.result_type(dtype, np.float32)
     dates = []
     for item in items:
         try:
@@ -365,29 +434,45 @@ def _median(items: Sequence[Any], asset: str, grid: GeoBox) -> Any:
                 [item],
                 bands=[asset],
                 geobox=grid,
-                dtype='uint16',
-                nodata=0,
+                dtype=working.name,
+                nodata=0 if _is_sentinel2(item) else None,
                 resampling='bilinear',
                 patch_url=_signed,
             )
         except (OSError, rasterio.errors.RasterioError) as error:
             raise _unreachable(item.id, error) from None
-        date = loaded[asset].values[0].astype(np.float32)
-        dates.append(np.where(date > 0, date + _offset(item), np.nan))
+        date = loaded[asset].values[0]
+        absent = loaded[asset].attrs.get('nodata')
+        if absent is not None:
+            date = np.where(date == absent, np.nan, date)
+        dates.append(date + (_offset(item, asset) if dtype == 'uint16' else 0))
     values = np.stack(dates)
-    with np.errstate(invalid='ignore'):
-        valid = ~np.isnan(values).all(0)
-        median = np.zeros(grid.shape, np.float32)
-        if valid.any():
-            median[valid] = np.nanmedian(values[:, valid], axis=0)
-    return np.where(valid, np.clip(np.rint(median), 1, 65535), 0).astype(np.uint16)
+    valid = ~np.isnan(values).all(0)
+    median = np.zeros(grid.shape, working)
+    if valid.any():
+        median[valid] = np.nanmedian(values[:, valid], axis=0)
+    if np.dtype(dtype).kind in 'iu':
+        limits = np.iinfo(dtype)
+        median = np.clip(np.rint(median), limits.min, limits.max)
+        median[median == nodata] += 1  # between two dates, or less than the offset
+    return np.where(valid, median, nodata).astype(dtype)
 
 
-def _offset(item: Any) -> float:
+def _is_sentinel2(item: Any) -> bool:
+    """Whether an item is of Sentinel-2, whose files may not say that 0 is no data."""
+    names = *map(item.properties.get, ('platform', 'constellation')), item.collection_id
+    return 's2:processing_baseline' in item.properties or any(
+        str(name).lower().startswith('sentinel-2') for name in names
+    )
+
+
+def _offset(item: Any, asset: str) -> float:
     """What is to be added to an item's values, so that dates compare.
 
-    Sentinel-2's processing baseline 04.00 (January 2022) added 1000 to every value.
+    Sentinel-2's processing baseline 04.00 (January 2022) added 1000 to every reflectance.
     """
+    if asset.lower().startswith(_NO_REFLECTANCE):
+        return 0.0
     baseline = str(item.properties.get('s2:processing_baseline', ''))
     applied = item.properties.get('earthsearch:boa_offset_applied', False)
     return -1000.0 if baseline >= '04.00' and not applied else 0.0
