@@ -3,7 +3,7 @@
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -246,6 +246,14 @@ def item(
     return made
 
 
+MAP = {'map': '../../map.tif'}
+
+
+def names(files: Sequence[str]) -> list[str]:
+    """Names of items among names of files."""
+    return [Path(name.partition('#')[0]).stem for name in files]
+
+
 PLACE = AreaOfInterest.from_bbox((500000, 4199000, 501000, 4200000), UTM)
 
 
@@ -355,6 +363,29 @@ def test_static_catalogues(catalogue: Catalogue) -> None:
     assert Imagery(files).geobox.shape == (100, 200)
     assert Imagery(files).fingerprint()
     assert catalogue.requests == before
+
+
+def test_items_of_an_interval(tmp_path: Path) -> None:
+    """Those that overlap the time asked for, and of annual maps those of the year."""
+    box = write(tmp_path / 'map.tif', np.ones((1, 100, 100), np.uint8))
+    years = [
+        item(f'y{y}', box, (f'{y}-01-01T00:00:00Z', f'{y + 1}-01-01T00:00:00Z'), MAP)
+        for y in (2019, 2020, 2021, 2022)
+    ]
+    text = static(tmp_path, *years)
+    for date, stack, want in (
+        ('2021', False, ['y2021']),
+        ('2021', True, ['y2021']),
+        ('2021-06', True, ['y2021']),
+        ('2020-06/2021-03', True, ['y2021', 'y2020']),
+        ('../2020', True, ['y2020', 'y2019']),
+        # nothing else: it ends at that instant
+        ('2023', True, ['y2022']),
+    ):
+        files, _ = resolve(text, AREA, date, tmp_path, stack)
+        assert names(files) == want, date
+    with pytest.raises(InputError, match='no item'):
+        resolve(text, AREA, '2024', tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,11 @@ _COMPOSITE_TILE = 1024
 # Composites of an earlier number had other values: uint16 whatever the files held.
 _COMPOSITE_VERSION = 2
 
+# The first instant of any item or search, the last, and that of items without a time.
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
+_LATEST = datetime.max.replace(tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 # Sentinel-2's assets of 16 bits that are no reflectance; the -jp2 ones, too.
 _NO_REFLECTANCE = ('aot', 'wvp')
 
@@ -152,7 +157,9 @@ class Search:
                 f'{self.url}: has no item of {", ".join(self.collections) or "any kind"}'
                 f'{when} in the area.'
             )
-        items.sort(key=lambda item: (-_time(item).timestamp(), item.id))
+        # Of annual maps the one before ends at the instant at which a year begins.
+        items = [i for i in items if _lasts_into(i, self.datetime)] or items
+        items.sort(key=lambda item: (-_times(item)[0].timestamp(), item.id))
         if dates or len(self.assets) > 1:
             return tuple(items)
         return tuple(_covering(items, area))
@@ -526,15 +533,26 @@ def _meets(item: Any, outline: shapely.Geometry) -> bool:
 
 
 def _within(item: Any, interval: str | None) -> bool:
-    """Whether an item's time lies in an interval."""
-    if interval is None:
-        return True
-    start, _, end = interval.partition('/')
-    first, last = (
-        None if part in ('', '..') else _parse(part) for part in (start, end)
+    """Whether an item's interval and another have an instant in common, as in APIs."""
+    first, last = _ends(interval)
+    start, end = _times(item)
+    return start <= last and end >= first
+
+
+def _lasts_into(item: Any, interval: str | None) -> bool:
+    """Whether an item does more than end as an interval begins."""
+    first, _ = _ends(interval)
+    start, end = _times(item)
+    return start >= first or end > first
+
+
+def _ends(interval: str | None) -> tuple[datetime, datetime]:
+    """Begin and end of an interval as STAC writes it; None is any time."""
+    start, _, end = (interval or '..').partition('/')
+    return (
+        _EARLIEST if start in ('', '..') else _parse(start),
+        _LATEST if end in ('', '..') else _parse(end),
     )
-    when = _time(item)
-    return (first is None or when >= first) and (last is None or when <= last)
 
 
 def _covering(items: Sequence[Any], area: AreaOfInterest) -> list[Any]:
@@ -620,13 +638,15 @@ def _unreachable(name: str, error: BaseException) -> InputError:
     )
 
 
-def _time(item: Any) -> datetime:
-    """Time of an item: its own, or the end of its interval."""
-    when = item.datetime or item.common_metadata.end_datetime
-    if when is None:
-        return datetime(1970, 1, 1, tzinfo=UTC)
-    aware: datetime = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return aware
+def _times(item: Any) -> tuple[datetime, datetime]:
+    """Start and end of an item: its interval, or twice its own time."""
+    times = item.common_metadata.start_datetime, item.common_metadata.end_datetime
+    known = [
+        time if time.tzinfo else time.replace(tzinfo=UTC)
+        for time in (times if all(times) else (item.datetime, *times))
+        if time is not None
+    ]
+    return (known[0], known[-1]) if known else (_EPOCH, _EPOCH)
 
 
 def _parse(text: str) -> datetime:
