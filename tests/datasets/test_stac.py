@@ -14,6 +14,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from odc.geo.crs import CRS
 from rasterio.warp import transform_bounds
 
 from torchgeo_mapsr.datasets import stac
@@ -160,6 +161,66 @@ def test_clouds(catalogue: Catalogue) -> None:
     for options, first in (('', 'cloudy#image'), ('&cloud=30', 'left#image')):
         files, _ = resolve(search(catalogue, options), AREA, None, catalogue.folder)
         assert files[0].endswith(first)
+
+
+def test_clouds_that_are_not_known(tmp_path: Path) -> None:
+    """Null is no number: such an item passes, as one that says nothing does."""
+    box = write(tmp_path / 'map.tif', np.ones((1, 100, 100), np.uint8))
+    when = '2021-05-01T00:00:00Z'
+    text = static(
+        tmp_path,
+        item('clear', box, when, MAP, **{'eo:cloud_cover': 3}),
+        item('cloudy', box, when, MAP, **{'eo:cloud_cover': 30}),
+        item('null', box, when, MAP, **{'eo:cloud_cover': None}),
+        item('silent', box, when, MAP),
+    )
+    files, _ = resolve(f'{text}?cloud=20', AREA, None, tmp_path, stack=True)
+    assert names(files) == ['clear', 'null', 'silent']
+
+
+def test_a_limit_counts_items_that_pass(catalogue: Catalogue) -> None:
+    box = tuple(catalogue.items['left']['bbox'])
+    for month, cloud in ((8, 90), (7, 80), (6, 5), (5, 4), (4, 3)):
+        when = f'2022-0{month}-01T00:00:00Z'
+        values = {'eo:cloud_cover': cloud}
+        catalogue.add(f'm{month}', box, when, {'image': 'old.tif'}, 'c', **values)
+    for limit, want in ((1, ['m6']), (2, ['m6', 'm5']), (9, ['m6', 'm5', 'm4'])):
+        text = f'stac:{catalogue.url}?collections=c&cloud=20&limit={limit}'
+        files, _ = resolve(text, AREA, '2022', catalogue.folder, stack=True)
+        assert names(files) == want
+
+
+FIJI = {
+    'one box that goes on': shapely.box(179.5, -16.8, 180.5, -16.2),
+    'from the other side': shapely.box(-180.5, -16.8, -179.5, -16.2),
+    'cut (RFC 7946)': shapely.MultiPolygon(
+        [shapely.box(179.5, -16.8, 180, -16.2), shapely.box(-180, -16.8, -179.5, -16.2)]
+    ),
+}
+
+
+@pytest.mark.parametrize('shape', FIJI.values(), ids=FIJI)
+def test_both_sides_of_180_degrees(
+    catalogue: Catalogue, shape: shapely.Geometry
+) -> None:
+    """From an API and from disk; what lies the long way round is not asked for."""
+    area = AreaOfInterest(shape, CRS('EPSG:4326'))
+    boxes = {
+        'west': (179.0, -17.0, 180.0, -16.0),
+        'east': (-180.0, -17.0, -179.0, -16.0),
+        'beyond': (180.2, -17.0, 181.2, -16.0),
+        'far': (-60.0, -17.0, -59.0, -16.0),
+    }
+    when = '2021-05-01T00:00:00Z'
+    for name, box in boxes.items():
+        if name != 'beyond':  # the server compares numbers
+            catalogue.add(name, box, when, {'image': 'a.tif'}, 'fiji')
+    text = f'stac:{catalogue.url}?collections=fiji'
+    files, _ = resolve(text, area, None, catalogue.folder)
+    assert names(files) == ['east', 'west']
+    made = [item(name, box, when, MAP) for name, box in boxes.items()]
+    files, _ = resolve(static(catalogue.folder, *made), area, None, catalogue.folder)
+    assert names(files) == ['beyond', 'east', 'west']
 
 
 def test_median_of_dates(catalogue: Catalogue) -> None:

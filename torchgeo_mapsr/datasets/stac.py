@@ -14,7 +14,7 @@ import os
 import re
 import time
 from calendar import monthrange
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -29,6 +29,8 @@ import shapely
 from odc.geo.geobox import GeoBox, GeoboxTiles
 from rasterio.dtypes import in_dtype_range
 from rasterio.windows import Window
+from shapely.affinity import translate
+from shapely.geometry.base import BaseGeometry
 
 from ..atomic import replacing
 from ..errors import InputError
@@ -50,6 +52,9 @@ _COMPOSITE_TILE = 1024
 
 # Composites of an earlier number had other values: uint16 whatever the files held.
 _COMPOSITE_VERSION = 2
+
+# Where longitudes of outlines are brought.
+_WORLD = shapely.box(-180, -90, 180, 90)
 
 # The first instant of any item or search, the last, and that of items without a time.
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
@@ -145,12 +150,6 @@ class Search:
             InputError: If the catalogue cannot be reached, or has nothing there.
         """
         items = _search(self, area)
-        if self.cloud is not None:
-            items = [
-                item
-                for item in items
-                if item.properties.get('eo:cloud_cover', 0) <= self.cloud
-            ]
         if not items:
             when = f' of {self.datetime}' if self.datetime else ''
             raise InputError(
@@ -160,6 +159,7 @@ class Search:
         # Of annual maps the one before ends at the instant at which a year begins.
         items = [i for i in items if _lasts_into(i, self.datetime)] or items
         items.sort(key=lambda item: (-_times(item)[0].timestamp(), item.id))
+        items = items[: self.limit]
         if dates or len(self.assets) > 1:
             return tuple(items)
         return tuple(_covering(items, area))
@@ -494,30 +494,32 @@ def _search(search: Search, area: AreaOfInterest) -> list[Any]:
         raise InputError(
             "A STAC search needs further packages: pip install 'torchgeo-mapsr[stac]'"
         ) from None
-    outline = area.geometry_in_degrees
+    outline = _within_180(area.geometry_in_degrees)
     try:
         if search.url.startswith('http'):
             if not is_this_machine(urlsplit(search.url).hostname):
                 check_online(f'The catalogue {search.url}')
             catalog = pystac_client.Client.open(search.url)
             if catalog.conforms_to('ITEM_SEARCH'):
-                # Large polygons do not fit into a request; their box does.
-                page = catalog.search(
-                    collections=list(search.collections),
-                    datetime=search.datetime,
-                    bbox=list(area.bounds),
-                    max_items=search.limit,
-                )
-                items = list(page.items())
-                return [i for i in items if _meets(i, outline)]
+                found: dict[tuple[str | None, str], Any] = {}
+                # Large polygons do not fit into a request; their boxes do.
+                for side in _sides(outline):
+                    pages = catalog.search(
+                        collections=list(search.collections),
+                        datetime=search.datetime,
+                        bbox=list(side.bounds),
+                    )
+                    for item in _first(pages.items(), search, outline):
+                        found[item.collection_id, item.id] = item
+                return list(found.values())
         static = pystac.Catalog.from_file(search.url)
         return [
             item
             for item in static.get_items(recursive=True)
             if (not search.collections or item.collection_id in search.collections)
             and _within(item, search.datetime)
-            and _meets(item, outline)
-        ][: search.limit]
+            and _passes(item, search, outline)
+        ]
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001
@@ -525,11 +527,52 @@ def _search(search: Search, area: AreaOfInterest) -> list[Any]:
         raise _unreachable(search.url, error) from None
 
 
-def _meets(item: Any, outline: shapely.Geometry) -> bool:
-    """Whether an item's footprint meets an area."""
-    if item.geometry is None:
-        return True
-    return bool(shapely.intersects(shapely.geometry.shape(item.geometry), outline))
+def _first(items: Iterable[Any], search: Search, outline: BaseGeometry) -> list[Any]:
+    """As many of the items of an API that pass as a search takes; no page beyond them."""
+    taken, left = [], search.limit
+    for item in items:
+        if _passes(item, search, outline):
+            taken.append(item)
+            left -= _lasts_into(item, search.datetime)
+            if left <= 0:
+                break
+    return taken
+
+
+def _passes(item: Any, search: Search, outline: BaseGeometry) -> bool:
+    """Whether an item meets an area, and is not too cloudy as far as it says."""
+    cloud = item.properties.get('eo:cloud_cover')
+    if search.cloud is not None and cloud is not None and cloud > search.cloud:
+        return False
+    return item.geometry is None or bool(shapely.intersects(_footprint(item), outline))
+
+
+def _footprint(item: Any) -> BaseGeometry:
+    """An item's footprint in longitudes from -180 to 180."""
+    shape = shapely.make_valid(shapely.geometry.shape(item.geometry))
+    return _within_180(shape)
+
+
+def _within_180(geometry: BaseGeometry) -> BaseGeometry:
+    """A geometry in degrees, cut at the antimeridian, where it goes beyond it."""
+    west, _, east, _ = geometry.bounds
+    if west >= -180 and east <= 180:
+        return geometry
+    return shapely.union_all(
+        [translate(geometry, 360.0 * turn).intersection(_WORLD) for turn in (-1, 0, 1)]
+    )
+
+
+def _sides(outline: BaseGeometry) -> list[BaseGeometry]:
+    """An outline in degrees, in two where one box would go round the Earth the long way."""
+    west, _, east, _ = outline.bounds
+    if east - west <= 180:
+        return [outline]
+    halves = [
+        outline.intersection(shapely.box(0, -90, 180, 90)),
+        outline.intersection(shapely.box(-180, -90, 0, 90)),
+    ]
+    return [half for half in halves if half.area > 0]
 
 
 def _within(item: Any, interval: str | None) -> bool:
@@ -557,14 +600,14 @@ def _ends(interval: str | None) -> tuple[datetime, datetime]:
 
 def _covering(items: Sequence[Any], area: AreaOfInterest) -> list[Any]:
     """Items, in their order, that each add to the area that those before cover."""
-    left = area.geometry_in_degrees
+    left = _within_180(area.geometry_in_degrees)
     enough = _ADDS * shapely.area(left)
     chosen = []
     for item in items:
         if item.geometry is None:
             chosen.append(item)
             continue
-        footprint = shapely.make_valid(shapely.geometry.shape(item.geometry))
+        footprint = _footprint(item)
         if shapely.area(shapely.intersection(left, footprint)) > enough:
             chosen.append(item)
             left = shapely.difference(left, footprint)
