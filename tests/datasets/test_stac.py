@@ -449,6 +449,39 @@ def test_items_of_an_interval(tmp_path: Path) -> None:
         resolve(text, AREA, '2024', tmp_path)
 
 
+def test_files_by_an_address(tmp_path: Path) -> None:
+    """file:// is a path, and of cloud storage the item says what is new."""
+    folder = tmp_path / 'a b'
+    folder.mkdir()
+    values = np.arange(1, 10001, dtype=np.uint16).reshape(1, 100, 100)
+    box = write(folder / 'map.tif', values)
+    when = '2021-05-01T00:00:00Z'
+    href = {'map': (folder / 'map.tif').as_uri()}
+    files, _ = resolve(static(folder, item('f', box, when, href)), AREA, None, folder)
+    imagery = Imagery(files)
+    np.testing.assert_array_equal(imagery.read(imagery.geobox)[0], values)
+    made = item('two', box, when, {**href, 'again': href['map']})
+    found, _ = composed(static(folder, made) + '?assets=map,again', PLACE, folder)
+    np.testing.assert_array_equal(found, np.concatenate([values, values]))
+    before = imagery.fingerprint()
+    write(folder / 'map.tif', values[..., ::-1])
+    assert Imagery(files).fingerprint() != before
+    (folder / 'map.tif').unlink()
+    with pytest.raises(InputError, match='#map: cannot be reached'):
+        stac.etag(files[0])
+    tags = []
+    for updated in ('2021-06-01T00:00:00Z', '2021-07-01T00:00:00Z'):
+        stac._read_item.cache_clear()
+        made = item('s', box, when, {'map': 's3://bucket/map.tif'}, updated=updated)
+        files, _ = resolve(static(tmp_path, made), AREA, None, tmp_path)
+        tags.append(stac.etag(files[0]))
+    made.assets['map'].extra_fields['file:checksum'] = '1220ab'
+    stac._read_item.cache_clear()
+    files, _ = resolve(static(tmp_path, made), AREA, None, tmp_path)
+    tags.append(stac.etag(files[0]))
+    assert len(set(tags)) == 3
+
+
 @pytest.mark.parametrize(
     ('date', 'interval'),
     [

@@ -21,6 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import rasterio
@@ -284,7 +285,10 @@ def address(name: str) -> str:
 
 
 def etag(name: str) -> str:
-    """What changes when a file does: its ETag, or size and time of a local one.
+    """What changes when a file does.
+
+    Its ETag; size and time of a local file; of one in a cloud's storage what the item
+    says (*file:checksum* or *updated*), or nothing but where it is.
 
     Args:
         name: A name that :func:`name_of` made.
@@ -294,8 +298,7 @@ def etag(name: str) -> str:
     """
     href = _href(name)
     if not href.startswith(('http:', 'https:')):
-        status = os.stat(href)
-        return f'{status.st_size} {status.st_mtime_ns}'
+        return _stamp(name, href)
     try:
         # Not HEAD: a signature may be for GET alone.
         with requests.get(
@@ -306,6 +309,21 @@ def etag(name: str) -> str:
     except requests.RequestException as error:
         raise _unreachable(name, error) from None
     return headers.get('ETag') or headers.get('Last-Modified', '')
+
+
+def _stamp(name: str, href: str) -> str:
+    """What changes when a file does that no web server has."""
+    if not href.startswith('/vsi') and '://' not in href:
+        try:
+            status = os.stat(href)
+        except OSError as error:
+            raise _unreachable(name, error) from None
+        return f'{status.st_size} {status.st_mtime_ns}'
+    if not name.startswith(PREFIX):
+        return href
+    item, asset = _item_and_asset(name)
+    said = asset.extra_fields.get('file:checksum') or asset.extra_fields.get('updated')
+    return f'{href} {said or item.properties.get("updated", "")}'
 
 
 def forget(name: str) -> None:
@@ -444,7 +462,7 @@ def _median(
                 dtype=working.name,
                 nodata=0 if _is_sentinel2(item) else None,
                 resampling='bilinear',
-                patch_url=_signed,
+                patch_url=_opened,
             )
         except (OSError, rasterio.errors.RasterioError) as error:
             raise _unreachable(item.id, error) from None
@@ -639,12 +657,18 @@ def _href(name: str) -> str:
     """Where a file is now: an address with its signature, or a path."""
     if not name.startswith(PREFIX):
         return name
+    _, asset = _item_and_asset(name)
+    return _opened(str(asset.get_absolute_href()))
+
+
+def _item_and_asset(name: str) -> tuple[Any, Any]:
+    """The item and the asset of a name."""
     where, _, asset = name.removeprefix(PREFIX).rpartition('#')
     item = _read_item(where, int(time.monotonic() / _FRESH))
     key = unquote(asset)
     if key not in item.assets:
         raise InputError(f'{where}: has no asset {key}.')
-    return _signed(str(item.assets[key].get_absolute_href()))
+    return item, item.assets[key]
 
 
 @lru_cache(maxsize=4096)
@@ -660,6 +684,13 @@ def _read_item(where: str, period: int) -> Any:
         ) from None
     except Exception as error:  # noqa: BLE001
         raise _unreachable(where, error) from None
+
+
+def _opened(href: str) -> str:
+    """An asset's address as it is opened: signed, or a path if it is file://."""
+    if href.startswith('file:'):
+        return url2pathname(urlsplit(href).path)
+    return _signed(href)
 
 
 def _signed(href: str) -> str:
