@@ -449,6 +449,23 @@ def test_items_of_an_interval(tmp_path: Path) -> None:
         resolve(text, AREA, '2024', tmp_path)
 
 
+def test_a_collection_or_an_item_of_a_static_catalogue(catalogue: Catalogue) -> None:
+    """By its file."""
+    folder = catalogue.folder
+    box = tuple(catalogue.items['left']['bbox'])
+    extent = pystac.Extent(
+        pystac.SpatialExtent([list(box)]), pystac.TemporalExtent([[None, None]])
+    )
+    made = pystac.Collection('maps', 'made', extent)
+    made.add_item(item('one', box, '2021-05-01T00:00:00Z', MAP))
+    made.normalize_and_save(str(folder / 'c'), pystac.CatalogType.SELF_CONTAINED)
+    for path in ('c/collection.json', 'c/one/one.json'):
+        files, _ = resolve(f'stac:{folder}/{path}', AREA, '2021', folder)
+        assert names(files) == ['one']
+        with pytest.raises(InputError, match='no item'):
+            resolve(f'stac:{folder}/{path}', AREA, '2020', folder)
+
+
 def test_files_by_an_address(tmp_path: Path) -> None:
     """file:// is a path, and of cloud storage the item says what is new."""
     folder = tmp_path / 'a b'

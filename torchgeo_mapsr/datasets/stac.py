@@ -71,7 +71,8 @@ class Search:
     """A search in a catalogue.
 
     Args:
-        url: A STAC API, or the address or path of a static catalogue.
+        url: A STAC API, the address or path of a static catalogue, or the path of a
+            collection or an item.
         collections: Collections to search.
         datetime: A time or a range, as STAC writes them; None for any.
         assets: Assets of an item: one file, or several that are a band each; empty for
@@ -530,10 +531,14 @@ def _search(search: Search, area: AreaOfInterest) -> list[Any]:
                     for item in _first(pages.items(), search, outline):
                         found[item.collection_id, item.id] = item
                 return list(found.values())
-        static = pystac.Catalog.from_file(search.url)
+        static = pystac.read_file(search.url)
+        if isinstance(static, pystac.Catalog):  # or a collection, which is one
+            listed = static.get_items(recursive=True)
+        else:
+            listed = iter([static])
         return [
             item
-            for item in static.get_items(recursive=True)
+            for item in listed
             if (not search.collections or item.collection_id in search.collections)
             and _within(item, search.datetime)
             and _passes(item, search, outline)
