@@ -514,6 +514,14 @@ def test_dates(date: str, interval: str) -> None:
     assert Search.parse('naip', date).datetime == interval
 
 
+def test_options_are_documented() -> None:
+    """Each has a row in the table and stands in the docstring."""
+    page = Path(__file__).parents[2] / 'docs' / 'aoi.md'
+    for option in stac._OPTIONS:
+        assert f'| `{option}` |' in page.read_text()
+        assert f'{option}=' in str(Search.parse.__doc__)
+
+
 def test_shorthands() -> None:
     assert is_search('naip')
     assert is_search('stac:https://example.org?collections=a')

@@ -97,8 +97,9 @@ class Search:
         """Read a search.
 
         Args:
-            text: ``stac:URL?collections=…&datetime=…&assets=…&cloud=…&limit=…``, or one
-                of :data:`SHORTHANDS`, with or without options after a question mark.
+            text: ``stac:URL?collections=…&datetime=…&assets=…&cloud=…&limit=…&legend=…``,
+                or one of :data:`SHORTHANDS`, with or without options after a question
+                mark.
             date: A year, month, day or two of them around a slash; in place of an
                 option *datetime*.
 
