@@ -423,8 +423,9 @@ def _stored(
                     f'{name}: has {what}; assets that are put together have one band of '
                     'real numbers each.'
                 )
-            if nodata is None:
-                nodata = described[asset].meta.nodata
+            meta = described[asset].meta
+            if nodata is None and meta is not None:
+                nodata = meta.nodata
             if nodata is None and _is_sentinel2(item):
                 nodata = 0
             kinds.add(kind)
@@ -441,8 +442,12 @@ def _stored(
         'dtype': np.result_type(dtype, np.float32).name,
         'nodata': np.nan,
     }
-    whole = value is not None and float(value).is_integer()
-    if dtype.kind in 'iu' and whole and in_dtype_range(value, dtype):
+    if (
+        dtype.kind in 'iu'
+        and value is not None
+        and float(value).is_integer()
+        and in_dtype_range(value, dtype)
+    ):
         stored = {'dtype': dtype.name, 'nodata': int(value)}
     return stored, [gain.pop() for gain in gains]
 
@@ -532,11 +537,12 @@ def _search(search: Search, area: AreaOfInterest) -> list[Any]:
                     for item in _first(pages.items(), search, outline):
                         found[item.collection_id, item.id] = item
                 return list(found.values())
+        listed: Iterable[Any]
         static = pystac.read_file(search.url)
         if isinstance(static, pystac.Catalog):  # or a collection, which is one
             listed = static.get_items(recursive=True)
         else:
-            listed = iter([static])
+            listed = [static]
         return [
             item
             for item in listed
