@@ -514,6 +514,56 @@ def test_files_inside_of_others_count(tif: Tif, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ('content', 'same'),
+    [
+        (None, True),
+        ('<PAMRasterBand band="1"><NoDataValue>7</NoDataValue></PAMRasterBand>', False),
+        ('<PAMRasterBand band="1"><Scale>2</Scale></PAMRasterBand>', False),
+        ('<PAMRasterBand band="1"><Offset>2</Offset></PAMRasterBand>', False),
+        ('<PAMRasterBand band="2"><Description>b</Description></PAMRasterBand>', False),
+        ('<PAMRasterBand band="2"><ColorInterp>Alpha</ColorInterp></PAMRasterBand>',
+         False),
+        ('<SRS>EPSG:32618</SRS>', False),
+        ('<GeoTransform>360000, 2, 0, 4348000, 0, -2</GeoTransform>', False),
+        ('<Metadata><MDI key="NODATA_VALUES">1 2</MDI></Metadata>', False),
+    ],
+)  # fmt: skip
+def test_statistics_beside_a_file_are_no_part_of_it(
+    tif: Tif, tmp_path: Path, content: str | None, same: bool
+) -> None:
+    """Whatever else GDAL's side-car may say of the pixels is."""
+    path = tmp_path / 'bare.tif'
+    tif('a.tif', values_of(2))
+    with rasterio.open(tmp_path / 'a.tif') as source:
+        values, affine, crs = source.read(), source.transform, source.crs
+    with rasterio.open(
+        path, 'w', driver='GTiff', count=2, height=values.shape[1],
+        width=values.shape[2], dtype=values.dtype,
+    ) as file:  # fmt: skip
+        file.write(values)
+    side = tmp_path / 'bare.tif.aux.xml'
+    numbers = ', '.join(map(str, affine.to_gdal()))
+    base = {'<SRS': f'<SRS>{crs.to_wkt()}</SRS>',
+            '<GeoTransform': f'<GeoTransform>{numbers}</GeoTransform>'}  # fmt: skip
+
+    def write(more: str) -> None:
+        texts = [text for key, text in base.items() if not more.startswith(key)]
+        side.write_text(f'<PAMDataset>{"".join(texts)}{more}</PAMDataset>')
+
+    write('')
+    imagery = Imagery(path)
+    before = imagery.fingerprint()
+    if content is None:
+        with rasterio.open(path) as dataset:
+            dataset.statistics(1)
+        assert 'STATISTICS' in side.read_text()
+        assert not imagery.changed()
+    else:
+        write(content)
+    assert (Imagery(path).fingerprint() == before) == same
+
+
+@pytest.mark.parametrize(
     ('crs', 'code'),
     [
         ('+proj=utm +zone=18 +datum=WGS84', 32618),

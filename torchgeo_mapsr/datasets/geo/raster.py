@@ -83,6 +83,8 @@ class RasterFile:
         largest_error: How far that moves values at most, where the file says so (LERC).
         files: Local files that the raster consists of: itself, side-car files, a VRT's
             sources.
+        files: Local files that the raster consists of: itself, side-car files but for
+            the .aux.xml that holds statistics, a VRT's sources.
         tags: Digest of the file's own tags.
         names: Description of each band; empty where there is none.
         warped: Whether pixels are warped to a grid when they are read, because the file
@@ -181,6 +183,10 @@ class RasterFile:
         flags = source.mask_flag_enums
         stamps = _local_files(name, source)
         compression, largest_error = _losses(source)
+        if not warped:
+            # GDAL's programs write statistics there. All else that it may hold and that
+            # matters is in the header; points and camera models are not.
+            stamps.pop(f'{os.path.abspath(local_file(name))}.aux.xml', None)
         file = cls(
             path=name,
             geobox=GeoBox(source.shape, source.transform, _crs(name, source.crs)),
@@ -299,6 +305,8 @@ class RasterFile:
         digest.update(repr((header, self.tags)).encode())
         values = self.colors, self.scales, self.offsets, self.palettes
         digest.update(repr(values).encode())
+        masks = self.alpha, self.masked, self.band_masks, self.names
+        digest.update(repr(masks).encode(errors='surrogateescape'))
         home = local_file(self.path)
         # a member of an archive, or a variable of a store
         inner = self.path.rpartition(home)[2] if home != self.path else ''
