@@ -166,7 +166,7 @@ def test_what_is_measured(write: Write, tmp_path: Path, name: str, world: str) -
     codes = codes_under(image, world)
     path = write('map.tif', codes.astype('uint8'), transform, crs)
     found = composition(path, legend, LabelRaster.open(world), legend)
-    np.testing.assert_allclose(found.shares, np.diag(found.cells))
+    np.testing.assert_allclose(found.shares, np.diag(found.weights))
     cells = np.unique(cells_under(path, world).reshape(2, -1), axis=1).shape[1]
     assert found.cells.sum() == cells
     crosswalk = Crosswalk('', legend, legend, {i: i for i in range(1, 9)})

@@ -117,6 +117,7 @@ def test_an_output_that_cannot_be_written(made_scene: Scene, tmp_path: Path) -> 
     data = UnlabelledDataModule(str(copy), patch_size=64, length=1)
     for output, message in (
         (tmp_path / 'folder', 'is a folder'),
+        ('s3://bucket/encoder.safetensors', 'is an address'),
         (tmp_path / 'file' / 'encoder.safetensors', 'file is no folder'),
         (copy, 'is an input and would be overwritten'),
     ):

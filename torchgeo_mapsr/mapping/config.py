@@ -23,6 +23,7 @@ from ..models.backbones.spec import map_option
 from ..models.head.options import (
     CLASS_WEIGHTS,
     NOISE,
+    RANGES,
     RECIPES,
     SCORES,
     FitOptions,
@@ -39,6 +40,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     'chips.size': (1, _MOST),
     'chips.tile_size': (1, _MOST),
     'chips.overlap': (1, _MOST),
+    'scoring.prior': RANGES['prior'],
+    'seed': RANGES['seed'],
     'bands': (1, _MOST),
     'bbox': (-360, 360),
     'ensemble_weights': (1e-9, 1e9),
@@ -653,9 +656,8 @@ def check_value(path: str, value: Any, name: str) -> None:
     if text and not isinstance(value, str | os.PathLike | None):
         raise InputError(f'{name} must be a word, not {type(value).__name__}.')
     stage, _, field_name = path.rpartition('.')
-    of_a_fit = path in ('seed', 'scoring.prior') and value is not None
-    if stage == 'fit' or of_a_fit:
-        check_field(field_name or path, value, name)
+    if stage == 'fit':
+        check_field(field_name, value, name)
     low, high = _RANGES.get(path, (-math.inf, math.inf))
     for number in value if isinstance(value, tuple | list) else (value,):
         if isinstance(number, bool) or not isinstance(number, int | float):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from .._compat import BaseTask, Sample
-from ..arguments import check_arguments, plain
+from ..arguments import check_arguments, check_local, plain
 from ..atomic import replacing
 from ..datasets.base import ChipDataset
 from ..errors import InputError
@@ -156,6 +156,7 @@ class MaskedAutoencoderTask(BaseTask):
         loader: Any = self.trainer.train_dataloader
         dataset = getattr(loader, 'dataset', None)
         read = dataset.paths if isinstance(dataset, ChipDataset) else []
+        check_local(self.hparams['output'])
         check_outputs([Path(self.hparams['output'])], read, overwrite=True)
 
     def on_train_batch_start(self, batch: Sample, batch_idx: int) -> None:

@@ -25,7 +25,8 @@ CHOICES = {
 #: Widest smoothing of the labels, in LR cells: chips have a margin of three such.
 MAX_SIGMA = 1.0
 
-_RANGES: dict[str, Range] = {
+#: Least and largest value of its fields that are numbers.
+RANGES: dict[str, Range] = {
     'balance': (0, 2),
     'l2': (1e-12, 1e6),
     'prior': (0, 100),
@@ -52,9 +53,9 @@ def check_field(field: str, value: Any, name: str) -> None:
     """
     if field in CHOICES:
         check_choice(name, value, CHOICES[field])
-    if field in _RANGES:
+    if field in RANGES:
         whole = FitOptions.__annotations__[field] is int
-        check_range(name, value, *_RANGES[field], whole=whole)
+        check_range(name, value, *RANGES[field], whole=whole)
     if field == 'confidence_quantile' and value == 1:
         raise InputError(f'{name} must be below 1.')
 
@@ -115,7 +116,7 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         """Check the values; what is kept are plain ones."""
-        for name in (*CHOICES, *_RANGES):
+        for name in (*CHOICES, *RANGES):
             check_field(name, getattr(self, name), name)
             object.__setattr__(self, name, plain(getattr(self, name)))
         check_choice('centre', self.centre, (True, False))
