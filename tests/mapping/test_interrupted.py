@@ -254,7 +254,7 @@ def test_changed_weights_of_a_spec_are_other_work(job: MapJob, tmp_path: Path) -
     for file in files:
         file.parent.mkdir()
         file.write_bytes(b'weights')
-    inputs = Inputs.open(job, outputs)
+    inputs, _ = Inputs.open(job, outputs)
     assert set(map(str, files)) <= set(map(str, inputs.files(job)))
     seen = [inputs.describe(job)]
     for file in files:
