@@ -239,7 +239,7 @@ def test_networks_as_the_command_maps_them(
     scene: Scene, made: Path, tmp_path: Path
 ) -> None:
     task = SegmentationTask('unet', 'resnet18')
-    data = PairDataModule(str(scene.imagery), str(scene.labels), patch_size=192)
+    data = PairDataModule(str(scene.imagery), str(scene.labels), patch_size=224)
     writer = MapWriter(tmp_path / 'cover.tif', tile_size=100, scores=True)
     silent: dict[str, Any] = {'logger': False, 'enable_progress_bar': False}
     trainer = Trainer(callbacks=[writer], accelerator='cpu', **silent)
@@ -250,7 +250,7 @@ def test_networks_as_the_command_maps_them(
         checkpoint=(str(tmp_path / 'last.ckpt'),),
         output=tmp_path / 'command' / 'cover.tif',
         scores=True,
-        chips={'size': 192, 'tile_size': 100},
+        chips={'size': 224, 'tile_size': 100},
     )
     map_region(job)
     assert layers(tmp_path) == layers(tmp_path / 'command')
