@@ -193,7 +193,7 @@ def test_a_folder_that_holds_the_output(
     folder.mkdir()
     shutil.copy(scene.imagery, folder / 'a.tif')
     job = changed(job_of(scene, tmp_path / output), imagery=(str(folder),))
-    job = changed(job, output=f'{tmp_path}/{output}')
+    job = changed(job, output=f'{tmp_path}/{output}', backbone='identity')
     map_region(job)
     first = sorted(folder.rglob('*.tif'))
     expected = {path: path.read_bytes() for path in first}
