@@ -27,13 +27,12 @@ from torchgeo_mapsr.evaluation.class_maps import (
     without_layers,
 )
 from torchgeo_mapsr.evaluation.estimation import allocate
+from torchgeo_mapsr.evaluation.points import class_of, read_sample
 from torchgeo_mapsr.evaluation.reliability import map_reliability
 from torchgeo_mapsr.evaluation.sampling import (
     Strata,
     StrataSizes,
-    class_of,
     draw_sample,
-    read_sample,
     write_sample,
 )
 

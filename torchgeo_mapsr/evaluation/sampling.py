@@ -14,16 +14,15 @@ from xml.sax.saxutils import quoteattr
 
 import geopandas
 import numpy as np
-import pandas
 from numpy.typing import NDArray
 from pyproj import Transformer
 
 from ..datasets.geo.raster import distinct_names
-from ..datasets.geo.vector import layers_of, read_vector, split_layer
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from .class_maps import ClassMaps, MapBlock, first_code, layer_path
+from .points import LAYER
 
 # Percent at which the bands of confidence begin.
 _BANDS = (0, 50, 70, 90)
@@ -308,7 +307,7 @@ def write_sample(sample: geopandas.GeoDataFrame, path: Path, legend: Legend) -> 
         path: The file, which is not there yet.
         legend: The choices.
     """
-    sample.to_file(path, layer=_LAYER, driver='GPKG', engine='pyogrio')
+    sample.to_file(path, layer=LAYER, driver='GPKG', engine='pyogrio')
     with closing(sqlite3.connect(path)) as database, database:
         for statement in _SCHEMA:
             database.execute(statement)
@@ -322,11 +321,9 @@ def write_sample(sample: geopandas.GeoDataFrame, path: Path, legend: Legend) -> 
             'INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, '
             'f_geometry_column, styleName, styleQML, useAsDefault, description) '
             "VALUES ('', '', ?, 'geom', 'reference', ?, 1, 'reference points')",
-            (_LAYER, _qml(legend)),
+            (LAYER, _qml(legend)),
         )
 
-
-_LAYER = 'points'
 
 # GeoPackage 1.3, annex F.9 (schema), and the table in which QGIS keeps styles.
 _SCHEMA = (
@@ -356,7 +353,7 @@ _SCHEMA = (
     ),
     (
         'INSERT INTO gpkg_data_columns VALUES '
-        f"('{_LAYER}', 'reference', NULL, 'Reference class', NULL, NULL, "
+        f"('{LAYER}', 'reference', NULL, 'Reference class', NULL, NULL, "
         "'reference_classes')"
     ),
     (
@@ -408,83 +405,3 @@ def _qml(legend: Legend) -> str:
         f'<categories>{categories}</categories><symbols>{symbols}</symbols>'
         '</renderer-v2><layerGeometryType>0</layerGeometryType></qgis>'
     )
-
-
-def read_sample(path: Path, column: str = 'reference') -> geopandas.GeoDataFrame:
-    """Read labelled points.
-
-    Args:
-        path: A GeoPackage, or any file of points that GDAL reads; of several layers
-            the one that is called points, or that is named: ``file.gpkg:layer``.
-        column: The column with the reference class.
-
-    Returns:
-        Its rows; a multipoint of one point, as some programs write it, is that point.
-
-    Raises:
-        InputError: If it cannot be read, is not of points, lacks the column, or has
-            several layers and none of them is named.
-    """
-    file, layer = split_layer(path)
-    layers = [
-        name
-        for name, kind in layers_of(file).items()
-        if 'Point' in kind or kind == 'Unknown'
-    ]
-    if layer is None and _LAYER in layers:
-        layer = _LAYER
-    if layer is None and len(layers) > 1:
-        raise InputError(
-            f'{file}: has several layers of points ({", ".join(layers)}); name one, as '
-            f'{file}:{layers[0]}'
-        )
-    points = read_vector(file, layer or next(iter(layers), None))
-    empty = points.geometry.isna() | points.geometry.is_empty
-    if empty.any():
-        raise InputError(f'{path}: row {empty.argmax() + 1} has no point; delete it.')
-    kinds = sorted(set(points.geom_type) - {'Point', 'MultiPoint'})
-    if kinds:
-        raise InputError(f'{path}: holds {", ".join(kinds)}; reference is points.')
-    rows = len(points)
-    points = points.explode(ignore_index=True)
-    if len(points) != rows:
-        raise InputError(f'{path}: a row has several points; give each its own.')
-    if column not in points.columns.drop(points.geometry.name):
-        raise InputError(
-            f'{path}: has no column {column!r}; it has '
-            f'{", ".join(map(str, points.columns))}. Give its name with --reference.'
-        )
-    return points
-
-
-def class_of(values: Sequence[object], legend: Legend, where: str) -> NDArray[np.int64]:
-    """Class indices of a column of codes or names.
-
-    Args:
-        values: Codes, names (without regard to case), or nothing.
-        legend: The classes.
-        where: The column, for the error.
-
-    Returns:
-        Class index of each, (n,); -1 where there is nothing.
-
-    Raises:
-        InputError: If a value is neither.
-    """
-    by_name = {item.name.casefold(): i for i, item in enumerate(legend.classes)}
-    by_name |= {str(item.code): i for i, item in enumerate(legend.classes)}
-    result = np.full(len(values), -1, np.int64)
-    for i, value in enumerate(values):
-        if value is None or value is pandas.NA or value != value:  # noqa: PLR0124
-            continue
-        text = str(value).strip().casefold()
-        if text not in by_name:  # codes in a column of numbers
-            text = text.removesuffix('.0')
-        if text and text not in by_name:
-            names = ', '.join(f'{c.code} {c.name}' for c in legend.classes)
-            raise InputError(
-                f'{where} has {value!r}, which the legend {legend.name!r} does not have '
-                f'({names}); put it right, or give the legend with --legend.'
-            )
-        result[i] = by_name.get(text, -1)
-    return result

@@ -5,7 +5,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .console import (
     check_json,
@@ -16,11 +16,6 @@ from .console import (
     working,
     write_json,
 )
-
-if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
-
-    from ..evaluation.class_maps import ClassMaps
 
 DESCRIPTION = (
     'User’s, producer’s and overall accuracy and the area of each class, with standard '
@@ -76,57 +71,34 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
-    import numpy as np
-
     from ..errors import InputError
     from ..evaluation.class_maps import ClassMaps, common_legend
-    from ..evaluation.estimation import StratifiedSample
-    from ..evaluation.sampling import class_of, read_sample
+    from ..evaluation.points import LabelledPoints
 
     if not 0 < options.confidence < 1 - 1e-12:
         raise InputError('--confidence is a share between 0 and 1, like 0.95.')
     check_json(options, [*options.maps, options.points])
     maps = ClassMaps(options.maps, common_legend(options.maps, options.legend))
     legend = maps.legend
-    points = read_sample(options.points, options.reference)
-    where = f'{options.points}: column {options.reference!r}'
-    reference = class_of(list(points[options.reference]), legend, where)
-    x, y = points.geometry.x.to_numpy(), points.geometry.y.to_numpy()
-    mapped = maps.at_points(x, y, points.crs)
-    used = (reference >= 0) & (mapped >= 0)
-    if not used.any():
-        raise InputError(
-            f'{options.points}: no point has a reference class and lies on the maps; '
-            f'fill the column {options.reference!r}.'
-        )
     console = terminal()
     with working(console, 'Measuring strata'):
-        stratum, names, hectares, pixels = _strata(options.points, maps, points, mapped)
-    _check(options.points, stratum[used], names, hectares, pixels)
-    sample = StratifiedSample(
-        stratum[used],
-        mapped[used],
-        reference[used],
-        hectares,
-        len(legend),
-        pixels,
-        options.confidence,
-    )
-    unlabelled = int((reference < 0).sum())
-    outside = int(((reference >= 0) & (mapped < 0)).sum())
-    places = np.stack([x, y], 1)[used]
-    again = len(places) - len(np.unique(places, axis=0))
+        points = LabelledPoints.read(options.points, maps, options.reference)
+    sample = points.sample(options.confidence)
     with working(console, 'Measuring the map'):
         counted = maps.areas() / 1e4
     _show(console, sample, legend.class_names, counted)
-    if unlabelled:
-        console.print(f'{unlabelled} points have no reference class and are left out.')
-    if outside:
-        console.print(f'{outside} points lie where the maps have no data; left out.')
-    if again:
+    if points.unlabelled:
         console.print(
-            f'Note: {again} points lie where others do, and each counts: leave them out, '
-            'unless they were drawn again.'
+            f'{points.unlabelled} points have no reference class and are left out.'
+        )
+    if points.outside:
+        console.print(
+            f'{points.outside} points lie where the maps have no data; left out.'
+        )
+    if points.repeated:
+        console.print(
+            f'Note: {points.repeated} points lie where others do, and each counts: leave '
+            'them out, unless they were drawn again.'
         )
     whole = float(counted.sum())
     if abs(whole - sample.area) > _SAME_AREA * whole:
@@ -150,110 +122,27 @@ def run(options: argparse.Namespace) -> int:
         }
         for k, item in enumerate(legend.classes)
     ]
-    per_stratum = np.bincount(stratum[used], minlength=len(names)).tolist()
+    strata = zip(points.names, points.hectares, points.per_stratum, strict=True)
     content: dict[str, Any] = {
         'legend': legend.name,
-        'points': int(used.sum()),
-        'points_without_reference': unlabelled,
-        'points_without_map': outside,
-        'points_in_one_place': again,
+        'points': int(points.used.sum()),
+        'points_without_reference': points.unlabelled,
+        'points_without_map': points.outside,
+        'points_in_one_place': points.repeated,
         'confidence': options.confidence,
         'hectares': round(sample.area, 4),
         'mapped_hectares': round(whole, 4),
         'overall_accuracy': sample.overall_accuracy.to_dict(),
         'classes': classes,
         'strata': [
-            {'name': name, 'hectares': round(float(area), 4), 'points': count}
-            for name, area, count in zip(names, hectares, per_stratum, strict=True)
+            {'name': name, 'hectares': round(float(area), 4), 'points': int(count)}
+            for name, area, count in strata
         ],
         'error_matrix_points': sample.counts.tolist(),
         'error_matrix_shares': sample.matrix.round(8).tolist(),
     }
     write_json(options, content, [*options.maps, options.points])
     return 0
-
-
-def _strata(path: Path, maps: 'ClassMaps', points: 'GeoDataFrame', mapped: Any) -> Any:
-    """Number of each point's stratum; names, hectares and, if known, pixels of strata."""
-    import numpy as np
-    import pandas
-
-    from ..errors import InputError
-    from ..evaluation.sampling import class_of
-
-    if 'stratum' not in points:
-        return mapped, maps.legend.class_names, maps.areas() / 1e4, None
-    empty = points['stratum'].isna()
-    if empty.any():
-        raise InputError(
-            f'{path}: row {empty.argmax() + 1} has no stratum; fill the column stratum.'
-        )
-    column = points['stratum'].astype(str)
-    if 'stratum_hectares' in points:
-        hectares = pandas.to_numeric(points['stratum_hectares'], errors='coerce')
-        if not (np.isfinite(hectares) & (hectares >= 0)).all():
-            raise InputError(
-                f'{path}: column stratum_hectares has something that is no area.'
-            )
-        table = hectares.groupby(column, sort=True)
-        for name in table.groups:
-            if table.get_group(name).nunique() > 1:
-                raise InputError(
-                    f'{path}: stratum {name!r} has two areas in the column '
-                    'stratum_hectares.'
-                )
-        area = table.first()
-        if not area.any():
-            raise InputError(
-                f'{path}: all areas of the column stratum_hectares are 0; fill in those '
-                'of the strata, or leave out the column.'
-            )
-        numbers = np.searchsorted(area.index.to_numpy(str), column.to_numpy(str))
-        pixels = None
-        if 'stratum_pixels' in points:
-            number = pandas.to_numeric(points['stratum_pixels'], errors='coerce')
-            if not (np.isfinite(number) & (number >= 0) & (number % 1 == 0)).all():
-                raise InputError(
-                    f'{path}: column stratum_pixels has something that is no number of '
-                    'pixels.'
-                )
-            by_stratum = number.groupby(column, sort=True)
-            for name, count in by_stratum.nunique().items():
-                if count > 1:
-                    raise InputError(
-                        f'{path}: stratum {name!r} has two numbers in the column '
-                        'stratum_pixels.'
-                    )
-            pixels = by_stratum.first().to_numpy(int)
-        return numbers, tuple(area.index), area.to_numpy(float), pixels
-    where = f'{path}: column stratum (there is no column stratum_hectares)'
-    numbers = class_of(list(points['stratum']), maps.legend, where)
-    return numbers, maps.legend.class_names, maps.areas() / 1e4, None
-
-
-def _check(path: Path, stratum: Any, names: Any, hectares: Any, pixels: Any) -> None:
-    """Each stratum has points enough for a variance."""
-    import numpy as np
-
-    from ..errors import InputError
-
-    if (stratum < 0).any():
-        raise InputError(f'{path}: a point has no stratum; fill the column stratum.')
-    count = np.bincount(stratum, minlength=len(names))
-    least = 2 if pixels is None else np.minimum(pixels, 2)
-    few = np.flatnonzero((count < least) & (hectares > 0))
-    if few.size:
-        raise InputError(
-            f'{path}: stratum {names[few[0]]!r} has {count[few[0]]} labelled point(s) and '
-            'needs at least 2; label more of them.'
-        )
-    many = np.flatnonzero(count > (np.inf if pixels is None else pixels))
-    if many.size:
-        raise InputError(
-            f'{path}: stratum {names[many[0]]!r} has {count[many[0]]} labelled points and '
-            f'{pixels[many[0]]} pixels: leave out points that lie where others do, or '
-            'correct the column stratum_pixels.'
-        )
 
 
 def _show(console: Any, sample: Any, names: Any, counted: Any) -> None:
