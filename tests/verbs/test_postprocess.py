@@ -9,9 +9,10 @@ import pytest
 import rasterio
 from scipy import ndimage
 
+from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.verbs import postprocess
+from torchgeo_mapsr.mapping import postprocess
 
 
 @pytest.fixture
@@ -92,21 +93,19 @@ def test_interrupted_it_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from torchgeo_mapsr.mapping import cog
-
     path, _ = scored
     arguments = ['postprocess', str(path), '--min-area', '30', '--output']
     whole, output = tmp_path / 'whole.tif', tmp_path / 'out.tif'
     assert main([*arguments, str(whole)]) == 0
-    write = cog.write_cog
+    write = postprocess.write_cog
 
     def full(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cog, 'write_cog', full)
+    monkeypatch.setattr(postprocess, 'write_cog', full)
     assert main([*arguments, str(output)]) == 130
     assert not output.exists()
-    monkeypatch.setattr(cog, 'write_cog', write)
+    monkeypatch.setattr(postprocess, 'write_cog', write)
     capsys.readouterr()
     assert main([*arguments, str(output)]) == 0
     assert 'Going on' in capsys.readouterr().out
@@ -154,6 +153,23 @@ def test_a_folder_with_a_map_and_its_layers(
             for file in (path, tmp_path / 'map_scores.tif'):
                 file.rename(folder / file.name)
     np.testing.assert_array_equal(*results)
+
+
+def test_from_python(scored: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    path, _ = scored
+    legend = Legend.load('land-cover-4')
+    work = postprocess.Postprocessing.of([path], legend, (1, 2, 1, 1), min_area=30)
+    ticks: list[None] = []
+    one, other = tmp_path / 'one.tif', tmp_path / 'other.tif'
+    change = work.write(one, tick=lambda: ticks.append(None))
+    assert len(ticks) == work.steps
+    assert change.before.sum() == pytest.approx(change.after.sum())
+    assert change.changed > 0
+    with pytest.raises(FileExistsError):
+        work.write(one)
+    command = ['postprocess', str(path), '--reweight', 'forest=2', '--min-area', '30']
+    assert main([*command, '--output', str(other)]) == 0
+    assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'uint16'])

@@ -4,11 +4,8 @@
 """Select patches of predicted maps that have minority classes."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..errors import InputError
 from .console import (
     check_json,
     finite,
@@ -18,11 +15,6 @@ from .console import (
     terminal,
     write_json,
 )
-
-if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
-
-_SIZE = 256
 
 DESCRIPTION = (
     'Select unlabelled patches by the share of minority classes in their predicted '
@@ -72,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--patch-size',
         type=int,
-        default=_SIZE,
+        default=256,
         metavar='PIXELS',
         help='height and width of a patch, in pixels of the maps (default: %(default)s)',
     )
@@ -98,13 +90,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
+    from ..evaluation.selection import select_footprints
+
     inputs = [*options.maps, options.output]
     check_json(options, inputs)
     others = {'run', 'json'}
     settings = {
         name: value for name, value in vars(options).items() if name not in others
     }
-    chosen = select(**settings)
+    chosen = select_footprints(**settings)
     below = int(chosen['drawn'].sum())
     terminal().print(
         f'{len(chosen)} of {chosen.attrs["candidates"]} patches: '
@@ -114,87 +108,6 @@ def run(options: argparse.Namespace) -> int:
     figures = {'patches': chosen.attrs['candidates'], 'selected': len(chosen)}
     write_json(options, {**figures, 'drawn': below}, inputs)
     return 0
-
-
-def select(
-    maps: Sequence[str],
-    minority: Sequence[int | str] | None,
-    output: Path,
-    patch_size: int = _SIZE,
-    threshold: float = 0.01,
-    fraction: float | None = 0.5,
-    seed: int = 0,
-    legend: str | None = None,
-    labels: Sequence[str] = (),
-) -> 'GeoDataFrame':
-    """Select patches of class maps and write their footprints.
-
-    Args:
-        maps: Class maps of unlabelled imagery, each in its own grid and CRS; their
-            confidence and scores are left out.
-        minority: The minority classes: codes, or names of the maps' legend. None: see
-            *labels*.
-        output: The footprint file; nothing is written over.
-        patch_size: Height and width of a patch, in pixels of its map.
-        threshold: See :func:`~torchgeo_mapsr.datasets.patches.select_patches`, as the
-            next two.
-        fraction: Of the patches below the threshold, how many are drawn.
-        seed: Seed of the draw.
-        legend: Legend of the maps (default: what they say, or land-cover-4).
-        labels: Labelled rasters, whose rare classes are the minority, see
-            :func:`~torchgeo_mapsr.datasets.patches.minority_classes`.
-
-    Returns:
-        The selected patches: what the file holds.
-
-    Raises:
-        InputError: If a map cannot be used, no patch has a minority class, or the file
-            cannot be written.
-    """
-    from ..datasets.patches import (
-        check_footprints,
-        class_shares,
-        minority_classes,
-        select_patches,
-        write_footprints,
-    )
-    from ..evaluation.class_maps import without_layers
-
-    if patch_size < 1:
-        raise InputError('--patch-size must be at least 1.')
-    check_footprints(output)
-    found = without_layers(maps)
-    if not found:
-        raise InputError('There is no class map among the files; name one.')
-    patches = class_shares(found, patch_size)
-    codes = [column for column in patches.columns if isinstance(column, int)]
-    if minority is None:
-        rare = list(minority_classes(labels))
-    else:
-        rare = _codes(maps, minority, legend)
-    chosen = select_patches(patches[codes], rare, threshold, fraction, seed)
-    selected = patches.loc[chosen.index]
-    selected = selected.rename(columns={code: f'share_{code}' for code in codes})
-    selected.insert(4, 'minority', chosen['minority'])
-    selected.insert(5, 'drawn', chosen['drawn'])
-    write_footprints(selected, output)
-    selected.attrs['candidates'] = len(patches)
-    return selected
-
-
-def _codes(
-    maps: Sequence[str], minority: Sequence[int | str], legend: str | None
-) -> list[int]:
-    """Codes of classes; only names need a legend."""
-    from ..evaluation.class_maps import class_index, common_legend
-
-    given = [str(name) for name in minority]
-    if all(name.isdecimal() for name in given):
-        return [int(name) for name in given]
-    classes = common_legend(maps, legend)
-    found = [class_index(name, classes, f'--minority {name}') for name in given]
-    codes: list[int] = classes.codes[found].tolist()
-    return codes
 
 
 def _fraction(text: str) -> float | None:
