@@ -5,7 +5,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +24,9 @@ from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from .class_maps import one_grid
+from .groups import Groups
 
 _BLOCK = 2048
-
-#: Gives the number of the group of each pixel of a grid, (H, W); -1 = none.
-Grouping = Callable[[GeoBox], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -366,7 +364,7 @@ def assess(
     map_crosswalk: Crosswalk,
     truth_crosswalk: Crosswalk,
     boundary_width: float | None = None,
-    groups: Mapping[str, tuple[Sequence[str] | None, Grouping]] | None = None,
+    groups: Groups | None = None,
 ) -> Assessment:
     """Compare a map with HR labels, by group and along boundaries, too.
 
@@ -382,8 +380,7 @@ def assess(
         truth_crosswalk: From the truth's legend to the same.
         boundary_width: Metres from a boundary in which the boundary IoU is taken; it is
             not measured by default.
-        groups: Names of groups and what gives their numbers, by kind; without names, a
-            group is called by its number.
+        groups: Groups of pixels that are counted apart, too.
 
     Returns:
         The counts.

@@ -216,8 +216,10 @@ def _with_truth(
     from ..datasets.geo.raster import distinct_names
     from ..datasets.labels import LabelRaster
     from ..datasets.legends.crosswalk import Crosswalk
+    from ..datasets.legends.legend import Legend
     from ..evaluation.accuracy import assess, compared_pixel
     from ..evaluation.class_maps import layer_path
+    from ..evaluation.groups import Groups, code_groups, lr_groups, whole_group
     from ..evaluation.reliability import map_reliability
 
     target = options.target or legend
@@ -230,11 +232,18 @@ def _with_truth(
     width = options.boundary
     if width is None:
         width = round(2 * max(map(max, pixels)), 3)
-    groups = _groups(options)
+    groups: Groups = {}
+    if options.labels:
+        lr_legend = Legend.load(options.labels_legend)
+        groups |= lr_groups(options.labels, lr_legend, options.lr_group)
+    elif options.lr_group:
+        raise InputError('--lr-group needs --labels and --labels-legend.')
+    if options.strata:
+        groups |= code_groups(options.strata)
     parts, reliability = [], None
     with working(console, 'Comparing'):
         for name, (path, truth) in zip(names, pairs, strict=True):
-            tile = {'tile': ((name,), _all)} if len(pairs) > 1 else {}
+            tile = whole_group('tile', name) if len(pairs) > 1 else {}
             parts.append(
                 assess(
                     path, truth, map_crosswalk, truth_crosswalk, width, groups | tile
@@ -292,61 +301,6 @@ def _notes(maps: list[str], pixels: list[tuple[float, float]]) -> list[str]:
         'or compare files of one pixel size at a time.'
     )
     return [note]
-
-
-def _all(grid: Any) -> Any:
-    """One group of all pixels."""
-    import numpy as np
-
-    return np.zeros(grid.shape, np.int64)
-
-
-def _groups(options: argparse.Namespace) -> dict[str, Any]:
-    """Groups by coarse class and by stratum."""
-    import numpy as np
-
-    from ..datasets.labels import LabelRaster
-    from ..datasets.legends.legend import Legend
-    from ..evaluation.class_maps import first_code
-
-    groups: dict[str, Any] = {}
-    if options.labels:
-        labels = LabelRaster.open(options.labels)
-        legend = Legend.load(options.labels_legend)
-
-        def coarse(grid: Any) -> Any:
-            return legend.index(first_code(labels, grid))
-
-        groups['lr'] = (legend.class_names, coarse)
-        for text in options.lr_group:
-            name, _, codes = text.partition('=')
-            try:
-                members = legend.index([int(code) for code in codes.split(',')])
-            except ValueError:
-                members = np.array([-1])
-            if (members < 0).any():
-                raise InputError(
-                    f'--lr-group {text} is not NAME=CODES of the legend {legend.name!r}.'
-                )
-
-            def member(grid: Any, members: Any = members) -> Any:
-                return np.where(np.isin(coarse(grid), members), 0, -1)
-
-            if f'lr: {name}' in groups:
-                raise InputError(
-                    f'--lr-group {text}: there is a group {name!r} already.'
-                )
-            groups[f'lr: {name}'] = ((name,), member)
-    elif options.lr_group:
-        raise InputError('--lr-group needs --labels and --labels-legend.')
-    if options.strata:
-        strata = LabelRaster.open(options.strata)
-
-        def stratum(grid: Any) -> Any:
-            return first_code(strata, grid)
-
-        groups['stratum'] = (None, stratum)
-    return groups
 
 
 def _show_classes(console: 'Console', result: 'Confusion') -> None:
