@@ -69,7 +69,7 @@ def test_examples_of_docstrings_become_code() -> None:
     )
 
 
-@pytest.mark.parametrize('page', ['aoi', 'extend', 'jobs'])
+@pytest.mark.parametrize('page', ['aoi', 'area', 'extend', 'jobs'])
 def test_page(page: str) -> None:
     blocks = re.findall(
         r'^```python\n(.*?)^```$',
