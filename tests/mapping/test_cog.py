@@ -16,7 +16,8 @@ from rio_cogeo import cog_validate
 
 from torchgeo_mapsr.datasets.geo.plan import Plan, Tile
 from torchgeo_mapsr.datasets.legends.legend import Legend, LegendClass
-from torchgeo_mapsr.mapping.cog import NO_PERCENT, Layer, map_nodata, write_cog
+from torchgeo_mapsr.evaluation.class_maps import NO_PERCENT
+from torchgeo_mapsr.mapping.cog import Layer, map_nodata, write_cog
 
 from ..forked import run_forked
 

@@ -22,7 +22,8 @@ from scipy.ndimage import gaussian_filter, zoom
 from torchgeo_mapsr.datasets.geo.plan import Plan
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.mapping.cog import NO_PERCENT, Layer, write_cog
+from torchgeo_mapsr.evaluation.class_maps import NO_PERCENT
+from torchgeo_mapsr.mapping.cog import Layer, write_cog
 from torchgeo_mapsr.mapping.polygons import ClassPolygon, polygonise, polygons
 
 from ..forked import run_forked

@@ -13,7 +13,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from torchgeo_mapsr.datasets.geo.plan import ChipIndex, Plan
-from torchgeo_mapsr.mapping.cog import NO_PERCENT
+from torchgeo_mapsr.evaluation.class_maps import NO_PERCENT
 from torchgeo_mapsr.mapping.executor import Groups
 from torchgeo_mapsr.mapping.tiles import (
     NO_CLASS,

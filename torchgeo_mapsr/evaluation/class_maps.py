@@ -38,6 +38,9 @@ from ..errors import InputError
 #: Files that ``map`` writes beside NAME.tif, by what their names end with.
 LAYERS = ('_confidence', '_scores')
 
+#: No data in the confidence and scores beside a map, whose values are percentages.
+NO_PERCENT = 255
+
 
 def layer_path(map_path: PathLike, layer: str) -> Path:
     """The file that ``map`` writes beside a map.

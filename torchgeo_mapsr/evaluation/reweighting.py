@@ -10,10 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from .class_maps import parse_named
-
-#: No data in score files, whose values are percentages.
-NO_PERCENT = 255
+from .class_maps import NO_PERCENT, parse_named
 
 
 def class_weights(values: Iterable[str], legend: Legend) -> tuple[float, ...]:

@@ -28,12 +28,15 @@ from ..models.backbones.create import create_backbone
 from ..models.head.options import FitOptions
 from ..models.model import ChipModel, LandCoverModel, device_of
 from ..models.networks.files import NetworkFiles
-from .cog import NO_PERCENT, map_codes
+from .cog import map_codes
 from .config import ComputeOptions, ScoringOptions
 from .fit import fit_region
 from .inputs import Inputs, warn_of_another_scale
 from .progress import Stopwatch
 from .tiles import ModelScores, ScoredChip, TileItem, sweep
+
+# No data in arrays of codes and of percent: an array has no tag that says another.
+_NODATA = 255
 
 T = TypeVar('T')
 
@@ -149,9 +152,9 @@ def map_array(
             or if a file is neither a fit nor a checkpoint.
     """
     model = _model(model)
-    if NO_PERCENT in map_codes(model.target):
+    if _NODATA in map_codes(model.target):
         raise InputError(
-            f"The legend '{model.target.name}' has a class of code {NO_PERCENT}, which "
+            f"The legend '{model.target.name}' has a class of code {_NODATA}, which "
             'is no data in maps of arrays; give the class another code.'
         )
     with ExitStack() as opened:
@@ -216,11 +219,9 @@ def _scored(
 
     shape: tuple[int, ...] = plan.geobox.shape.yx
     classes = len(model.target)
-    values = np.full(
-        (classes, *shape) if probabilities else shape, NO_PERCENT, np.uint8
-    )
+    values = np.full((classes, *shape) if probabilities else shape, _NODATA, np.uint8)
     codes = map_codes(model.target)
-    codes[classes:] = NO_PERCENT
+    codes[classes:] = _NODATA
     for tile, blended in sweep(
         plan,
         tiles,

@@ -29,10 +29,9 @@ from ..atomic import part_of
 from ..datasets.geo.plan import Tile
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
+from ..evaluation.class_maps import NO_PERCENT
 from .style import sidecar_of, sidecar_xml
 
-#: No data in confidence and score files, whose values are percentages.
-NO_PERCENT = 255
 _BLOCK = 512
 
 _INCOMPLETE = 'A file could not be written completely: the disk may be full'

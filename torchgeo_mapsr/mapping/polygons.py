@@ -39,8 +39,7 @@ from ..datasets.geo.raster import RasterFile, open_rasters
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from ..evaluation.class_maps import known_index
-from .cog import NO_PERCENT
+from ..evaluation.class_maps import NO_PERCENT, known_index
 from .stac_item import outline, within_180
 from .style import polygon_qml
 

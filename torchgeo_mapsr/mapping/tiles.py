@@ -22,12 +22,13 @@ from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
+from ..evaluation.class_maps import NO_PERCENT
 from ..evaluation.reweighting import reweighted
 from ..models.head.calibration import Calibration
 from ..models.model import ChipModel, ModelFile, chips_at_once
 from ..models.networks.files import NetworkFiles
 from ..process import give_back, pipeline
-from .cog import NO_PERCENT, map_codes
+from .cog import map_codes
 from .progress import Stopwatch
 from .store import TileFiles
 
