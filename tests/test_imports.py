@@ -46,7 +46,13 @@ LAYERS = [
 ]
 
 #: Within datasets: what is in none of these lines is above them all.
-DATASETS = [{'chip'}, {'imagery', 'labels'}, {'legends'}, {'geo'}]
+DATASETS = [
+    {'chip'},
+    {'imagery', 'labels'},
+    {'layer', 'removed', 'transparency'},
+    {'legends'},
+    {'geo'},
+]
 
 #: What is upward still: the importing module, and what it imports.
 ALLOWED = {

@@ -37,8 +37,8 @@ from ..datasets.geo.grid import (
     pixel_ratio,
 )
 from ..datasets.geo.raster import PathLike, list_rasters, open_rasters
-from ..datasets.geo.region import lr_coordinates
-from ..datasets.imagery import Imagery, bilinear_mean
+from ..datasets.geo.region import bilinear_mean, lr_coordinates
+from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError

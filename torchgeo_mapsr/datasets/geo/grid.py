@@ -496,3 +496,25 @@ def blocks_of(grid: GeoBox, size: int) -> Iterator[Window]:
                 slice(row, min(row + size, height)),
                 slice(col, min(col + size, width)),
             )
+
+
+def sample_windows(
+    geobox: GeoBox, places: Sequence[int] = (0, 1, 2)
+) -> Iterator[tuple[slice, slice]]:
+    """Windows of 64 × 64 pixels for a look at a raster, or smaller where it is.
+
+    Args:
+        geobox: Its grid.
+        places: Where they lie, along both axes: 0 begins with the first pixel, 1 lies in
+            the middle, and 2 ends with the last.
+    """
+    for i in places:
+        for j in places:
+            top, left = (
+                max(size - 64, 0) * k // 2
+                for size, k in zip(geobox.shape, (i, j), strict=True)
+            )
+            yield (
+                slice(top, min(top + 64, geobox.height)),
+                slice(left, min(left + 64, geobox.width)),
+            )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from scipy.ndimage import map_coordinates
 
 from .grid import columns_round, project
 
@@ -233,3 +234,39 @@ def cell_diameter(hr: GeoBox, lr: GeoBox) -> int:
     if not side > 0:  # the middle is off the Earth
         return max(hr.shape)
     return math.ceil(1.5 / side) + 2
+
+
+def bilinear_mean(
+    values: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    place: NDArray[np.float64],
+    points: int,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Values between valid pixels, each the mean of several points.
+
+    Args:
+        values: (B, h, w), 0 where there is none.
+        valid: Pixels with a value, (h, w).
+        place: Row and column of each point in these, (2, H points, W points); 0 is the
+            centre of the first pixel.
+        points: Points along a side of a pixel of the result.
+
+    Returns:
+        (B, H, W), 0 where there is none; and where half of the pixel has values, (H, W).
+    """
+    height, width = (size // points for size in place.shape[1:])
+
+    def sample(band: NDArray[np.float32]) -> NDArray[np.float32]:
+        drawn = map_coordinates(band, place, order=1, mode='grid-constant')
+        mean: NDArray[np.float32] = drawn.reshape(height, points, width, points).mean(
+            axis=(1, 3)
+        )
+        return mean
+
+    weight = sample(valid.astype(np.float32))
+    # half of the pixel, with room for rounding where the grids are half a pixel off
+    defined = weight > 0.49
+    image = np.zeros((len(values), height, width), np.float32)
+    for i, band in enumerate(values):
+        np.divide(sample(band), weight, out=image[i], where=defined)
+    return image, defined
