@@ -21,11 +21,10 @@ from torchgeo_mapsr.mapping.config import (
     ChipOptions,
     MapJob,
     PostprocessOptions,
-    add_arguments,
-    job_of,
     value_at,
 )
 from torchgeo_mapsr.models.head.options import FitOptions
+from torchgeo_mapsr.verbs.map import add_options, job_of
 
 from .conftest import changed
 
@@ -45,7 +44,7 @@ WITHOUT_FLAG = {
 
 def parse(*args: str) -> MapJob:
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_options(parser)
     return job_of(parser.parse_args(args))
 
 
@@ -83,7 +82,7 @@ def test_options_reach_the_job(args: list[str], path: str, value: Any) -> None:
 
 def test_every_field_is_in_the_help() -> None:
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_options(parser)
     text = parser.format_help()
     for flag in FLAGS:
         assert flag.help

@@ -8,14 +8,12 @@ the report all read these: :data:`FLAGS` says what each field is called on the c
 line.
 """
 
-import argparse
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from ..arguments import check_choice, check_local, check_range, construct
 from ..errors import InputError
@@ -689,95 +687,6 @@ def _merged(values: Mapping[str, Any], instead: Mapping[str, Any]) -> dict[str, 
     dropped = areas if areas & set(instead) else set()
     rest = {path: value for path, value in values.items() if path not in dropped}
     return rest | dict(instead)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each of :data:`FLAGS`; imagery is positional.
-
-    Options that are not written leave nothing behind, so that what was written can
-    replace what a file says.
-
-    Args:
-        parser: The parser to add them to.
-    """
-    groups: dict[str, Any] = {}
-    absent = argparse.SUPPRESS
-    for flag in FLAGS:
-        if flag.group not in groups:
-            groups[flag.group] = parser.add_argument_group(flag.group)
-        group, text = groups[flag.group], flag.help.replace('%', '%%')
-        default = flag.default
-        if flag.hint in (bool, bool | None):
-            if default:
-                text = f'{text} (default: yes)'
-            action = argparse.BooleanOptionalAction
-            group.add_argument(flag.option, action=action, default=absent, help=text)
-            continue
-        kind, several = _kind(flag.hint)
-        if default not in (None, (), MISSING):
-            text = f'{text} (default: {default})'
-        options: dict[str, Any] = {
-            'type': kind,
-            'nargs': '+' if several else None,
-            'help': text,
-            'metavar': flag.metavar,
-            'choices': flag.choices,
-            'default': absent,
-        }
-        if flag.name == 'imagery':
-            group.add_argument(flag.name, **{**options, 'nargs': '*'})
-            options['help'] = 'the same, as an option'
-            group.add_argument('--imagery', dest='more_imagery', **options)
-        else:
-            group.add_argument(flag.option, **options)
-    groups['input'].add_argument(
-        '--config',
-        metavar='FILE',
-        help='YAML with these options, or the report of a run, whose settings are taken; '
-        'options that are written replace those of the file',
-    )
-
-
-def job_of(options: argparse.Namespace) -> MapJob:
-    """The job that parsed options describe.
-
-    Args:
-        options: What a parser with :func:`add_arguments` has parsed.
-
-    Raises:
-        InputError: If they contradict one another.
-    """
-    values = {
-        flag.name: getattr(options, flag.name)
-        for flag in FLAGS
-        if hasattr(options, flag.name)
-    }
-    imagery = [*values.pop('imagery', ()), *getattr(options, 'more_imagery', ())]
-    if imagery:
-        values['imagery'] = imagery
-    if values.get('score') == 'auto':
-        values['score'] = None
-    if options.config is None:
-        return MapJob.from_flags(**values)
-    return MapJob.from_file(options.config, **values)
-
-
-def _kind(hint: Any) -> tuple[Any, bool]:
-    """How an argument is converted, and whether there may be several."""
-    if get_origin(hint) is tuple:
-        return get_args(hint)[0], True
-    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
-    if kinds == [float]:
-        return _number, False
-    return _kind(kinds[0]) if kinds else (hint, False)
-
-
-def _number(text: str) -> float | None:
-    """A number, or None for auto."""
-    try:
-        return None if text == 'auto' else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number') from None
 
 
 def may_be_search(text: str) -> bool:
