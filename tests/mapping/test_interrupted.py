@@ -270,7 +270,7 @@ def test_every_crash_state_is_resumed(
     home, states = tmp_path / 'home', tmp_path / 'states'
     home.mkdir()
     states.mkdir()
-    small = make_scene(tmp_path / 'scene', seed=3, size=(150, 150))
+    small = make_scene(tmp_path / 'scene', seed=3, size=(90, 150))
     job = changed(
         job,
         imagery=(str(small.imagery),),
