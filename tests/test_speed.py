@@ -97,7 +97,7 @@ class TestMeasure:
 
     def test_what_runs_alone_fails_aloud(self) -> None:
         with pytest.raises(RuntimeError, match='nowhere'):
-            alone('speed.nowhere')
+            alone('measure.nowhere')
 
 
 @pytest.fixture
