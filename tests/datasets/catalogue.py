@@ -206,6 +206,8 @@ class Handler(BaseHTTPRequestHandler):
         elif folder.endswith('/items') and name in content['items']:
             self._note()
             self._json(self._item(name))
+        elif parts.path.startswith('/static/'):
+            self._file(self.folder / parts.path.removeprefix('/static/'))
         elif folder != '/files' or not path.exists():
             self._note()
             self._send(404)

@@ -15,10 +15,12 @@ import rasterio
 import shapely
 from affine import Affine
 from odc.geo.crs import CRS
-from rasterio.warp import transform_bounds
+from odc.geo.geobox import GeoBox
+from rasterio.warp import transform, transform_bounds
 
 from torchgeo_mapsr.datasets import stac
 from torchgeo_mapsr.datasets.geo.aoi import AreaOfInterest
+from torchgeo_mapsr.datasets.geo.degrees import narrowest_bounds, outline
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.stac import SHORTHANDS, Search, is_search, resolve
 from torchgeo_mapsr.errors import InputError
@@ -379,6 +381,73 @@ def file_absent(values: Any, nodata: float) -> Any:
     return np.isnan(values) if np.isnan(nodata) else values == nodata
 
 
+def ground(path: Path, crs: str, affine: Affine) -> None:
+    """Write what is a smooth function of the place, 80 x 120 pixels."""
+    rows, cols = np.mgrid[:80, :120] + 0.5
+    lon, lat = transform(crs, 'EPSG:4326', *map(np.ravel, affine * (cols, rows)))
+    values = (np.mod(lon, 360) - 179) * 1e3 + np.array(lat) * 100
+    profile = {'crs': crs, 'transform': affine, 'nodata': np.nan, 'dtype': 'float32'}
+    size = {'count': 1, 'height': 80, 'width': 120}
+    with rasterio.open(path, 'w', driver='GTiff', **size, **profile) as dataset:
+        dataset.write(values.reshape(1, 80, 120).astype(np.float32))
+
+
+POLE = shapely.Point(0, 0).buffer(4e5)
+
+
+@pytest.mark.parametrize('proj', [True, False])
+@pytest.mark.parametrize(
+    ('tiles', 'shape', 'crs'),
+    [
+        ([('EPSG:4326', 5e-3, 179.6, -17.05), ('EPSG:4326', 5e-3, -180, -17.05)],
+         shapely.box(179.8, -17.4, 180.3, -17.1),
+         'EPSG:4326'),
+        ([('EPSG:32760', 500, 770000, 8.12e6), ('EPSG:32701', 500, 170000, 8.12e6)],
+         shapely.box(800000, 8.085e6, 850000, 8.1e6), 'EPSG:32760'),
+        # two tiles side by side, and a pole
+        ([('EPSG:32617', 100, 5e5, 4.2e6), ('EPSG:32617', 100, 512000, 4.2e6)],
+         shapely.box(505000, 4193000, 520000, 4199000), UTM),
+        ([('EPSG:3413', 10000, -6e5, 4e5)], POLE, 'EPSG:3413'),
+    ],
+)  # fmt: skip
+def test_a_composite_is_of_the_whole_area(
+    tmp_path: Path,
+    tiles: Sequence[tuple[str, float, float, float]],
+    shape: shapely.Geometry,
+    crs: str,
+    proj: bool,
+) -> None:
+    """Across 180°, round a pole, and beyond the newest item, said to be where or not."""
+    items = []
+    for i, (own, pixel, left, top) in enumerate(tiles):
+        affine = Affine(pixel, 0, left, 0, -pixel, top)
+        ground(tmp_path / f'{i}.tif', own, affine)
+        said = {'proj:epsg': int(own[5:]), 'proj:shape': [80, 120]}
+        said |= {'proj:transform': list(affine[:6])}
+        box = narrowest_bounds(outline(GeoBox((80, 120), affine, own)))
+        assets = {key: str(tmp_path / f'{i}.tif') for key in 'ab'}
+        items.append(
+            item(f'i{i}', box, f'2021-0{9 - i}-01', assets, **(said if proj else {}))
+        )
+    area = AreaOfInterest(shape, CRS(crs))
+    (path,), _ = resolve(
+        static(tmp_path, *items) + '?assets=a,b', area, None, tmp_path / 'work'
+    )
+    imagery = Imagery(path)
+    image, valid = imagery.read(imagery.geobox)
+    inside = area.on(imagery.geobox).mask(imagery.geobox)
+    rows, cols = np.indices(valid.shape) + 0.5
+    x, y = imagery.geobox.pix2wld(cols[inside], rows[inside])
+    lon, lat = transform(str(imagery.geobox.crs), 'EPSG:4326', x, y)
+    want = (np.mod(lon, 360) - 179) * 1e3 + np.array(lat) * 100
+    assert inside.sum() * abs(imagery.geobox.affine.determinant) == pytest.approx(
+        shape.area, rel=0.02
+    )
+    assert valid[inside].all()
+    if crs != 'EPSG:3413':  # longitudes jump there
+        np.testing.assert_allclose(image[0][inside], want, atol=1.5)
+
+
 def test_a_median_keeps_scales_or_says_that_it_cannot(tmp_path: Path) -> None:
     """What bands are multiplied by, and what one median cannot hold."""
     values = np.arange(1, 10001, dtype=np.uint16).reshape(1, 100, 100)
@@ -450,20 +519,29 @@ def test_items_of_an_interval(tmp_path: Path) -> None:
 
 
 def test_a_collection_or_an_item_of_a_static_catalogue(catalogue: Catalogue) -> None:
-    """By its file."""
+    """By its file, or by its address."""
     folder = catalogue.folder
+    (folder / 'left.tif').rename(folder / 'c.tif')
     box = tuple(catalogue.items['left']['bbox'])
     extent = pystac.Extent(
         pystac.SpatialExtent([list(box)]), pystac.TemporalExtent([[None, None]])
     )
     made = pystac.Collection('maps', 'made', extent)
-    made.add_item(item('one', box, '2021-05-01T00:00:00Z', MAP))
+    place = {'image': '../../c.tif'}
+    made.add_item(item('one', box, '2021-05-01T00:00:00Z', place))
     made.normalize_and_save(str(folder / 'c'), pystac.CatalogType.SELF_CONTAINED)
-    for path in ('c/collection.json', 'c/one/one.json'):
-        files, _ = resolve(f'stac:{folder}/{path}', AREA, '2021', folder)
-        assert names(files) == ['one']
-        with pytest.raises(InputError, match='no item'):
-            resolve(f'stac:{folder}/{path}', AREA, '2020', folder)
+    for root in (folder, f'{catalogue.url}/static'):
+        for path in ('c/collection.json', 'c/one/one.json'):
+            files, _ = resolve(f'stac:{root}/{path}', AREA, '2021', folder)
+            assert names(files) == ['one']
+            assert Imagery(files).bands == 3
+            with pytest.raises(InputError, match='no item'):
+                resolve(f'stac:{root}/{path}', AREA, '2020', folder)
+    made.links = [pystac.Link('items', f'{catalogue.url}/maps/items')]
+    made.set_root(pystac.Catalog('api', 'api', href=catalogue.url))
+    made.save_object(dest_href=str(folder / 'c' / 'collection.json'))
+    with pytest.raises(InputError, match=f'stac:{catalogue.url}.collections=maps'):
+        resolve(f'stac:{folder}/c/collection.json', AREA, '2021', folder)
 
 
 def test_files_by_an_address(tmp_path: Path) -> None:
@@ -540,6 +618,8 @@ def test_shorthands() -> None:
         ('naip', '2021-13', 'is no date'),
         ('naip?clouds=5', '2021', 'there are collections'),
         ('naip?cloud=few', '2021', "cannot be 'few'"),
+        ('naip?cloud=nan', '2021', "cannot be 'nan'"),
+        ('naip?limit=0', '2021', "limit cannot be '0'"),
         ('stac:https://example.org', '2021', 'name a collection'),
     ],
 )

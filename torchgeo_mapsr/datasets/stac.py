@@ -28,15 +28,18 @@ import rasterio
 import requests
 import shapely
 from odc.geo.geobox import GeoBox, GeoboxTiles
+from odc.geo.geom import box
 from rasterio.dtypes import in_dtype_range
+from rasterio.transform import Affine
 from rasterio.windows import Window
-from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from ..atomic import replacing
 from ..errors import InputError
 from ..offline import check_online, is_this_machine
 from .geo.aoi import AreaOfInterest
+from .geo.degrees import within_180
+from .geo.grid import circumference, span
 
 PREFIX = 'stac-item:'
 
@@ -51,11 +54,13 @@ _ADDS = 1e-3
 # Pixels of a composite that are loaded at once, for all dates.
 _COMPOSITE_TILE = 1024
 
-# Composites of an earlier number had other values: uint16 whatever the files held.
-_COMPOSITE_VERSION = 2
+# Composites of an earlier number had other values (1: uint16 whatever the files held) or
+# another extent (2: that of the newest item, at 180°).
+_COMPOSITE_VERSION = 3
 
-# Where longitudes of outlines are brought.
-_WORLD = shapely.box(-180, -90, 180, 90)
+# Degrees of a side of a composite's box that stay straight in its CRS. Sides of 1° in UTM
+# are up to 120 m off their chords: rows of the area were left out; of 0.1° about 1 m.
+_SEGMENT = 0.1
 
 # The first instant of any item or search, the last, and that of items without a time.
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
@@ -134,7 +139,8 @@ class Search:
             search = replace(search, datetime=_interval(search.datetime))
         elif search.dated:
             raise InputError(f'{text}: give a year or a date with --date.')
-        if not search.collections and search.url.startswith('http'):
+        static = not search.url.startswith('http') or search.url.endswith('.json')
+        if not search.collections and not static:
             raise InputError(f'{text}: name a collection, as ?collections=NAME.')
         return search
 
@@ -217,10 +223,17 @@ _OPTIONS: dict[str, Any] = {
     'collections': lambda text: tuple(text.split(',')),
     'datetime': str,
     'assets': lambda text: tuple(text.split(',')),
-    'cloud': float,
-    'limit': int,
+    'cloud': lambda text: _at_least(0, float(text)),
+    'limit': lambda text: _at_least(1, int(text)),
     'legend': str,
 }
+
+
+def _at_least(least: int, number: Any) -> Any:
+    """A number that is not below another, nor NaN; ValueError otherwise."""
+    if not number >= least:
+        raise ValueError(number)
+    return number
 
 
 def is_search(text: str) -> bool:
@@ -357,17 +370,15 @@ def composite(
 
     stored, gains = _stored(items, assets)
 
-    west, south, east, north = area.bounds
+    place = box(*area.bounds, 'EPSG:4326').segmented(_SEGMENT)
     grid: GeoBox | None = odc.stac.output_geobox(
-        list(odc.stac.parse_items(items[:1])),
-        bands=list(assets),
-        bbox=(west, south, east, north),
+        list(odc.stac.parse_items(items[:1])), bands=list(assets), geopolygon=place
     )
     if grid is None:
         # The item says nothing of its projection: its first file does.
         with rasterio.open(address(name_of(items[0], assets[0]))) as dataset:
             first = GeoBox(dataset.shape, dataset.transform, dataset.crs)
-        grid = area.on(first).geobox
+        grid = first.enclosing(place)
     tiles = GeoboxTiles(grid, (_COMPOSITE_TILE, _COMPOSITE_TILE))
     profile = {
         'driver': 'GTiff',
@@ -461,22 +472,25 @@ def _median(
     working = np.result_type(dtype, np.float32)
     dates = []
     for item in items:
-        try:
-            loaded = odc.stac.load(
-                [item],
-                bands=[asset],
-                geobox=grid,
-                dtype=working.name,
-                nodata=0 if _is_sentinel2(item) else None,
-                resampling='bilinear',
-                patch_url=_opened,
-            )
-        except (OSError, rasterio.errors.RasterioError) as error:
-            raise _unreachable(item.id, error) from None
-        date = loaded[asset].values[0]
-        absent = loaded[asset].attrs.get('nodata')
-        if absent is not None:
-            date = np.where(date == absent, np.nan, date)
+        date = np.full(grid.shape, np.nan, working)
+        for side in _sides_of_180(grid):
+            try:
+                loaded = odc.stac.load(
+                    [item],
+                    bands=[asset],
+                    geobox=side,
+                    dtype=working.name,
+                    nodata=0 if _is_sentinel2(item) else None,
+                    resampling='bilinear',
+                    patch_url=_opened,
+                )
+            except (OSError, rasterio.errors.RasterioError) as error:
+                raise _unreachable(item.id, error) from None
+            values = loaded[asset].values[0]
+            absent = loaded[asset].attrs.get('nodata')
+            if absent is not None:
+                values = np.where(values == absent, np.nan, values)
+            date = np.where(np.isnan(date), values, date)
         dates.append(date + (_offset(item, asset) if dtype == 'uint16' else 0))
     values = np.stack(dates)
     valid = ~np.isnan(values).all(0)
@@ -488,6 +502,20 @@ def _median(
         median = np.clip(np.rint(median), limits.min, limits.max)
         median[median == nodata] += 1  # between two dates, or less than the offset
     return np.where(valid, median, nodata).astype(dtype)
+
+
+def _sides_of_180(grid: GeoBox) -> list[GeoBox]:
+    """A grid, and where it lies a turn round the Earth away, if it goes beyond 180°."""
+    assert grid.crs is not None
+    turn = circumference(grid.crs)
+    west, east = span(grid)
+    if turn is None or (-turn / 2 <= west and east <= turn / 2):
+        return [grid]
+    moved = -turn if east > turn / 2 else turn
+    return [
+        grid,
+        GeoBox(grid.shape, Affine.translation(moved, 0) * grid.affine, grid.crs),
+    ]
 
 
 def _is_sentinel2(item: Any) -> bool:
@@ -519,11 +547,13 @@ def _search(search: Search, area: AreaOfInterest) -> list[Any]:
         raise InputError(
             "A STAC search needs further packages: pip install 'torchgeo-mapsr[stac]'"
         ) from None
-    outline = _within_180(area.geometry_in_degrees)
+    outline = area.geometry_in_degrees
     try:
-        if search.url.startswith('http'):
-            if not is_this_machine(urlsplit(search.url).hostname):
-                check_online(f'The catalogue {search.url}')
+        parts = urlsplit(search.url)
+        if parts.scheme in ('http', 'https') and not is_this_machine(parts.hostname):
+            check_online(f'The catalogue {search.url}')
+        static: Any = pystac.read_file(search.url)
+        if 'conformsTo' in static.extra_fields:
             catalog = pystac_client.Client.open(search.url)
             if catalog.conforms_to('ITEM_SEARCH'):
                 found: dict[tuple[str | None, str], Any] = {}
@@ -538,9 +568,13 @@ def _search(search: Search, area: AreaOfInterest) -> list[Any]:
                         found[item.collection_id, item.id] = item
                 return list(found.values())
         listed: Iterable[Any]
-        static = pystac.read_file(search.url)
         if isinstance(static, pystac.Catalog):  # or a collection, which is one
             listed = static.get_items(recursive=True)
+            if {link.rel for link in static.links} & {'items', 'item'} == {'items'}:
+                raise InputError(
+                    f'{search.url}: is a collection of an API; name both, as '
+                    f'stac:{static.get_root_link().href}?collections={static.id}'
+                )
         else:
             listed = [static]
         return [
@@ -580,17 +614,7 @@ def _passes(item: Any, search: Search, outline: BaseGeometry) -> bool:
 def _footprint(item: Any) -> BaseGeometry:
     """An item's footprint in longitudes from -180 to 180."""
     shape = shapely.make_valid(shapely.geometry.shape(item.geometry))
-    return _within_180(shape)
-
-
-def _within_180(geometry: BaseGeometry) -> BaseGeometry:
-    """A geometry in degrees, cut at the antimeridian, where it goes beyond it."""
-    west, _, east, _ = geometry.bounds
-    if west >= -180 and east <= 180:
-        return geometry
-    return shapely.union_all(
-        [translate(geometry, 360.0 * turn).intersection(_WORLD) for turn in (-1, 0, 1)]
-    )
+    return within_180(shape)
 
 
 def _sides(outline: BaseGeometry) -> list[BaseGeometry]:
@@ -630,7 +654,7 @@ def _ends(interval: str | None) -> tuple[datetime, datetime]:
 
 def _covering(items: Sequence[Any], area: AreaOfInterest) -> list[Any]:
     """Items, in their order, that each add to the area that those before cover."""
-    left = _within_180(area.geometry_in_degrees)
+    left = area.geometry_in_degrees
     enough = _ADDS * shapely.area(left)
     chosen = []
     for item in items:

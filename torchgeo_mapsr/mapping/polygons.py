@@ -34,13 +34,13 @@ from skimage.measure import label
 
 from ..atomic import replacing
 from ..datasets.geo.areas import PixelAreas
+from ..datasets.geo.degrees import outline, within_180
 from ..datasets.geo.grid import pixel_offset
 from ..datasets.geo.raster import RasterFile, open_rasters
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from ..evaluation.class_maps import NO_PERCENT, known_index
-from .stac_item import outline, within_180
 from .style import polygon_qml
 
 #: Formats of polygons by suffix.
@@ -514,6 +514,7 @@ def _in_degrees(
     def turned() -> Iterator[ClassPolygon]:
         for polygon in polygons:
             shape = within_180(shapely.transform(polygon.geometry, place))
+            assert isinstance(shape, shapely.Polygon | shapely.MultiPolygon)
             yield replace(polygon, geometry=shape)
 
     return turned(), CRS('EPSG:4326')

@@ -16,12 +16,10 @@ import rasterio
 import shapely
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
-from shapely.affinity import translate
 
+from ..datasets.geo.degrees import outline, within_180
 from ..datasets.geo.raster import RasterFile
 from ..datasets.legends.legend import Legend
-from ..errors import InputError
 
 _EXTENSIONS = tuple(
     f'https://stac-extensions.github.io/{name}/schema.json'
@@ -34,10 +32,6 @@ _MEDIA = {
     '.parquet': 'application/vnd.apache.parquet',
     '.pmtiles': 'application/vnd.pmtiles',
 }
-
-
-#: An area in one part or several.
-Shape = shapely.Polygon | shapely.MultiPolygon
 
 
 def stac_item(
@@ -160,67 +154,6 @@ def classes_of(legend: Legend, nodata: float | None = None) -> list[dict[str, An
         nothing = {'value': int(value), 'name': 'no_data', 'title': 'No data'}
         classes[int(value)] = {**nothing, 'nodata': True}
     return [classes[value] for value in sorted(classes)]
-
-
-def outline(geobox: GeoBox) -> shapely.Polygon:
-    """The outline of a grid in longitudes and latitudes, in one piece.
-
-    Args:
-        geobox: A grid with a CRS.
-
-    Returns:
-        A polygon that begins between -180 and 180 degrees and may reach beyond; about a
-        pole it reaches to it, and once round the Earth.
-
-    Raises:
-        InputError: If the grid lies nowhere on Earth.
-    """
-    assert geobox.crs is not None
-    edge = geobox.boundary(64)
-    to_degrees = Transformer.from_crs(geobox.crs.proj, 'EPSG:4326', always_xy=True)
-    lon, lat = to_degrees.transform(*geobox.pix2wld(*np.append(edge, edge[:1], 0).T))
-    on_earth = np.isfinite(lon) & np.isfinite(lat)
-    if on_earth.sum() < 4:
-        raise InputError(
-            f'A grid in {geobox.crs} lies nowhere on Earth; georeference it.'
-        )
-    # A centimetre; longitudes do not jump by 360 degrees from point to point.
-    lon = np.round(np.unwrap(lon[on_earth], period=360), 7)
-    lat = np.round(lat[on_earth], 7)
-    if abs(lon[-1] - lon[0]) > 180:  # once round a pole
-        pole = np.copysign(90.0, lat.mean())
-        lon = np.append(lon, [lon[0] + np.sign(lon[-1] - lon[0]) * 360, lon[0]])
-        lat = np.append(lat, [pole, pole])
-    lon = lon - 360 * np.floor((lon.min() + 180) / 360)
-    return shapely.Polygon(np.stack([lon, lat], axis=1))
-
-
-def within_180(geometry: Shape) -> Shape:
-    """A geometry in degrees, cut at the antimeridian (RFC 7946, 3.1.9).
-
-    Args:
-        geometry: Its longitudes go on beyond 180 or -180 degrees.
-
-    Returns:
-        The same place in longitudes from -180 to 180.
-    """
-    west, _, east, _ = geometry.bounds
-    turns = range(int((west + 180) // 360), int(-((180 - east) // 360)) + 1)
-    if list(turns) == [0]:
-        return geometry
-    parts = [
-        translate(
-            shapely.intersection(
-                geometry, shapely.box(360 * n - 180, -90, 360 * n + 180, 90)
-            ),
-            -360 * n,
-        )
-        for n in turns
-    ]
-    # On a grid of a centimetre: translation rounds edges that are one.
-    united = shapely.union_all(parts, grid_size=1e-7)
-    areas = [part for part in shapely.get_parts(united) if part.area > 0]
-    return areas[0] if len(areas) == 1 else shapely.MultiPolygon(areas)
 
 
 def _bbox(footprint: shapely.Polygon) -> list[float]:

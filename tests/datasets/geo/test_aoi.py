@@ -323,3 +323,63 @@ def test_across_180_and_round_poles(
             found = on_grid.mask(window)[: part.shape[0], : part.shape[1]]
             np.testing.assert_array_equal(found, part)
             assert on_grid.touches(window) or not part.any()
+
+
+@pytest.mark.parametrize(
+    ('geometry', 'crs', 'hectares'),
+    [
+        (CAP, 'EPSG:3031', None),
+        (CAP.difference(shapely.Point(0, 0).buffer(1e6)), 'EPSG:3413', None),
+        (shapely.box(-1e6, 0, 1e6, 1e6), 'EPSG:3413', None),  # the pole on its edge
+        (shapely.Point(0, 0).buffer(9e6, 64), 'EPSG:3571', 25444345733),
+        (around(180, -17, 'EPSG:3460', 5e5), 'EPSG:3460', None),
+        (shapely.box(780000, 8.09e6, 860000, 8.1e6), 'EPSG:32760', 79861),
+        (shapely.box(19.9e6, -2e6, 20.2e6, -1.9e6), 'EPSG:3857', None),
+        (shapely.box(-20.2e6, -2e6, -19.9e6, -1.9e6), 'EPSG:3857', None),
+        (shapely.box(179, -17, 181, -16), 'EPSG:4314', None),
+        (shapely.box(-180, -90, 180, 90), 'EPSG:4326', 51006562172),
+    ],
+)
+def test_degrees_across_180_and_round_poles(
+    geometry: shapely.Geometry, crs: str, hectares: float | None
+) -> None:
+    """Places on the sphere are looked up in both, by the polygons' own CRS."""
+    area = AreaOfInterest(geometry, CRS(crs))
+    rng = np.random.default_rng(0)
+    lon, lat = (
+        rng.uniform(-180, 180, 20000),
+        np.degrees(np.arcsin(rng.uniform(-1, 1, 20000))),
+    )
+    west, south, east, north = area.bounds
+    near = rng.uniform((west, south), (east, north), (5000, 2))
+    lon = np.append(lon, (near[:, 0] + 180) % 360 - 180)
+    lat = np.append(lat, near[:, 1])
+    x, y = Transformer.from_crs('EPSG:4326', crs, always_xy=True).transform(lon, lat)
+    turn = {'EPSG:3857': 2 * np.pi * 6378137, 'EPSG:4314': 360}.get(crs, 0)
+    inside = np.any(
+        [shapely.contains_xy(geometry, x + n * turn, y) for n in (-1, 0, 1)], axis=0
+    )
+    found = shapely.contains_xy(area.geometry_in_degrees, lon, lat)
+    assert inside.sum() > 500
+    assert (found != inside).mean() < 1e-3
+    held = (lat >= south) & (lat <= north)
+    held &= (lon - west) % 360 <= east - west
+    assert (held | ~inside).all()
+    # no wider than what lies in it
+    assert np.ptp((lon[inside] - west) % 360) > 0.9 * (east - west)
+    assert area.geometry_in_degrees.is_valid
+    assert hectares is None or area.hectares == pytest.approx(hectares, rel=1e-5)
+
+
+def test_bounds_of_both_sides_of_180() -> None:
+    halves = shapely.union(
+        shapely.box(179, -17, 180, -16), shapely.box(-180, -17, -178, -16)
+    )
+    for shape in (
+        halves,
+        shapely.box(179, -17, 182, -16),
+        shapely.box(-181, -17, -178, -16),
+    ):
+        area = AreaOfInterest(shape, CRS('EPSG:4326'))
+        assert area.bounds == (179, -17, 182, -16)
+        assert area.geometry_in_degrees.equals(halves)

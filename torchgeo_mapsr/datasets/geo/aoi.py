@@ -16,7 +16,6 @@ import shapely
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
-from pyproj import Geod
 from pyproj.exceptions import CRSError
 from rasterio.features import rasterize
 from rasterio.transform import Affine
@@ -24,6 +23,7 @@ from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
+from .degrees import DEGREES, narrowest_bounds, within_180
 from .grid import (
     Box,
     circumference,
@@ -50,6 +50,11 @@ _SEGMENT_DEGREES = 0.01
 # projection's world. A kilometre is nowhere else a hundred.
 _TORN = 100e3
 _TORN_DEGREES = 90.0
+
+# Half of the width of the strip that is cut out along the antimeridian, in metres: more
+# than segments of a kilometre are off the curves that they stand for.
+_STRIP = 1.0
+_METRES_A_DEGREE = 111e3
 
 # Points along a side of the lattice in which a large area is looked for in a grid.
 _LATTICE = 129
@@ -153,21 +158,40 @@ class AreaOfInterest:
 
     @cached_property
     def geometry_in_degrees(self) -> BaseGeometry:
-        """The polygons in longitude and latitude (WGS 84)."""
-        return self._in('EPSG:4326')
+        """The polygons in longitude and latitude (WGS 84), cut at the antimeridian.
+
+        Raises:
+            InputError: If a part of them has no place there.
+        """
+        if self.crs == DEGREES:
+            return within_180(self.geometry)
+        projected = self._projected(DEGREES, self.geometry)
+        if _is_torn(projected, DEGREES):
+            projected = _snapped(self._projected(DEGREES, self._without_180()))
+        if not np.isfinite(shapely.get_coordinates(projected)).all():
+            raise InputError(f'{self.source}: has no place in {DEGREES}.')
+        return within_180(_repaired(projected))
 
     @cached_property
     def bounds(self) -> tuple[float, float, float, float]:
-        """West, south, east and north, in degrees (WGS 84)."""
-        west, south, east, north = self.geometry_in_degrees.bounds
-        return west, south, east, north
+        """West, south, east and north, in degrees (WGS 84).
+
+        East is above 180 across the antimeridian.
+        """
+        return narrowest_bounds(self.geometry_in_degrees)
 
     @cached_property
     def hectares(self) -> float:
         """Area on the ellipsoid."""
-        outline = shapely.orient_polygons(self.geometry_in_degrees)
-        area, _ = Geod(ellps='WGS84').geometry_area_perimeter(outline)
-        return float(abs(area) / 1e4)
+        equal_area = transformer_of(DEGREES, CRS('+proj=cea +ellps=WGS84'))
+
+        def flat(points: NDArray[np.float64]) -> NDArray[np.float64]:
+            # not by longitudes: 180° would become −180°
+            width, height = equal_area.transform(np.ones(len(points)), points[:, 1])
+            return np.stack([points[:, 0] * width, height], axis=1)
+
+        outline = shapely.segmentize(self.geometry_in_degrees, _SEGMENT_DEGREES)
+        return float(shapely.transform(outline, flat).area / 1e4)
 
     def fingerprint(self) -> str:
         """Digest of the polygons and their CRS; the file's name and columns do not matter."""
@@ -186,14 +210,30 @@ class AreaOfInterest:
         """
         return AreaOnGrid.of(self, geobox)
 
-    def _in(self, crs: CRS | str) -> BaseGeometry:
-        """The area in another CRS."""
-        if CRS(crs) == self.crs:
-            return self.geometry
-        projected = self._projected(CRS(crs), self.geometry)
-        if not np.isfinite(shapely.get_coordinates(projected)).all():
-            raise InputError(f'{self.source}: has no place in {crs}.')
-        return _repaired(projected)
+    def _without_180(self) -> BaseGeometry:
+        """The area without a narrow strip along the antimeridian, from pole to pole.
+
+        No outline of it goes round a pole, or from 180 to -180 degrees.
+        """
+        geometry, segment, strip = self.geometry, _SEGMENT, _STRIP
+        if self.crs.geographic:
+            segment, strip = _SEGMENT_DEGREES, _STRIP / _METRES_A_DEGREE
+            if circumference(self.crs) is not None:
+                geometry = within_180(geometry)
+        west, south, east, north = geometry.bounds
+        lat = np.linspace(-90, 90, round(180 / _SEGMENT_DEGREES) + 1)
+        to_area = transformer_of(DEGREES, self.crs)
+        # Cylinders have it on both sides.
+        for lon in (-180.0, 180.0):
+            x, y = to_area.transform(np.full(len(lat), lon), lat)
+            near = (x > west - 10 * segment) & (x < east + 10 * segment)
+            near &= (y > south - 10 * segment) & (y < north + 10 * segment)
+            points = np.stack([x, y], axis=1)[near]
+            lines = shapely.linestrings(np.stack([points[:-1], points[1:]], axis=1))
+            lines = lines[shapely.length(lines) < 10 * segment]
+            line = shapely.line_merge(shapely.multilinestrings(lines))
+            geometry = geometry.difference(shapely.buffer(line, strip))
+        return geometry
 
     def _projected(
         self, crs: CRS, geometry: BaseGeometry, about: float | None = None
@@ -415,6 +455,21 @@ def _is_torn(geometry: BaseGeometry, crs: CRS) -> bool:
         steps = np.abs(np.diff(points, axis=0))[ring[1:] == ring[:-1]]
     longest = _TORN_DEGREES if crs.geographic else _TORN
     return not bool((steps < longest).all())  # what is not finite is torn too
+
+
+def _snapped(geometry: BaseGeometry) -> BaseGeometry:
+    """Bring what is beside the strip along the antimeridian to it, in degrees."""
+
+    def snapped(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        lon, lat = points.T
+        strip = 3 * _STRIP / _METRES_A_DEGREE
+        # Near a pole it is many degrees wide, and no metre long.
+        wide = strip / np.maximum(np.cos(np.radians(lat)), 0.01)
+        lon = np.where(np.abs(lon) > 180 - wide, np.copysign(180.0, lon), lon)
+        lat = np.where(np.abs(lat) > 90 - strip, np.copysign(90.0, lat), lat)
+        return np.stack([lon, lat], axis=1)
+
+    return shapely.transform(geometry, snapped)
 
 
 def _vertices(area: AreaOfInterest, grid: GeoBox) -> NDArray[np.float64]:

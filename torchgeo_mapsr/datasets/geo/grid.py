@@ -204,8 +204,31 @@ def bring_together(grids: Sequence[GeoBox]) -> list[GeoBox]:
         return list(grids)
     west = np.array([grid.extent.boundingbox.left for grid in grids])
     east = np.array([grid.extent.boundingbox.right for grid in grids])
+    turns = turns_together(west, east, turn)
+    if not turns.any():
+        return list(grids)
+    return [
+        GeoBox(grid.shape, Affine.translation(turn * n, 0) * grid.affine, crs)
+        for grid, n in zip(grids, turns.tolist(), strict=True)
+    ]
+
+
+def turns_together(
+    west: NDArray[np.float64], east: NDArray[np.float64], turn: float
+) -> NDArray[np.float64]:
+    """Whole turns that bring spans together, so that they reach little round the Earth.
+
+    Args:
+        west: Where each begins, (n,).
+        east: Where it ends.
+        turn: How far it is once round.
+
+    Returns:
+        Turns to move each by, (n,); the first stays where it is. All 0 where nothing is
+        gained.
+    """
     plain = float(east.max() - west.min())
-    # The widest gap between them, going round, is where the row of grids is cut.
+    # The widest gap between them, going round, is where the row of spans is cut.
     start = west % turn
     order = np.argsort(start, kind='stable')
     stop = start + (east - west)
@@ -213,15 +236,10 @@ def bring_together(grids: Sequence[GeoBox]) -> list[GeoBox]:
     gaps = np.append(start[order][1:], start[order][0] + turn) - reach
     cut = int(np.argmax(gaps))
     if turn - gaps[cut] >= 0.99 * plain or gaps[cut] <= 0:
-        return list(grids)
-    first = start[order][(cut + 1) % len(grids)]
-    turns = np.round((start - west) / turn) + (start < first)
-    # The first grid stays where it is.
-    turns -= turns[0]
-    return [
-        GeoBox(grid.shape, Affine.translation(turn * n, 0) * grid.affine, crs)
-        for grid, n in zip(grids, turns.tolist(), strict=True)
-    ]
+        return np.zeros(len(west))
+    first = start[order][(cut + 1) % len(west)]
+    turns: NDArray[np.float64] = np.round((start - west) / turn) + (start < first)
+    return turns - turns[0]
 
 
 def pixel_offset(grid: GeoBox, reference: GeoBox) -> tuple[int, int] | None:

@@ -1,0 +1,101 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Shapes in longitudes and latitudes, which come round at the antimeridian."""
+
+import numpy as np
+import shapely
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
+from shapely.affinity import translate
+from shapely.geometry.base import BaseGeometry
+
+from ...errors import InputError
+from .grid import transformer_of, turns_together
+
+#: Longitude and latitude (WGS 84), of GeoJSON and of catalogues.
+DEGREES = CRS('EPSG:4326')
+
+
+def outline(geobox: GeoBox) -> shapely.Polygon:
+    """The outline of a grid in longitudes and latitudes, in one piece.
+
+    Args:
+        geobox: A grid with a CRS.
+
+    Returns:
+        A polygon that begins between -180 and 180 degrees and may reach beyond; about a
+        pole it reaches to it, and once round the Earth.
+
+    Raises:
+        InputError: If the grid lies nowhere on Earth.
+    """
+    assert geobox.crs is not None
+    edge = geobox.boundary(64)
+    to_degrees = transformer_of(geobox.crs, DEGREES)
+    lon, lat = to_degrees.transform(*geobox.pix2wld(*np.append(edge, edge[:1], 0).T))
+    on_earth = np.isfinite(lon) & np.isfinite(lat)
+    if on_earth.sum() < 4:
+        raise InputError(
+            f'A grid in {geobox.crs} lies nowhere on Earth; georeference it.'
+        )
+    # A centimetre; longitudes do not jump by 360 degrees from point to point.
+    lon = np.round(np.unwrap(lon[on_earth], period=360), 7)
+    lat = np.round(lat[on_earth], 7)
+    if abs(lon[-1] - lon[0]) > 180:  # once round a pole
+        pole = np.copysign(90.0, lat.mean())
+        lon = np.append(lon, [lon[0] + np.sign(lon[-1] - lon[0]) * 360, lon[0]])
+        lat = np.append(lat, [pole, pole])
+    lon = lon - 360 * np.floor((lon.min() + 180) / 360)
+    return shapely.Polygon(np.stack([lon, lat], axis=1))
+
+
+def within_180(geometry: BaseGeometry) -> BaseGeometry:
+    """A geometry in degrees, cut at the antimeridian (RFC 7946, 3.1.9).
+
+    Args:
+        geometry: Its longitudes go on beyond 180 or -180 degrees.
+
+    Returns:
+        The same place in longitudes from -180 to 180.
+    """
+    west, _, east, _ = geometry.bounds
+    turns = range(int((west + 180) // 360), int(-((180 - east) // 360)) + 1)
+    if list(turns) == [0]:
+        return geometry
+    parts = [
+        translate(
+            shapely.intersection(
+                geometry, shapely.box(360 * n - 180, -90, 360 * n + 180, 90)
+            ),
+            -360 * n,
+        )
+        for n in turns
+    ]
+    # On a grid of a centimetre: translation rounds edges that are one.
+    united = shapely.get_parts(shapely.union_all(parts, grid_size=1e-7))
+    # What only touches the cut leaves a line there.
+    kind = shapely.get_dimensions(geometry)
+    return shapely.union_all(united[shapely.get_dimensions(united) == kind])
+
+
+def narrowest_bounds(geometry: BaseGeometry) -> tuple[float, float, float, float]:
+    """West, south, east and north of a shape in degrees, round the Earth the short way.
+
+    Args:
+        geometry: The shape; what lies on both sides of 180° may be cut there.
+
+    Returns:
+        West is between -180 and 180; east is above 180 across the antimeridian.
+
+    >>> narrowest_bounds(shapely.union(shapely.box(-180, 1, -178, 2),
+    ...                                shapely.box(177, 1, 180, 3)))
+    (177.0, 1.0, 182.0, 3.0)
+    """
+    parts = shapely.bounds(shapely.get_parts(within_180(geometry)))
+    west, south, east, north = parts.T
+    turns = 360 * turns_together(west, east, 360.0)
+    start = float((west + turns).min())
+    back = 360 * np.floor((start + 180) / 360)
+    stop = float((east + turns).max() - back)
+    return float(start - back), float(south.min()), stop, float(north.max())
