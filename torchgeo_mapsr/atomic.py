@@ -1,9 +1,10 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""A file is written under a temporary name, and gets its own in one step."""
+"""Whole files: written under a temporary name until they are, and known by a digest."""
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -71,6 +72,16 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as part:
         part.write_text(text, encoding='utf-8')
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Args:
+        path: The file.
+    """
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def part_of(path: Path) -> Path:

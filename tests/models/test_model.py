@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from torchgeo_mapsr import FitOptions, LandCoverModel
+from torchgeo_mapsr.atomic import file_digest
 from torchgeo_mapsr.datasets import Crosswalk, LRHRPair
 from torchgeo_mapsr.datasets.chip import Chip
 from torchgeo_mapsr.datasets.scene.scene import Scene
@@ -30,7 +31,6 @@ from torchgeo_mapsr.models.model import (
     band_spread,
     calibration_part,
     extract,
-    file_digest,
     fit_model,
 )
 from torchgeo_mapsr.models.tokens.bilateral import JointBilateral

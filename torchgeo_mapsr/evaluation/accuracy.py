@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from scipy.ndimage import distance_transform_edt
 
-from ..datasets.geo.areas import PixelAreas
+from ..datasets.geo.areas import PixelAreas, pixel_metres
 from ..datasets.geo.grid import blocks_of, crop, pixel_offset
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
@@ -465,23 +465,6 @@ def assess(
             f'{map_path} and {truth_path} have no pixels in common that have labels.'
         )
     return total
-
-
-def pixel_metres(grid: GeoBox) -> tuple[float, float]:
-    """Height and width of a grid's middle pixel on the ground, in metres.
-
-    Args:
-        grid: A grid with a CRS.
-    """
-    row, col = grid.height // 2, grid.width // 2
-    affine = grid.affine
-    high, wide = np.hypot(affine.b, affine.e), np.hypot(affine.a, affine.d)
-    assert grid.crs is not None
-    if grid.crs.geographic:
-        _, latitude = grid.pix2wld(col + 0.5, row + 0.5)
-        wide = wide * np.cos(np.radians(float(latitude)))
-    scale = (PixelAreas(grid).middle / (high * wide)) ** 0.5
-    return float(high * scale), float(wide * scale)
 
 
 def compared_pixel(map_path: str | Path, truth_path: str | Path) -> tuple[float, float]:

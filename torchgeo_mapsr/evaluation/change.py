@@ -27,7 +27,7 @@ from rasterio.transform import Affine
 from scipy import ndimage
 from shapely.geometry import shape
 
-from ..datasets.geo.areas import PixelAreas
+from ..datasets.geo.areas import PixelAreas, pixel_metres
 from ..datasets.geo.grid import (
     blocks_of,
     clip,
@@ -42,7 +42,6 @@ from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from .accuracy import pixel_metres
 from .class_maps import known_index, one_map
 
 _BLOCK = 1024

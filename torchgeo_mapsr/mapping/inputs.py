@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..atomic import file_digest
 from ..datasets.geo.aoi import AreaOfInterest
 from ..datasets.geo.grid import crop
 from ..datasets.geo.vector import split_layer
@@ -21,7 +22,7 @@ from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError, InputWarning
 from ..models.backbones.spec import parse_spec
-from ..models.model import ChipModel, LandCoverModel, file_digest
+from ..models.model import ChipModel, LandCoverModel
 from ..versions import versions
 from .cog import map_codes
 from .config import MapJob, may_be_search

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ..atomic import file_digest
 from ..datasets.geo.plan import Plan, default_overlap
 from ..datasets.geo.raster import list_rasters
 from ..datasets.imagery import Imagery
@@ -36,7 +37,6 @@ from ..models.model import (
     ModelFile,
     device_of,
     device_of_module,
-    file_digest,
 )
 from ..models.networks.files import NetworkFiles
 from .config import BackboneOptions, MapJob

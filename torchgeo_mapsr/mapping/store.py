@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as deserialise
 from safetensors.numpy import save as serialise
 
-from ..atomic import PART, replacing, sync, take_name, write_text
+from ..atomic import PART, file_digest, replacing, sync, take_name, write_text
 from ..datasets.geo.plan import Tile
 from ..errors import InputError
 from ..models.model import LandCoverModel, is_intact
@@ -268,7 +268,7 @@ class WorkStore:
         """Whether an interrupted run has kept a fit, and its file as it was written."""
         if not self.fit.exists():
             return False
-        if _file_digest(self.fit) == self._fit and is_intact(self.fit):
+        if file_digest(self.fit) == self._fit and is_intact(self.fit):
             return True
         # The same fit is made again, from the same inputs.
         self.fit.unlink()
@@ -368,11 +368,6 @@ def _load(path: Path) -> dict[str, Any] | None:
         return content if checksum == digest(content) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _file_digest(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _mark(path: Path) -> str:

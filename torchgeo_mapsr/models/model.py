@@ -21,7 +21,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from ..arguments import check_choice, check_range
-from ..atomic import replacing
+from ..atomic import file_digest, replacing
 from ..datasets.chip import Chip
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
@@ -810,16 +810,6 @@ class ModelFile:
 @lru_cache(maxsize=1)
 def _opened(file: ModelFile) -> LandCoverModel:
     return file._load(None)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Args:
-        path: The file.
-    """
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _propagation(spec: str) -> 'Propagation | None':

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Geod, Proj, Transformer
 
-from torchgeo_mapsr.datasets.geo.areas import PixelAreas
+from torchgeo_mapsr.datasets.geo.areas import PixelAreas, pixel_metres
 
 
 def box(crs: str, x: float, y: float, size: float, rows: int = 4) -> GeoBox:
@@ -142,3 +142,29 @@ def test_grads_from_paris(crs: str, x: float, y: float, size: float) -> None:
     expected = abs(Geod(ellps='WGS84').polygon_area_perimeter(lon, lat)[0])
     tolerance = 1e-4 if crs == 'EPSG:4807' else 0.01
     np.testing.assert_allclose(areas_of(grid).sum(), expected, rtol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ('crs', 'affine', 'high', 'wide'),
+    [
+        ('EPSG:32617', Affine(10, 0, 5e5, 0, -10, 4e6), 10, 10),
+        ('EPSG:5070', Affine(30, 0, 1e6, 0, -30, 1.5e6), 30, 30),
+        ('EPSG:2263', Affine(3, 0, 9e5, 0, -3, 2e5), 0.9144018, 0.9144018),
+        ('EPSG:4326', Affine(1e-3, 0, 10, 0, -1e-3, 60), None, None),
+        # equal areas: 1 km as projected is 1.6 km high and 0.6 km wide
+        ('EPSG:6933', Affine(1000, 0, 1e6, 0, -1000, 6.3e6), None, None),
+        # grads from Paris
+        ('EPSG:4807', Affine(1e-3, 0, 0, 0, -1e-3, 52), None, None),
+    ],
+)
+def test_sides_of_the_middle_pixel(
+    crs: str, affine: Affine, high: float | None, wide: float | None
+) -> None:
+    """As pyproj measures them on the ellipsoid, or in a good projection's own units."""
+    found = pixel_metres(GeoBox((200, 200), affine, crs))
+    ends = np.array([[100, 100.5], [101, 100.5], [100.5, 100], [100.5, 101]])
+    lon, lat = Transformer.from_crs(crs, 'EPSG:4326', always_xy=True).transform(
+        *(affine * ends.T)
+    )
+    wide_, high_ = Geod(ellps='WGS84').inv(lon[::2], lat[::2], lon[1::2], lat[1::2])[2]
+    np.testing.assert_allclose(found, (high or high_, wide or wide_), rtol=1e-4)

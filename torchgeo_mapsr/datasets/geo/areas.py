@@ -190,6 +190,28 @@ def pixel_sides(grid: GeoBox) -> Sides:
     return np.asarray(heights), np.asarray(widths)[1:]
 
 
+def pixel_metres(grid: GeoBox) -> tuple[float, float]:
+    """Height and width of a grid's middle pixel, in metres.
+
+    Where a projection is less than two percent off, they are those in its own units: a
+    pixel of 10 m is 10 m in UTM, as :class:`PixelAreas` has it.
+
+    Args:
+        grid: A grid with a CRS.
+    """
+    assert grid.crs is not None
+    row, col = (size // 2 for size in grid.shape)
+    heights, _ = pixel_sides(grid[row : row + 1, col : col + 1])
+    high = float(heights[0])
+    # the mean of its edges
+    wide = PixelAreas(grid, at_its_word=False).middle / high
+    a, b, _, d, e, *_ = grid.affine
+    unit = grid.crs.proj.axis_info[0].unit_conversion_factor
+    planar = float(np.hypot(b, e) * unit), float(np.hypot(a, d) * unit)
+    off = np.abs(np.array([high, wide]) / planar - 1)
+    return (high, wide) if (off > 2 * _DISTORTION).any() else planar
+
+
 def degrees_of(crs: pyproj.CRS) -> Transformer:
     """From a CRS to degrees from Greenwich on its own ellipsoid.
 

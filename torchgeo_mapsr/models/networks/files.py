@@ -8,8 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...atomic import file_digest
 from ...errors import InputError
-from ..model import device_of, file_digest
+from ..model import device_of
 
 if TYPE_CHECKING:
     from .trained import NetworkModel

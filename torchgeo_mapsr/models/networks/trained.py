@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...atomic import file_digest
 from ...datasets.chip import Chip
 from ...datasets.legends.legend import Legend
 from ...errors import InputError
 from ..head.calibration import Calibration
-from ..model import HALF, Timer, file_digest, no_timer
+from ..model import HALF, Timer, no_timer
 from .ensemble import Ensemble
 from .segmentation import Network, SegmentationNetwork
 
