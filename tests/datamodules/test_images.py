@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
@@ -175,5 +176,21 @@ def test_chips_without_labels_beside_others(tmp_path: Path) -> None:
     assert (batch['mask'][0] == -1).all()
     assert (batch['mask'][1] == 2).all()
     assert 'mask' not in ImageChips(chips[:1], legend)[0]
+    # bands of several types
+    with rasterio.open(
+        tmp_path / 'rgb.tif',
+        'w',
+        driver='GTiff',
+        count=3,
+        dtype='uint8',
+        height=8,
+        width=8,
+    ) as out:
+        out.write(np.arange(192, dtype=np.uint8).reshape(3, 8, 8))
+    mixed = tmp_path / 'mixed.vrt'
+    rasterio.shutil.copy(tmp_path / 'rgb.tif', mixed, driver='VRT')
+    mixed.write_text(mixed.read_text().replace('"Byte" band="2"', '"Int16" band="2"'))
+    image = ImageChips([ChipFiles(mixed)], legend)[0]['image']
+    np.testing.assert_array_equal(image, np.arange(192).reshape(3, 8, 8))
     with pytest.raises(InputError, match='has no optical image'):
         ImageChips([chips[0], ChipFiles(paths[1], optical=paths[2])], legend)

@@ -7,6 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from rasterio.enums import ColorInterp
 
@@ -113,6 +114,13 @@ def test_picture_is_of_the_channels_that_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         picture(Imagery(indexed, bands=[3, 1, 2])), expected[..., [2, 0, 1]]
     )
+    # bands of several types
+    mixed = tmp_path / 'mixed.vrt'
+    rasterio.shutil.copy(tmp_path / 'plain.tif', mixed, driver='VRT')
+    text = mixed.read_text().replace('"Byte" band="2"', '"Float32" band="2"')
+    mixed.write_text(text)
+    assert Imagery(mixed).dtype == np.float32
+    np.testing.assert_array_equal(picture(Imagery(mixed)), expected)
     two = picture(Imagery(indexed, bands=[2, 1]))
     np.testing.assert_array_equal(two, expected[..., [1, 1, 1]])
 

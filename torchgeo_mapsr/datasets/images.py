@@ -180,7 +180,9 @@ def _read(path: Path) -> tuple[Tensor, Tensor]:
     """Values (C, H, W) float32 and valid pixels (H, W) bool of a file."""
     try:
         with gdal_environment(str(path)), rasterio.open(path) as file:
-            values, valid = file.read(out_dtype='float32'), file.dataset_mask() > 0
+            # rasterio reads bands of one type together, and no others
+            bands = [file.read(i, out_dtype='float32') for i in file.indexes]
+            values, valid = np.stack(bands), file.dataset_mask() > 0
     except rasterio.errors.RasterioIOError as error:
         raise InputError(f'{path}: cannot be read; {error}') from error
     return torch.from_numpy(values), torch.from_numpy(valid)
