@@ -442,7 +442,44 @@ def test_web_tiles_that_cannot_be(tmp_path: Path, rasters: tuple[Path, Path]) ->
             out.write(dataset.read())
     with pytest.raises(InputError, match='do not reach the poles'):
         polygonise(pole, tiles, LEGEND)
+    # beyond the poles of a cylinder, beside an oval Earth, further than once round; a pole
+    # that is not in the middle
+    for crs, affine in (
+        ('EPSG:6933', Affine(1e5, 0, -173e5, 0, -1e5, 74e5)),
+        ('ESRI:54009', Affine(18e4, 0, -18e6, 0, -18e4, 9e6)),
+        ('EPSG:4326', Affine(1.8, 0, -180.9, 0, -1.8, 80)),
+        ('EPSG:3413', Affine(1e4, 0, -5e5, 0, -1e4, 1e6)),
+    ):
+        profile = {'driver': 'GTiff', 'count': 1, 'dtype': 'uint8', 'crs': crs}
+        size = {'height': 150, 'width': 300, 'transform': affine}
+        with rasterio.open(pole, 'w', **profile, **size) as out:
+            out.write(np.ones((150, 300), np.uint8), 1)
+        with pytest.raises(InputError, match=r'poles|beyond the Earth'):
+            polygonise(pole, tiles, LEGEND)
     assert not tiles.exists()
+
+
+def test_web_tiles_of_the_whole_earth_about_the_pacific(tmp_path: Path) -> None:
+    """Both edges of the map are one meridian."""
+    path, tiles = tmp_path / 'map.tif', tmp_path / 'web.pmtiles'
+    side = 2 * np.pi * 6378137
+    affine = Affine(side / 64, 0, -side / 2, 0, -side / 64, side / 2)
+    profile = {'driver': 'GTiff', 'count': 1, 'dtype': 'uint8', 'crs': 'EPSG:3832'}
+    codes = np.ones((64, 64), np.uint8)
+    codes[:, :32] = 2
+    with rasterio.open(
+        path, 'w', height=64, width=64, transform=affine, **profile
+    ) as out:
+        out.write(codes, 1)
+    polygonise(path, tiles, LEGEND)
+    frame = geopandas.read_file(tiles).to_crs(4326).dissolve('class')
+    lon = np.arange(-174.0, 180, 10)
+    for code in (1, 2):
+        # the left half is from -30 to 150 degrees
+        inside = shapely.contains_xy(frame.geometry[code], lon, np.zeros(len(lon)))
+        np.testing.assert_array_equal(
+            inside, ((lon > -30) & (lon < 150)) == (code == 2)
+        )
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from skimage.measure import label
 from ..atomic import replacing
 from ..datasets.geo.areas import PixelAreas
 from ..datasets.geo.degrees import outline, within_180
-from ..datasets.geo.grid import pixel_offset
+from ..datasets.geo.grid import circumference, pixel_offset
 from ..datasets.geo.raster import RasterFile, open_rasters
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
@@ -59,6 +59,8 @@ _RESERVED = re.compile(
 
 # Features that are handed to a file at once.
 _BATCH = 4096
+
+_WITHIN = 1e-6
 
 # Width of the world in Web Mercator, in metres.
 _WORLD = 2 * np.pi * 6378137
@@ -220,7 +222,7 @@ def polygonise(
 
     Raises:
         InputError: If the format is unknown, or the rasters cannot be used; if web tiles
-            (.pmtiles) would have no polygon, or lie at a pole.
+            (.pmtiles) would have no polygon, or lie at a pole or beyond the Earth.
         OSError: If the file cannot be written.
     """
     legend = Legend.load(legend)
@@ -489,8 +491,17 @@ def _zooms(output: Path, geobox: GeoBox) -> dict[str, Any]:
     )
     x = (x - x[0] + _WORLD / 2) % _WORLD - _WORLD / 2
     pixel = max(np.hypot(x[1], y[1] - y[0]), np.hypot(x[2], y[2] - y[0]))
-    if not np.isfinite(pixel) or not abs(y[0]) < _WORLD / 2:
+    west, south, east, north = outline(geobox).bounds
+    # Of longitudes it is the edge, elsewhere it lies among the pixels.
+    poles = max(-south, north) >= 90 and circumference(geobox.crs) is None
+    if poles or not np.isfinite(pixel) or not abs(y[0]) < _WORLD / 2:
         raise InputError(f'{output}: web tiles do not reach the poles; give .gpkg.')
+    edge = to_web.transform(*geobox.pix2wld(*geobox.boundary(64).T))
+    if east - west > 360 or not np.isfinite(edge).all():
+        raise InputError(
+            f'{output}: the map reaches beyond the Earth, or once round it and further, '
+            'and web tiles do not; give .gpkg, or crop the map (gdalwarp -te).'
+        )
     finest = int(np.clip(np.round(np.log2(_WORLD / 256 / pixel)) - 2, 5, 16))
     return {'MINZOOM': max(finest - 6, 0), 'MAXZOOM': finest}
 
@@ -506,9 +517,14 @@ def _in_degrees(
         return polygons, crs
     to_degrees = Transformer.from_crs(crs, 'EPSG:4326', always_xy=True)
     middle = (west + east) / 2
+    # Both ends of a map that goes round once are one meridian; so much within they are
+    # told apart, in pixels.
+    ends = [(_WITHIN, size - _WITHIN) for size in (geobox.width, geobox.height)]
 
     def place(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        lon, lat = to_degrees.transform(*points.T)
+        pixels = geobox.wld2pix(*points.T)
+        inner = [np.clip(p, *e) for p, e in zip(pixels, ends, strict=True)]
+        lon, lat = to_degrees.transform(*geobox.pix2wld(*inner))
         return np.stack([lon + 360 * np.round((middle - lon) / 360), lat], axis=1)
 
     def turned() -> Iterator[ClassPolygon]:

@@ -16,6 +16,9 @@ from .grid import transformer_of, turns_together
 #: Longitude and latitude (WGS 84), of GeoJSON and of catalogues.
 DEGREES = CRS('EPSG:4326')
 
+# Points along a side of the lattice in a grid that is partly off the Earth.
+_LATTICE = 65
+
 
 def outline(geobox: GeoBox) -> shapely.Polygon:
     """The outline of a grid in longitudes and latitudes, in one piece.
@@ -25,7 +28,8 @@ def outline(geobox: GeoBox) -> shapely.Polygon:
 
     Returns:
         A polygon that begins between -180 and 180 degrees and may reach beyond; about a
-        pole it reaches to it, and once round the Earth.
+        pole it reaches to it, and once round the Earth. Of a grid whose edge is partly
+        off the Earth, the hull of what is on it.
 
     Raises:
         InputError: If the grid lies nowhere on Earth.
@@ -34,20 +38,47 @@ def outline(geobox: GeoBox) -> shapely.Polygon:
     edge = geobox.boundary(64)
     to_degrees = transformer_of(geobox.crs, DEGREES)
     lon, lat = to_degrees.transform(*geobox.pix2wld(*np.append(edge, edge[:1], 0).T))
-    on_earth = np.isfinite(lon) & np.isfinite(lat)
-    if on_earth.sum() < 4:
-        raise InputError(
-            f'A grid in {geobox.crs} lies nowhere on Earth; georeference it.'
-        )
+    if not (np.isfinite(lon) & np.isfinite(lat)).all():
+        return _hull(geobox)
     # A centimetre; longitudes do not jump by 360 degrees from point to point.
-    lon = np.round(np.unwrap(lon[on_earth], period=360), 7)
-    lat = np.round(lat[on_earth], 7)
+    lon, lat = np.round(np.unwrap(lon, period=360), 7), np.round(lat, 7)
     if abs(lon[-1] - lon[0]) > 180:  # once round a pole
         pole = np.copysign(90.0, lat.mean())
         lon = np.append(lon, [lon[0] + np.sign(lon[-1] - lon[0]) * 360, lon[0]])
         lat = np.append(lat, [pole, pole])
     lon = lon - 360 * np.floor((lon.min() + 180) / 360)
     return shapely.Polygon(np.stack([lon, lat], axis=1))
+
+
+def _hull(geobox: GeoBox) -> shapely.Polygon:
+    """Hull of the points of a lattice in a grid that are on the Earth, in degrees."""
+    lattice = (np.linspace(0, size, _LATTICE) for size in geobox.shape.yx)
+    row, col = map(np.ravel, np.meshgrid(*lattice, indexing='ij'))
+    assert geobox.crs is not None
+    x, y = geobox.pix2wld(col, row)
+    points = np.stack(transformer_of(geobox.crs, DEGREES).transform(x, y), axis=1)
+    points = np.round(points[np.isfinite(points).all(axis=1)], 7)
+    if len(points) < 4:
+        raise InputError(
+            f'A grid in {geobox.crs} lies nowhere on Earth; georeference it.'
+        )
+    lon = points[:, 0]
+    points[:, 0] += 360 * turns_together(lon, lon, 360.0)
+    west, south, east, north = shapely.bounds(shapely.MultiPoint(points))
+    # Points of a grid that goes round the Earth are nowhere further apart than this.
+    if east - west > 360 - 4 * 360 / _LATTICE:
+        west, east = -180, 180
+        points = np.array([[west, south], [east, north], [west, north], [east, south]])
+    points[:, 0] -= 360 * np.floor((west + 180) / 360)
+    for pole in (-90.0, 90.0):
+        x, y = transformer_of(DEGREES, geobox.crs).transform((west + east) / 2, pole)
+        col, row = geobox.wld2pix(x, y)
+        if 0 <= col <= geobox.width and 0 <= row <= geobox.height:
+            beside = np.unique(points[:, 0])[[0, -1]]
+            points = np.append(points, [[lon, pole] for lon in beside], axis=0)
+    hull = shapely.convex_hull(shapely.MultiPoint(points))
+    assert isinstance(hull, shapely.Polygon)
+    return hull
 
 
 def within_180(geometry: BaseGeometry) -> BaseGeometry:
