@@ -315,6 +315,21 @@ class TestNoData:
         assert share(imagery) == 0.75
         assert np.isfinite(imagery.read(imagery.geobox)[0]).all()
 
+    @pytest.mark.parametrize(
+        ('dtype', 'digit'), [('int64', -9), ('int64', 9), ('uint64', 1)]
+    )
+    def test_ends_of_64_bits(self, write: Write, dtype: str, digit: int) -> None:
+        """GDAL reads their first digit."""
+        end = np.iinfo(dtype).min if digit < 0 else np.iinfo(dtype).max
+        values = np.arange(100, 4196, dtype=dtype).reshape(1, 64, 64)
+        values[:, :, :16] = end
+        path = write('a.tif', values, nodata=float(digit))
+        with pytest.warns(InputWarning, match='first digit of the end'):
+            imagery = Imagery(path, nodata=float(end))
+        image, valid = imagery.read(imagery.geobox)
+        np.testing.assert_array_equal(valid, values[0] != end)
+        np.testing.assert_array_equal(image[:, valid], values[:, valid])
+
     @pytest.mark.parametrize('nodata', [0, 255])
     @pytest.mark.parametrize('quality', [50, 75, 90])
     def test_jpeg_collar(self, write: Write, nodata: int, quality: int) -> None:

@@ -426,4 +426,6 @@ def _holds(dtype: str, number: float) -> bool:
     if np.dtype(dtype).kind not in 'iu' or np.isnan(number):
         return True
     range_ = np.iinfo(dtype)
-    return range_.min <= number <= range_.max and number == int(number)
+    # as floats: of 64 bits they have no number for the largest one, but the next
+    low, high = float(range_.min), float(range_.max)
+    return low <= number <= high and number == int(number)

@@ -55,6 +55,9 @@ OPEN_FILES = 32
 #: Bands that are read at once: a chip of 448 pixels of so many takes 0.8 GB.
 MAX_BANDS = 1024
 
+# What GDAL makes of the least and the largest number of 64 bits as rasterio writes them.
+_FIRST_DIGITS = {('int64', -9.0), ('int64', 9.0), ('uint64', 1.0)}
+
 #: Colours of a palette's values, each red, green, blue and alpha.
 Palette = tuple[tuple[int, int, int, int], ...]
 
@@ -81,8 +84,6 @@ class RasterFile:
         band_masks: Bands that have a mask each, from 1.
         compression: Name of a compression that loses information; empty otherwise.
         largest_error: How far that moves values at most, where the file says so (LERC).
-        files: Local files that the raster consists of: itself, side-car files, a VRT's
-            sources.
         files: Local files that the raster consists of: itself, side-car files but for
             the .aux.xml that holds statistics, a VRT's sources.
         tags: Digest of the file's own tags.
@@ -177,6 +178,18 @@ class RasterFile:
         missing = missing_source(name)
         if missing:
             raise InputError(_without_source(name, missing))
+
+        for dtype, value in zip(source.dtypes, source.nodatavals, strict=True):
+            if (dtype, value) in _FIRST_DIGITS:
+                warnings.warn(
+                    f'{name}: declares {value:g} as no data, which may be the first digit '
+                    f'of the end of {dtype} (GDAL reads no further if that was written as '
+                    '9.2e+18); if so, give --nodata, or declare it anew '
+                    '(gdal_edit -a_nodata)',
+                    InputWarning,
+                    stacklevel=2,
+                )
+                break
 
         colors = source.colorinterp
         alphas = [i for i, color in enumerate(colors, 1) if color == ColorInterp.alpha]
