@@ -26,6 +26,7 @@ from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.datasets.legends.measured import measure_statistics
 from torchgeo_mapsr.datasets.pair import LRHRPair
+from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.consistency import composition
 
 from .conftest import Write
@@ -216,6 +217,24 @@ def test_a_pole_lies_within() -> None:
     assert 720 <= right - left <= 722
     # a cell of half a degree at the middle distance from the pole, to a factor of two
     assert 0.5 < pixel_ratio(grid, world) / (1e8 / (55.6e3 * 55.6e3 * 0.06)) < 2
+
+
+@pytest.mark.parametrize(('west', 'width'), [(0, 360), (170, 30)])
+@pytest.mark.parametrize('stack', [False, True])
+def test_imagery_goes_once_round(
+    write: Write, west: float, width: int, stack: bool
+) -> None:
+    """Ground that would be mapped twice is a line; a turn in two halves is none."""
+    first = write('a.tif', np.ones((9, 360)), Affine(1, 0, -180, 0, -1, 9), 'EPSG:4326')
+    place = Affine(1, 0, west, 0, -1, 9)
+    second = write('b.tif', np.ones((9, width)), place, 'EPSG:4326')
+    with pytest.raises(InputError, match='further than once round the Earth'):
+        Imagery([first, second], stack=stack)
+    halves = [
+        write(f'{lon}.tif', np.ones((9, 180)), Affine(1, 0, lon, 0, -1, 9), 'EPSG:4326')
+        for lon in (0, 180)
+    ]
+    assert Imagery(halves).geobox.width == 360
 
 
 def test_labels_that_do_not_come_round(write: Write) -> None:

@@ -381,6 +381,32 @@ def test_the_first_raster_may_be_of_the_whole_earth(tmp_path: Path) -> None:
     np.testing.assert_allclose(before[0], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ('west', 'pixel', 'width'), [(0, 1, 360), (0, 0.5, 720), (170, 1, 30)]
+)
+def test_beyond_one_edge_of_the_earth_is_the_other(
+    tmp_path: Path, west: float, pixel: float, width: int
+) -> None:
+    """In blocks that no edge is between; their values are those of the same meridians."""
+
+    def made(name: str, west: float, pixel: float, width: int) -> Path:
+        lon = np.radians(west + pixel * (np.arange(width) + 0.5))
+        values = np.broadcast_to(np.sin(lon) * 100, (1, 8, width)).astype(np.float32)
+        profile = {'driver': 'GTiff', 'dtype': 'float32', 'count': 1}
+        place = {'crs': 'EPSG:4326', 'transform': Affine(pixel, 0, west, 0, -pixel, 9)}
+        with rasterio.open(
+            tmp_path / name, 'w', height=8, width=width, **profile, **place
+        ) as dataset:
+            dataset.write(values)
+        return tmp_path / name
+
+    pair = SignalPair(made('a.tif', -180, 1, 360), made('b.tif', west, pixel, width))
+    for _, _, before, after, valid in pair.blocks(1024):
+        assert valid.all()
+        # between pixels values are on chords
+        np.testing.assert_allclose(before, after, atol=1e-3 if pixel == 1 else 1)
+
+
 def test_a_finer_first_raster_is_averaged(folder: Path, tmp_path: Path) -> None:
     with rasterio.open(folder / 'before.tif') as dataset:
         values = dataset.read()

@@ -23,6 +23,7 @@ from .geo.grid import (
     Box,
     box_in,
     clip,
+    columns_round,
     crop,
     hull,
     pixel_offset,
@@ -39,6 +40,9 @@ SPARSE, SPARSE_PIXELS = 0.01, 10**6
 
 # What a second file of a footprint must add to the first's pixels to be a part of a mosaic.
 WORTH_KEEPING = 0.2
+
+# Largest part of a turn round the Earth that a mosaic may show again.
+ROUND_AGAIN = 0.01
 
 # Levels of two files in one unit are at most so far apart; of two data types, less.
 SAME_UNIT, SAME_UNIT_OF_TYPES = 64.0, 4.0
@@ -122,6 +126,7 @@ class Imagery:
                 _check_units([self._layers[i] for i in image])
         _tell_collars(self._layers)
         whole = hull(boxes)
+        _check_once_round(files, grid, whole)
         #: the grid
         self.geobox = crop(grid, whole)
         self._boxes = np.array(boxes, np.int64) - np.tile(whole[:2], 2)
@@ -427,6 +432,19 @@ def _check_sparse(files: Sequence[RasterFile], boxes: Sequence[Box]) -> None:
         f'{height} x {width} pixels ({_pixels(height * width)}) of which '
         f'{100 * data / (height * width):.2g} % have data; check its origin and zone, '
         'or make one map a file (--output FOLDER/)'
+    )
+
+
+def _check_once_round(files: Sequence[RasterFile], grid: GeoBox, whole: Box) -> None:
+    """Several files do not show the same ground at both ends of their grid."""
+    turn, columns = columns_round(grid), whole[3] - whole[1]
+    # Tiles of the whole Earth may have margins.
+    if turn is None or len(files) == 1 or columns <= (1 + ROUND_AGAIN) * turn:
+        return
+    raise InputError(
+        f'{files[-1].path}: together with {files[0].path} reaches further than once round '
+        f'the Earth ({columns} columns where {turn} are all); let both begin at one '
+        'meridian (gdalwarp -te -180 -90 180 90), or make one map a file (--output FOLDER/)'
     )
 
 

@@ -31,6 +31,7 @@ from ..datasets.geo.areas import PixelAreas, pixel_metres
 from ..datasets.geo.grid import (
     blocks_of,
     clip,
+    columns_round,
     coverage,
     crop,
     pixel_offset,
@@ -188,20 +189,39 @@ class SignalPair:
         for all, which a raster of a continent and one of a county do not have.
         """
         raster, points = self._images[0], self._points
-        grid = raster.geobox
-        if pixel_offset(block, grid) is not None:
-            return raster.read(block)
+        grid, turn = raster.geobox, columns_round(raster.geobox)
+        offset = pixel_offset(block, grid)
+        if offset is not None:
+            beyond = offset[1] < 0 or offset[1] + block.width > grid.width
+            if turn is None or not beyond:
+                return raster.read(block)
         place = lr_coordinates(block.zoom_out(1 / points), grid) - 0.5
-        image = np.zeros((len(self.bands), *block.shape), np.float32)
+        image, valid = self._between(place, block.shape.yx)
+        # Beyond one edge of a raster of the whole Earth is the other.
+        for turned in () if turn is None else (-turn, turn):
+            other, there = self._between(
+                place + np.array([0, turned])[:, None, None], block.shape.yx
+            )
+            np.copyto(image, other, where=there & ~valid)
+            valid |= there
+        return image, valid
+
+    def _between(
+        self, place: NDArray[np.float64], shape: tuple[int, int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """The first raster at rows and columns between its pixels."""
+        raster, points = self._images[0], self._points
+        grid, place = raster.geobox, place.copy()
+        image = np.zeros((len(self.bands), *shape), np.float32)
         defined = np.isfinite(place).all(0)
         if not defined.any():
-            return image, np.zeros(block.shape, bool)
+            return image, np.zeros(shape, bool)
         place[:, ~defined] = -2  # outside
         low = np.floor(place[:, defined].min(1)).astype(int)
         high = np.ceil(place[:, defined].max(1)).astype(int) + 1
         top, left, bottom, right = clip((*low, *high), *grid.shape)
         if top >= bottom or left >= right:
-            return image, np.zeros(block.shape, bool)
+            return image, np.zeros(shape, bool)
         values, valid = raster.read(crop(grid, (top, left, bottom, right)))
         place -= np.array([top, left])[:, None, None]
         return bilinear_mean(values, valid, place, points)
