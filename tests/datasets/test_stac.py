@@ -616,6 +616,8 @@ def test_shorthands() -> None:
         ('naip', None, '--date'),
         ('naip', '21', 'is no date'),
         ('naip', '2021-13', 'is no date'),
+        ('naip', '2021-00', 'is no date'),
+        ('naip', '2021-05-00', 'is no date'),
         ('naip?clouds=5', '2021', 'there are collections'),
         ('naip?cloud=few', '2021', "cannot be 'few'"),
         ('naip?cloud=nan', '2021', "cannot be 'nan'"),

@@ -27,6 +27,10 @@ def test_chips_of_a_fit_are_those_of_the_map(made_scene: Scene) -> None:
         assert query.core is None
         count[query.own] += 1
     assert (count == 1).all()
+    # 0 is a number of pixels, and not the default
+    height, width = pair.imagery.geobox.shape
+    side_by_side = -(-height // 128) * -(-width // 128)
+    assert len(LatticeSampler(pair, 128, overlap=0)) == side_by_side
     chips = [pair.read(query) for query in fitted]
     pixels = sum(int((chip.region > 0).sum()) for chip in chips)
     assert pixels == count.size

@@ -16,6 +16,7 @@ import numpy as np
 import pandas
 from odc.geo.geobox import GeoBox
 
+from ..arguments import check_range
 from ..atomic import replacing
 from ..errors import InputError
 from .geo.grid import crop, starts
@@ -53,8 +54,10 @@ def class_shares(
         patch's centre, a name that depends on neither file names nor order.
 
     Raises:
-        InputError: A file cannot be used.
+        InputError: A file cannot be used, or a number is below 1.
     """
+    check_range('size', size, 1, whole=True)
+    check_range('stride', stride, 1, whole=True)
     rows: list[dict[Any, Any]] = []
     geometries: list[Any] = []
     crs = None

@@ -782,9 +782,10 @@ def _interval(text: str) -> str:
             return f'{when}/{when}'
         year, month, day = (int(part) if part else None for part in match.groups())
         assert year is not None
-        last_month = month or 12
-        last_day = day or monthrange(year, last_month)[1]
-        first_day = datetime(year, month or 1, day or 1).date()
+        last_month = 12 if month is None else month
+        last_day = monthrange(year, last_month)[1] if day is None else day
+        first = (1 if number is None else number for number in (month, day))
+        first_day = datetime(year, *first).date()
         return (
             f'{first_day.isoformat()}T00:00:00Z/'
             f'{datetime(year, last_month, last_day).date().isoformat()}T23:59:59Z'

@@ -37,7 +37,7 @@ _MOST = 2**31 - 1
 _RANGES: dict[str, tuple[float, float]] = {
     'chips.size': (1, _MOST),
     'chips.tile_size': (1, _MOST),
-    'chips.overlap': (1, _MOST),
+    'chips.overlap': (0, _MOST),
     'scoring.prior': RANGES['prior'],
     'seed': RANGES['seed'],
     'bands': (1, _MOST),

@@ -188,7 +188,8 @@ class Run:
             halo: Pixels at a chip's border that lack context.
             stride: Pixels that chips start at multiples of.
         """
-        overlap = overlap or default_overlap(size, halo)
+        if overlap is None:
+            overlap = default_overlap(size, halo)
         return tuple(
             Plan(image.geobox, size, tile_size, overlap, halo, stride)
             for image in self.inputs.images

@@ -46,10 +46,11 @@ class _PlanSampler(GeoSampler):
         check_range('halo', halo, 0, whole=True)
         check_range('align', align, 1, whole=True)
         check_range('tile_size', tile_size, 1, whole=True)
-        shared = overlap or default_overlap(size, halo)
+        if overlap is None:
+            overlap = default_overlap(size, halo)
         #: Plan of each raster.
         self.plans = tuple(
-            Plan(pair.imagery.geobox, size, tile_size, shared, halo, align)
+            Plan(pair.imagery.geobox, size, tile_size, overlap, halo, align)
             for pair in pairs_of(dataset)
         )
 

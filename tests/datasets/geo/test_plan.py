@@ -15,7 +15,7 @@ from torchgeo_mapsr.errors import InputError
 @st.composite
 def axes(draw: st.DrawFn) -> Axis:
     halo = draw(st.integers(0, 12))
-    overlap = draw(st.integers(2 * halo + 1, 2 * halo + 30))
+    overlap = draw(st.integers(2 * halo + (halo > 0), 2 * halo + 30))
     align = draw(st.integers(1, 16))
     chip = draw(st.integers(overlap + align, overlap + 100))
     return Axis(draw(st.integers(1, 900)), chip, overlap, halo, align)
@@ -159,6 +159,7 @@ def test_chip_too_small_for_the_halo() -> None:
     with pytest.raises(InputError, match='--chip-size'):
         Axis(1000, 64, 64, 8)
     Axis(60, 64, 64, 8)  # one chip: there is nothing to blend
+    Axis(1000, 64, 0)  # chips that lack no context need share nothing
     with pytest.raises(
         InputError, match=r'chips of 64 pixels need 17 to 63; .*--overlap'
     ):

@@ -56,7 +56,7 @@ class Axis:
     align: int = 1
 
     def __post_init__(self) -> None:
-        least, most = 2 * self.halo + 1, self.chip - self.align
+        least, most = 2 * self.halo + (self.halo > 0), self.chip - self.align
         if self.length <= self.chip or least <= self.overlap <= most:
             return
         if self.overlap < least <= most:
