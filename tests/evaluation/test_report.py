@@ -37,7 +37,7 @@ def fitted(
 def test_every_class_without_a_pixel_is_named() -> None:
     """Also where another class, whose name holds its own, is explained already."""
     remarks = (
-        'Forest, wet is not mapped: its 3 cells are all cut by the edge of the imagery.',
+        'Forest, wet is not mapped: none of its 3 cells was seen whole.',
         'Open water is not mapped: no label stands for it.',
     )
     maps = [summary([0, 0, 0, 0]), summary([0, 0, 0, 0])]
@@ -57,6 +57,12 @@ def test_classes_of_one_remark_are_explained() -> None:
     explained = fitted([9, 0, 9, 0], remark, unmapped=['Forest, wet', 'Open water'])
     notes = map_notes(explained, [summary([50, 0, 50, 0])])
     assert notes == [remark]
+    # Labels in chips that the fit did not look at, or where another fit is used.
+    explained['fit']['unlabelled'] = ['Forest, wet', 'Open water']
+    told = map_notes(explained, [summary([50, 0, 50, 0], [5, 7, 5, 0])])
+    assert told[0] == remark
+    assert told[1].startswith('Forest, wet: 7 coarse cells of the map are labelled so')
+    assert len(told) == 2
 
 
 def test_class_that_is_nearly_absent_is_named() -> None:

@@ -362,6 +362,24 @@ def test_a_fit_under_any_name(
     np.testing.assert_array_equal(found, map_array(model, scene.imagery, chip_size=128))
 
 
+def test_remarks_of_a_fit_are_warned_of(scene: Scene) -> None:
+    """No class is missing without a word, also where there is neither map nor report."""
+    labels, grid = arrays(scene.labels)
+    labels = np.where(labels[0] == 11, 81, labels[0])
+    options = {'backbone': BACKBONE, 'chip_size': 128, 'device': 'cpu'}
+    with pytest.warns(InputWarning, match='Water is not mapped: no label') as told:
+        model = fit(
+            scene.imagery,
+            (labels, grid),
+            'nlcd',
+            crosswalk='scenes',
+            calibrate=False,
+            **options,
+        )
+    assert model.remarks
+    assert ' '.join(model.remarks) in [str(warning.message) for warning in told]
+
+
 def test_a_crosswalk_may_be_an_object(scene: Scene, model: LandCoverModel) -> None:
     walk = Crosswalk.load('nlcd', 'land-cover-4')
     options = {'backbone': BACKBONE, 'chip_size': 128, 'device': 'cpu'}

@@ -678,7 +678,9 @@ class TestMistakes:
             with pytest.raises(InputError, match=message):
                 trainer().fit(task, loader)
 
-    def test_unknown_codes_are_reported(self, chips: Chips) -> None:
+    def test_unknown_codes_are_reported(
+        self, chips: Chips, caplog: pytest.LogCaptureFixture
+    ) -> None:
         codes = chips.batches[0]['lr_label'].clone()
         first, second = whole(chips.batches[0])[0].nonzero()[:2].tolist()
         codes[0, *first] = codes[0, *second] = 7
@@ -686,6 +688,9 @@ class TestMistakes:
         task = MapSRTask(SMALL, **QUICK)
         with pytest.warns(UserWarning, match=r"'nlcd' does not have .* 7 \(2 cells\)"):
             trainer().fit(task, DataLoader([batch], batch_size=None))
+        # And what the fit says of classes: there is neither a map nor a report.
+        assert task.land_cover.remarks
+        assert ' '.join(task.land_cover.remarks) in caplog.messages
         assert task.land_cover.provenance['labels']['unknown_codes'] == {'7': 2}
 
     @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def map_notes(fit: Mapping[str, Any], maps: 'Sequence[MapSummary]') -> list[str]
 
     Returns:
         The remarks of the fit, and a sentence for each other class that has no pixel, or
-        less than a tenth of the share that coarse labels give it; nothing of trained
-        networks.
+        less than a tenth of the share that coarse labels give it, or labels that the
+        fit has not seen; nothing of trained networks.
     """
     fitted = fit.get('fit', {})
     notes = list(fitted.get('remarks', ()))
@@ -71,12 +71,18 @@ def map_notes(fit: Mapping[str, Any], maps: 'Sequence[MapSummary]') -> list[str]
     pixels, labelled = (
         np.sum([getattr(m, name) for m in maps], axis=0) for name in ('pixels', 'cells')
     )
-    for name, mapped, expected in zip(
+    for name, mapped, expected, labels in zip(
         maps[0].legend.class_names,
         pixels / max(pixels.sum(), 1),
         labelled / max(labelled.sum(), 1),
+        labelled.tolist(),
         strict=True,
     ):
+        if name in fitted.get('unlabelled', ()) and labels:
+            notes.append(
+                f'{name}: {labels} coarse cells of the map are labelled so, and the fit has '
+                'seen none of them; let it look at more chips (--max-chips), or fit here.'
+            )
         if name in fitted.get('unmapped', ()):
             continue
         if mapped == 0:

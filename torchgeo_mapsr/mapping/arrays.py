@@ -3,6 +3,7 @@
 
 """Fits and maps in Python, of arrays or files, with neither a job nor a Trainer."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from os import PathLike
@@ -23,7 +24,7 @@ from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster, check_codes
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
-from ..errors import InputError
+from ..errors import InputError, InputWarning
 from ..models.backbones.create import create_backbone
 from ..models.head.options import FitOptions
 from ..models.model import ChipModel, LandCoverModel, device_of
@@ -86,6 +87,10 @@ def fit(
     Raises:
         InputError: If something cannot be used, or does not fit together.
 
+    Warns:
+        InputWarning: The remarks of the fit: classes that are not mapped and why, and
+            what maps may be wrong about.
+
     Examples:
         >>> from tempfile import TemporaryDirectory
         >>> from torchgeo_mapsr import fit, make_scene, map_array
@@ -112,9 +117,12 @@ def fit(
             backbone, images.bands, weights, inputs.integers, options.seed
         ).to(device_of(device))
         plan = _plan(images, chip_size, frozen.halo, max(frozen.strides))
-        return fit_region(
+        model = fit_region(
             inputs, [plan], frozen, options, scoring, compute, Stopwatch()
         )
+    if model.remarks:
+        warnings.warn(' '.join(model.remarks), InputWarning, stacklevel=2)
+    return model
 
 
 def map_array(

@@ -303,6 +303,11 @@ class LandCoverModel:
             'bytes': len(self.to_bytes()),
         }
 
+    @property
+    def remarks(self) -> list[str]:
+        """Classes that are not mapped and why, and what maps may be wrong about."""
+        return list(self.head.provenance.get('fit', {}).get('remarks', ()))
+
     @cached_property
     def calibration(self) -> Calibration:
         """What calibrates the confidence of a map, by this score and prior.

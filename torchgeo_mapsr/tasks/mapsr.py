@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
@@ -491,6 +491,8 @@ class MapSRTask(LandCoverTask):
                 f"Codes that the legend '{self.crosswalk.source.name}' does not have "
                 f'were ignored: {listed}'
             )
+        if fitted.remarks:
+            rank_zero_info(' '.join(fitted.remarks))
 
     def _refuse_options_of_a_fit(self) -> None:
         """Refuse what would have an effect on a fit, where one is given.
