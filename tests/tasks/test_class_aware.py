@@ -107,6 +107,22 @@ def test_unlabelled_images_get_gradients_by_prior_and_contrast(
     assert not reaches(balance=False, contrast=0.0)
 
 
+def test_a_class_of_weight_0_has_no_centre(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by labels nor by pseudo-labels."""
+    weights = [0.0] + [1.0] * 7
+    task = make({}, monkeypatch, balance=False, class_weights=weights)
+    seen = []
+    task.contrast.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+    task.model.network.segmentation_head[0].bias.data[0] = 100
+    given = pair(1)
+    task.training_step(given, 0)
+    label = given['source']['mask'] - 1
+    assert (label == 0).any()
+    assert torch.equal(seen[0][:2], torch.where(label > 0, label, -1))
+    # of which the network would say nothing else
+    assert (seen[0][2:] == -1).all()
+
+
 def test_supervised_and_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without anything of the paper it is the parent's cross entropy."""
     logged: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from torchgeo_mapsr.datamodules import UnlabelledDataModule
@@ -82,6 +82,27 @@ def test_learning_rate_rises_and_falls() -> None:
     run.fit(task, loader(count=8))
     assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
     assert rates[5:] == pytest.approx([0.854, 0.5, 0.146], abs=1e-3)
+
+
+def test_goes_on_with_the_masks_that_it_would_have_drawn(tmp_path: Path) -> None:
+    every = ModelCheckpoint(tmp_path, '{epoch}', save_top_k=-1)
+    output = str(tmp_path / 'encoder.safetensors')
+    kept = {'max_epochs': 2, 'enable_checkpointing': True, 'callbacks': [every]}
+    tasks = []
+    for options in (kept, {'max_epochs': 2, 'ckpt': tmp_path / 'epoch=0.ckpt'}):
+        first = options.pop('ckpt', None)
+        torch.manual_seed(0)
+        tasks.append(MaskedAutoencoderTask(**SMALL, output=output))
+        trainer(**options).fit(tasks[-1], loader(count=1), ckpt_path=first)
+    for one, other in zip(*(task.parameters() for task in tasks), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_validation_has_the_same_masks_in_each_epoch() -> None:
+    torch.manual_seed(0)
+    task, data = MaskedAutoencoderTask(**SMALL), loader()
+    losses = [trainer().validate(task, data, verbose=False) for _ in range(2)]
+    assert losses[0] == losses[1]
 
 
 class TestMistakes:

@@ -167,7 +167,7 @@ def test_losses_are_those_of_segmentation_models(loss: Any) -> None:
     torchs = {
         'ce': F.cross_entropy,
         'jaccard': smp.losses.JaccardLoss('multiclass'),
-        'focal': smp.losses.FocalLoss('multiclass', normalized=True),
+        'focal': _focal,
         'dice': smp.losses.DiceLoss('multiclass'),
     }[loss]
     torch.testing.assert_close(task.pixel_loss(logits, index), torchs(logits, index))
@@ -176,6 +176,25 @@ def test_losses_are_those_of_segmentation_models(loss: Any) -> None:
     torch.testing.assert_close(
         task.pixel_loss(logits, index), torchs(logits[:, :, :5], index[:, :5])
     )
+
+
+def _focal(logits: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Normalised focal loss: means of -log p with weights (1 - p)², one a class."""
+    one = F.one_hot(index, 4).movedim(-1, 1).float()
+    p = logits.sigmoid() * one + (1 - logits.sigmoid()) * (1 - one)
+    weight = (1 - p) ** 2
+    return ((weight * -p.log()).sum((0, 2, 3)) / weight.sum((0, 2, 3))).mean()
+
+
+def test_double_precision_by_default(data: PairDataModule, tmp_path: Path) -> None:
+    """Files have no doubles, and networks are made of them then."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        task = SegmentationTask()
+        trainer(tmp_path, fast_dev_run=1).fit(task, data)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {p.dtype for p in task.parameters()} == {torch.float64}
 
 
 class TestTorchgeo:

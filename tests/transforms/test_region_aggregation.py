@@ -176,6 +176,15 @@ class TestModule:
         )
         assert repr(module) == "RegionAggregation(key='features', reduction='sum')"
 
+    def test_masks_as_augmentations_leave_them(self) -> None:
+        batch = self.batch()
+        other = batch | {
+            key: batch[key][:, None].float() for key in ('mask_region', 'mask_valid')
+        }
+        plain, kornias = (RegionAggregation()(b) for b in (batch, other))
+        for key in ('region_logits', 'region_weight'):
+            assert torch.equal(plain[key], kornias[key])
+
     def test_no_cells(self) -> None:
         batch = {
             'logits': torch.randn(2, 4, 5, 5),

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -25,6 +24,7 @@ from ..models.networks.segmentation import Network
 from .cells import BatchCells
 from .classes import Classes
 from .land_cover import CosineDecay, training_steps
+from .seeds import repeatable
 from .segmentation import CLASSES, NETWORK, NetworkTask
 from .supervision import RegionLabels
 
@@ -147,6 +147,7 @@ class AdversarialTask(NetworkTask):
             for one in (network['optimizer'], discriminator)
         ]
 
+    @repeatable
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
@@ -203,12 +204,7 @@ class AdversarialTask(NetworkTask):
                     'No exemplar shows '
                     f'{", ".join(self._exemplars.absent)}: predictions will avoid it'
                 )
-        # Of the seed that seed_everything gave to all processes; each process and step
-        # has its own, so that a training that goes on draws what it would have drawn.
-        seeds = torch.initial_seed(), self.global_rank, self.global_step
-        (seed,) = np.random.SeedSequence(seeds).generate_state(1, np.uint64).tolist()
-        generator = torch.Generator().manual_seed(seed)
-        drawn = self._exemplars.draw(len(index_map), generator) + 1
+        drawn = self._exemplars.draw(len(index_map)) + 1
         return drawn[:, None, :height, :width].to(index_map)
 
     def _play(

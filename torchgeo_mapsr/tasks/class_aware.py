@@ -19,6 +19,7 @@ from ..models.networks.segmentation import Network
 from .cells import valid_pixels
 from .classes import Classes
 from .land_cover import check_averages
+from .seeds import repeatable
 from .segmentation import CLASSES, NETWORK, NetworkTask
 from .supervision import PixelLabels
 
@@ -137,6 +138,7 @@ class ClassAwareTask(NetworkTask):
         super().on_fit_start()
         check_averages(self.trainer)
 
+    @repeatable
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
@@ -179,6 +181,8 @@ class ClassAwareTask(NetworkTask):
         if self.hparams['contrast'] > 0:
             pseudo = torch.where(valid[n:], logits[n:].argmax(1), -1)
             label = torch.cat([index, pseudo])
+            # classes of weight 0 are none here either
+            label = torch.where(self.trains(label), label, -1)
             contrast = self._contrast(features, padded, label)
             parts |= {'train_cross_entropy': loss, 'train_contrast': contrast}
             parts['train_loss'] = loss = loss + self.hparams['contrast'] * contrast

@@ -18,6 +18,7 @@ from ..models.networks.segmentation import Network
 from ..models.propagation.superpixels import superpixels
 from .cells import valid_pixels
 from .classes import Classes
+from .seeds import repeatable
 from .segmentation import CLASSES, NETWORK, NetworkTask
 from .supervision import MatchedStatistics, Supervision
 
@@ -98,6 +99,7 @@ class ExpectationMaximizationTask(NetworkTask):
         if epoch >= 0 and epoch % self.hparams['round_epochs'] == 0:
             self.teacher.load_state_dict(self.model.state_dict())
 
+    @repeatable
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:

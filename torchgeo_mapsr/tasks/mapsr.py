@@ -223,14 +223,20 @@ class MapSRTask(LandCoverTask):
             stage: Only ``fit`` matters.
 
         Raises:
-            InputError: If the trainer would convert images and backbone, or validate
-                within the epoch, when nothing is fitted yet.
+            InputError: If the trainer, or PyTorch's default type, would convert images
+                and backbone, or the trainer validate within the epoch, when nothing is
+                fitted yet.
         """
         precision = str(self.trainer.precision)
         if precision.endswith('-true') and precision != '32-true':
             raise InputError(
                 f"precision='{precision}' would round the imagery's values, and a fit is "
                 "computed in single precision: give the trainer '32-true' or a mixed one"
+            )
+        if torch.get_default_dtype() != torch.float32:
+            raise InputError(
+                'a fit is computed in single precision, and torch.set_default_dtype has '
+                f'set {torch.get_default_dtype()}: leave it at torch.float32'
             )
         if stage == 'fit' and not self._trains:
             interval = self.trainer.val_check_interval

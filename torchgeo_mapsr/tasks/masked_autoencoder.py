@@ -29,6 +29,7 @@ from .land_cover import (
     training_steps,
     warn_of_scaled_values,
 )
+from .seeds import repeatable, seeded
 
 
 class MaskedAutoencoderTask(BaseTask):
@@ -168,6 +169,7 @@ class MaskedAutoencoderTask(BaseTask):
         """
         check_domains(self, batch)
 
+    @repeatable
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
@@ -193,7 +195,8 @@ class MaskedAutoencoderTask(BaseTask):
             batch_idx: Integer displaying index of this batch.
             dataloader_idx: Index of the current dataloader.
         """
-        self._loss(batch, 'val')
+        with seeded(self, batch_idx):  # the same masks in each epoch
+            self._loss(batch, 'val')
 
     def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Compute the error of the masked patches.
@@ -203,7 +206,8 @@ class MaskedAutoencoderTask(BaseTask):
             batch_idx: Integer displaying index of this batch.
             dataloader_idx: Index of the current dataloader.
         """
-        self._loss(batch, 'test')
+        with seeded(self, batch_idx):
+            self._loss(batch, 'test')
 
     def predict_step(self, batch: Sample, batch_idx: int) -> Any:
         """There is nothing to predict.
@@ -244,7 +248,8 @@ class MaskedAutoencoderTask(BaseTask):
             if self.hparams['mean'] is None:
                 warn_of_scaled_values(image, self.hparams['image_dtype'])
         image = self.normalise(image.nan_to_num(nan=0, posinf=0, neginf=0))
-        loss = self.autoencoder.loss(image)
+        kind = next(self.autoencoder.parameters()).dtype
+        loss = self.autoencoder.loss(image.to(kind))
         self.log(f'{stage}_loss', loss, batch_size=len(image), sync_dist=True)
         return loss
 

@@ -20,6 +20,7 @@ from ..models.networks.segmentation import Network
 from ..models.networks.trained import load_networks
 from .cells import valid_pixels
 from .classes import Classes
+from .seeds import repeatable
 from .segmentation import NetworkTask
 from .supervision import PixelLabels
 
@@ -138,6 +139,7 @@ class PseudoLabelTask(NetworkTask):
         """Let go of the teachers."""
         self._teachers = ()
 
+    @repeatable
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:

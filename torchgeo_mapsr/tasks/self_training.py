@@ -21,6 +21,7 @@ from ..transforms import ClassMix, ResolutionAlignment
 from .cells import valid_pixels
 from .classes import Classes
 from .land_cover import check_averages
+from .seeds import repeatable
 from .segmentation import CLASSES, NETWORK, NetworkTask
 from .supervision import PixelLabels
 
@@ -145,6 +146,7 @@ class SelfTrainingTask(NetworkTask):
         super().on_fit_start()
         check_averages(self.trainer)
 
+    @repeatable
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:

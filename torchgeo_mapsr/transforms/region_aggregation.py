@@ -70,7 +70,8 @@ class RegionAggregation(nn.Module):
         values = aggregate_regions(
             batch[self.key], region, cells, self.reduction, valid
         )
-        ones = torch.ones_like(region, dtype=torch.float32)[:, None]
+        height, width = region.shape[-2:]
+        ones = region.new_ones((len(region), 1, height, width), dtype=torch.float32)
         pixels = aggregate_regions(ones, region, cells, 'sum', valid)[..., 0]
         if 'lr_pixels' in batch:
             full = batch['lr_pixels'].flatten(1)
@@ -115,8 +116,10 @@ def aggregate_regions(
     if values.dtype in (torch.float16, torch.bfloat16):
         values = values.float()
     # pixels that do not count go to cell 0, which is dropped: not even their NaNs stay
-    region = mask_region if valid is None else mask_region * (valid > 0)
-    region = region.flatten(1)
+    # which augmentations may have made floating-point numbers, with a channel axis
+    region = mask_region.long().flatten(1)
+    if valid is not None:
+        region = region * (valid.flatten(1) > 0)
     batch, channels = values.shape[:2]
     sums = values.new_zeros(batch, channels, n + 1).scatter_add(
         2, region[:, None].expand(-1, channels, -1), values.flatten(2)

@@ -109,7 +109,8 @@ class SegmentationNetwork(nn.Module):
     brought to -1..1 by their type; of other types each band is standardised by the mean
     and standard deviation of all training batches so far, since reflectances and digital
     numbers have no common range. Images are continued at the right and bottom by
-    mirroring, to a multiple of the network's stride, and scores are cropped.
+    mirroring, to a multiple of the network's stride (and to 128 pixels for ``pan``), and
+    scores are cropped.
 
     Batch normalisation of a single value, of the one chip that may be left at the end of
     an epoch, goes by its running statistics: there are no others.
@@ -175,7 +176,15 @@ class SegmentationNetwork(nn.Module):
     @property
     def stride(self) -> int:
         """What the sides of an image have to be multiples of, in pixels."""
-        return int(self.network.encoder.output_stride)
+        stride = int(self.network.encoder.output_stride)
+        # dpt halves the tokens once more
+        return 2 * stride if self.arguments.model == 'dpt' else stride
+
+    @property
+    def least(self) -> int:
+        """Side of the smallest image that the decoder takes, in pixels."""
+        # its attention halves the coarsest features three times
+        return 8 * self.stride if self.arguments.model == 'pan' else self.stride
 
     @property
     def halo(self) -> int:
@@ -221,7 +230,11 @@ class SegmentationNetwork(nn.Module):
                 'of the imagery'
             )
         image = self.normalise(image.nan_to_num(nan=0, posinf=0, neginf=0))
-        height, width = (-(-n // self.stride) * self.stride for n in image.shape[-2:])
+        # which torch.set_default_dtype makes double, and files do not
+        image = image.to(next(self.network.parameters()).dtype)
+        height, width = (
+            max(-(-n // self.stride) * self.stride, self.least) for n in image.shape[-2:]
+        )
         levels = self.network.encoder(mirror(image, height, width))
         if isinstance(levels, tuple):
             # vision transformers have prefix tokens too
@@ -373,8 +386,10 @@ def _create(arguments: Network, num_classes: int) -> Any:
             f'Unknown model {model!r}{suggest(model, _ARCHITECTURES)} '
             f'(models: {", ".join(_ARCHITECTURES)})'
         )
-    # Swin of timm insists on the size of its pretraining images unless it is told
+    # Transformers of timm insist on the size of their pretraining images unless they are told
     options = {'strict_img_size': False} if backbone.startswith('tu-swin') else {}
+    if arch == 'dpt':
+        options['dynamic_img_size'] = True
     try:
         return smp.create_model(
             arch,
