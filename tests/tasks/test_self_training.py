@@ -188,7 +188,10 @@ def test_checkpoint_has_both_and_training_goes_on(tmp_path: Path) -> None:
 
     # with the mixtures, resolutions and dropout that it would have drawn
     torch.manual_seed(0)
-    other, first = SelfTrainingTask(**ARGUMENTS, ema_decay=0.8), tmp_path / 'epoch=0.ckpt'
+    other, first = (
+        SelfTrainingTask(**ARGUMENTS, ema_decay=0.8),
+        tmp_path / 'epoch=0.ckpt',
+    )
     trainer(tmp_path, max_epochs=2).fit(other, pairs(3), ckpt_path=first)
     assert other.teacher.n_averaged == 6
     assert torch.equal(weights(other), weights(task))

@@ -247,7 +247,7 @@ class LandCoverModel:
     def __post_init__(self) -> None:
         check_choice('upsampler', self.upsampler, UPSAMPLERS)
         check_choice('precision', self.precision, ('fp32', *HALF))
-        object.__setattr__(self, '_propagation', _propagation(self.propagate))
+        _propagation(self.propagate)  # refused here
 
     @property
     def target(self) -> Legend:
@@ -360,10 +360,9 @@ class LandCoverModel:
                 scores = self._refines(scores, tokens, image, inside, (rows, cols))
         return scores[0]
 
-    @property
+    @cached_property
     def _refines(self) -> 'Propagation | None':
-        propagation: Propagation | None = self._propagation  # type: ignore[attr-defined]
-        return propagation
+        return _propagation(self.propagate)
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device.

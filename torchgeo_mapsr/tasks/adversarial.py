@@ -22,10 +22,10 @@ from ..losses.adversarial import TEMPERATURE
 from ..models.networks.discriminator import LabelDiscriminator
 from ..models.networks.segmentation import Network
 from .cells import BatchCells
-from .classes import Classes
+from .classes import CLASSES, Classes
 from .land_cover import CosineDecay, training_steps
 from .seeds import repeatable
-from .segmentation import CLASSES, NETWORK, NetworkTask
+from .segmentation import NETWORK, NetworkTask
 from .supervision import RegionLabels
 
 

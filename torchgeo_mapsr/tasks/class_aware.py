@@ -17,10 +17,10 @@ from ..errors import InputError
 from ..losses import ClassBalancedCrossEntropy, ClassCentreContrast, ClassPrior
 from ..models.networks.segmentation import Network
 from .cells import valid_pixels
-from .classes import Classes
+from .classes import CLASSES, Classes
 from .land_cover import check_averages
 from .seeds import repeatable
-from .segmentation import CLASSES, NETWORK, NetworkTask
+from .segmentation import NETWORK, NetworkTask
 from .supervision import PixelLabels
 
 

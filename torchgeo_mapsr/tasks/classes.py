@@ -59,3 +59,7 @@ class Classes:
             Crosswalk.load(self.legend, target, self.crosswalk),
             Crosswalk.load(truth, target, self.truth_crosswalk),
         )
+
+
+#: Default of signatures; it is immutable.
+CLASSES = Classes()

@@ -17,9 +17,9 @@ from ..losses import label_counts
 from ..models.networks.segmentation import Network
 from ..models.propagation.superpixels import superpixels
 from .cells import valid_pixels
-from .classes import Classes
+from .classes import CLASSES, Classes
 from .seeds import repeatable
-from .segmentation import CLASSES, NETWORK, NetworkTask
+from .segmentation import NETWORK, NetworkTask
 from .supervision import MatchedStatistics, Supervision
 
 # Default of the signature; it is immutable.

@@ -12,11 +12,8 @@ from torch import Tensor
 
 from .._compat import Sample
 from ..errors import InputError
-from .classes import Classes
+from .classes import CLASSES, Classes
 from .land_cover import LandCoverTask
-
-# Default of the signature; it is immutable.
-CLASSES = Classes()
 
 
 class OracleTask(LandCoverTask):

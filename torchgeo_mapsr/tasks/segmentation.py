@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..models.networks.segmentation import Network, SegmentationNetwork
 from ..models.networks.trained import describe, verify
 from .cells import BatchCells
-from .classes import Classes
+from .classes import CLASSES, Classes
 from .land_cover import (
     CosineDecay,
     LandCoverTask,
@@ -37,9 +37,8 @@ from .supervision import PixelLabels, Supervision
 
 Loss = Literal['ce', 'jaccard', 'focal', 'dice']
 
-# Defaults of signatures; they are immutable.
+# Default of signatures; it is immutable.
 NETWORK: Network = Network()
-CLASSES: Classes = Classes()
 
 
 class NetworkTask(LandCoverTask, SemanticSegmentationTask):

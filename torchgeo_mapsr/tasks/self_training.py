@@ -19,10 +19,10 @@ from ..models.networks.segmentation import Network
 from ..models.networks.teacher import EMATeacher
 from ..transforms import ClassMix, ResolutionAlignment
 from .cells import valid_pixels
-from .classes import Classes
+from .classes import CLASSES, Classes
 from .land_cover import check_averages
 from .seeds import repeatable
-from .segmentation import CLASSES, NETWORK, NetworkTask
+from .segmentation import NETWORK, NetworkTask
 from .supervision import PixelLabels
 
 

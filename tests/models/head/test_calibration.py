@@ -17,7 +17,6 @@ from torchgeo_mapsr.models.head.calibration import (
     Calibration,
     CalibrationSample,
     evidence_at,
-    fit_shift,
     fit_temperature,
 )
 from torchgeo_mapsr.models.head.cells import CellTable
@@ -54,7 +53,6 @@ def test_overconfident_scores_are_calibrated_without_their_truth() -> None:
     assert after < 0.01
     assert calibration.temperature == pytest.approx(3, rel=0.05)
     assert 'a fit had not seen' in calibration.description
-    assert calibration.to_dict()['shift'] is None
 
 
 @pytest.mark.parametrize('downward', [0.0, 0.25, 1.0])
@@ -95,16 +93,6 @@ def test_extremes_stay_finite(agreement: float) -> None:
     result = fit_temperature(p, agreement, 50).apply(p)
     assert result.isfinite().all()
     assert (result[0] > 0.5).all()
-
-
-def test_shift_gives_the_expected_shares() -> None:
-    rng = np.random.default_rng(0)
-    p = torch.from_numpy(rng.dirichlet([4, 2, 1], 3000).T)
-    expected = torch.tensor([0.2, 0.3, 0.5])
-    factors = fit_shift(p, expected)
-    shifted = Calibration(shift=factors).apply(p)
-    np.testing.assert_allclose(shifted.mean(1), expected, atol=1e-3)
-    np.testing.assert_allclose(float(factors.log().sum()), 0, atol=1e-9)
 
 
 def table_of(side: int, pixels: int = 5, wrong: float = 0.0) -> CellTable:

@@ -113,9 +113,9 @@ def test_belief_is_nearer_to_the_truth_than_the_labels() -> None:
         1e-2,
         0.5,
     )
-    torch.testing.assert_close(cleaned.target.sum(1), torch.ones(324).double())
+    torch.testing.assert_close(cleaned.belief.sum(1), torch.ones(324).double())
     before = (blobs.label == truth).double().mean()
-    after = (cleaned.target.argmax(1) == truth).double().mean()
+    after = (cleaned.belief.argmax(1) == truth).double().mean()
     assert before < 0.85
     assert after > before + 0.05
     assert 0 < cleaned.rate < 0.4
@@ -140,7 +140,7 @@ def test_weights_of_the_classes_are_kept_by_denoising(kind: str) -> None:
     space = space_of(blobs)
     folds = folds_of(blobs.table.block, 0)
     near = neighbour_weights(blobs.table.place, 1.0, 2)
-    y = denoise(space, blobs.label, 4, folds, near, 1e-2, 0.5, kind=kind).target
+    y = denoise(space, blobs.label, 4, folds, near, 1e-2, 0.5, kind=kind).belief
     share = y.sum(0) / len(y)
     factor = 1 / (1 + share).log() if kind == 'log' else y.sum(0) ** -0.5
     weight = y @ factor
@@ -161,9 +161,9 @@ def test_denoising_takes_the_balance_of_classes_out_again(kind: str) -> None:
     fold = torch.arange(n) % 5
     cleaned = denoise(space, label, 2, fold, alone, 1.0, 0.5, kind=kind)
     # By the frequency a rare label is far likelier wrong than a frequent one.
-    wrong = 1 - cleaned.target.gather(1, label[:, None])[:, 0]
+    wrong = 1 - cleaned.belief.gather(1, label[:, None])[:, 0]
     assert wrong[label == 1].mean() > 3 * wrong[label == 0].mean()
-    share = float(cleaned.target[:, 1].mean())
+    share = float(cleaned.belief[:, 1].mean())
     assert share == pytest.approx(float(label.double().mean()), abs=0.06)
 
 
@@ -182,11 +182,11 @@ def test_no_class_vanishes() -> None:
     fold = torch.arange(900) % 5
     near = neighbour_weights(place, 1.0, 2)
     cleaned = denoise(CellSpace.of(features), label, 3, fold, near, 1e-3, 0.5)
-    kept = [float(cleaned.target[label == c, c].mean()) for c in range(3)]
+    kept = [float(cleaned.belief[label == c, c].mean()) for c in range(3)]
     assert cleaned.trust == 1
     assert kept[2] == pytest.approx(0.5, abs=1e-6)
     assert min(kept[:2]) > 0.7
-    torch.testing.assert_close(cleaned.target.sum(1), torch.ones(900).double())
+    torch.testing.assert_close(cleaned.belief.sum(1), torch.ones(900).double())
 
 
 def test_one_block_has_nothing_to_hold_out() -> None:

@@ -65,13 +65,11 @@ _PIXELS = 2000
 class Calibration:
     """Makes probabilities as sure as they should be.
 
-    p' ∝ (s · p)^(1/T): temperature scaling (Guo et al. 2017, section 4.2) after an
-    optional shift of the classes' prior (Saerens et al. 2002, Neural Computation 14,
-    eq. 2.4). Without a shift the best class stays the best.
+    p' ∝ p^(1/T): temperature scaling (Guo et al. 2017, section 4.2). The best class stays
+    the best.
 
     Args:
         temperature: T, above 1 if the probabilities are too sure.
-        shift: s, a factor for each class, (C,); none by default.
         description: How it was found, for people.
 
     >>> import torch
@@ -80,13 +78,12 @@ class Calibration:
     """
 
     temperature: float = 1.0
-    shift: Tensor | None = None
     description: str = 'not calibrated'
 
     @property
     def is_identity(self) -> bool:
         """Whether probabilities stay as they are."""
-        return self.temperature == 1 and self.shift is None
+        return self.temperature == 1
 
     def apply(self, probabilities: Tensor) -> Tensor:
         """Calibrate probabilities.
@@ -99,19 +96,13 @@ class Calibration:
         """
         if self.is_identity:
             return probabilities
-        scores = probabilities.clamp(min=_LEAST)
-        if self.shift is not None:
-            factors = self.shift.to(scores).view(-1, *(1,) * (scores.dim() - 1))
-            scores = scores * factors
-        scores = scores.pow_(1 / self.temperature)
+        scores = probabilities.clamp(min=_LEAST).pow_(1 / self.temperature)
         return scores.div_(scores.sum(0))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types, for a report."""
-        shift = self.shift
         return {
             'temperature': round(self.temperature, 4),
-            'shift': None if shift is None else [round(s, 4) for s in shift.tolist()],
             'description': self.description,
         }
 
@@ -121,7 +112,6 @@ def fit_temperature(
     agreement: float,
     pixels: int,
     ceiling: float = 1.0,
-    shift: Tensor | None = None,
     downward: float = 1.0,
     rightly: float = 0.0,
 ) -> Calibration:
@@ -143,7 +133,6 @@ def fit_temperature(
             not seen these cells, is the one that the cell is labelled as.
         pixels: Number of these pixels.
         ceiling: That share of the pixels that the fit is surest of.
-        shift: Factors of the classes, see :func:`fit_shift`; applied first.
         downward: How much of the way the mean confidence goes to that share where the
             share is lower, 0 to 1.
         rightly: Share of the pixels that disagree with their cell and are right to.
@@ -156,7 +145,7 @@ def fit_temperature(
     values = probabilities.double()
 
     def confidence(log_temperature: float) -> float:
-        calibration = Calibration(math.exp(log_temperature), shift)
+        calibration = Calibration(math.exp(log_temperature))
         return float(calibration.apply(values).amax(0).mean())
 
     share = agreement / max(ceiling, 1e-9)
@@ -181,33 +170,7 @@ def fit_temperature(
         f'had not seen, {100 * agreement:.1f} % were mapped as their cell is labelled, '
         f'and {100 * ceiling:.1f} % where that fit was surest'
     )
-    return Calibration(temperature, shift, description)
-
-
-def fit_shift(probabilities: Tensor, expected: Tensor, rounds: int = 200) -> Tensor:
-    """Find factors of the classes that give their expected shares.
-
-    Args:
-        probabilities: Of a sample of the map's pixels, (C, n).
-        expected: Share of each class that joint statistics expect of the LR labels in
-            the place, (C,); adds up to one.
-        rounds: Most rounds of scaling.
-
-    Returns:
-        Factors s with mean(s p / Σ s p) = expected, of geometric mean one, (C,) float64.
-        A class without any share gets a very small one.
-    """
-    values = probabilities.double().clamp(min=_LEAST)
-    target = expected.double().clamp(min=_LEAST)
-    factors = torch.ones_like(target)
-    for _ in range(rounds):
-        scaled = values * factors[:, None]
-        ratio = target / (scaled / scaled.sum(0)).mean(1)
-        factors = factors * ratio
-        factors = factors / factors.log().mean().exp()
-        if float((ratio - 1).abs().max()) < 1e-4:
-            break
-    return factors
+    return Calibration(temperature, description)
 
 
 @dataclass(frozen=True, eq=False)

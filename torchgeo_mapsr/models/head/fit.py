@@ -143,7 +143,7 @@ class _Labelled:
         return self.table.features[self.used].sub_(self.mean).div_(self.scale)
 
     @property
-    def target(self) -> Tensor:
+    def whole_label(self) -> Tensor:
         """Label of each whole cell, (n,)."""
         return self.label[self.used]
 
@@ -231,7 +231,7 @@ def fit_head(
     soft = options.recipe == 'codes' and probe is None and not crosswalk.is_hard
     data = _Labelled.of(table, crosswalk, soft)
     _check(data, crosswalk)
-    label, codes = data.target, len(data.composition)
+    label, codes = data.whole_label, len(data.composition)
     weight = class_weights(label, codes, options.balance, options.class_weight)
     noise = options.noise
     if noise == 'auto':
@@ -270,7 +270,7 @@ def fit_head(
         cleaned = denoise(
             space, label, codes, folds, around, l2, weighing[0], first, weighing[1]
         )
-        belief, weight = cleaned.target, cleaned.weights(*weighing)
+        belief, weight = cleaned.belief, cleaned.weights(*weighing)
         report['label_errors'] = round(cleaned.rate, 4)
 
     if probe is None:
@@ -297,14 +297,14 @@ def fit_head(
     shares = belief @ data.composition
     frequency = (one_hot(label, codes) @ data.composition).mean(0).float()
     head = Head(
-        crosswalk.target,
-        'probe',
-        probe.unscale(data.mean, data.scale),
-        translation,
-        probe,
-        None,
-        1.0,
-        LabelPrior(torch.zeros(0), torch.zeros(0), frequency, 0.0),
+        target=crosswalk.target,
+        score='probe',
+        probe=probe.unscale(data.mean, data.scale),
+        translation=translation,
+        lda=probe,
+        cosine=None,
+        temperature=1.0,
+        prior=LabelPrior(torch.zeros(0), torch.zeros(0), frequency, 0.0),
     )
     pixels = _pixels(data, head)
     if soft:
@@ -343,16 +343,17 @@ def fit_head(
     report |= _remarks(
         data, crosswalk, report['cells'], held, composition, present if needed else None
     )
+    unprompted = (lda.bias.view(classes, -1)[:, 0] <= ABSENT).nonzero()[:, 0]
     return Head(
-        crosswalk.target,
-        options.score,
-        mapped.unscale(data.mean, data.scale),
-        translation,
-        lda,
-        cosine,
-        temperature,
-        LabelPrior(*composition, frequency, prior, sigma),
-        tuple((lda.bias.view(classes, -1)[:, 0] <= ABSENT).nonzero()[:, 0].tolist()),
+        target=crosswalk.target,
+        score=options.score,
+        probe=mapped.unscale(data.mean, data.scale),
+        translation=translation,
+        lda=lda,
+        cosine=cosine,
+        temperature=temperature,
+        prior=LabelPrior(*composition, frequency, prior, sigma),
+        unprompted=tuple(unprompted.tolist()),
         provenance={'fit': report, 'options': options.to_dict()},
     )
 
@@ -519,12 +520,12 @@ def _colour_expert(
     generator = torch.Generator().manual_seed(options.seed)
     some = some[torch.randperm(len(some), generator=generator)[:COLOUR_PIXELS]]
     codes = belief.shape[1]
-    target = one_hot(data.pixel_label[some], codes)
+    of_pixel = one_hot(data.pixel_label[some], codes)
     cell = data.whole_cell(some)
-    target = torch.where(cell[:, None] >= 0, belief[cell.clamp(min=0)], target)
-    weight = class_weights(target, codes, options.balance, options.class_weight)
+    of_pixel = torch.where(cell[:, None] >= 0, belief[cell.clamp(min=0)], of_pixel)
+    weight = class_weights(of_pixel, codes, options.balance, options.class_weight)
     space = CellSpace.of(data.standard(some, features))
-    expert = space.fit(target, codes, COLOUR_L2, weight, precise=False)
+    expert = space.fit(of_pixel, codes, COLOUR_L2, weight, precise=False)
     return expert.to(torch.float32)
 
 
@@ -587,7 +588,7 @@ def _prompts(
     if cleaned is not None:
         owner = data.whole_cell(torch.arange(len(pixels.label)))
         belief = torch.where(
-            owner >= 0, cleaned.target[owner.clamp(min=0), of_class], belief
+            owner >= 0, cleaned.belief[owner.clamp(min=0), of_class], belief
         )
     trust = torch.where(labelled, belief, 0).float()
     keep = confident(confidence, of_class, trust > 0, options.confidence_quantile)
@@ -717,7 +718,7 @@ def _remarks(
     uncertain: list[str] = []
     code = data.table.code
     index = torch.from_numpy(crosswalk.index(code.numpy()))
-    whole = data.composition[data.target].sum(0) > 0
+    whole = data.composition[data.whole_label].sum(0) > 0
     only_cut = ~torch.isin(composition[0], code[data.used])
     for c, name in enumerate(crosswalk.target.class_names):
         cut = int((index == c).sum()) - cells[name]
@@ -797,7 +798,7 @@ def _doubts(data: _Labelled, crosswalk: Crosswalk, held: HeldOut) -> list[str]:
         Sentences; none if there is nothing to say.
     """
     remarks = []
-    label = data.target[held.index]
+    label = data.whole_label[held.index]
     p = held.log_probability.double().exp() @ data.composition
     code = data.table.code[data.used][held.index]
     called = torch.from_numpy(crosswalk.index(code.numpy()))
@@ -840,10 +841,10 @@ def _doubts(data: _Labelled, crosswalk: Crosswalk, held: HeldOut) -> list[str]:
 
 def _check(data: _Labelled, crosswalk: Crosswalk) -> None:
     """A map needs two classes, and two labels to learn from."""
-    shares = data.composition[data.target].sum(0)
+    shares = data.composition[data.whole_label].sum(0)
     names = np.array(crosswalk.target.class_names)
     present = names[(shares > 0).numpy()].tolist()
-    if len(present) >= 2 and len(data.target.unique()) >= 2:
+    if len(present) >= 2 and len(data.whole_label.unique()) >= 2:
         return
     labelled = int((crosswalk.matrix(data.table.code.numpy()).sum(1) > 0).sum())
     found_classes = f"only '{present[0]}'" if len(present) == 1 else 'no class'

@@ -79,14 +79,14 @@ class DenoisedLabels:
     """What cells are believed to be, by their label, the imagery and their neighbours.
 
     Args:
-        target: Probability of each class of each cell, Y, (n, C) float64.
+        belief: Probability of each class of each cell, Y, (n, C) float64.
         rate: Share of the labels that seem wrong, ν.
         trust: Part of Y that does not come from the cell's own label, α; less for the
             cells of a class that would vanish.
         theta: The probes of all folds, near which one of all cells is.
     """
 
-    target: Tensor
+    belief: Tensor
     rate: float
     trust: float
     theta: Tensor
@@ -101,7 +101,7 @@ class DenoisedLabels:
         Returns:
             (n,) float64.
         """
-        return class_weights(self.target, self.target.shape[1], balance, kind)
+        return class_weights(self.belief, self.belief.shape[1], balance, kind)
 
 
 def denoise(

@@ -233,7 +233,8 @@ class SegmentationNetwork(nn.Module):
         # which torch.set_default_dtype makes double, and files do not
         image = image.to(next(self.network.parameters()).dtype)
         height, width = (
-            max(-(-n // self.stride) * self.stride, self.least) for n in image.shape[-2:]
+            max(-(-n // self.stride) * self.stride, self.least)
+            for n in image.shape[-2:]
         )
         levels = self.network.encoder(mirror(image, height, width))
         if isinstance(levels, tuple):
