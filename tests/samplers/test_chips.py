@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import shapely
@@ -14,7 +15,8 @@ from tests.data.chesapeake_pairs.data import make_rasters
 from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.mosaic import LRHRPairs
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.samplers import BalancedChipSampler, ChipSampler
+from torchgeo_mapsr.samplers import BalancedChipSampler, ChipSampler, PatchSampler
+from torchgeo_mapsr.samplers.chips import RandomSampler
 
 
 @pytest.fixture(scope='module')
@@ -85,6 +87,47 @@ def test_generator(dataset: LRHRPairs) -> None:
     ]
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
+
+
+@pytest.mark.parametrize('kind', ['chips', 'balanced', 'patches'])
+def test_an_epoch_that_is_taken_again_draws_the_same(
+    dataset: LRHRPairs, kind: str
+) -> None:
+    """Whatever was drawn before; and the first one draws as PyTorch was seeded."""
+
+    def make(generator: torch.Generator | None = None) -> RandomSampler:
+        if kind == 'chips':
+            return ChipSampler(dataset, 32, length=3, generator=generator)
+        if kind == 'balanced':
+            return BalancedChipSampler(dataset, 32, 3, generator=generator)
+        left, _, _, top = (
+            dataset.pairs[0].imagery.geobox.footprint(dataset.crs).geom.bounds
+        )
+        boxes = [
+            shapely.box(left + 12 * i, top - 60 - 9 * i, left + 12 * (i + 1), top - 30)
+            for i in range(1, 9)
+        ]
+        patches = geopandas.GeoDataFrame(geometry=boxes, crs=dataset.crs)
+        return PatchSampler(dataset, patches, 32, generator=generator)
+
+    def drawn(sampler: RandomSampler, *epochs: int) -> list[str]:
+        torch.manual_seed(0)
+        found = []
+        for epoch in epochs:
+            sampler.set_epoch(epoch)
+            found.append(str(list(sampler)))
+        return found
+
+    first, second, third = drawn(make(), 0, 1, 2)
+    assert len({first, second, third}) == 3
+    again = make()
+    assert drawn(again, 2, 1, 0) == [third, second, first]
+    torch.manual_seed(0)
+    assert str(list(make())) == first
+    # a generator that was given knows no epochs
+    given = make(torch.Generator().manual_seed(0))
+    assert drawn(given, 0, 1) != [first, second]
+    assert given.generator.initial_seed() == 0  # type: ignore[union-attr]
 
 
 def test_an_empty_split(dataset: LRHRPairs) -> None:

@@ -24,6 +24,7 @@ from ..datasets.mosaic import LRHRPairs
 from ..datasets.pair import LRHRPair
 from ..errors import InputError
 from ..samplers import BalancedChipSampler, ChipSampler
+from ..samplers.chips import RandomSampler
 from ..transforms.flips_and_turns import FlipsAndTurns
 
 
@@ -128,10 +129,15 @@ class ChipDataModule(GeoDataModule, ABC):
 
         torchgeo drops that batch: of a few chips nothing would be left.
         """
+        sampler = self._valid_attribute('train_sampler')
+        if isinstance(sampler, RandomSampler) and self.trainer is not None:
+            # Lightning tells the epoch when processes that read have begun to draw.
+            progress = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.ready)
         return DataLoader(
             self._valid_attribute('train_dataset'),
             batch_size=self.batch_size,
-            sampler=self._valid_attribute('train_sampler'),
+            sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=self.collate_fn,
             persistent_workers=self.num_workers > 0,

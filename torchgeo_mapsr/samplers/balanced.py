@@ -11,17 +11,16 @@ import torch
 from numpy.typing import NDArray
 from shapely import Polygon
 from torch import Generator, Tensor
-from torchgeo.samplers import GeoSampler
 
 from ..arguments import check_range
 from ..datasets.base import ChipDataset, Tile
 from ..datasets.geo.grid import crop
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from .chips import Query, query_of, tiles_of
+from .chips import Query, RandomSampler, query_of, tiles_of
 
 
-class BalancedChipSampler(GeoSampler):
+class BalancedChipSampler(RandomSampler):
     """Sample chips inversely to the frequency of their LR classes.
 
     "Patches were sampled inversely to the frequency of occurrence of their NLCD

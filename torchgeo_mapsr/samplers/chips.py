@@ -24,7 +24,32 @@ from ..errors import InputError
 Query = tuple[slice, slice, slice]
 
 
-class ChipSampler(GeoSampler):
+class RandomSampler(GeoSampler):
+    """Draws chips: in each epoch others, and in one that is taken again the same."""
+
+    #: Random numbers; None: PyTorch's.
+    generator: Generator | None = None
+
+    _goes_by_epoch = False
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw by the number of an epoch, which Lightning tells before it begins.
+
+        PyTorch's generator begins anew in a training that goes on, which would see the
+        chips of its first epochs once more. A generator that was given stays.
+
+        Args:
+            epoch: From 0; the first is drawn by PyTorch's generator.
+        """
+        if self.generator is not None and not self._goes_by_epoch:
+            return
+        self._goes_by_epoch, self.generator = True, None
+        if epoch:
+            seed = (torch.initial_seed() + epoch) % 2**63
+            self.generator = Generator().manual_seed(seed)
+
+
+class ChipSampler(RandomSampler):
     """Sample each tile in its own pixels: all of it once, or at random.
 
     A tile is what a row of the dataset's ``index`` holds: a file, or the part of it that

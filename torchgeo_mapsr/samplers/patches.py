@@ -15,7 +15,6 @@ from pyproj import Transformer
 from shapely import Polygon
 from torch import Generator
 from torchgeo.datasets import GeoDataset
-from torchgeo.samplers import GeoSampler
 
 from ..arguments import check_range
 from ..datasets.base import ChipDataset, Tile
@@ -23,10 +22,10 @@ from ..datasets.geo.grid import crop
 from ..datasets.geo.raster import PathLike
 from ..datasets.patches import read_footprints
 from ..errors import InputError
-from .chips import Query, meets, query_of, tiles_of
+from .chips import Query, RandomSampler, meets, query_of, tiles_of
 
 
-class PatchSampler(GeoSampler):
+class PatchSampler(RandomSampler):
     """Sample the patches that a footprint file names, such as ``select`` writes.
 
     Patches whose centre is in no tile of the dataset, or that have no pixel of it, are
