@@ -5,12 +5,18 @@
 
 import errno
 import os
+import sqlite3
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from torchgeo_mapsr import process
-from torchgeo_mapsr.atomic import take_name
+from torchgeo_mapsr.atomic import replacing, take_name
+from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.mapping.outputs import check_outputs
+from torchgeo_mapsr.mapping.store import WorkStore
+from torchgeo_mapsr.verbs.console import check_output
 
 
 def no_links(number: int) -> object:
@@ -69,3 +75,40 @@ def test_c_libraries_without_glibcs_functions(
     monkeypatch.setattr('ctypes.CDLL', load)
     process.frugal()
     process.give_back()
+
+
+def test_a_geopackage_that_is_open_elsewhere(tmp_path: Path) -> None:
+    """SQLite would take the other program's log for the new file's."""
+    path, scratch = tmp_path / 'a.gpkg', tmp_path / 'scratch'
+    with replacing(path) as part:
+        part.touch()
+    with (
+        WorkStore(tmp_path / 'work', {}) as store,
+        closing(sqlite3.connect(path)) as other,
+    ):
+        other.execute('PRAGMA journal_mode=WAL')
+        other.execute('CREATE TABLE a (b)')
+        before = path.read_bytes()
+        scratch.touch()
+        with pytest.raises(InputError, match=r'a\.gpkg is open in another program'):
+            store.publish(scratch, path)
+        with pytest.raises(InputError, match='is open'), replacing(path):
+            pass
+        with pytest.raises(InputError, match='is open'):
+            check_outputs([path], [], overwrite=True)
+        with pytest.raises(InputError, match='is open'):
+            check_output(path, [], overwrite=True)
+        assert path.read_bytes() == before
+        assert not store.published
+    with replacing(path) as part:
+        part.touch()
+    assert not path.stat().st_size
+    # opened while the new one is being written
+    writing = ExitStack()
+    writing.enter_context(replacing(path)).touch()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute('PRAGMA journal_mode=WAL')
+        other.execute('CREATE TABLE a (b)')
+        with pytest.raises(InputError, match='is open'):
+            writing.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['a.gpkg', 'scratch']

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..arguments import check_local
+from ..atomic import check_closed
 from ..datasets.geo.vector import check_vector_name
 from ..errors import InputError
 from .style import sidecar_of, style_paths
@@ -247,7 +248,8 @@ def check_outputs(
 
     Raises:
         InputError: If an output is an input, if two outputs have one name, if an output
-            exists and may not be replaced, or if its folder cannot be written to.
+            exists and may not be replaced or is open elsewhere, or if its folder cannot
+            be written to.
     """
     files = [path.absolute() for path in outputs]
     # One folder may have two names.
@@ -264,6 +266,7 @@ def check_outputs(
     published = set(ours)
     for path in outputs:
         check_vector_name(path)
+        check_closed(path)
     for path in files:
         if path.is_dir():
             raise InputError(f'{path} is a folder; give another --output.')

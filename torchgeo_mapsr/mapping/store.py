@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as deserialise
 from safetensors.numpy import save as serialise
 
-from ..atomic import PART, file_digest, replacing, sync, take_name, write_text
+from ..atomic import (
+    PART,
+    check_closed,
+    file_digest,
+    replacing,
+    sync,
+    take_name,
+    write_text,
+)
 from ..datasets.geo.plan import Tile
 from ..errors import InputError
 from ..models.model import LandCoverModel, is_intact
@@ -292,8 +300,10 @@ class WorkStore:
             path: Its final name.
 
         Raises:
-            InputError: If another file has that name by now, and may not be replaced.
+            InputError: If another file has that name by now, and may not be replaced, or
+                a program has it open.
         """
+        check_closed(path)
         sync(scratch)
         # safetensors makes files that only their owner can read
         shutil.copymode(self._manifest, scratch)

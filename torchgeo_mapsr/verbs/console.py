@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import check_local
-from ..atomic import replacing
+from ..atomic import check_closed, replacing
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ def check_output(path: Path, inputs: Iterable[object], overwrite: bool | None) -
             where a verb replaces none.
 
     Raises:
-        InputError: If it is an address or an input, exists, or has no folder.
+        InputError: If it is an address or an input, exists, is open in another program,
+            or has no folder.
     """
     check_local(path)
     if path.resolve() in {Path(str(name)).resolve() for name in inputs}:
@@ -147,6 +148,7 @@ def check_output(path: Path, inputs: Iterable[object], overwrite: bool | None) -
         )
     if path.exists() and not overwrite:
         raise InputError(_exists(path, overwrite))
+    check_closed(path)
     if not path.parent.is_dir():
         raise InputError(f'{path.parent} is not a folder; make it first.')
     if any(mark in str(path) for mark in ';!'):
