@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import warnings
 from pathlib import Path
 
 import geopandas
@@ -20,7 +21,7 @@ from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.collate import collate_pairs
 from torchgeo_mapsr.datasets.mosaic import LRHRPairs
 from torchgeo_mapsr.datasets.patches import class_shares, write_footprints
-from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.errors import InputError, InputWarning
 from torchgeo_mapsr.samplers import PatchSampler
 
 
@@ -158,6 +159,47 @@ def test_rasters_of_other_pixels(tmp_path: Path) -> None:
     torch.testing.assert_close(
         sample['image'], torch.from_numpy(values[:, 16:48, 16:48].astype('float32'))
     )
+
+
+def test_rasters_that_overlap(tmp_path: Path) -> None:
+    """A patch is of the one that holds most of it; of two of one place a line tells."""
+    profile = {'driver': 'GTiff', 'dtype': 'uint8', 'count': 1, 'crs': 'EPSG:32617'}
+
+    def made(name: str, left: float, width: int, pixel: float, value: int) -> Path:
+        height = round(100 / pixel)
+        affine = Affine(pixel, 0, 5e5 + left, 0, -pixel, 4e6)
+        with rasterio.open(
+            tmp_path / name,
+            'w',
+            height=height,
+            width=width,
+            transform=affine,
+            **profile,
+        ) as out:
+            out.write(np.full((1, height, width), value, np.uint8))
+        return tmp_path / name
+
+    labels = made('lr.tif', 0, 8, 25, 11)
+    west, east = made('w.tif', 0, 100, 1, 1), made('e.tif', 70, 100, 1, 2)
+    again = made('a.tif', 0, 100, 1, 3)
+    # their centres are in both; the second reaches beyond the first raster
+    lefts = (72, 84)
+    patches = geopandas.GeoDataFrame(
+        geometry=[
+            shapely.box(5e5 + x, 4e6 - 40, 5e5 + x + 20, 4e6 - 20) for x in lefts
+        ],
+        crs=32617,
+    )
+    for rasters, values in (([west, east], [1, 2]), ([east, west], [2, 2])):
+        pairs = LRHRPairs.from_files(rasters, labels)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', InputWarning)
+            queries = list(PatchSampler(pairs, patches, shuffle=False))
+        samples = [pairs[query] for query in queries]
+        assert [int(s['image'].max()) for s in samples] == values
+        assert all(s['mask_valid'].all() for s in samples)
+    with pytest.warns(InputWarning, match='2 of the patches lie in several rasters'):
+        PatchSampler(LRHRPairs.from_files([west, again], labels), patches)
 
 
 def test_patches_without_a_pixel_of_the_split(dataset: LRHRPairs) -> None:

@@ -3,6 +3,7 @@
 
 """Chips at the patches of a footprint file."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 
 import geopandas
@@ -21,7 +22,8 @@ from ..datasets.base import ChipDataset, Tile
 from ..datasets.geo.grid import crop
 from ..datasets.geo.raster import PathLike
 from ..datasets.patches import read_footprints
-from ..errors import InputError
+from ..datasets.sources import SAME_PLACE
+from ..errors import InputError, InputWarning
 from .chips import Query, RandomSampler, meets, query_of, tiles_of
 
 
@@ -30,7 +32,8 @@ class PatchSampler(RandomSampler):
 
     Patches whose centre is in no tile of the dataset, or that have no pixel of it, are
     left out. Files of any CRS will do: a patch is the chip around the footprint's
-    centre.
+    centre, in the raster that holds most of it; of several that hold as much, in the
+    dataset's first.
 
     Args:
         dataset: What to sample from, of this package or of torchgeo.
@@ -47,6 +50,9 @@ class PatchSampler(RandomSampler):
     Raises:
         InputError: The file cannot be read, none of its patches is in the dataset, or a
             number is below 1.
+
+    Warns:
+        InputWarning: Some lie in several rasters of one place.
     """
 
     def __init__(
@@ -84,9 +90,10 @@ class PatchSampler(RandomSampler):
         self.shuffle, self.length, self.generator = shuffle, length, generator
         if isinstance(dataset, ChipDataset):
             points = np.stack([centres.x, centres.y], 1)[inside]
-            areas = shapely.area(outlines[inside])
             tiles = tiles_of(dataset, roi, toi)
-            self._queries: list[Query] = _chips(dataset, tiles, points, areas, size)
+            self._queries: list[Query] = _chips(
+                dataset, tiles, points, outlines[inside], size
+            )
             if not self._queries:
                 raise InputError(
                     f'none of the {len(table)} patches has a pixel of the imagery'
@@ -136,7 +143,7 @@ def _chips(
     dataset: ChipDataset,
     tiles: Sequence[Tile],
     points: NDArray[np.float64],
-    areas: NDArray[np.float64],
+    outlines: NDArray[np.object_],
     size: int | None,
 ) -> list[Query]:
     """Chips in the pixels of the rasters that patches lie in.
@@ -145,17 +152,26 @@ def _chips(
         dataset: What reads them.
         tiles: What can be sampled.
         points: Centres of the patches, (n, 2), in the CRS of the dataset.
-        areas: Their areas, (n,), likewise.
+        outlines: Their footprints, (n,), likewise.
         size: Height and width of a chip, in pixels.
     """
     tree = shapely.STRtree([tile.geometry for tile in tiles])
     patch, of = tree.query(shapely.points(points), predicate='intersects')
-    # The first raster that holds a centre.
-    order = np.lexsort((of, patch))
-    patch, first = np.unique(patch[order], return_index=True)
+    shapes = np.array([tile.geometry for tile in tiles], object)
+    held = shapely.area(shapely.intersection(shapes[of], outlines[patch]))
+    areas = shapely.area(outlines)
+    # Rounding leaves areas that are one apart.
+    order = np.lexsort((of, -np.round(held / areas[patch], 6), patch))
+    patch, of, held = patch[order], of[order], held[order]
+    patch, first, count = np.unique(patch, return_index=True, return_counts=True)
+    several = 0
     queries = []
-    for number, tile in zip(patch, of[order][first], strict=True):
-        found = tiles[tile]
+    for number, start, others in zip(patch, first, count, strict=True):
+        found = tiles[of[start]]
+        several += any(
+            tiles[other].raster != found.raster and _show_one_place(tiles[other], found)
+            for other in of[start + 1 : start + others]
+        )
         grid = found.grid
         assert grid.crs is not None
         x, y = Transformer.from_crs(
@@ -168,4 +184,18 @@ def _chips(
         chip = crop(grid, (top, left, top + side, left + side))
         if meets(dataset, chip, found, dataset.crs):
             queries.append(query_of(dataset, chip, found))
+    if several:
+        warnings.warn(
+            f'{several} of the patches lie in several rasters of one place, of which the '
+            'one that holds most of a patch is sampled, or else the first: give toi, or '
+            'one raster of each place',
+            InputWarning,
+            stacklevel=3,
+        )
     return queries
+
+
+def _show_one_place(one: Tile, other: Tile) -> bool:
+    """Whether two tiles are of one place, and not neighbours with a common margin."""
+    common = one.geometry.intersection(other.geometry).area
+    return bool(common > SAME_PLACE * min(one.geometry.area, other.geometry.area))
