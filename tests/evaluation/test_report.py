@@ -21,7 +21,8 @@ LEGEND = Legend.load(
 
 def summary(pixels: Sequence[int], cells: Sequence[int] = (0, 0, 0, 0)) -> MapSummary:
     counts, labelled = np.array(pixels), np.array(cells)
-    return MapSummary(LEGEND, counts, counts / 1e4, 0, labelled, labelled)
+    weights = labelled.astype(float)
+    return MapSummary(LEGEND, counts, counts / 1e4, 0, labelled, weights, weights)
 
 
 def fitted(

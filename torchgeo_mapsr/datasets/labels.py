@@ -109,6 +109,11 @@ class LabelRaster:
         """The files, as they were given."""
         return tuple(file.path for file in self._files)
 
+    @property
+    def boxes(self) -> list[Box]:
+        """Where each file lies in the grid."""
+        return [(top, left, *ends) for top, left, *ends in self._boxes.tolist()]
+
     @cached_property
     def number(self) -> int:
         """A number that no other raster has, but the same one opened again has.

@@ -17,20 +17,13 @@ from odc.geo.geobox import GeoBox
 from ..datasets.geo.areas import PixelAreas
 from ..datasets.geo.grid import (
     blocks_of,
-    box_in,
     circumference,
     crop,
     same_place,
     span,
     window_in,
 )
-from ..datasets.geo.raster import (
-    PathLike,
-    list_rasters,
-    open_raster,
-    open_rasters,
-    side_by_side,
-)
+from ..datasets.geo.raster import PathLike, list_rasters, open_raster, open_rasters
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -237,10 +230,10 @@ def one_map(paths: PathLike | Iterable[PathLike]) -> LabelRaster:
         InputError: If two tiles are of one place: then they are not one map. Or if they
             are not on one grid, or cannot be read.
     """
-    raster, files = one_grid(paths), side_by_side(open_rasters(paths))
-    for first, second in same_place([box_in(f.geobox, raster.geobox) for f in files]):
+    raster = one_grid(paths)
+    for first, second in same_place(raster.boxes):
         raise InputError(
-            f'{files[first].path} and {files[second].path} are of one place, and a map '
+            f'{raster.paths[first]} and {raster.paths[second]} are of one place, and a map '
             'has one of each: leave one of them out.'
         )
     return raster

@@ -46,8 +46,9 @@ class MapSummary:
         hectares: Their area, (C,).
         nodata: Pixels without data.
         cells: LR cells of each class that have mapped pixels, (C,).
-        agreeing: Those of them where the most frequent class of the map's pixels is
-            the cell's class, (C,).
+        weights: Sum of the shares of them that are mapped, (C,).
+        agreeing: The same of those where the most frequent class of the map's pixels
+            is the cell's class, (C,).
     """
 
     legend: Legend
@@ -55,22 +56,24 @@ class MapSummary:
     hectares: NDArray[np.float64]
     nodata: int
     cells: NDArray[np.int64]
-    agreeing: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    agreeing: NDArray[np.float64]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types; agreement without a cell is null."""
 
-        def share(part: int, total: int) -> float | None:
+        def share(part: float, total: float) -> float | None:
             return round(part / total, 4) if total else None
 
         mapped = int(self.pixels.sum())
-        cells, agreeing = self.cells.tolist(), self.agreeing.tolist()
+        cells, weights = self.cells.tolist(), self.weights.tolist()
+        agreeing = self.agreeing.tolist()
         return {
             'pixels': mapped,
             'nodata_pixels': self.nodata,
             'hectares': round(float(self.hectares.sum()), 4),
             'lr_cells': sum(cells),
-            'lr_agreement': share(sum(agreeing), sum(cells)),
+            'lr_agreement': share(sum(agreeing), sum(weights)),
             'classes': [
                 {
                     'code': c.code,
@@ -79,7 +82,7 @@ class MapSummary:
                     'hectares': round(float(self.hectares[i]), 4),
                     'share': share(int(self.pixels[i]), mapped),
                     'lr_cells': cells[i],
-                    'lr_agreement': share(agreeing[i], cells[i]),
+                    'lr_agreement': share(agreeing[i], weights[i]),
                 }
                 for i, c in enumerate(self.legend.classes)
             ],
@@ -96,6 +99,7 @@ def summarise(
 
     A cell is judged once, by the window that its first pixel lies in, row by row;
     windows are read with a margin that is wider than a cell, so that they see it whole.
+    In the agreement it counts by the share of it that is mapped: the map's edge cuts some.
     Where label rasters overlap, the first that has a code counts.
 
     Args:
@@ -108,10 +112,12 @@ def summarise(
         The counts.
     """
     n = len(legend)
-    pixels, cells, agreeing = (np.zeros(n, np.int64) for _ in range(3))
-    hectares, nodata = np.zeros(n), 0
+    pixels, cells = (np.zeros(n, np.int64) for _ in range(2))
+    hectares, weights, agreeing = (np.zeros(n) for _ in range(3))
+    nodata = 0
     mapped = LabelRaster([RasterFile.open(path)])
     areas = PixelAreas(mapped.geobox)
+    pixel = _cells_a_pixel(mapped, labels)
     for part in _parts(mapped, legend, labels if crosswalk is not None else ()):
         index = part.index[part.inner]
         place = index.ravel() + 1
@@ -126,9 +132,11 @@ def summarise(
             truth = crosswalk.index(codes)
             counts, truth = counts[truth >= 0], truth[truth >= 0]
             same = counts.argmax(1) == truth
+            weight = np.minimum(counts.sum(1) * pixel[i], 1)
             cells += np.bincount(truth, minlength=n)
-            agreeing += np.bincount(truth[same], minlength=n)
-    return MapSummary(legend, pixels, hectares, nodata, cells, agreeing)
+            weights += np.bincount(truth, weight, n)
+            agreeing += np.bincount(truth[same], weight[same], n)
+    return MapSummary(legend, pixels, hectares, nodata, cells, weights, agreeing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,8 +256,7 @@ def composition(
     cells, weights = np.zeros(length, np.int64), np.zeros(length)
     shares, squares = np.zeros((length, n)), np.zeros((length, n))
     mapped = LabelRaster([RasterFile.open(path)])
-    # Where the map reaches beyond the labels' CRS, cells count as whole.
-    pixel = np.nan_to_num([pixel_ratio(mapped.geobox, r.geobox) for r in labels], nan=1)
+    pixel = _cells_a_pixel(mapped, labels)
     for part in _parts(mapped, legend, labels):
         for i, raster in enumerate(labels):
             codes, counts = part.cells(raster, n, labels[:i])
@@ -262,6 +269,17 @@ def composition(
             np.add.at(shares, index, weight * share)
             np.add.at(squares, index, weight * share**2)
     return Composition(lr_legend, legend, cells, weights, shares, squares)
+
+
+def _cells_a_pixel(
+    mapped: LabelRaster, labels: Sequence[LabelRaster]
+) -> NDArray[np.float64]:
+    """Area of a map's pixel in cells of each label raster, (R,).
+
+    1 where the map reaches beyond the labels' CRS: cells count as whole.
+    """
+    ratios = [pixel_ratio(mapped.geobox, raster.geobox) for raster in labels]
+    return np.nan_to_num(ratios, nan=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -151,10 +151,13 @@ def area_table(maps: 'Sequence[MapSummary]') -> Table:
     hectares = np.sum([m.hectares for m in maps], axis=0)
     pixels = np.sum([m.pixels for m in maps], axis=0)
     cells = np.sum([m.cells for m in maps], axis=0)
+    weights = np.sum([m.weights for m in maps], axis=0)
     agreeing = np.sum([m.agreeing for m in maps], axis=0)
     rows = []
     for i, name in enumerate(maps[0].legend.class_names):
-        same = f'{agreeing[i]} of {cells[i]} cells' if cells[i] else '–'
+        same = '–'
+        if cells[i]:
+            same = f'{percent(agreeing[i] / weights[i])} % of {cells[i]} cells'
         share = percent(pixels[i] / pixels.sum()) if pixels.any() else '–'
         rows.append((name, f'{hectares[i]:.2f}', f'{share} %', same))
     columns = 'class', 'hectares', 'share', 'agreement with coarse labels'
