@@ -102,6 +102,18 @@ def test_data_without_lr_labels_are_warned_of(batches: list[Batch]) -> None:
         validate(SegmentationTask(), [{k: batches[0][k] for k in some}])
 
 
+def test_data_without_hr_labels_are_warned_of(batches: list[Batch]) -> None:
+    """Where there are no LR labels, of which the loss is otherwise."""
+    kept = ('image', 'mask', 'mask_valid')
+    fine = {key: batches[0][key] for key in kept}
+    none = fine | {'mask': torch.full_like(fine['mask'], -1)}
+    with pytest.warns(UserWarning, match='has an HR label .*val_mIoU'):
+        validate(SegmentationTask(supervision='hr'), [none])
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', 'No pixel of the chips')
+        validate(SegmentationTask(supervision='hr'), [none, fine])
+
+
 def test_valid_pixels() -> None:
     image = torch.zeros(2, 4, 3, 5)
     assert torch.equal(valid_pixels({'image': image}), torch.ones(2, 3, 5).bool())

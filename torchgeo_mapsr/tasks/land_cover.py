@@ -90,8 +90,8 @@ class LandCoverTask(BaseTask):
         metrics = land_cover_metrics(classes, ignored)
         self.val_metrics = metrics.clone(prefix='val_')
         self.test_metrics = metrics.clone(prefix='test_')
-        #: Whether LR labels were compared, for each stage whose batches have some.
-        self._compared: dict[str, bool] = {}
+        #: Whether labels were compared, for each stage and the labels that its loss is of.
+        self._compared: dict[tuple[str, str], bool] = {}
 
     def on_fit_start(self) -> None:
         """Spare the user a warning about parts that are meant to be in eval mode."""
@@ -179,17 +179,20 @@ class LandCoverTask(BaseTask):
         self._tell_of_no_labels('test')
 
     def _tell_of_no_labels(self, stage: str) -> None:
-        some = self._compared.pop(stage, None)
-        # the few batches of a sanity check may well be without
-        if some is None or self.trainer.sanity_checking:
-            return
-        if not self.trainer.strategy.reduce_boolean_decision(some, all=False):
-            rank_zero_warn(
-                f'No pixel of the chips has an LR label of a class of '
-                f"'{self.crosswalk.target.name}', so {stage}_loss and "
-                f'{stage}_LRAgreement are no numbers: see that the labels overlap, and '
-                f"are codes of '{self.crosswalk.source.name}'"
-            )
+        for kind, side, measures in (
+            ('LR', self.crosswalk, f'{stage}_loss and {stage}_LRAgreement'),
+            ('HR', self.truth, f'{stage}_loss, {stage}_mIoU and others'),
+        ):
+            some = self._compared.pop((stage, kind), None)
+            # the few batches of a sanity check may well be without
+            if some is None or self.trainer.sanity_checking:
+                continue
+            if not self.trainer.strategy.reduce_boolean_decision(some, all=False):
+                rank_zero_warn(
+                    f'No pixel of the chips has an {kind} label of a class of '
+                    f"'{side.target.name}', so {measures} are no numbers: see that the "
+                    f"labels overlap, and are codes of '{side.source.name}'"
+                )
 
     def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Compare predictions with the labels of a batch.
@@ -308,6 +311,7 @@ class LandCoverTask(BaseTask):
                     batch_size=int(pixels),
                     sync_dist=True,
                 )
+                self._note_compared(stage, 'HR', bool(pixels))
         if 'lr_label' not in batch:
             return prediction
         cells = self.cells(batch)
@@ -333,8 +337,11 @@ class LandCoverTask(BaseTask):
             batch_size=float(weight),  # type: ignore[arg-type]
             sync_dist=True,
         )
-        self._compared[stage] = self._compared.get(stage, False) or bool(weight > 0)
+        self._note_compared(stage, 'LR', bool(weight > 0))
         return prediction
+
+    def _note_compared(self, stage: str, kind: str, some: bool) -> None:
+        self._compared[stage, kind] = self._compared.get((stage, kind), False) or some
 
 
 def check_domains(task: object, batch: Sample) -> None:
