@@ -22,7 +22,7 @@ from rasterio.vrt import WarpedVRT
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader, Dataset
 
-from torchgeo_mapsr.datasets.geo import raster
+from torchgeo_mapsr.datasets.geo import opened
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.errors import InputError
 
@@ -473,8 +473,8 @@ class TestHandles:
     def test_few_files_stay_open(
         self, write: Write, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(raster, 'OPEN_FILES', 3)
-        monkeypatch.setattr(raster, '_local', threading.local())
+        monkeypatch.setattr(opened, 'OPEN_FILES', 3)
+        monkeypatch.setattr(opened, '_local', threading.local())
         values = noise(1, 10, 80)
         paths = [
             write(
@@ -487,7 +487,7 @@ class TestHandles:
         imagery = Imagery(paths)
         for _ in range(2):
             np.testing.assert_array_equal(imagery.read(imagery.geobox)[0], values)
-        assert len(raster._local.handles) <= 3
+        assert len(opened._local.handles) <= 3
 
     def test_a_file_that_changed_is_opened_anew(self, write: Write) -> None:
         for value in (1, 2):

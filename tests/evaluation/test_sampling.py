@@ -13,7 +13,7 @@ import rasterio
 from affine import Affine
 from pyproj import Geod
 
-from torchgeo_mapsr.datasets.geo.raster import distinct_names
+from torchgeo_mapsr.datasets.geo.names import distinct_names
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.legends.legend import Legend

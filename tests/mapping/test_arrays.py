@@ -21,7 +21,7 @@ from torchgeo_mapsr import (
     map_array,
 )
 from torchgeo_mapsr.datasets import Crosswalk
-from torchgeo_mapsr.datasets.geo import raster
+from torchgeo_mapsr.datasets.geo import opened
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputWarning
 from torchgeo_mapsr.models.model import LandCoverModel as Model
@@ -307,9 +307,9 @@ def test_labels_of_another_legend_are_refused(scene: Scene) -> None:
 
 
 def test_arrays_do_not_stay_in_memory(scene: Scene, model: LandCoverModel) -> None:
-    before = set(getattr(raster._local, 'handles', {}))
+    before = set(getattr(opened._local, 'handles', {}))
     map_array(model, arrays(scene.imagery), arrays(scene.labels), chip_size=128)
-    left = set(raster._local.handles) - before
+    left = set(opened._local.handles) - before
     assert not [key for key in left if key[0].startswith('/vsimem')]
 
 

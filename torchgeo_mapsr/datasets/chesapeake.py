@@ -15,7 +15,7 @@ from .._compat import Sample
 from ..errors import InputError
 from .base import ChipQuery
 from .errors import DatasetNotFoundError
-from .geo.raster import PathLike, rasters_in
+from .geo.names import PathLike, rasters_in
 from .labels import LabelRaster
 from .legends.crosswalk import Crosswalk
 from .legends.legend import Legend

@@ -30,7 +30,8 @@ from .geo.grid import (
     same_place,
     sample_windows,
 )
-from .geo.raster import PathLike, RasterFile, distinct_names, open_rasters, side_by_side
+from .geo.names import PathLike, distinct_names
+from .geo.raster import RasterFile, open_rasters, side_by_side
 from .layer import Channel, Layer
 from .removed import OUTSIDE, RemovedPixels
 from .transparency import transparency

@@ -17,7 +17,7 @@ from torchgeo.datasets import NonGeoDataset
 
 from .._compat import Sample
 from ..errors import InputError
-from .geo.raster import gdal_environment
+from .geo.opened import gdal_environment
 from .legends.legend import Legend
 from .plot import check_single, paint, stretch
 

@@ -25,7 +25,8 @@ from .geo.grid import (
     pixel_offset,
     window_in,
 )
-from .geo.raster import PathLike, RasterFile, open_rasters, side_by_side
+from .geo.names import PathLike
+from .geo.raster import RasterFile, open_rasters, side_by_side
 from .geo.region import region_map
 from .legends.legend import Legend
 

@@ -12,7 +12,7 @@ from .base import ChipDataset
 from .chesapeake import ChesapeakePairs
 from .errors import DatasetNotFoundError
 from .geo.grid import crop
-from .geo.raster import PathLike
+from .geo.names import PathLike
 from .low2high_index import CHIPS, SPLITS, read_index, tile_name
 
 

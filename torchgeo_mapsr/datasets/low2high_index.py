@@ -20,7 +20,7 @@ from ..atomic import PART, replacing, write_text
 from ..errors import InputError
 from .chesapeake import ChesapeakePairs
 from .geo.grid import pixel_offset
-from .geo.raster import PathLike
+from .geo.names import PathLike
 from .labels import LabelRaster
 from .legends.crosswalk import Crosswalk
 from .pair import LRHRPair

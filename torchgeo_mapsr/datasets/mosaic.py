@@ -15,7 +15,7 @@ from torchgeo.datasets import GeoDataset
 from .._compat import Sample
 from ..errors import InputError
 from .base import ChipDataset, ChipQuery, ImageryChips, chip_query
-from .geo.raster import PathLike, list_rasters
+from .geo.names import PathLike, list_rasters
 from .legends.legend import Legend
 from .pair import LRHRPair
 from .sources import DatedFiles, ImagerySource, LabelSource, label_rasters

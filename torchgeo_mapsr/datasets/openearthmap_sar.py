@@ -10,7 +10,7 @@ from typing import Literal
 from .._compat import Sample
 from ..arguments import check_arguments
 from .errors import DatasetNotFoundError
-from .geo.raster import PathLike
+from .geo.names import PathLike
 from .images import ChipFiles, ImageChips
 from .legends.legend import Legend
 

@@ -20,7 +20,8 @@ from ..arguments import check_range
 from ..atomic import replacing
 from ..errors import InputError
 from .geo.grid import crop, starts
-from .geo.raster import PathLike, open_rasters
+from .geo.names import PathLike
+from .geo.raster import open_rasters
 from .geo.vector import read_vector
 from .labels import COUNTED, COUNTED_BLOCKS, LabelRaster
 

@@ -21,7 +21,8 @@ from torchgeo.datasets import (
 )
 
 from ..errors import InputError
-from .geo.raster import PathLike, RasterFile
+from .geo.names import PathLike
+from .geo.raster import RasterFile
 from .imagery import Imagery
 from .labels import LabelRaster
 

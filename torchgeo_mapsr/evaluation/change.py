@@ -37,7 +37,8 @@ from ..datasets.geo.grid import (
     pixel_offset,
     pixel_ratio,
 )
-from ..datasets.geo.raster import PathLike, list_rasters, open_rasters
+from ..datasets.geo.names import PathLike, list_rasters
+from ..datasets.geo.raster import open_rasters
 from ..datasets.geo.region import bilinear_mean, lr_coordinates
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster

@@ -23,7 +23,9 @@ from ..datasets.geo.grid import (
     span,
     window_in,
 )
-from ..datasets.geo.raster import PathLike, list_rasters, open_raster, open_rasters
+from ..datasets.geo.names import PathLike, list_rasters
+from ..datasets.geo.opened import open_raster
+from ..datasets.geo.raster import open_rasters
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError

@@ -21,7 +21,7 @@ from PIL import Image
 from rasterio.enums import Resampling
 
 from ..datasets.geo.areas import PixelAreas
-from ..datasets.geo.raster import address_of, distinct_names
+from ..datasets.geo.names import address_of, distinct_names
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk

@@ -21,7 +21,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from ..datasets.geo.raster import WarpedRaster, open_raster
+from ..datasets.geo.opened import WarpedRaster, open_raster
 from ..datasets.geo.zarr import ZarrRaster
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster

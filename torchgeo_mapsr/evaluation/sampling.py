@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from ..datasets.geo.raster import distinct_names
+from ..datasets.geo.names import distinct_names
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError

@@ -18,8 +18,8 @@ from rasterio.io import MemoryFile
 from torch import Tensor
 
 from ..arguments import check_range, construct
+from ..datasets.geo.opened import close_handles
 from ..datasets.geo.plan import ChipIndex, Plan, default_overlap
-from ..datasets.geo.raster import close_handles
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster, check_codes
 from ..datasets.legends.crosswalk import Crosswalk

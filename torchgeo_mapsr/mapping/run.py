@@ -19,8 +19,8 @@ from rich.progress import (
 )
 
 from ..atomic import file_digest
+from ..datasets.geo.names import list_rasters
 from ..datasets.geo.plan import Plan, default_overlap
-from ..datasets.geo.raster import list_rasters
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..errors import InputError

@@ -20,7 +20,7 @@ from torchgeo.datasets import GeoDataset
 from ..arguments import check_range
 from ..datasets.base import ChipDataset, Tile
 from ..datasets.geo.grid import crop
-from ..datasets.geo.raster import PathLike
+from ..datasets.geo.names import PathLike
 from ..datasets.patches import read_footprints
 from ..datasets.sources import SAME_PLACE
 from ..errors import InputError, InputWarning

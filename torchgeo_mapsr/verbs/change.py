@@ -183,7 +183,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _signal(options: argparse.Namespace, paths: list[str]) -> tuple[str, bool]:
     """What is compared, and whether both rasters are class maps."""
-    from ..datasets.geo.raster import open_raster, open_rasters
+    from ..datasets.geo.opened import open_raster
+    from ..datasets.geo.raster import open_rasters
     from ..evaluation.class_maps import common_legend, layer_path
 
     files = open_rasters(paths, imagery=True)

@@ -141,7 +141,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
-    from ..datasets.geo.raster import list_rasters
+    from ..datasets.geo.names import list_rasters
     from ..evaluation.class_maps import common_legend, without_layers
 
     maps = without_layers(options.maps)
@@ -213,7 +213,7 @@ def _with_truth(
     inputs: list[str],
 ) -> dict[str, Any]:
     """Figures against HR labels."""
-    from ..datasets.geo.raster import distinct_names
+    from ..datasets.geo.names import distinct_names
     from ..datasets.labels import LabelRaster
     from ..datasets.legends.crosswalk import Crosswalk
     from ..datasets.legends.legend import Legend

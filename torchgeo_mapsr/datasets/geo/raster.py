@@ -1,56 +1,32 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""One raster file: checked when it is named, opened when it is read.
+"""One raster file: checked when it is named, opened when it is read."""
 
-:func:`open_raster` is the one place where imagery is opened, whatever holds it: a file that
-GDAL reads, a file in a ZIP archive, a Zarr store, a file in a STAC catalogue, or a file
-that is placed by ground control points or a camera model.
-"""
-
-import atexit
 import hashlib
 import os
-import re
-import threading
 import warnings
-import zipfile
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, Self
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
-from pyproj.exceptions import ProjError
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from ...errors import InputError, InputWarning
 from ...offline import check_file
+from .crs import check_proj, crs_of
 from .grid import bring_together
-from .zarr import ZarrRaster, is_zarr, zarr_store
-
-PathLike = str | os.PathLike[str]
-
-SUFFIXES = ('.tif', '.tiff', '.vrt', '.img', '.jp2')
-
-# Two CRSs are one if their coordinates of a point are at most so far apart, in metres.
-SAME_POINT = 0.01
-
-#: Files that one thread keeps open.
-OPEN_FILES = 32
+from .names import CATALOGUED, PathLike, list_rasters, local_file, text_of
+from .opened import WarpedRaster, gdal_environment, handle_of, open_raster, renewed
 
 #: Bands that are read at once: a chip of 448 pixels of so many takes 0.8 GB.
 MAX_BANDS = 1024
@@ -123,8 +99,8 @@ class RasterFile:
         Raises:
             InputError: The file cannot be read, is truncated or has no georeference.
         """
-        _check_proj()
-        name = _name(path)
+        check_proj()
+        name = text_of(path)
         check_file(name)
         try:
             with warnings.catch_warnings():
@@ -202,7 +178,7 @@ class RasterFile:
             stamps.pop(f'{os.path.abspath(local_file(name))}.aux.xml', None)
         file = cls(
             path=name,
-            geobox=GeoBox(source.shape, source.transform, _crs(name, source.crs)),
+            geobox=GeoBox(source.shape, source.transform, crs_of(name, source.crs)),
             dtypes=tuple(source.dtypes),
             nodata=tuple(source.nodatavals),
             alpha=alphas[-1] if alphas else None,
@@ -264,7 +240,7 @@ class RasterFile:
         dtypes = {self.dtypes[band - 1] for band in bands}
 
         def read() -> NDArray[Any]:
-            handle = _handle(self.path, self.stamp)
+            handle = handle_of(self.path, self.stamp)
             read = handle.read_masks if mask else handle.read
             if mask or len(dtypes) == 1:
                 values: NDArray[Any] = read(list(bands), window=window)
@@ -277,7 +253,7 @@ class RasterFile:
             try:
                 array = read()
             except RasterioError:
-                if not _renewed(self.path, self.stamp):
+                if not renewed(self.path, self.stamp):
                     raise
                 array = read()
         except (RasterioError, MemoryError) as error:
@@ -324,7 +300,7 @@ class RasterFile:
         # a member of an archive, or a variable of a store
         inner = self.path.rpartition(home)[2] if home != self.path else ''
         digest.update(repr((inner, *([self.warped] if self.warped else []))).encode())
-        if self.path.startswith(_CATALOGUED):
+        if self.path.startswith(CATALOGUED):
             from ..stac import etag
 
             digest.update(etag(self.path).encode())
@@ -340,185 +316,6 @@ class RasterFile:
                 with open(member, 'rb') as stream:
                     digest.update(stream.read(1 << 16))
         return digest.hexdigest()
-
-
-def open_raster(path: PathLike) -> Any:
-    """Open a raster, whatever holds it.
-
-    Args:
-        path: A path, an address, a name of GDAL's, a Zarr store (``x.zarr`` or
-            ``x.zarr:variable``), or a name of
-            :func:`~torchgeo_mapsr.datasets.stac.name_of`.
-
-    Returns:
-        A :class:`rasterio.io.DatasetReader`, or what reads like one: a
-        :class:`WarpedRaster`, a :class:`~torchgeo_mapsr.datasets.geo.zarr.ZarrRaster`.
-
-    Raises:
-        InputError: A Zarr store cannot be used.
-        RasterioError: The file cannot be opened.
-    """
-    name = os.fspath(path)
-    if is_zarr(name):
-        return ZarrRaster.open(name)
-    source = rasterio.open(address_of(name))
-    bare = source.transform.is_identity or source.crs is None
-    if bare and (source.gcps[0] or source.rpcs is not None):
-        return WarpedRaster(source)
-    return source
-
-
-class WarpedRaster:
-    """A raster without a grid, whose pixels are warped to one when they are read.
-
-    The grid is that of ``gdalwarp`` without options: north up, pixels of about the file's
-    size, in the CRS of the ground control points; in degrees for a camera model. Values
-    are those of ``gdalwarp -r bilinear -et 0``, of a palette nearest. What the file does not cover, or declares as
-    no data, is masked.
-
-    Args:
-        source: The file. Everything but the pixels and the grid is taken from it.
-    """
-
-    def __init__(self, source: DatasetReader) -> None:
-        self._source = source
-        #: whether it is placed by a camera model
-        self.camera = not source.gcps[0]
-        colors = source.colorinterp
-        self._masked = ColorInterp.alpha not in colors
-        indexed = ColorInterp.palette in colors
-        self._warped = WarpedVRT(
-            source,
-            # points bring their own; a camera model is of degrees
-            src_crs='EPSG:4326' if self.camera else None,
-            resampling=Resampling.nearest if indexed else Resampling.bilinear,
-            # Also where there is a no-data value: with that alone rasterio places pixels
-            # by a camera model a fifth of a pixel off gdalwarp's.
-            add_alpha=self._masked,
-            # there is no value for it then; GDAL 3.12 warns
-            init_dest_nodata=not self._masked,
-            # exact, or pixels would depend on the window that they are read with
-            tolerance=0,
-        )
-        for name in ('crs', 'transform', 'height', 'width', 'shape', 'bounds'):
-            setattr(self, name, getattr(self._warped, name))
-        self.read = self._warped.read
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
-
-    def read_masks(self, indexes: Sequence[int], window: Window) -> NDArray[np.uint8]:
-        """Read masks of bands, as rasterio does: 0 where the file does not reach."""
-        if not self._masked:
-            masks: NDArray[np.uint8] = self._warped.read_masks(indexes, window=window)
-            return masks
-        # GDAL makes no mask of a band of transparency that holds floats
-        alpha = self._warped.read(self._source.count + 1, window=window)
-        mask = np.where(alpha > 0, np.uint8(255), np.uint8(0))
-        return np.broadcast_to(mask, (len(indexes), *mask.shape))
-
-    @property
-    def nodatavals(self) -> tuple[float | None, ...]:
-        """No-data value of each band; the mask has them all."""
-        if self._masked:
-            return (None,) * int(self._source.count)
-        return tuple(self._source.nodatavals)
-
-    @property
-    def mask_flag_enums(self) -> list[list[MaskFlags]]:
-        """Which masks there are, as rasterio has it."""
-        if not self._masked:
-            return list(self._source.mask_flag_enums)
-        return [[MaskFlags.per_dataset]] * int(self._source.count)
-
-    @property
-    def dataset(self) -> WarpedVRT:
-        """What rasterio's functions take."""
-        return self._warped
-
-    def close(self) -> None:
-        """Close the file."""
-        self._warped.close()
-        self._source.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def local_file(name: str) -> str:
-    """What holds a raster on this machine: itself, its archive or its store.
-
-    Args:
-        name: What :func:`open_raster` opens.
-    """
-    if name.startswith(_ARCHIVED):
-        return name.removeprefix(_ARCHIVED).partition('}')[0]
-    store = zarr_store(name)
-    if store or os.path.exists(name):
-        return store or name
-    # /vsizip/a.zip/b.tif, NETCDF:"a.nc":band, zip://a.zip!/b.tif
-    inner = _BEFORE_A_FILE.sub('', name).strip('{"')
-    while not os.path.isfile(inner):
-        inner, shorter = _LAST_PART.subn('', inner)
-        if not shorter:
-            return name
-    return inner
-
-
-def _members(name: str) -> list[str]:
-    """Names of the rasters of a ZIP archive, as GDAL opens them.
-
-    Raises:
-        InputError: It has none, or is no archive.
-    """
-    try:
-        with zipfile.ZipFile(name) as archive:
-            members = sorted(
-                member
-                for member in archive.namelist()
-                if member.lower().endswith(SUFFIXES)
-                and not _is_hidden(PurePosixPath(member))
-            )
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f'{name}: cannot be read as a ZIP archive ({error})') from None
-    if not members:
-        raise InputError(
-            f'{name}: the archive holds no rasters ({", ".join(SUFFIXES)})'
-        )
-    return [f'{_ARCHIVED}{name}}}/{member}' for member in members]
-
-
-def rasters_in(folder: Path) -> list[Path]:
-    """The rasters of a folder and of those in it, but for hidden and unfinished ones.
-
-    Args:
-        folder: The folder.
-    """
-    return sorted(
-        path
-        for path in folder.rglob('*')
-        if path.suffix.lower() in SUFFIXES and not _is_hidden(path.relative_to(folder))
-    )
-
-
-# Folders of work, see mapping.outputs.
-_UNFINISHED = re.compile(r'(\.tiff?|\Atorchgeo-mapsr)\.parts\Z', re.IGNORECASE)
-
-
-def _is_hidden(path: PurePath) -> bool:
-    """Whether a file, or a folder that it lies in, is hidden.
-
-    They hold no raster of a person's: macOS puts a ``._NAME.tif`` of other content beside
-    each file on foreign disks and in archives, notebooks keep copies, and what is being
-    written has a hidden name. Unfinished work of the command lies in ``NAME.tif.parts``.
-    """
-    return any(
-        part.startswith('.') or part == '__MACOSX' or _UNFINISHED.search(part)
-        for part in path.parts
-    )
 
 
 def open_rasters(
@@ -539,65 +336,6 @@ def open_rasters(
     names = list_rasters(paths)
     with gdal_environment(names[0]):  # one for all: it takes as long as opening a file
         return tuple(RasterFile.open(name, imagery) for name in names)
-
-
-def list_rasters(paths: PathLike | Iterable[PathLike]) -> list[str]:
-    """Name the rasters that :func:`open_rasters` opens, without opening them.
-
-    Args:
-        paths: Files, URLs that rasterio opens, or folders.
-
-    Raises:
-        InputError: There is none.
-    """
-    names: list[str] = []
-    given: object = paths
-    if not isinstance(given, os.PathLike | Iterable):
-        raise InputError(f'a raster is a path, not {type(given).__name__}')
-    for path in [paths] if isinstance(paths, str | bytes | os.PathLike) else paths:
-        name = _name(path)
-        if name.lower().endswith('.zip') and os.path.isfile(name):
-            names.extend(_members(name))
-        elif os.path.isdir(name) and not is_zarr(name):
-            try:
-                content = rasters_in(Path(name))
-            except OSError as error:
-                raise InputError(
-                    f'{name}: cannot be read ({error.strerror}); check the folder'
-                ) from None
-            if not content:
-                raise InputError(
-                    f'{name}: the folder holds no rasters ({", ".join(SUFFIXES)})'
-                )
-            names.extend(map(str, content))
-        else:
-            names.append(name)
-    if not names:
-        raise InputError('no raster files were given')
-    return names
-
-
-def distinct_names(paths: Sequence[PathLike]) -> list[str]:
-    """What files are called in tables, strata and names of bands.
-
-    Args:
-        paths: The files.
-
-    Returns:
-        The name of each without suffix, with as much of its folders as tells all apart;
-        with the suffix, where only that does; and numbers where nothing does.
-
-    >>> distinct_names(['2019/a.tif', '2024/a.tif'])
-    ['2019/a', '2024/a']
-    """
-    files = [PurePosixPath(os.fspath(path).partition('?')[0]) for path in paths]
-    for each in ([file.with_suffix('') for file in files], files):
-        parts = [path.parts for path in each]
-        for count in range(1, max(map(len, parts), default=0) + 1):
-            names = ['/'.join(part[-count:]) for part in parts]
-            if len(set(names)) == len(names):
-                return names
-    return [str(number) for number in range(1, len(files) + 1)]
 
 
 def side_by_side(files: Sequence[RasterFile]) -> tuple[RasterFile, ...]:
@@ -657,28 +395,6 @@ def _without_source(path: str, missing: str) -> str:
         f'{path}: its source {missing} is not there; put it back, or build the VRT again '
         'from where the files are now (gdalbuildvrt)'
     )
-
-
-def _name(path: PathLike | bytes) -> str:
-    """A path as text that the libraries below take.
-
-    Raises:
-        InputError: If it is none.
-    """
-    try:
-        name = os.fsdecode(path)
-    except TypeError:
-        raise InputError(f'a raster is a path, not {type(path).__name__}') from None
-    if not name or '\0' in name:
-        raise InputError(f'{name!r} is no path of a raster; name a file or a folder')
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise InputError(
-            f'{name.encode(errors="backslashreplace").decode()}: the name is not UTF-8; '
-            'rename the file'
-        ) from None
-    return name
 
 
 def _kind(dtype: str) -> str:
@@ -750,82 +466,6 @@ def _tolerance(structure: dict[str, str]) -> float:
         return 0.0
 
 
-def _check_proj() -> None:
-    """Find out whether PROJ reads another program's data.
-
-    Raises:
-        InputError: It cannot use those that the environment names.
-    """
-    _try_proj(os.environ.get('PROJ_LIB', ''), os.environ.get('PROJ_DATA', ''))
-
-
-@lru_cache(maxsize=8)
-def _try_proj(library: str, data: str) -> None:
-    if not library and not data:
-        return
-    try:
-        with rasterio.Env():
-            # needs the data: rasterio knows EPSG:4326 without them
-            rasterio.crs.CRS.from_epsg(32618).to_wkt()
-    except (CRSError, RasterioError) as error:
-        name, value = ('PROJ_DATA', data) if data else ('PROJ_LIB', library)
-        raise InputError(
-            f'{name} is {value}, where the data of another PROJ lie or none; unset it '
-            f'(unset {name}) and run again'
-        ) from error
-
-
-def _crs(name: str, crs: rasterio.crs.CRS) -> CRS:
-    """The CRS as pyproj knows it; WKT 1, rasterio's default, would lose parts of it.
-
-    Raises:
-        InputError: It has no place on Earth, as that of a drawing.
-    """
-    try:
-        converted = _converted(crs.to_wkt(version='WKT2_2019'))
-    except (CRSError, ProjError, ValueError):
-        converted = None
-    if converted is None:
-        raise InputError(
-            f'{name}: has a coordinate reference system that is not tied to the Earth or '
-            'cannot be read; assign its real one, for example with gdal_edit -a_srs '
-            'EPSG:2154'
-        )
-    return converted
-
-
-@lru_cache(maxsize=64)
-def _converted(wkt: str) -> CRS | None:
-    """The CRS of a text; None if nothing can be projected to or from it."""
-    crs = CRS(wkt)
-    epsg = rasterio.crs.CRS.from_wkt(wkt).to_epsg()
-    # One CRS has many spellings. But what only looks like that of a code may have another
-    # datum, or a shift of its own: places in other CRSs would be metres off.
-    named = wkt.endswith(f'ID["EPSG",{epsg}]]')
-    if epsg and (named or _same_places(crs, CRS(f'EPSG:{epsg}'))):
-        crs = CRS(f'EPSG:{epsg}')
-    return crs if crs.proj.is_projected or crs.proj.is_geographic else None
-
-
-def _same_places(crs: CRS, other: CRS) -> bool:
-    """Whether two CRSs of one kind have the same coordinates in the middle of an area."""
-    area = other.proj.area_of_use
-    if area is None:
-        return False
-    turn = 360 if area.west > area.east else 0
-    lon, lat = (area.west + area.east + turn) / 2, (area.south + area.north) / 2
-    one, two = (
-        np.array(
-            Transformer.from_crs('EPSG:4326', each.proj, always_xy=True).transform(
-                (lon + 180) % 360 - 180, lat
-            )
-        )
-        for each in (crs, other)
-    )
-    side = 1.0 if other.proj.is_projected else 111e3  # metres of a unit, about
-    return bool(np.abs(one - two).max() * side < SAME_POINT)
-
-
 def _relative(path: str, folder: str) -> str:
     try:
         return os.path.relpath(path, folder)
@@ -879,96 +519,5 @@ def _stamp(path: str) -> tuple[int, ...]:
     )
 
 
-# Names of files in a STAC catalogue begin so, and those in an archive.
-_CATALOGUED = 'stac-item:'
-_ARCHIVED = '/vsizip/{'
-
-# Drivers and file systems of GDAL and rasterio stand before the name of a file, members of
-# it and variables after it.
-_LAST_PART = re.compile(r'[/\\:!"}][^/\\:!"}]*\Z')
-_BEFORE_A_FILE = re.compile(r'\A(file|zip|tar|gzip)://|\A(/vsi\w+/|\w+:\d+:|\w+:)+')
-
 # What says how a Zarr store is laid out, of versions 2 and 3.
 _ZARR_HEADERS = ('.zattrs', '.zgroup', '.zmetadata', 'zarr.json')
-
-
-def address_of(path: PathLike) -> str:
-    """Where GDAL opens a raster: its path, but for a file in a STAC catalogue.
-
-    Args:
-        path: A path, an address, or a name of :func:`~torchgeo_mapsr.datasets.stac.name_of`.
-    """
-    name = os.fspath(path)
-    if not name.startswith(_CATALOGUED):
-        return name
-    from ..stac import address
-
-    return address(name)
-
-
-def _renewed(name: str, stamp: tuple[int, ...]) -> bool:
-    """Drop a handle whose address may have run out; whether there is another to ask for."""
-    if not name.startswith(_CATALOGUED):
-        return False
-    from ..stac import forget
-
-    forget(name)
-    _local.handles.pop((name, stamp)).close()
-    return True
-
-
-def gdal_environment(name: str) -> AbstractContextManager[Any]:
-    """GDAL's options while a raster is opened: where it looks for side-car files.
-
-    It would list the whole folder of each file: of 10 000 files in one, that took nine
-    tenths of the time. Asked for by their names they are found all the same; and they are
-    where torchgeo's command has told GDAL to look for none.
-
-    Args:
-        name: What :func:`open_raster` opens.
-    """
-    if rasterio.env.hasenv() or not os.path.exists(local_file(name)):
-        return nullcontext()
-    return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='TRUE')  # type: ignore[no-any-return]
-
-
-_local = threading.local()
-
-
-def _handle(path: str, stamp: tuple[int, ...]) -> Any:
-    """This thread's handle on a file; GDAL's must not be shared between threads.
-
-    A forked process starts afresh: with an inherited handle it would share the
-    position in the file with its parent.
-    """
-    if getattr(_local, 'process', None) != os.getpid():
-        _local.process = os.getpid()
-        _local.handles = OrderedDict()
-    handles: OrderedDict[Any, Any] = _local.handles
-    key = path, stamp
-    if key not in handles:
-        with gdal_environment(path):
-            handles[key] = open_raster(path)
-        if len(handles) > OPEN_FILES:
-            handles.popitem(last=False)[1].close()
-    handles.move_to_end(key)
-    return handles[key]
-
-
-def close_handles(path: str) -> None:
-    """Close this thread's handles on a file that will not be read again.
-
-    Args:
-        path: What :func:`open_raster` opened.
-    """
-    handles = getattr(_local, 'handles', {})
-    for key in [key for key in handles if key[0] == path]:
-        handles.pop(key).close()
-
-
-@atexit.register
-def _close() -> None:
-    """Close this thread's handles while rasterio can still do so without noise."""
-    if getattr(_local, 'process', None) == os.getpid():
-        for handle in _local.handles.values():
-            handle.close()

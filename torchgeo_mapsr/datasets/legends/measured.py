@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..geo.grid import clip, coverage, pixel_ratio, window_in
-from ..geo.raster import PathLike
+from ..geo.names import PathLike
 from ..geo.region import region_map
 from ..labels import LabelRaster
 from .crosswalk import Crosswalk

@@ -9,7 +9,8 @@ from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
 
 from ..geo.grid import box_in, clip, crop
-from ..geo.raster import PathLike, RasterFile
+from ..geo.names import PathLike
+from ..geo.raster import RasterFile
 from ..geo.region import region_map
 from ..labels import LabelRaster
 
