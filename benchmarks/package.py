@@ -36,11 +36,12 @@ from torchgeo_mapsr.mapping.store import TileFiles
 from torchgeo_mapsr.mapping.tiles import ModelScores, TileItem
 from torchgeo_mapsr.models.backbones.backbone import Backbone
 from torchgeo_mapsr.models.backbones.rcf import RCF
+from torchgeo_mapsr.models.devices import chips_at_once, device_of
+from torchgeo_mapsr.models.features import extract
 from torchgeo_mapsr.models.head.cells import CellTable
 from torchgeo_mapsr.models.head.fit import fit_head
 from torchgeo_mapsr.models.head.probe import class_weights, fit_probe
 from torchgeo_mapsr.models.head.prompts import CosinePrompts
-from torchgeo_mapsr.models.model import chips_at_once, device_of, extract
 from torchgeo_mapsr.models.networks.ensemble import Ensemble
 from torchgeo_mapsr.models.propagation.propagation import Propagation
 from torchgeo_mapsr.models.tokens.tokens import Tokens

@@ -19,10 +19,11 @@ from torchgeo_mapsr.datasets.legends.legend import Legend, LegendClass
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.mapping.store import WorkStore, digest
 from torchgeo_mapsr.models.backbones.create import create_backbone
+from torchgeo_mapsr.models.features import FrozenBackbone
 from torchgeo_mapsr.models.head.head import Head
 from torchgeo_mapsr.models.head.prior import LabelPrior
 from torchgeo_mapsr.models.head.probe import LinearProbe
-from torchgeo_mapsr.models.model import FrozenBackbone, LandCoverModel
+from torchgeo_mapsr.models.model import LandCoverModel
 
 from ..forked import Forked
 

@@ -21,18 +21,17 @@ from torchgeo_mapsr.datasets import Crosswalk, LRHRPair
 from torchgeo_mapsr.datasets.chip import Chip
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.models import model as model_module
+from torchgeo_mapsr.models import features
 from torchgeo_mapsr.models.backbones.backbone import Backbone
 from torchgeo_mapsr.models.backbones.create import create_backbone
-from torchgeo_mapsr.models.head.cells import Cells
-from torchgeo_mapsr.models.model import (
+from torchgeo_mapsr.models.features import (
     FrozenBackbone,
-    ModelFile,
     band_spread,
     calibration_part,
     extract,
-    fit_model,
 )
+from torchgeo_mapsr.models.head.cells import Cells
+from torchgeo_mapsr.models.model import ModelFile, fit_model
 from torchgeo_mapsr.models.tokens.bilateral import JointBilateral
 from torchgeo_mapsr.samplers import FitSampler
 from torchgeo_mapsr.samplers.lattice import LatticeSampler
@@ -267,7 +266,7 @@ def test_calibration_looks_at_a_part_of_chips_of_many_bands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A gigabyte at most, of as many chips; chips of few bands as they are."""
-    monkeypatch.setattr(model_module, 'CALIBRATION_VALUES', 4 * 40 * 100)
+    monkeypatch.setattr(features, 'CALIBRATION_VALUES', 4 * 40 * 100)
     valid = torch.ones(30, 20, dtype=torch.bool)
     few = torch.rand(32, 30, 20)
     assert calibration_part(few, valid, 4)[0] is few

@@ -26,8 +26,9 @@ from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError, InputWarning
 from ..models.backbones.create import create_backbone
+from ..models.devices import device_of
 from ..models.head.options import FitOptions
-from ..models.model import ChipModel, LandCoverModel, device_of
+from ..models.model import ChipModel, LandCoverModel
 from ..models.networks.files import NetworkFiles
 from .cog import map_codes
 from .config import ComputeOptions, ScoringOptions

@@ -17,20 +17,12 @@ from ..datasets.labelled_chips import LabelledChips
 from ..datasets.labels import LabelRaster
 from ..errors import InputError
 from ..models.backbones.backbone import Backbone
+from ..models.devices import chips_at_once, device_of, device_of_module
+from ..models.features import FrozenBackbone, band_spread, calibration_part, extract
 from ..models.head.cells import MAX_CELLS, Cells
 from ..models.head.fit import check_options
 from ..models.head.options import FitOptions
-from ..models.model import (
-    FrozenBackbone,
-    LandCoverModel,
-    band_spread,
-    calibration_part,
-    chips_at_once,
-    device_of,
-    device_of_module,
-    extract,
-    fit_model,
-)
+from ..models.model import LandCoverModel, fit_model
 from ..process import give_back, pipeline, prefetch
 from .config import ComputeOptions, ScoringOptions
 from .executor import Executor, Here, Tick

@@ -31,13 +31,8 @@ from ..evaluation.reweighting import class_weights
 from ..models.backbones.backbone import Backbone
 from ..models.backbones.create import create_backbone
 from ..models.backbones.spec import is_asked_for
-from ..models.model import (
-    ChipModel,
-    LandCoverModel,
-    ModelFile,
-    device_of,
-    device_of_module,
-)
+from ..models.devices import device_of, device_of_module
+from ..models.model import ChipModel, LandCoverModel, ModelFile
 from ..models.networks.files import NetworkFiles
 from .config import BackboneOptions, MapJob
 from .executor import Executor, Here, Tick

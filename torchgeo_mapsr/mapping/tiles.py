@@ -24,8 +24,9 @@ from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from ..evaluation.class_maps import NO_PERCENT
 from ..evaluation.reweighting import reweighted
+from ..models.devices import chips_at_once
 from ..models.head.calibration import Calibration
-from ..models.model import ChipModel, ModelFile, chips_at_once
+from ..models.model import ChipModel, ModelFile
 from ..models.networks.files import NetworkFiles
 from ..process import give_back, pipeline
 from .cog import map_codes

@@ -10,7 +10,8 @@ from typing import Self
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .model import LandCoverModel, device_of_module
+from .devices import device_of_module
+from .model import LandCoverModel
 
 
 class ExportableModel(nn.Module):

@@ -5,7 +5,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -29,15 +29,14 @@ from ..errors import InputError
 from ..process import give_back, torch_threads
 from ..versions import versions
 from .backbones.backbone import Backbone
-from .backbones.create import create_backbone
-from .backbones.rcf import MAX_BANDS
+from .devices import device_of, device_of_module
+from .features import HALF, FrozenBackbone, extract
 from .head.calibration import Calibration, CalibrationSample
 from .head.cells import CellTable
 from .head.fit import fit_head
 from .head.head import SCORES, Head
 from .head.options import FitOptions
 from .head.probe import LinearProbe
-from .tokens.bilateral import JointBilateral
 from .tokens.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -49,20 +48,11 @@ FORMAT = 'torchgeo-mapsr model 2'
 
 UPSAMPLERS = ('bilinear', 'bilateral')
 
-# Standard deviation of a guide's bands: that of a photograph with values of 0 to 1.
-_CONTRAST = 0.2
 
 # Cells below which a head is fitted in one thread.
 _FEW = 2000
 
-# Values of all chips that a calibration looks at, at most, where bands are many.
-CALIBRATION_VALUES = 2**28
 
-# Chips that are scored at once, at most; each takes some tens of megabytes.
-_MAX_THREADS = 8
-
-#: Types of lower precision by their names.
-HALF = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 #: Counts the time of a block to a stage.
 Timer = Callable[[str], AbstractContextManager[None]]
 
@@ -121,90 +111,6 @@ class ChipModel(Protocol):
         Returns:
             (C, h, w) float32, of the core's size.
         """
-
-
-@dataclass(frozen=True, eq=False)
-class FrozenBackbone:
-    """What any process makes a frozen backbone from: names and statistics, no weights.
-
-    Args:
-        spec: Spec of the backbone, with its weight file.
-        bands: Bands of the imagery.
-        dtype: Data type of its files, if they hold integers.
-        digest: Fingerprint of all weights, so that another machine's file under the
-            same name, or a file that has changed, is noticed.
-        calibration: What it has learned from the imagery.
-    """
-
-    spec: str
-    bands: int
-    dtype: str | None
-    digest: str
-    calibration: Mapping[str, Tensor]
-
-    @classmethod
-    def of(cls, backbone: Backbone, bands: int, dtype: str | None) -> Self:
-        """Describe a backbone.
-
-        Args:
-            backbone: The backbone, calibrated.
-            bands: Bands of the imagery.
-            dtype: Data type of its files, if they hold integers.
-        """
-        calibration = {name: t.cpu() for name, t in backbone.calibration().items()}
-        digest = backbone.weights_digest()
-        return cls(backbone.spec, bands, dtype, digest, calibration)
-
-    def make(self, weights: str | None = None) -> Backbone:
-        """Make the backbone.
-
-        Args:
-            weights: Weight file, where it is not where the spec says.
-
-        Raises:
-            InputError: If its weights are not there, or are others.
-        """
-        backbone = create_backbone(self.spec, self.bands, weights, self.dtype)
-        backbone.load_calibration(dict(self.calibration))
-        return self.adopt(backbone)
-
-    def adopt(self, backbone: Backbone) -> Backbone:
-        """Take a backbone that is there, and make sure that it is the one.
-
-        Args:
-            backbone: A backbone.
-
-        Returns:
-            It, if it has this calibration; or else a copy that has. Other models may map
-            with the backbone.
-
-        Raises:
-            InputError: If it is another one.
-        """
-        own = {name: t.cpu() for name, t in backbone.calibration().items()}
-        alike = own.keys() == self.calibration.keys() and all(
-            own[name].shape == t.shape for name, t in self.calibration.items()
-        )
-        same = alike and all(own[n].equal(t) for n, t in self.calibration.items())
-        if (alike or not own) and not same:
-            backbone = deepcopy(backbone)
-            backbone.load_calibration(dict(self.calibration))
-        if backbone.weights_digest() != self.digest:
-            raise InputError(
-                f'The weights of the backbone {self.spec!r} for {self.bands} bands are '
-                'not those that the fit was made with; name their file with --weights '
-                '(weights).'
-            )
-        return backbone
-
-    def fields(self) -> dict[str, Any]:
-        """Everything but tensors, as JSON types."""
-        return {
-            'spec': self.spec,
-            'bands': self.bands,
-            'dtype': self.dtype,
-            'weights': self.digest,
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -618,16 +524,6 @@ def fit_model(
     return model.to(device_of_module(backbone))
 
 
-def device_of_module(module: torch.nn.Module) -> torch.device:
-    """Where a module's parameters are; the CPU if it has none.
-
-    Args:
-        module: The module.
-    """
-    tensors = [*module.parameters(), *module.buffers()]
-    return tensors[0].device if tensors else torch.device('cpu')
-
-
 def _label_counts(table: CellTable, crosswalk: Crosswalk) -> dict[str, Any]:
     """How many LR cells were used, and which were not, as JSON types."""
     codes = table.code.numpy()
@@ -648,122 +544,6 @@ def _label_counts(table: CellTable, crosswalk: Crosswalk) -> dict[str, Any]:
         },
         'unknown_codes': {str(code): count for code, count in unknown.items()},
     }
-
-
-def extract(
-    backbone: Backbone,
-    image: Tensor,
-    precision: str = 'fp32',
-    spread: tuple[float, ...] | None = None,
-) -> Tokens:
-    """Features of one image.
-
-    Args:
-        backbone: The backbone, on the image's device.
-        image: (C, H, W) float32, the values as read from the file.
-        precision: Arithmetic of the backbone.
-        spread: Standard deviation of each band, if upsampling is to be guided by the
-            image; bilinear if None.
-
-    Returns:
-        Tokens of a batch of one, float32.
-    """
-    batch = image[None]
-    half = HALF.get(precision)
-    with (
-        torch.no_grad(),
-        torch.autocast(image.device.type, half, enabled=half is not None),
-    ):
-        tokens = backbone(batch).to(torch.float32)
-    if spread is not None:
-        scale = batch.new_tensor(spread)[:, None, None]
-        guide = (batch / scale * _CONTRAST).nan_to_num(nan=0, posinf=0, neginf=0)
-        tokens = tokens.with_upsampler(JointBilateral(guide))
-    if image.device.type == 'cuda':
-        # Or the GPU's time is counted to what comes next.
-        torch.cuda.synchronize(image.device)
-    return tokens
-
-
-def calibration_part(image: Tensor, valid: Tensor, chips: int) -> tuple[Tensor, Tensor]:
-    """The part of a chip that calibration looks at: the middle, if bands are many.
-
-    Calibration holds all of its chips in memory, which is gigabytes of hundreds of
-    bands.
-
-    Args:
-        image: (C, H, W).
-        valid: (H, W).
-        chips: Chips that are looked at, at most.
-
-    Returns:
-        Both, or the square in their middle.
-    """
-    bands, height, width = image.shape
-    side = int((CALIBRATION_VALUES / (chips * bands)) ** 0.5)
-    if bands <= MAX_BANDS or side >= max(height, width):
-        return image, valid
-    rows, cols = (
-        slice(max((size - side) // 2, 0), max((size - side) // 2, 0) + side)
-        for size in (height, width)
-    )
-    if not valid[rows, cols].any():
-        return image, valid
-    # A copy, so that the whole chip is not kept for it.
-    return image[:, rows, cols].clone(), valid[rows, cols].clone()
-
-
-def band_spread(images: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, ...]:
-    """Standard deviation of each band over some images.
-
-    Args:
-        images: Images (C, H, W) with their validity (H, W), as a backbone's calibration
-            takes them.
-
-    Returns:
-        One number a band.
-    """
-    chosen = [image[:, valid].float() for image, valid in images]
-    if not chosen:
-        return ()
-    if len(chosen[0]) > MAX_BANDS:
-        # Band by band, or hundreds of them would be held twice.
-        bands = zip(*chosen, strict=True)
-        spread = torch.stack([torch.cat(parts).std() for parts in bands])
-        return tuple(spread.nan_to_num(nan=1.0).clamp(min=1e-6).tolist())
-    pixels = torch.cat(chosen, 1)
-    spread = pixels.std(1) if pixels.shape[1] > 1 else torch.ones(len(pixels))
-    return tuple(spread.clamp(min=1e-6).tolist())
-
-
-def device_of(name: str) -> torch.device:
-    """The device of a name; ``auto`` is a GPU where there is one.
-
-    Args:
-        name: auto, cpu, cuda or cuda:N.
-
-    Raises:
-        InputError: If there is no such device here.
-    """
-    if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f'There is no device {name!r} here: {reason}') from None
-
-
-def chips_at_once(device: torch.device) -> int:
-    """Chips that are best scored at once on a device.
-
-    On a CPU the many small steps round a chip's large products use one core each: with
-    a core to each chip, none is idle. Results are the same, whatever the number.
-
-    Args:
-        device: The device.
-    """
-    return min(torch.get_num_threads(), _MAX_THREADS) if device.type == 'cpu' else 1
 
 
 @dataclass(frozen=True)

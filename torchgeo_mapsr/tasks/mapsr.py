@@ -29,17 +29,11 @@ from ..errors import InputError
 from ..models.backbones.backbone import Backbone
 from ..models.backbones.create import create_backbone
 from ..models.backbones.spec import map_option
+from ..models.features import FrozenBackbone, band_spread, calibration_part, extract
 from ..models.head.cells import WHOLE, Cells, take
 from ..models.head.options import FitOptions
 from ..models.head.probe import ABSENT, LinearProbe
-from ..models.model import (
-    FrozenBackbone,
-    LandCoverModel,
-    band_spread,
-    calibration_part,
-    extract,
-    fit_model,
-)
+from ..models.model import LandCoverModel, fit_model
 from ..models.propagation.propagation import parse_propagation
 from ..samplers.lattice import FitSampler
 from .land_cover import LandCoverTask, warn_of_scaled_values

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...atomic import file_digest
 from ...errors import InputError
-from ..model import device_of
+from ..devices import device_of
 
 if TYPE_CHECKING:
     from .trained import NetworkModel

@@ -18,8 +18,9 @@ from ...atomic import file_digest
 from ...datasets.chip import Chip
 from ...datasets.legends.legend import Legend
 from ...errors import InputError
+from ..features import HALF
 from ..head.calibration import Calibration
-from ..model import HALF, Timer, no_timer
+from ..model import Timer, no_timer
 from .ensemble import Ensemble
 from .segmentation import Network, SegmentationNetwork
 
