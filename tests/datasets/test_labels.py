@@ -247,6 +247,16 @@ def test_value_that_is_no_code(write: Write) -> None:
         labels.read(slice(0, 9), slice(0, 9))
 
 
+def test_codes_have_no_scale(write: Write) -> None:
+    path = write('a.tif', np.full((4, 4), 4, 'uint8'))
+    LabelRaster.open(path)
+    for scale, offset in ((10.0, 0.0), (1.0, 1.0)):
+        with rasterio.open(path, 'r+') as dataset:
+            dataset.scales, dataset.offsets = [scale], [offset]
+        with pytest.raises(InputError, match=r'a\.tif: is tagged with a scale or'):
+            LabelRaster.open(path)
+
+
 def test_labels_on_both_sides_of_the_antimeridian(write: Write) -> None:
     codes = np.random.default_rng(0).integers(1, 9, (32, 64)).astype('uint8')
     step = 180 / 2**20

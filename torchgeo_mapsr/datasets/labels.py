@@ -63,6 +63,12 @@ class LabelRaster:
                     f'{file.path}: is compressed with losses ({file.compression}), which '
                     'turns class codes into others; take the file that it was made of'
                 )
+            gains = [v[_band(file) - 1 :][:1] for v in (file.scales, file.offsets)]
+            if gains not in ([(1.0,), (0.0,)], [(), ()]):
+                raise InputError(
+                    f'{file.path}: is tagged with a scale or an offset, and class codes '
+                    'have none; put that right (gdal_edit -scale 1 -offset 0)'
+                )
             if pixel_offset(file.geobox, first) is None:
                 raise InputError(
                     f'{file.path}: is not on the grid of {self._files[0].path}'

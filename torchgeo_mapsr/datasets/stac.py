@@ -571,9 +571,10 @@ def _search(search: Search, area: AreaOfInterest) -> list[Any]:
         if isinstance(static, pystac.Catalog):  # or a collection, which is one
             listed = static.get_items(recursive=True)
             if {link.rel for link in static.links} & {'items', 'item'} == {'items'}:
+                root = static.get_root_link()
                 raise InputError(
                     f'{search.url}: is a collection of an API; name both, as '
-                    f'stac:{static.get_root_link().href}?collections={static.id}'
+                    f'stac:{root.href if root else "URL"}?collections={static.id}'
                 )
         else:
             listed = [static]
@@ -782,10 +783,10 @@ def _interval(text: str) -> str:
             return f'{when}/{when}'
         year, month, day = (int(part) if part else None for part in match.groups())
         assert year is not None
-        last_month = 12 if month is None else month
-        last_day = monthrange(year, last_month)[1] if day is None else day
-        first = (1 if number is None else number for number in (month, day))
-        first_day = datetime(year, *first).date()
+        first_month, last_month = (1, 12) if month is None else (month, month)
+        days = monthrange(year, last_month)[1]
+        starts_at, last_day = (1, days) if day is None else (day, day)
+        first_day = datetime(year, first_month, starts_at).date()
         return (
             f'{first_day.isoformat()}T00:00:00Z/'
             f'{datetime(year, last_month, last_day).date().isoformat()}T23:59:59Z'

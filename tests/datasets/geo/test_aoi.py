@@ -230,6 +230,10 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         AreaOfInterest.open(bare)
     with pytest.raises(InputError, match='west, south, east and north'):
         AreaOfInterest.from_bbox((1, 2, 0, 3))
+    with pytest.raises(InputError, match=r'across 180°: 179 -1 181 1\)'):
+        AreaOfInterest.from_bbox((179, -1, -179, 1))
+    with pytest.raises(InputError, match='is not a coordinate reference system'):
+        AreaOfInterest.from_bbox((1, 2, 3, 4), 'EPSG:32617+5703')
     with pytest.raises(InputError, match='not in degrees'):
         AreaOfInterest.from_bbox((535200, 4168700, 536000, 4169500))
     with pytest.raises(InputError, match='outside the imagery'):

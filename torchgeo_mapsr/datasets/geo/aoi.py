@@ -139,14 +139,17 @@ class AreaOfInterest:
                 f'A bounding box is west, south, east and north, not {text}.'
             )
         west, south, east, north = bounds
-        if not (west < east and south < north):
-            raise InputError(
-                f'The bounding box {text} is empty: give west, south, east and north.'
-            )
         try:
             reference = CRS(crs)
-        except CRSError:
+        except (CRSError, ValueError):
             raise InputError(f'{crs} is not a coordinate reference system.') from None
+        if not (west < east and south < north):
+            across = f' (across 180°: {west:g} {south:g} {east + 360:g} {north:g})'
+            raise InputError(
+                f'The bounding box {text} is empty: give west, south, east and north'
+                + across * (reference.geographic and west > 0 > east and south < north)
+                + '.'
+            )
         if reference.geographic and (
             max(abs(south), abs(north)) > 90 or max(abs(west), abs(east)) > 360
         ):
@@ -229,10 +232,11 @@ class AreaOfInterest:
             near = (x > west - 10 * segment) & (x < east + 10 * segment)
             near &= (y > south - 10 * segment) & (y < north + 10 * segment)
             points = np.stack([x, y], axis=1)[near]
-            lines = shapely.linestrings(np.stack([points[:-1], points[1:]], axis=1))
-            lines = lines[shapely.length(lines) < 10 * segment]
-            line = shapely.line_merge(shapely.multilinestrings(lines))
-            geometry = geometry.difference(shapely.buffer(line, strip))
+            # Where a CRS is not defined, or begins anew, the line is not one.
+            steps = np.linalg.norm(np.diff(points, axis=0), axis=1) < 10 * segment
+            pairs = np.stack([points[:-1], points[1:]], axis=1)[steps]
+            line = shapely.line_merge(shapely.MultiLineString(list(pairs)))
+            geometry = geometry.difference(line.buffer(strip))
         return geometry
 
     def _projected(
