@@ -192,6 +192,16 @@ def test_a_limit_counts_items_that_pass(catalogue: Catalogue) -> None:
         assert names(files) == want
 
 
+def resolve_far(folder: Path, made: pystac.Item) -> bool:
+    """Whether a search at Greenwich finds an item."""
+    area = AreaOfInterest.from_bbox((0, -16.8, 1, -16.2))
+    try:
+        resolve(static(folder / 'far', made.clone()), area, None, folder)
+    except InputError:
+        return False
+    return True
+
+
 FIJI = {
     'one box that goes on': shapely.box(179.5, -16.8, 180.5, -16.2),
     'from the other side': shapely.box(-180.5, -16.8, -179.5, -16.2),
@@ -221,6 +231,12 @@ def test_both_sides_of_180_degrees(
     files, _ = resolve(text, area, None, catalogue.folder)
     assert names(files) == ['east', 'west']
     made = [item(name, box, when, MAP) for name, box in boxes.items()]
+    # not cut, and far from the area the short way round
+    uncut = item('uncut', (-178.0, -17.0, 178.0, -16.0), when, MAP)
+    uncut.bbox = [178.0, -17.0, -178.0, -16.0]
+    assert not resolve_far(catalogue.folder, uncut)
+    uncut.bbox = None
+    assert resolve_far(catalogue.folder, uncut)
     files, _ = resolve(static(catalogue.folder, *made), area, None, catalogue.folder)
     assert names(files) == ['beyond', 'east', 'west']
 

@@ -459,6 +459,23 @@ def test_web_tiles_that_cannot_be(tmp_path: Path, rasters: tuple[Path, Path]) ->
     assert not tiles.exists()
 
 
+@pytest.mark.parametrize('suffix', ['.gpkg', '.fgb'])
+def test_a_unit_that_gdal_does_not_heed(tmp_path: Path, suffix: str) -> None:
+    """It takes UTM in kilometres for UTM."""
+    path, map_path = tmp_path / f'a{suffix}', tmp_path / 'map.tif'
+    profile = {'driver': 'GTiff', 'count': 1, 'dtype': 'uint8', 'height': 9, 'width': 9}
+    profile['crs'] = '+proj=utm +zone=18 +datum=WGS84 +units=km'
+    affine = Affine(0.01, 0, 500, 0, -0.01, 4000)
+    with rasterio.open(map_path, 'w', transform=affine, **profile) as dataset:
+        dataset.write(np.ones((1, 9, 9), np.uint8))
+    with pytest.raises(InputError, match=r'as EPSG:32618, which counts in another'):
+        polygonise(map_path, path, LEGEND)
+    assert not path.exists()
+    assert polygonise(map_path, tmp_path / 'a.parquet', LEGEND)
+    written = geopandas.read_parquet(tmp_path / 'a.parquet').crs
+    assert written.axis_info[0].unit_conversion_factor == 1000
+
+
 def test_web_tiles_of_the_whole_earth_about_the_pacific(tmp_path: Path) -> None:
     """Both edges of the map are one meridian."""
     path, tiles = tmp_path / 'map.tif', tmp_path / 'web.pmtiles'

@@ -613,9 +613,16 @@ def _passes(item: Any, search: Search, outline: BaseGeometry) -> bool:
 
 
 def _footprint(item: Any) -> BaseGeometry:
-    """An item's footprint in longitudes from -180 to 180."""
-    shape = shapely.make_valid(shapely.geometry.shape(item.geometry))
-    return within_180(shape)
+    """An item's footprint in longitudes from -180 to 180.
+
+    Some are not cut there, and seem to go round the Earth the long way; but the west of
+    their box is above its east.
+    """
+    shape = shapely.geometry.shape(item.geometry)
+    box = item.bbox or ()
+    if box and box[0] > box[len(box) // 2]:
+        shape = shapely.transform(shape, lambda p: p + (p[:, :1] < 0) * [360, 0])
+    return within_180(shapely.make_valid(shape))
 
 
 def _sides(outline: BaseGeometry) -> list[BaseGeometry]:

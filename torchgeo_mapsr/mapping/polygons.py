@@ -288,6 +288,8 @@ def polygonise(
                     layer=layer,
                     options=options,
                 )
+            if driver in ('GPKG', 'FlatGeobuf'):
+                _check_unit(part, layer, crs, output)
             if driver == 'GPKG':
                 _embed_style(part, layer, polygon_qml(legend))
     return written
@@ -581,6 +583,23 @@ def _crs_text(crs: CRS) -> str:
     """A CRS as GDAL reads it."""
     epsg = crs.to_epsg()
     return f'EPSG:{epsg}' if epsg else crs.to_wkt()
+
+
+def _check_unit(path: Path, layer: str, crs: CRS, output: Path) -> None:
+    """Refuse a file whose CRS GDAL has taken for one with a code, in another unit.
+
+    It does so of UTM zones in kilometres or in feet.
+    """
+    import pyogrio
+
+    written = pyogrio.read_info(path, layer=layer)['crs']
+    units = [c.axis_info[0].unit_conversion_factor for c in (CRS(written), crs)]
+    if not np.isclose(*units, rtol=1e-9):
+        raise InputError(
+            f'{output}: GDAL writes the coordinate reference system of the map as '
+            f'{written}, which counts in another unit; give .parquet, or warp the map '
+            f'(gdalwarp -r near -t_srs {written})'
+        )
 
 
 def _embed_style(path: Path, layer: str, qml: str) -> None:
