@@ -102,6 +102,7 @@ def dense(imagery: Imagery, labels: LabelRaster) -> dict[tuple[int, int], tuple]
 def same(first: CellTable, second: CellTable) -> None:
     for name in ('features', 'code', 'share', 'place', 'pixels', 'owner'):
         assert torch.equal(getattr(first, name), getattr(second, name)), name
+    assert first.side == second.side
 
 
 def test_cells_are_whole_whatever_the_chips(
@@ -119,6 +120,11 @@ def test_cells_are_whole_whatever_the_chips(
         assert float(table.share[i]) == pytest.approx(share, rel=0.02)
     whole = sum(share == 1 for *_, share in expected.values())
     assert table.whole.sum() == whole > 30
+    pixels = [
+        int(usable.sum()) for _, _, usable, share in expected.values() if share == 1
+    ]
+    assert table.side**2 == pytest.approx(sorted(pixels)[(whole - 1) // 2])
+    assert table.subset(table.whole, 10).side == table.side
     assert table.count() == {
         code: sum(e[0] == code for e in expected.values()) for code in (11, 41, 82)
     }

@@ -3,6 +3,7 @@
 
 """What a fit looks at: features of LR cells, and of some of their pixels."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Self
@@ -249,6 +250,7 @@ class Cells:
         count = torch.zeros(cells, dtype=torch.int64).index_add_(0, cell, ordered.count)
         share = torch.zeros(cells, dtype=torch.float64)
         share.index_add_(0, cell, ordered.share)
+        whole = count[share >= WHOLE]
         return CellTable(
             features=total / count.clamp(min=1)[:, None],
             code=ordered.code[torch.from_numpy(first)],
@@ -257,6 +259,7 @@ class Cells:
             pixels=ordered.pixels,
             owner=cell[ordered.owner],
             chips=len(set(keys)),
+            side=math.sqrt(int(whole.median())) if len(whole) else math.inf,
         )
 
 
@@ -272,6 +275,8 @@ class CellTable:
         pixels: HR features of pixels drawn at random, rows of U F, (N, D) float32.
         owner: Cell that each pixel lies in, (N,) int64.
         chips: Chips that showed them.
+        side: Pixels along the side of a cell: the root of how many the median whole one
+            has; infinite where that is not known.
     """
 
     features: Tensor
@@ -281,6 +286,7 @@ class CellTable:
     pixels: Tensor
     owner: Tensor
     chips: int = 1
+    side: float = math.inf
 
     def __len__(self) -> int:
         """Number of cells."""
@@ -313,6 +319,7 @@ class CellTable:
             self.pixels[inside],
             number[self.owner[inside]],
             self.chips,
+            self.side,
         )
 
     def count(self) -> dict[int, int]:
