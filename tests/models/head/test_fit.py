@@ -690,6 +690,8 @@ def test_classes_that_are_not_mapped_are_named() -> None:
     assert made.provenance['fit']['unlabelled'] == ['Forest']
     one = Blobs(side=15, classes=(0, 0, 3)).table
     assert f'Forest, Field are {unseen} them.' in remarks_of(one)
+    with pytest.raises(InputError, match='a pixel without data cuts a cell, too'):
+        remarks_of(replace(one, share=0.9 * one.share))
     code[3], share[3] = 4, 1
     made = fit_head(replace(blobs.table, code=code, share=share), SAME)
     remarks = made.provenance['fit']['remarks']

@@ -866,6 +866,7 @@ def _check(data: _Labelled, crosswalk: Crosswalk) -> None:
         found_classes = f'only the code {int(data.table.code[data.used][0])}'
     raise InputError(
         f'The labels have {found_classes} among the {len(data.used)} whole cells of the '
-        f'imagery ({labelled} labelled cells in all): a map needs two classes or more. '
-        'Check the legend and the crosswalk, or give a larger area.'
+        f'imagery ({labelled} labelled cells in all; a pixel without data cuts a cell, too): '
+        'a map needs two classes or more. Check the legend, the crosswalk and the '
+        'no-data value, or give a larger area.'
     )
