@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from torchgeo_mapsr import ExpectationMaximizationTask, InputError, PairDataModule
 from torchgeo_mapsr.datasets.scene.scene import Scene
@@ -32,34 +33,50 @@ class Rounds(Callback):
 
     def on_train_batch_start(self, trainer: Any, task: Any, batch: Any, i: int) -> None:
         if i == 0:
+            trainer.callback_metrics.pop('train_sr_loss', None)
+
+    def on_train_batch_end(
+        self, trainer: Any, task: Any, outputs: Any, batch: Any, i: int
+    ) -> None:
+        if i == 0:
             now = next(task.teacher.parameters()).clone()
             self.renewed.append(
                 self._old is not None and not torch.equal(now, self._old)
             )
             self._old = now
-            trainer.callback_metrics.pop('train_sr_loss', None)
 
     def on_train_epoch_end(self, trainer: Any, task: Any) -> None:
         self.matched.append('train_sr_loss' in trainer.callback_metrics)
 
 
 def test_rounds(data: PairDataModule, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    task = ExpectationMaximizationTask(warmup_epochs=2, round_epochs=2, lr=1e-3)
     rounds = Rounds()
-    run = Trainer(
-        accelerator='cpu',
-        max_epochs=6,
-        logger=False,
-        default_root_dir=tmp_path,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        callbacks=[rounds],
-    )
-    run.fit(task, data)
-    assert rounds.renewed == [False, False, True, False, True, False]
+    every = ModelCheckpoint(tmp_path, '{step}', save_top_k=-1, every_n_train_steps=4)
+
+    def fit(first: Path | None = None) -> ExpectationMaximizationTask:
+        torch.manual_seed(0)
+        task = ExpectationMaximizationTask(warmup_epochs=2, round_epochs=2, lr=1e-3)
+        run = Trainer(
+            accelerator='cpu',
+            max_epochs=5,
+            logger=False,
+            default_root_dir=tmp_path,
+            enable_progress_bar=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            callbacks=[ModelCheckpoint(tmp_path / 'other')]
+            if first
+            else [every, rounds],
+        )
+        run.fit(task, data, ckpt_path=first)
+        return task
+
+    task = fit()
+    assert rounds.renewed == [False, False, True, False, True]
+    # from the last step of the warm-up, after which Lightning announces no epoch
+    other = fit(tmp_path / 'step=4.ckpt')
+    for one, two in zip(task.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
     # the first M-step is that of super-resolution, the others are not
     assert rounds.matched[0]
     assert all(p.grad is None for p in task.teacher.parameters())

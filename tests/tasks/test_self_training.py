@@ -176,10 +176,11 @@ def test_teacher_follows_steps_and_not_batches(tmp_path: Path) -> None:
 def test_checkpoint_has_both_and_training_goes_on(tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = SelfTrainingTask(**ARGUMENTS, ema_decay=0.8)
-    every = ModelCheckpoint(tmp_path, '{epoch}', save_top_k=-1)
+    # of the last steps of epochs, before the task is told that their batches have ended
+    every = ModelCheckpoint(tmp_path, '{step}', save_top_k=-1, every_n_train_steps=3)
     kept = {'enable_checkpointing': True, 'callbacks': [every]}
     trainer(tmp_path, max_epochs=2, **kept).fit(task, pairs(3))
-    path = tmp_path / 'epoch=1.ckpt'
+    path = tmp_path / 'step=6.ckpt'
     again = SelfTrainingTask.load_from_checkpoint(path)
     assert torch.equal(weights(again.teacher), weights(task.teacher))
     assert torch.equal(weights(again.model), weights(task.model))
@@ -190,7 +191,7 @@ def test_checkpoint_has_both_and_training_goes_on(tmp_path: Path) -> None:
     torch.manual_seed(0)
     other, first = (
         SelfTrainingTask(**ARGUMENTS, ema_decay=0.8),
-        tmp_path / 'epoch=0.ckpt',
+        tmp_path / 'step=3.ckpt',
     )
     trainer(tmp_path, max_epochs=2).fit(other, pairs(3), ckpt_path=first)
     assert other.teacher.n_averaged == 6

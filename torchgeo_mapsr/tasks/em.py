@@ -93,10 +93,19 @@ class ExpectationMaximizationTask(NetworkTask):
         # part of checkpoints, so that a resumed round goes on with its own labels
         self.teacher = deepcopy(self.model).requires_grad_(False)
 
-    def on_train_epoch_start(self) -> None:
-        """Begin a round: the network as it is now labels from here on."""
+    def on_train_batch_start(self, batch: Sample, batch_idx: int) -> None:
+        """Begin a round with its first batch: the network as it is now labels from there.
+
+        Lightning announces no epoch that begins where a checkpoint of the last step of
+        another one ended.
+
+        Args:
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+        """
+        super().on_train_batch_start(batch, batch_idx)
         epoch = self.current_epoch - self.hparams['warmup_epochs']
-        if epoch >= 0 and epoch % self.hparams['round_epochs'] == 0:
+        if batch_idx == 0 and epoch >= 0 and epoch % self.hparams['round_epochs'] == 0:
             self.teacher.load_state_dict(self.model.state_dict())
 
     @repeatable

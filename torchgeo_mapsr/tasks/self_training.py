@@ -137,10 +137,6 @@ class SelfTrainingTask(NetworkTask):
             self.refuse('alignment=None', 'alignment_p')
         self.self_training = SelfTrainingLoss(h['reduction'], self.class_weights)
 
-    def on_train_start(self) -> None:
-        """Begin to count the optimiser's steps."""
-        self._followed = self.global_step
-
     def on_fit_start(self) -> None:
         """Refuse precisions in which the moving average stands still."""
         super().on_fit_start()
@@ -198,19 +194,18 @@ class SelfTrainingTask(NetworkTask):
         )
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Sample, batch_idx: int) -> None:
-        """Let the teacher follow, after each step of the optimiser.
+    def optimizer_step(self, *arguments: Any, **more: Any) -> None:
+        """Let the teacher follow each step, which may be of several batches.
 
-        Batches may be more than steps (``accumulate_grad_batches``).
+        A checkpoint of the step has the teacher after it: callbacks write theirs before
+        the task is told that the batch has ended.
 
         Args:
-            outputs: What :meth:`training_step` returned.
-            batch: The output of your DataLoader.
-            batch_idx: Integer displaying index of this batch.
+            arguments: See :class:`~lightning.pytorch.LightningModule`.
+            more: Likewise.
         """
-        if self.global_step > self._followed:
-            self.teacher.update_parameters(self.model)
-            self._followed = self.global_step
+        super().optimizer_step(*arguments, **more)
+        self.teacher.update_parameters(self.model)
 
     def _aligned(self, source: Sample) -> Tensor:
         """Source images as a coarser sensor would see them, but for no-data pixels."""
