@@ -593,8 +593,8 @@ def _check_unit(path: Path, layer: str, crs: CRS, output: Path) -> None:
     import pyogrio
 
     written = pyogrio.read_info(path, layer=layer)['crs']
-    units = [c.axis_info[0].unit_conversion_factor for c in (CRS(written), crs)]
-    if not np.isclose(*units, rtol=1e-9):
+    unit, meant = (c.axis_info[0].unit_conversion_factor for c in (CRS(written), crs))
+    if not np.isclose(unit, meant, rtol=1e-9):
         raise InputError(
             f'{output}: GDAL writes the coordinate reference system of the map as '
             f'{written}, which counts in another unit; give .parquet, or warp the map '
