@@ -470,6 +470,16 @@ def test_half_precision_is_for_the_backbone_alone(chips: Chips) -> None:
     assert torch.equal(found, probabilities(task, chips))
 
 
+def test_double_precision_by_default_is_refused(chips: Chips) -> None:
+    task = MapSRTask('identity', **QUICK)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(InputError, match=r'torch\.set_default_dtype'):
+            trainer().fit(task, chips)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_bilateral_upsampling(chips: Chips, fitted: Fitted) -> None:
     task = MapSRTask(SMALL, upsampler='bilateral', **QUICK)
     small = Chips(fitted.scene, patch_size=128, batch_size=1)
