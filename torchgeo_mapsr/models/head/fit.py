@@ -35,14 +35,17 @@ from .probe import (
 )
 from .prompts import CosinePrompts, cluster, confident, within_class_discriminant
 
-# L2 strength where there are too few cells to choose one.
+# L2 strength where there are too few cells to choose one: on real, noisy labels held-out
+# cells choose one that is too weak rather than too strong, so it is one of the strong ones.
 CAUTIOUS = 1e-2
 
 # Strongest penalty on codes: the likelihood of codes, many of which mean much the same,
 # asks for more than their translation does.
 MAX_CODE_L2 = 1e-3
 
-# The colour expert: its penalty, and pixels that it looks at.
+# The colour expert: its penalty, and pixels that it looks at. On twelve columns of real
+# scenes ten times the penalty changed the mean by .000, a tenth lost .001 (.004 of noisy
+# labels).
 COLOUR_L2, COLOUR_PIXELS = 1e-4, 10_000
 
 # What it weighs where prompts are chosen, and in the probe of the map. Prompts of a
@@ -73,8 +76,10 @@ PROMPT_PIXELS = 20_000
 # what the map finds there: all of it sank a scene whose labels were very noisy.
 ESTIMATED = 0.25
 
-# Whole cells that a code needs to lead for a class, and how far a class is lifted above
-# the class that leads.
+# Whole cells that a code needs to lead for a class: on a Sentinel-2 scene one cell, of
+# which nothing was learned, was in the way of a lift and cost .14. And how far a class is
+# lifted above the class that leads: with 1 four columns of NLCD's codes lost .019 in the
+# mean and .086 at most; 1.6 gains .002, from -.015 to .024.
 LEADING, LEAD = 5, 1.25
 
 # Pixels that features are standardised by: their deviations are known to a percent.

