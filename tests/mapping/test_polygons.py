@@ -459,21 +459,25 @@ def test_web_tiles_that_cannot_be(tmp_path: Path, rasters: tuple[Path, Path]) ->
     assert not tiles.exists()
 
 
-@pytest.mark.parametrize('suffix', ['.gpkg', '.fgb'])
-def test_a_unit_that_gdal_does_not_heed(tmp_path: Path, suffix: str) -> None:
-    """It takes UTM in kilometres for UTM."""
+@pytest.mark.parametrize('suffix', ['.gpkg', '.parquet'])
+def test_units_are_kept(tmp_path: Path, suffix: str) -> None:
+    """Of WKT 2 GDAL takes UTM in kilometres for UTM."""
     path, map_path = tmp_path / f'a{suffix}', tmp_path / 'map.tif'
     profile = {'driver': 'GTiff', 'count': 1, 'dtype': 'uint8', 'height': 9, 'width': 9}
     profile['crs'] = '+proj=utm +zone=18 +datum=WGS84 +units=km'
     affine = Affine(0.01, 0, 500, 0, -0.01, 4000)
     with rasterio.open(map_path, 'w', transform=affine, **profile) as dataset:
         dataset.write(np.ones((1, 9, 9), np.uint8))
+    assert polygonise(map_path, path, LEGEND)
+    read = geopandas.read_parquet if suffix == '.parquet' else geopandas.read_file
+    found = read(path)
+    assert found.crs.axis_info[0].unit_conversion_factor == 1000
+    assert found.to_crs(32618).total_bounds == pytest.approx(
+        [500_000, 3_999_910, 500_090, 4_000_000], abs=1e-3
+    )
     with pytest.raises(InputError, match=r'as EPSG:32618, which counts in another'):
-        polygonise(map_path, path, LEGEND)
-    assert not path.exists()
-    assert polygonise(map_path, tmp_path / 'a.parquet', LEGEND)
-    written = geopandas.read_parquet(tmp_path / 'a.parquet').crs
-    assert written.axis_info[0].unit_conversion_factor == 1000
+        polygonise(map_path, tmp_path / 'a.fgb', LEGEND)
+    assert not (tmp_path / 'a.fgb').exists()
 
 
 def test_web_tiles_of_the_whole_earth_about_the_pacific(tmp_path: Path) -> None:

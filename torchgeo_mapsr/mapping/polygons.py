@@ -28,6 +28,7 @@ import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError
 from rasterio.features import shapes
 from shapely.geometry.base import BaseGeometry
 from skimage.measure import label
@@ -288,7 +289,7 @@ def polygonise(
                     layer=layer,
                     options=options,
                 )
-            if driver in ('GPKG', 'FlatGeobuf'):
+            if driver == 'FlatGeobuf':
                 _check_unit(part, layer, crs, output)
             if driver == 'GPKG':
                 _embed_style(part, layer, polygon_qml(legend))
@@ -580,15 +581,23 @@ def _record_batch(
 
 
 def _crs_text(crs: CRS) -> str:
-    """A CRS as GDAL reads it."""
+    """A CRS as GDAL reads it, in words of WKT 1 where these are enough.
+
+    Of WKT 2 GDAL takes UTM zones in kilometres or feet for those in metres.
+    """
     epsg = crs.to_epsg()
-    return f'EPSG:{epsg}' if epsg else crs.to_wkt()
+    if epsg:
+        return f'EPSG:{epsg}'
+    try:
+        return crs.to_wkt('WKT1_GDAL')
+    except CRSError:
+        return crs.to_wkt()
 
 
 def _check_unit(path: Path, layer: str, crs: CRS, output: Path) -> None:
     """Refuse a file whose CRS GDAL has taken for one with a code, in another unit.
 
-    It does so of UTM zones in kilometres or in feet.
+    Of FlatGeobuf it does so whatever the words.
     """
     import pyogrio
 
@@ -597,8 +606,8 @@ def _check_unit(path: Path, layer: str, crs: CRS, output: Path) -> None:
     if not np.isclose(unit, meant, rtol=1e-9):
         raise InputError(
             f'{output}: GDAL writes the coordinate reference system of the map as '
-            f'{written}, which counts in another unit; give .parquet, or warp the map '
-            f'(gdalwarp -r near -t_srs {written})'
+            f'{written}, which counts in another unit; give .gpkg or .parquet, or warp '
+            f'the map (gdalwarp -r near -t_srs {written})'
         )
 
 
