@@ -38,7 +38,7 @@ def fitted(
 def test_every_class_without_a_pixel_is_named() -> None:
     """Also where another class, whose name holds its own, is explained already."""
     remarks = (
-        'Forest, wet is not mapped: none of its 3 cells was seen whole.',
+        'Forest, wet is not mapped: of none of its 3 cells was half or more seen.',
         'Open water is not mapped: no label stands for it.',
     )
     maps = [summary([0, 0, 0, 0]), summary([0, 0, 0, 0])]
@@ -49,8 +49,8 @@ def test_every_class_without_a_pixel_is_named() -> None:
         'Forest',
         'Water',
     ]
-    assert 'its 1 whole cell is not enough' in notes[2]
-    assert 'it has no whole cell' in notes[3]
+    assert 'its 1 cell is not enough' in notes[2]
+    assert 'it has no cell' in notes[3]
 
 
 def test_classes_of_one_remark_are_explained() -> None:
@@ -80,7 +80,7 @@ def test_class_that_is_rare_and_mapped_is_not_named() -> None:
 
 
 def test_uncertain_class_is_named_once() -> None:
-    remark = 'Open water has 2 whole cells: where it is mapped is uncertain.'
+    remark = 'Open water has 2 cells: where it is mapped is uncertain.'
     maps = [summary([499, 250, 250, 1], [90, 30, 15, 15])]
     known = fitted([90, 30, 15, 2], remark, uncertain=['Open water'])
     assert map_notes(known, maps) == [remark]

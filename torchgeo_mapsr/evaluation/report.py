@@ -87,12 +87,10 @@ def map_notes(fit: Mapping[str, Any], maps: 'Sequence[MapSummary]') -> list[str]
             continue
         if mapped == 0:
             cells = fitted.get('cells', {}).get(name, 0)
-            reason = 'it has no whole cell'
+            reason = 'it has no cell'
             if cells:
                 few = 'cell is' if cells == 1 else 'cells are'
-                reason = (
-                    f'its {cells} whole {few} not enough to tell it from other classes'
-                )
+                reason = f'its {cells} {few} not enough to tell it from other classes'
             notes.append(
                 f'{name} is on no pixel of the map: {reason}, or it is not in this '
                 'imagery.'

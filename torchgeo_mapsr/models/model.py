@@ -536,7 +536,7 @@ def _label_counts(table: CellTable, crosswalk: Crosswalk) -> dict[str, Any]:
         'crosswalk': crosswalk.name,
         'reference': crosswalk.reference,
         'cells': len(table),
-        'cells_used': int((table.whole.numpy() & (index >= 0)).sum()),
+        'cells_used': int((table.seen.numpy() & (index >= 0)).sum()),
         'cells_ignored_by_code': {
             str(code): count
             for code, count in table.count().items()

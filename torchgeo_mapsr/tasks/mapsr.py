@@ -30,7 +30,7 @@ from ..models.backbones.backbone import Backbone
 from ..models.backbones.create import create_backbone
 from ..models.backbones.spec import map_option
 from ..models.features import FrozenBackbone, band_spread, calibration_part, extract
-from ..models.head.cells import WHOLE, Cells, take
+from ..models.head.cells import SEEN, Cells, take
 from ..models.head.options import FitOptions
 from ..models.head.probe import ABSENT, LinearProbe
 from ..models.model import LandCoverModel, fit_model
@@ -412,7 +412,7 @@ class MapSRTask(LandCoverTask):
         return 0 * (self.probe.weight.sum() + self.probe.bias.sum())
 
     def _train(self, parts: list[Cells], size: int) -> Tensor:
-        """What L-BFGS would minimise, estimated from the whole cells of a batch."""
+        """What L-BFGS would minimise, estimated from the cells of a batch."""
         parts = [part for part in parts if len(part)]
         if not parts:
             return self._nothing()
@@ -422,9 +422,9 @@ class MapSRTask(LandCoverTask):
             self.mean.copy_(mean)
             self.scale.copy_(torch.where(scale > 1e-6 * scale.max(), scale, 1.0))
         cells = Cells.concat(parts)
-        whole = cells.share >= WHOLE
-        label = torch.from_numpy(self.crosswalk.index(cells.code[whole].numpy()))
-        features = (cells.sums / cells.count[:, None])[whole][label >= 0]
+        seen = cells.share >= SEEN
+        label = torch.from_numpy(self.crosswalk.index(cells.code[seen].numpy()))
+        features = (cells.sums / cells.count[:, None])[seen][label >= 0]
         label = label[label >= 0].to(self.device)
         self.count += torch.bincount(label, minlength=len(self.count))
         # The weights of the classes go by the cells seen so far.

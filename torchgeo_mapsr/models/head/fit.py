@@ -68,6 +68,13 @@ HARD_POWER, HARD_MOST = 4, 1.8
 # and are worth more: see label_weight.
 LEAST_WEIGHT, FINE = 0.15, 25
 
+# The least weight of single classes that denoising finds right. Where truth is sharp it
+# costs .000 and .002 (two columns of OpenEarthMap); of seven of clean labels of coarse
+# truth it gains .007 in the mean and .023 at most (.7: .003, .010 and .03). The fourth
+# power of r alone is a gamble: the errors of four hundred cells give r to a tenth or a
+# fifth, and its power to a factor of two.
+RIGHT = 0.5
+
 # Agreeing pixels that the prompts and their covariance are made from, at most. The
 # covariance takes D² products a pixel: sixty thousand gave the same maps.
 PROMPT_PIXELS = 20_000
@@ -76,16 +83,19 @@ PROMPT_PIXELS = 20_000
 # what the map finds there: all of it sank a scene whose labels were very noisy.
 ESTIMATED = 0.25
 
-# Whole cells that a code needs to lead for a class: on a Sentinel-2 scene one cell, of
-# which nothing was learned, was in the way of a lift and cost .14. And how far a class is
-# lifted above the class that leads: with 1 four columns of NLCD's codes lost .019 in the
-# mean and .086 at most; 1.6 gains .002, from -.015 to .024.
-LEADING, LEAD = 5, 1.25
+# Cells that a code needs to lead for a class, and to be known at all: on a Sentinel-2
+# scene one cell, of which nothing was learned, was in the way of a lift and cost .14, and
+# on two made ones five and seven cost .05 and .08. With ten and five, seven columns of
+# real scenes that have between five and ten gain .004 in the mean (-.010 to .025); with
+# ten and ten Sentinel-2 loses .035. And how far a class is lifted above the class that
+# leads: with 1 four columns of NLCD's codes lost .019 in the mean and .086 at most; 1.6
+# gains .002, from -.015 to .024.
+LEADING, KNOWN, LEAD = 10, 5, 1.25
 
 # Pixels that features are standardised by: their deviations are known to a percent.
 MOMENT_PIXELS = 10_000
 
-# Whole cells below which a class is reported as uncertain: of ten such on our scenes two
+# Cells below which a class is reported as uncertain: of ten such on our scenes two
 # had an IoU below .1, of fourteen of 10 to 30 cells one, whose labels are noisy.
 FEW_CELLS = 10
 
@@ -104,7 +114,7 @@ TEMPERATURES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
 
 @dataclass(frozen=True, eq=False)
 class _Labelled:
-    """What a fit learns from: whole cells with a label, and pixels of all cells.
+    """What a fit learns from: cells with a label, and pixels of them and of others.
 
     Args:
         table: Everything that was seen.
@@ -112,7 +122,7 @@ class _Labelled:
         composition: Shares of the classes in what each label stands for, (K, C) double.
         mean: Mean of the features over pixels, (D,).
         scale: Their standard deviation, (D,).
-        used: Whole cells with a label, as indices, (n,).
+        used: Cells with a label of which enough was seen, as indices, (n,).
     """
 
     table: CellTable
@@ -130,11 +140,11 @@ class _Labelled:
         fine channels average out over a cell, and would come back as noise.
         """
         if codes:
-            whole = table.code[table.whole].unique().numpy()
-            matrix = crosswalk.matrix(whole)
+            seen = table.code[table.seen].unique().numpy()
+            matrix = crosswalk.matrix(seen)
             occurs = matrix.sum(1) > 0
             composition = torch.from_numpy(matrix[occurs])
-            label = _index_of(table.code, torch.from_numpy(whole[occurs]))
+            label = _index_of(table.code, torch.from_numpy(seen[occurs]))
         else:
             composition = torch.eye(len(crosswalk.target)).double()
             label = torch.from_numpy(crosswalk.index(table.code.numpy()))
@@ -142,17 +152,17 @@ class _Labelled:
         # A constant feature's deviation is rounding, whatever the units of the others.
         scale = torch.where(scale > 1e-6 * mean.abs(), scale, 1.0)
         mean, scale = mean.float(), scale.float()
-        used = (table.whole & (label >= 0)).nonzero()[:, 0]
+        used = (table.seen & (label >= 0)).nonzero()[:, 0]
         return cls(table, label, composition, mean, scale, used)
 
     @property
     def features(self) -> Tensor:
-        """Standardised features of the whole cells, (n, D); made anew each time."""
+        """Standardised features of the cells used, (n, D); made anew each time."""
         return self.table.features[self.used].sub_(self.mean).div_(self.scale)
 
     @property
-    def whole_label(self) -> Tensor:
-        """Label of each whole cell, (n,)."""
+    def cell_label(self) -> Tensor:
+        """Label of each cell used, (n,)."""
         return self.label[self.used]
 
     @property
@@ -160,8 +170,8 @@ class _Labelled:
         """Label of the cell of each pixel, (N,); -1 if none."""
         return self.label[self.table.owner]
 
-    def whole_cell(self, pixels: Tensor) -> Tensor:
-        """Whole cell that each of some pixels lies in, (m,); -1 if in none.
+    def cell_of(self, pixels: Tensor) -> Tensor:
+        """Which of the cells used each of some pixels lies in, (m,); -1 if in none.
 
         Args:
             pixels: Which, (m,).
@@ -172,12 +182,12 @@ class _Labelled:
 
     @property
     def place(self) -> Tensor:
-        """Place of each whole cell, (n, 3)."""
+        """Place of each cell used, (n, 3)."""
         return self.table.place[self.used]
 
     @property
     def block(self) -> Tensor:
-        """Block of each whole cell, (n,)."""
+        """Block of each cell used, (n,)."""
         return self.table.block[self.used]
 
     def standard(self, rows: Tensor, features: int | None = None) -> Tensor:
@@ -202,7 +212,7 @@ def fit_head(
 ) -> Head:
     r"""Fit everything after the backbone, without any HR label.
 
-    1. A linear probe on the mean features of whole LR cells (MapSR, stage 1) scores
+    1. A linear probe on the mean features of LR cells (MapSR, stage 1) scores
        the codes of the labels, its strength chosen by held-out blocks of cells. A probe
        of a pixel's colours alone, which sees what means over cells hide, is mixed in as
        a geometric mean: it is linear still.
@@ -231,7 +241,7 @@ def fit_head(
         The head; its provenance has the counts and what was chosen.
 
     Raises:
-        InputError: If the whole cells have fewer than two classes, or an option has no
+        InputError: If the cells seen have fewer than two classes, or an option has no
             effect with the others.
     """
     options = options or FitOptions()
@@ -239,7 +249,7 @@ def fit_head(
     soft = options.recipe == 'codes' and probe is None and not crosswalk.is_hard
     data = _Labelled.of(table, crosswalk, soft)
     _check(data, crosswalk)
-    label, codes = data.whole_label, len(data.composition)
+    label, codes = data.cell_label, len(data.composition)
     weight = class_weights(label, codes, options.balance, options.class_weight)
     noise = options.noise
     if noise == 'auto':
@@ -301,7 +311,7 @@ def fit_head(
     if soft:
         translation = data.composition.float()
 
-    # Shares of the classes in each whole cell, and their frequency.
+    # Shares of the classes in each cell, and their frequency.
     shares = belief @ data.composition
     frequency = (one_hot(label, codes) @ data.composition).mean(0).float()
     head = Head(
@@ -396,17 +406,17 @@ def check_options(
 
 
 def lift(p: Tensor, composition: Tensor, count: Tensor) -> Tensor:
-    """t: how far classes are lifted that no code stands for mainly.
+    """t: how far classes are lifted that no code of LEADING cells stands for mainly.
 
     Where the only developed cells are of low intensity, lawns are likelier than roads
     at every pixel, and no road is mapped. Such a class is lifted as if the code that is
-    purest in it, of those with LEADING cells, led for it, by LEAD; but no further than
+    purest in it, of those with KNOWN cells, led for it, by LEAD; but no further than
     until it covers the share of the pixels that the codes' compositions promise.
 
     Args:
         p: Probabilities of the classes of sampled pixels, without t, (N, C).
         composition: Q, (K, C).
-        count: Whole cells of each code, (K,).
+        count: Cells of each code, (K,).
 
     Returns:
         (C,).
@@ -418,7 +428,7 @@ def lift(p: Tensor, composition: Tensor, count: Tensor) -> Tensor:
         if (leading == c).any() or not (composition[:, c] > 0).any():
             continue
         # A code of a few cells stands for nothing that was learned.
-        codes = count >= LEADING if (count >= LEADING).any() else count >= 0
+        codes = count >= KNOWN if (count >= KNOWN).any() else count >= 0
         shares = composition[codes]
         purest = int(shares[:, c].argmax())
         most = LEAD * float(shares[purest].max() / shares[purest, c].clamp(min=1e-3))
@@ -441,7 +451,8 @@ def label_weight(
     are several classes; CLEAN for single ones, less what their errors ask for, and at
     least NOISY. It follows a power of the ratio of errors within limits: small where the
     imagery knows cells better than their neighbours do, which is where truth is sharp,
-    and large where it is coarse.
+    and large where it is coarse. Labels that denoising finds right weigh RIGHT, at least,
+    less what their errors ask for.
 
     The limit below grows as cells get smaller than FINE pixels along a side, with
     1 / side, as the share of their pixels does that lie at an outline. On two scenes of
@@ -460,12 +471,14 @@ def label_weight(
     Returns:
         The weight.
     """
+    least = LEAST_WEIGHT * max(1.0, FINE / side)
     if soft:
         weight, most = SOFT * ratio**SOFT_POWER, SOFT_MOST
     else:
-        fixed = NOISY if rate is None else max(NOISY, CLEAN * (1 - 8 * rate))
-        weight, most = fixed * ratio**HARD_POWER, HARD_MOST
-    return min(max(weight, LEAST_WEIGHT * max(1.0, FINE / side)), most)
+        right = 0.0 if rate is None else 1 - 8 * rate
+        weight, most = max(NOISY, CLEAN * right) * ratio**HARD_POWER, HARD_MOST
+        least = max(least, RIGHT * right)
+    return min(max(weight, least), most)
 
 
 def error_ratio(
@@ -480,7 +493,7 @@ def error_ratio(
 
     Args:
         held: What probes say of cells that they were not fitted to.
-        label: Code of each whole cell, (n,).
+        label: Code of each cell, (n,).
         place: Place of each, (n, 3).
         composition: Shares of the classes in each code, (K, C).
         rate: Rate of errors ν among the labels.
@@ -540,7 +553,7 @@ def _colour_expert(
     some = some[torch.randperm(len(some), generator=generator)[:COLOUR_PIXELS]]
     codes = belief.shape[1]
     of_pixel = one_hot(data.pixel_label[some], codes)
-    cell = data.whole_cell(some)
+    cell = data.cell_of(some)
     of_pixel = torch.where(cell[:, None] >= 0, belief[cell.clamp(min=0)], of_pixel)
     weight = class_weights(of_pixel, codes, options.balance, options.class_weight)
     space = CellSpace.of(data.standard(some, features))
@@ -559,7 +572,7 @@ def _mixed(probe: LinearProbe, expert: LinearProbe, share: float) -> LinearProbe
     mixed = (1 - share) * probe.weight
     mixed[:, : expert.weight.shape[1]] += share * expert.weight
     # A code that no pixel was drawn of is left to the cells' probe, and one that no
-    # whole cell has is none.
+    # cell used has is none.
     bias = torch.where(expert.bias > ABSENT, share * expert.bias, 0)
     bias = torch.where(probe.bias > ABSENT, (1 - share) * probe.bias + bias, probe.bias)
     return LinearProbe(mixed, bias)
@@ -605,7 +618,7 @@ def _prompts(
     labelled = pixels.label >= 0
     belief = data.composition[pixels.label.clamp(min=0), of_class]
     if cleaned is not None:
-        owner = data.whole_cell(torch.arange(len(pixels.label)))
+        owner = data.cell_of(torch.arange(len(pixels.label)))
         belief = torch.where(
             owner >= 0, cleaned.belief[owner.clamp(min=0), of_class], belief
         )
@@ -712,7 +725,7 @@ def _compositions(
 
 
 def _class_counts(data: _Labelled, crosswalk: Crosswalk) -> dict[str, int]:
-    """Whole cells of each class, as the codes are called."""
+    """Cells used of each class, as the codes are called."""
     code = data.table.code[data.used].numpy()
     index = torch.from_numpy(crosswalk.index(code))
     count = torch.bincount(index[index >= 0], minlength=len(crosswalk.target))
@@ -737,18 +750,18 @@ def _remarks(
     uncertain: list[str] = []
     code = data.table.code
     index = torch.from_numpy(crosswalk.index(code.numpy()))
-    whole = data.composition[data.whole_label].sum(0) > 0
+    seen = data.composition[data.cell_label].sum(0) > 0
     only_cut = ~torch.isin(composition[0], code[data.used])
     for c, name in enumerate(crosswalk.target.class_names):
         cut = int((index == c).sum()) - cells[name]
-        if not whole[c]:
+        if not seen[c]:
             unmapped.append(name)
             if cut or (only_cut & (composition[1][:, c] > 0)).any():
                 of = f'its {cut} cells' if cut else 'the cells that may hold some of it'
                 remarks.append(
-                    f'{name} is not mapped: none of {of} was seen whole (the edge of the '
-                    'imagery or of the area cuts them, pixels without data do, or chips '
-                    'that the fit did not look at); give a larger area.'
+                    f'{name} is not mapped: of none of {of} was half or more seen (the edge '
+                    'of the imagery or of the area cuts them, pixels without data do, or '
+                    'chips that the fit did not look at); give a larger area.'
                 )
             else:
                 unlabelled.append(name)
@@ -761,14 +774,14 @@ def _remarks(
         elif cells[name] == 0:
             uncertain.append(name)
             remarks.append(
-                f'{name} has no whole cell: it is known from mixed codes alone.'
+                f'{name} has no cell of its own: it is known from mixed codes alone.'
             )
         elif cells[name] < FEW_CELLS:
             uncertain.append(name)
             few = 'cell' if cells[name] == 1 else 'cells'
             remarks.append(
-                f'{name} has {cells[name]} whole {few}: where it is mapped, and where it '
-                'is missed, is uncertain.'
+                f'{name} has {cells[name]} {few}: where it is mapped, and where it is '
+                'missed, is uncertain.'
             )
     listed = _left_out(code, crosswalk)
     if listed:
@@ -817,7 +830,7 @@ def _doubts(data: _Labelled, crosswalk: Crosswalk, held: HeldOut) -> list[str]:
         Sentences; none if there is nothing to say.
     """
     remarks = []
-    label = data.whole_label[held.index]
+    label = data.cell_label[held.index]
     p = held.log_probability.double().exp() @ data.composition
     code = data.table.code[data.used][held.index]
     called = torch.from_numpy(crosswalk.index(code.numpy()))
@@ -860,18 +873,18 @@ def _doubts(data: _Labelled, crosswalk: Crosswalk, held: HeldOut) -> list[str]:
 
 def _check(data: _Labelled, crosswalk: Crosswalk) -> None:
     """A map needs two classes, and two labels to learn from."""
-    shares = data.composition[data.whole_label].sum(0)
+    shares = data.composition[data.cell_label].sum(0)
     names = np.array(crosswalk.target.class_names)
     present = names[(shares > 0).numpy()].tolist()
-    if len(present) >= 2 and len(data.whole_label.unique()) >= 2:
+    if len(present) >= 2 and len(data.cell_label.unique()) >= 2:
         return
     labelled = int((crosswalk.matrix(data.table.code.numpy()).sum(1) > 0).sum())
     found_classes = f"only '{present[0]}'" if len(present) == 1 else 'no class'
     if len(present) > 1:
         found_classes = f'only the code {int(data.table.code[data.used][0])}'
     raise InputError(
-        f'The labels have {found_classes} among the {len(data.used)} whole cells of the '
-        f'imagery ({labelled} labelled cells in all; a pixel without data cuts a cell, too): '
-        'a map needs two classes or more. Check the legend, the crosswalk and the '
+        f'The labels have {found_classes} among the {len(data.used)} cells of which half '
+        f'or more lies in the imagery, its data and the area ({labelled} labelled cells in '
+        'all): a map needs two classes or more. Check the legend, the crosswalk and the '
         'no-data value, or give a larger area.'
     )

@@ -24,7 +24,7 @@ KEPT = 0.5
 # no map.
 ROUNDS = 2
 
-#: Whole cells that denoising needs: with 104 and 139 of them it lost .02 and .04 of mIoU,
+#: Cells that denoising needs: with 104 and 139 of them it lost .02 and .04 of mIoU,
 #: with 256 and more it gained.
 FEWEST_CELLS = 200
 
