@@ -57,6 +57,39 @@ def test_module_runs() -> None:
     assert done.stdout.strip() == __version__
 
 
+# While libraries take themselves down, and while they are imported.
+AT_EXIT = 'import atexit\natexit.register(interrupt)\n'
+AT_IMPORT = """
+class Finder:
+    @staticmethod
+    def find_spec(name, path, target=None):
+        if name == 'torchgeo_mapsr.verbs.map':
+            interrupt()
+sys.meta_path.insert(0, Finder)
+"""
+
+
+@pytest.mark.parametrize(
+    ('before', 'code', 'line'),
+    [(AT_EXIT, 0, ''), (AT_IMPORT, 130, '\ntorchgeo-mapsr: Stopped.\n')],
+)
+def test_ctrl_c_before_and_after_the_work(before: str, code: int, line: str) -> None:
+    script = (
+        'import os, signal, sys\n'
+        'def interrupt():\n'
+        '    os.kill(os.getpid(), signal.SIGINT)\n'
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+        f'{before}'
+        'from torchgeo_mapsr.main import command\n'
+        "sys.argv = ['torchgeo-mapsr', 'map', '--help']\n"
+        'command()\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, line)
+
+
 @pytest.mark.parametrize(
     'args',
     [

@@ -3,9 +3,7 @@
 
 """``python -m torchgeo_mapsr``."""
 
-import sys
-
-from .main import main
+from .main import command
 
 if __name__ == '__main__':
-    sys.exit(main())
+    command()

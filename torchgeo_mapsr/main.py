@@ -7,6 +7,7 @@ import argparse
 import errno
 import itertools
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,19 @@ _KEPT = 'What is finished is kept: the same command again goes on from there.'
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+def command() -> NoReturn:
+    """The process of the command line: :func:`main`, and its exit code.
+
+    What is done is done: for the tenths of a second in which libraries take themselves
+    down, Ctrl-C would end it by its signal or with a traceback.
+    """
+    try:
+        code = main()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -61,13 +75,14 @@ def main(args: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if args is None else list(args)
     if OFFLINE in argv:
         forbid_network()
-    if argv and argv[0] in LIGHTNING_VERBS:
-        return _lightning([text for text in argv if text != OFFLINE])
-    verb = next((text for text in argv if not text.startswith('-')), None)
-    options = _parser(verb).parse_args(argv)
-    vars(options).pop('offline', None)  # heeded above, before anything is imported
-    resumes = _KEPT if getattr(options, 'resumes', False) else ''
+    resumes = ''
     try:
+        if argv and argv[0] in LIGHTNING_VERBS:
+            return _lightning([text for text in argv if text != OFFLINE])
+        verb = next((text for text in argv if not text.startswith('-')), None)
+        options = _parser(verb).parse_args(argv)
+        vars(options).pop('offline', None)  # heeded above, before anything is imported
+        resumes = _KEPT if getattr(options, 'resumes', False) else ''
         return int(options.run(options))
     except InputError as error:
         return _fail(str(error))
