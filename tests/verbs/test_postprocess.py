@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import ndimage
 
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.datasets.scene.scene import Scene
+from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping import postprocess
 
@@ -135,6 +137,30 @@ def test_one_line_errors(
         error = capsys.readouterr().err
         assert message in error
         assert error.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+    ('weights', 'area', 'message'),
+    [
+        ((1, 2), None, '2 numbers for the 4 classes'),
+        ((1, 2, float('nan'), 1), None, '0 or more, not nan'),
+        (np.zeros(4), None, 'above 0'),
+        ((), -5, 'min_area must be above 0'),
+        ((), float('nan'), 'min_area must be above 0'),
+    ],
+)
+def test_python_checks_what_the_verb_does(
+    scored: tuple[Path, np.ndarray],
+    weights: tuple[float, ...],
+    area: float | None,
+    message: str,
+) -> None:
+    legend = Legend.load('land-cover-4')
+    with pytest.raises(InputError, match=message):
+        postprocess.Postprocessing.of([scored[0]], legend, weights, area)
+    work = postprocess.Postprocessing.of([scored[0]], legend, min_area=30)
+    with pytest.raises(InputError, match='none are given'):
+        replace(work, weights=(1, 2, 1, 1))
 
 
 def test_a_folder_with_a_map_and_its_layers(

@@ -3,11 +3,12 @@
 
 """Class weights at prediction: scores times a weight a class, and the best class anew."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arguments import check_numbers
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from .class_maps import NO_PERCENT, parse_named
@@ -24,19 +25,40 @@ def class_weights(values: Iterable[str], legend: Legend) -> tuple[float, ...]:
         A weight for each class, 1 where none is given; nothing if all are 1.
 
     Raises:
-        InputError: If one cannot be read, or is negative.
+        InputError: If one cannot be read, or is none (:func:`check_weights`).
 
     >>> class_weights(['impervious=2'], Legend.load('land-cover-4'))
     (1.0, 1.0, 1.0, 2.0)
     """
     weights = [1.0] * len(legend)
     for index, weight in parse_named(values, legend, '--reweight').items():
-        if not 0 <= weight < np.inf:
-            raise InputError(f'--reweight {weight:g}: weights are 0 or more.')
         weights[index] = weight
-    if not any(weights):
-        raise InputError('--reweight: one class at least has a weight above 0.')
+    check_weights(weights, legend, '--reweight')
     return tuple(weights) if set(weights) != {1.0} else ()
+
+
+def check_weights(
+    weights: Sequence[float], legend: Legend, name: str = 'weights'
+) -> None:
+    """Make sure that there is a weight for each class, and a class that can be the best.
+
+    Args:
+        weights: A weight for each class.
+        legend: The classes.
+        name: What the user calls them.
+
+    Raises:
+        InputError: If there are more or fewer, one is no number, infinite or below 0, or
+            none is above 0.
+    """
+    if len(weights) != len(legend):
+        raise InputError(
+            f'{name} has {len(weights)} numbers for the {len(legend)} classes of the '
+            f"legend '{legend.name}'."
+        )
+    check_numbers(name, list(weights), 0)
+    if not any(weights):
+        raise InputError(f'{name}: one class at least has a weight above 0.')
 
 
 def reweighted(

@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import POSITIVE, check_range, plain
 from ..atomic import replacing
 from ..datasets.geo.areas import PixelAreas, pixel_sides
 from ..datasets.geo.grid import blocks_of
@@ -24,7 +25,7 @@ from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from ..evaluation.class_maps import known_index, layer_path
 from ..evaluation.mapping_unit import MappingUnit
-from ..evaluation.reweighting import reweighted
+from ..evaluation.reweighting import check_weights, reweighted
 from .cog import Layer, map_codes, map_nodata, write_cog
 from .style import drop_sidecars, sidecar_of
 
@@ -57,6 +58,10 @@ class Postprocessing:
         weights: Weight of each class's scores (Malkin et al. 2019, appendix E), (C,).
         scores: Scores of the map in percent, a band a class; None = no weights.
         min_area: Least area of a patch in square metres; None = any.
+
+    Raises:
+        InputError: If weights are not those of the classes, or have no scores, or the
+            area is not above 0.
     """
 
     map: LabelRaster
@@ -64,6 +69,12 @@ class Postprocessing:
     weights: tuple[float, ...]
     scores: RasterFile | None = None
     min_area: float | None = None
+
+    def __post_init__(self) -> None:
+        check_weights(self.weights, self.legend)
+        check_range('min_area', self.min_area, POSITIVE)
+        if self.scores is None and {*self.weights} != {1.0}:
+            raise InputError('weights are of scores, and none are given.')
 
     @classmethod
     def of(
@@ -84,12 +95,12 @@ class Postprocessing:
             scores: Scores of the map (default: NAME_scores.tif beside it).
 
         Raises:
-            InputError: If a file cannot be read, or the scores are not of this map.
+            InputError: If a file cannot be read, the scores are not of this map, or
+                the weights or the area are none.
         """
         raster = LabelRaster(open_rasters(maps))
-        plain = (1.0,) * len(legend)
-        if not weights:
-            return cls(raster, legend, plain, None, min_area)
+        if not len(weights):
+            return cls(raster, legend, (1.0,) * len(legend), None, min_area)
         path = Path(scores or layer_path(maps[0], 'scores'))
         if not path.exists():
             raise InputError(
@@ -107,7 +118,7 @@ class Postprocessing:
                 f'{path} holds {opened.dtypes[0]}, and scores are percent of uint8, as '
                 'map --scores writes them.'
             )
-        return cls(raster, legend, tuple(weights), opened, min_area)
+        return cls(raster, legend, tuple(plain(weights)), opened, min_area)
 
     @cached_property
     def tiles(self) -> list[Tile]:

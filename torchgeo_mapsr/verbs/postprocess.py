@@ -6,6 +6,7 @@
 import argparse
 from pathlib import Path
 
+from ..arguments import POSITIVE, check_range
 from ..errors import InputError
 from .console import (
     check_json,
@@ -80,8 +81,7 @@ def run(options: argparse.Namespace) -> int:
 
     if not options.reweight and options.min_area is None:
         raise InputError('Nothing to do; give --reweight, --min-area or both.')
-    if options.min_area is not None and not options.min_area > 0:
-        raise InputError('--min-area is an area above 0, in square metres.')
+    check_range('--min-area', options.min_area, POSITIVE)
     if options.output.suffix.lower() not in {'.tif', '.tiff'}:
         raise InputError(f'--output {options.output} is not a .tif file.')
     maps = without_layers([options.map]) or [options.map]
