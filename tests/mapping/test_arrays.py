@@ -1,6 +1,8 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -395,3 +397,12 @@ def test_scaled_values_are_warned_of(scene: Scene, model: LandCoverModel) -> Non
         map_array(model, (values / np.float32(255), grid), chip_size=128)
     with pytest.warns(InputWarning, match='of uint8, and this has values above 255'):
         map_array(model, (values.astype(np.uint16) * 257, grid), chip_size=128)
+    with pytest.warns(InputWarning, match='a deviation of .* where those of the fit'):
+        map_array(model, (values / np.float32(300) + 1, grid), chip_size=128)
+    origin = replace(model.origin, dtype=None)
+    small = replace(model, origin=origin, spread=tuple(np.array(model.spread) / 255))
+    with pytest.warns(InputWarning, match='of fractions, and this has values with a'):
+        map_array(small, (values, grid), chip_size=128)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', InputWarning)
+        map_array(model, (values // 4, grid), chip_size=128)
