@@ -232,6 +232,35 @@ class TestLegend:
         (labels,) = LabelRaster.open(write('a.tif', codes))
         check_codes([labels], Legend.load('nlcd'), [labels.geobox[:10, :10]])
 
+    def test_a_copy_in_small_cells(
+        self, write: Write, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        """Cells of 10 m, turned by 20 degrees: labels that one warps to the imagery."""
+        cells = np.random.default_rng(0).choice([11, 41, 81], (60, 60)).astype('uint8')
+        turned = HR * Affine.translation(-200, 0) * Affine.rotation(20)
+        grid = GeoBox((300, 300), HR, UTM)
+        copy = np.zeros(grid.shape, 'uint8')
+        rasterio.warp.reproject(
+            cells,
+            copy,
+            src_transform=turned * Affine.scale(10),
+            src_crs=UTM,
+            dst_transform=HR,
+            dst_crs=UTM,
+        )
+        legend = Legend.load('nlcd')
+        own = write('own.tif', cells, turned * Affine.scale(10))
+        check_codes(LabelRaster.open(own), legend, [grid])
+        # labels that are as fine as the imagery, and imagery that is finer than a copy
+        copies = LabelRaster.open(write('copy.tif', copy))
+        noisy = np.where(np.random.default_rng(1).random(copy.shape) < 0.01, 21, copy)
+        fine = LabelRaster.open(write('fine.tif', noisy))
+        check_codes(fine, legend, [grid])
+        check_codes(copies, legend, [grid.zoom_out(0.4)])
+        assert not recwarn
+        with pytest.warns(InputWarning, match=r'copy\.tif: .* look resampled'):
+            check_codes(copies, legend, [grid])
+
     def test_many_cells_are_sampled(self, write: Write) -> None:
         (labels,) = LabelRaster.open(write('a.tif', np.full((3000, 9000), 41, 'uint8')))
         present, absent = labels.count_codes()

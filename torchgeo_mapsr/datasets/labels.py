@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from scipy import ndimage
 
 from ..errors import InputError, InputWarning
 from .geo.grid import (
@@ -23,6 +24,7 @@ from .geo.grid import (
     crop,
     hull,
     pixel_offset,
+    pixel_ratio,
     window_in,
 )
 from .geo.names import PathLike
@@ -35,6 +37,12 @@ COUNTED, COUNTED_BLOCKS = 512, 64
 
 # Share of the labelled cells, and of the codes, that a legend must know.
 FITS = 0.5
+
+# Labels are taken for a resampled copy where a cell has fewer than so many pixels, and no
+# patch fewer than so many cells, of so many patches at least. Of a copy the map is another:
+# on austin_29 its mIoU is .63 by cells of 15 m in pixels of .59 m (.62 have the labels
+# themselves), and .73 by the cells.
+COPY_PIXELS, COPY_CELLS, COPY_PATCHES = 4, 9, 5
 
 
 class LabelRaster:
@@ -261,7 +269,8 @@ def check_codes(
 
     Warns:
         InputWarning: A class of the legend is the no-data value of a file, and some cells
-            hold it: they count as unlabelled.
+            hold it: they count as unlabelled. Or labels are as fine as the areas' pixels
+            and look as if they were resampled.
     """
     codes: Counter[int] = Counter()
     notes: list[str] = []
@@ -277,11 +286,50 @@ def check_codes(
                 'file: they were left out; if they are labels, take the declaration '
                 'away (gdal_edit -unsetnodata)'
             )
+        if cells := _cells_of_a_copy(raster, areas):
+            notes.append(
+                f'{raster.paths[0]}: its cells are about as small as the pixels of the '
+                f'imagery, and no patch of one code has fewer than {cells}: they look '
+                'resampled. Give the raster that they were made of, in its own cells; by '
+                'a copy in small ones the map is a copy of the labels, too'
+            )
     if legend.nodata is not None:
         codes.pop(legend.nodata, None)
     check_fits(labels[0].paths[0] if labels else '', codes, legend)
     for note in notes:
         warnings.warn(note, InputWarning, stacklevel=2)
+
+
+def _cells_of_a_copy(raster: LabelRaster, areas: Sequence[GeoBox]) -> int:
+    """Cells of the smallest patch of labels that look resampled; 0 of others.
+
+    Args:
+        raster: The labels, of which the middle of each area is looked at.
+        areas: Grids whose pixels the cells are compared with.
+    """
+    smallest = []
+    for area in areas[:COPY_PATCHES]:
+        top, left, bottom, right = window_in(area, raster.geobox)
+        if top >= bottom or left >= right:
+            continue
+        if not pixel_ratio(raster.geobox, area) < COPY_PIXELS:
+            return 0
+        row, col = (top + bottom - COUNTED) // 2, (left + right - COUNTED) // 2
+        codes = raster.read(
+            slice(max(row, top), min(row + COUNTED, bottom)),
+            slice(max(col, left), min(col + COUNTED, right)),
+        )
+        for code in np.unique(codes[codes >= 0]):
+            # with corners: those of a cell that was turned may be single pixels
+            patches, _ = ndimage.label(codes == code, np.ones((3, 3)))
+            cells = np.bincount(patches.ravel())
+            for edge in (patches[0], patches[-1], patches[:, 0], patches[:, -1]):
+                cells[edge] = 0  # cut, or no patch
+            cells[0] = 0
+            smallest += cells[cells > 0].tolist()
+    if len(smallest) < COPY_PATCHES or min(smallest) < COPY_CELLS:
+        return 0
+    return min(smallest)
 
 
 def check_fits(path: str, codes: Mapping[int, int], legend: Legend) -> None:
