@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -232,9 +233,7 @@ class TestLegend:
         (labels,) = LabelRaster.open(write('a.tif', codes))
         check_codes([labels], Legend.load('nlcd'), [labels.geobox[:10, :10]])
 
-    def test_a_copy_in_small_cells(
-        self, write: Write, recwarn: pytest.WarningsRecorder
-    ) -> None:
+    def test_a_copy_in_small_cells(self, write: Write) -> None:
         """Cells of 10 m, turned by 20 degrees: labels that one warps to the imagery."""
         cells = np.random.default_rng(0).choice([11, 41, 81], (60, 60)).astype('uint8')
         turned = HR * Affine.translation(-200, 0) * Affine.rotation(20)
@@ -250,14 +249,15 @@ class TestLegend:
         )
         legend = Legend.load('nlcd')
         own = write('own.tif', cells, turned * Affine.scale(10))
-        check_codes(LabelRaster.open(own), legend, [grid])
         # labels that are as fine as the imagery, and imagery that is finer than a copy
         copies = LabelRaster.open(write('copy.tif', copy))
         noisy = np.where(np.random.default_rng(1).random(copy.shape) < 0.01, 21, copy)
         fine = LabelRaster.open(write('fine.tif', noisy))
-        check_codes(fine, legend, [grid])
-        check_codes(copies, legend, [grid.zoom_out(0.4)])
-        assert not recwarn
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', InputWarning)
+            check_codes(LabelRaster.open(own), legend, [grid])
+            check_codes(fine, legend, [grid])
+            check_codes(copies, legend, [grid.zoom_out(0.4)])
         with pytest.warns(InputWarning, match=r'copy\.tif: .* look resampled'):
             check_codes(copies, legend, [grid])
 

@@ -22,7 +22,7 @@ from ..errors import InputError
 from .geo.grid import crop, starts
 from .geo.names import PathLike
 from .geo.raster import open_rasters
-from .geo.vector import read_vector
+from .geo.vector import read_vector, write_geopackage
 from .labels import COUNTED, COUNTED_BLOCKS, LabelRaster
 
 #: Suffixes of footprint files: GeoPackage and GeoParquet.
@@ -203,7 +203,7 @@ def write_footprints(patches: geopandas.GeoDataFrame, path: PathLike) -> None:
             if target.suffix == '.parquet':
                 table.reset_index().to_parquet(part)
             else:
-                table.to_file(part, layer='patches', driver='GPKG', index=True)
+                write_geopackage(table.reset_index(), part, 'patches')
     except FileExistsError:
         raise InputError(f'{target} exists; give another name') from None
 

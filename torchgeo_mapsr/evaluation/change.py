@@ -498,7 +498,12 @@ class ChangeMap:
                     THRESHOLD=repr(float(self.threshold)),
                     LARGEST_THRESHOLD=repr(float(self.thresholds.max())),
                 )
-            rasterio.shutil.copy(memory.name, path, driver='COG', compress='deflate')
+            # In memory too: GDAL hides writes of a full disk that fail.
+            with MemoryFile() as content:
+                rasterio.shutil.copy(
+                    memory.name, content.name, driver='COG', compress='deflate'
+                )
+                Path(path).write_bytes(content.read())
 
     def polygons(self) -> geopandas.GeoDataFrame:
         """Windows that have changed and share an edge, as one polygon each.

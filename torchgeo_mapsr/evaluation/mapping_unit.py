@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import label
@@ -184,7 +184,7 @@ class MappingUnit:
         """
         arrays = {name: np.asarray(value) for name, value in vars(self).items()}
         with replacing(Path(path)) as part:
-            save_file(arrays, part)
+            part.write_bytes(save(arrays))  # unlike save_file it raises OSError
 
     @classmethod
     def load(cls, path: str | Path) -> 'MappingUnit':

@@ -3,10 +3,8 @@
 
 """Stratified random samples of class maps, ready to be labelled in a GIS."""
 
-import sqlite3
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 
 from ..datasets.geo.names import distinct_names
+from ..datasets.geo.vector import geopackage, write_geopackage
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -306,9 +305,12 @@ def write_sample(sample: geopandas.GeoDataFrame, path: Path, legend: Legend) -> 
         sample: What :func:`draw_sample` gives.
         path: The file, which is not there yet.
         legend: The choices.
+
+    Raises:
+        OSError: If the file cannot be written.
     """
-    sample.to_file(path, layer=LAYER, driver='GPKG', engine='pyogrio')
-    with closing(sqlite3.connect(path)) as database, database:
+    write_geopackage(sample, path, LAYER)
+    with geopackage(path) as database:
         for statement in _SCHEMA:
             database.execute(statement)
         for name in legend.class_names:

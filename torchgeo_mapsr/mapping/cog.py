@@ -10,7 +10,6 @@ in a ``.aux.xml`` beside the map, with a raster attribute table (GDAL reads it),
 more in a tag.
 """
 
-import errno
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from ..atomic import part_of
+from ..atomic import incomplete, part_of
 from ..datasets.geo.plan import Tile
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -33,8 +32,6 @@ from ..evaluation.class_maps import NO_PERCENT
 from .style import sidecar_of, sidecar_xml
 
 _BLOCK = 512
-
-_INCOMPLETE = 'A file could not be written completely: the disk may be full'
 
 
 @dataclass(frozen=True)
@@ -176,9 +173,10 @@ def write_cog(
                 for tile in tiles:
                     values = load(tile).reshape(*shape, tile.shape[1])
                     if not np.array_equal(dataset.read(window=_window(tile)), values):
-                        raise OSError(errno.EIO, _INCOMPLETE, str(path))
-    except (RasterioError, CPLE_BaseError) as error:
-        raise OSError(errno.EIO, _INCOMPLETE, str(path)) from error
+                        raise incomplete(path)
+    except (RasterioError, CPLE_BaseError, SystemError) as error:
+        # the last of what GDAL gives no reason for
+        raise incomplete(path) from error
     finally:
         flat.unlink(missing_ok=True)
     if layer.categories is not None:

@@ -9,11 +9,9 @@ component ends; then their union is taken, in whole pixels, so that it is exact.
 is that of a row of tiles and of the polygons that are still open.
 """
 
-import contextlib
 import json
 import os
 import re
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -33,11 +31,12 @@ from rasterio.features import shapes
 from shapely.geometry.base import BaseGeometry
 from skimage.measure import label
 
-from ..atomic import replacing
+from ..atomic import incomplete, replacing
 from ..datasets.geo.areas import PixelAreas
 from ..datasets.geo.degrees import outline, within_180
 from ..datasets.geo.grid import circumference, pixel_offset
 from ..datasets.geo.raster import RasterFile, open_rasters
+from ..datasets.geo.vector import geopackage
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
@@ -290,9 +289,10 @@ def polygonise(
                     options=options,
                 )
             if driver == 'FlatGeobuf':
+                _check_rows(part, written)
                 _check_unit(part, layer, crs, output)
             if driver == 'GPKG':
-                _embed_style(part, layer, polygon_qml(legend))
+                _embed_style(part, layer, written, polygon_qml(legend))
     return written
 
 
@@ -479,6 +479,9 @@ def _write_vector(
         ) from error
     finally:
         pyogrio.set_gdal_config_options({'OGR_CURRENT_DATE': previous})
+        # what web tiles are made of: it stays where that fails
+        for end in ('.tmp.mbtiles', '.tmp.mbtiles-journal'):
+            path.with_name(path.name + end).unlink(missing_ok=True)
     return count
 
 
@@ -611,14 +614,36 @@ def _check_unit(path: Path, layer: str, crs: CRS, output: Path) -> None:
         )
 
 
-def _embed_style(path: Path, layer: str, qml: str) -> None:
-    """Put a style into a GeoPackage, where QGIS looks for the default."""
-    connection = sqlite3.connect(path)
-    with contextlib.closing(connection), connection:
+def _check_rows(path: Path, count: int) -> None:
+    """Make sure that a file holds all of its polygons.
+
+    Of a full disk GDAL may not tell.
+    """
+    import pyogrio
+
+    try:
+        with pyogrio.open_arrow(path, use_pyarrow=True) as (_, reader):
+            whole = sum(len(batch) for batch in reader) == count
+    except (OSError, RuntimeError, ValueError) as error:  # of pyarrow and of GDAL
+        raise incomplete(path) from error
+    if not whole:
+        raise incomplete(path)
+
+
+def _embed_style(path: Path, layer: str, count: int, qml: str) -> None:
+    """Put a style into a GeoPackage, where QGIS looks for the default.
+
+    Its index is written last, and on a full disk it is missing without a word of GDAL.
+    """
+    with geopackage(path) as connection:
         (geometry,) = connection.execute(
             'SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?',
             (layer,),
         ).fetchone()
+        index = f'rtree_{layer}_{geometry}'.replace('"', '""')
+        (indexed,) = connection.execute(f'SELECT count(*) FROM "{index}"').fetchone()
+        if indexed != count:
+            raise incomplete(path)
         connection.execute(
             'CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, '
             'f_table_catalog TEXT, f_table_schema TEXT, f_table_name TEXT, '

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from ..datasets.geo.plan import ChipIndex
 from ..models.head.calibration import Calibration
@@ -68,7 +68,8 @@ class SpilledScores:
         """
         arrays = {'probabilities': probabilities, 'valid': valid}
         contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-        save_file(contiguous, self.path(image, chip))
+        # unlike save_file it raises OSError, of a full disk
+        self.path(image, chip).write_bytes(save(contiguous))
 
     def read(self, item: TileItem, chip: ChipIndex, watch: Stopwatch) -> Arrays:
         """Read a chip again; see :class:`~torchgeo_mapsr.mapping.tiles.ChipScores`."""

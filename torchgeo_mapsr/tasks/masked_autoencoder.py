@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import segmentation_models_pytorch as smp
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.optim import AdamW
 
@@ -233,7 +233,8 @@ class MaskedAutoencoderTask(BaseTask):
         path.parent.mkdir(parents=True, exist_ok=True)
         state = self.autoencoder.encoder.state_dict()
         with replacing(path) as part:
-            save_file({name: value.contiguous() for name, value in state.items()}, part)
+            content = save({name: value.contiguous() for name, value in state.items()})
+            part.write_bytes(content)  # unlike save_file it raises OSError
 
     def _loss(self, batch: Sample, stage: str) -> Tensor:
         image, bands = batch['image'], self.hparams['in_channels']

@@ -99,6 +99,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
+    from ..datasets.geo.vector import write_geopackage
     from ..evaluation.change import SignalPair, detect_change, transitions
     from ..evaluation.class_maps import layer_path, map_legend, without_layers
     from ..mapping.style import drop_sidecars
@@ -153,7 +154,7 @@ def run(options: argparse.Namespace) -> int:
         if options.overwrite:
             drop_sidecars(options.output)
         if options.polygons is not None:
-            polygons.to_file(scratch(options.polygons), layer='change', driver='GPKG')
+            write_geopackage(polygons, scratch(options.polygons), 'change')
         if options.matrix is not None and table is not None:
             _save(table, scratch(options.matrix))
     if table is not None:
