@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Whether arguments are what they may be: a word, a number in a range, a path here."""
+"""Whether arguments are what they may be: a word, a number in a range, a path here, a key once."""
 
 import inspect
 import re
@@ -12,6 +12,8 @@ from math import inf
 from operator import index
 from os import PathLike, fspath
 from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
 
 from .errors import InputError
 
@@ -177,6 +179,42 @@ def plain(value: Any) -> Any:
     if hasattr(value, 'tolist'):
         return value.tolist()
     return fspath(value) if isinstance(value, PathLike) else value
+
+
+def unique_keys(pairs: Iterable[tuple[Any, Any]], where: str = '') -> dict[Any, Any]:
+    """A mapping of pairs out of a file: a key that is there twice is a mistake.
+
+    Args:
+        pairs: Keys and values.
+        where: Where they stand, for the message.
+
+    Raises:
+        InputError: If a key is there twice. YAML and JSON would take the last.
+
+    >>> unique_keys([('a', 1), ('b', 2)])
+    {'a': 1, 'b': 2}
+    """
+    content: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise InputError(
+                f'{" ".join(str(key).split())[:60]}: is there twice{where}.'
+            )
+        content[key] = value
+    return content
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader of YAML that takes no key twice; see :func:`unique_keys`."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Make a mapping."""
+        if isinstance(node, yaml.MappingNode):
+            keys = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode)]
+            where = f' (line {node.start_mark.line + 1})'
+            unique_keys([(key, None) for key in keys if key != '<<'], where)
+        content: dict[Any, Any] = super().construct_mapping(node, deep)
+        return content
 
 
 def construct(kind: type[T], value: T | Mapping[str, Any], name: str) -> T:

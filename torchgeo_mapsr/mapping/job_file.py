@@ -20,6 +20,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from ..arguments import UniqueKeyLoader, unique_keys
 from ..errors import InputError
 
 #: Bytes of a job file at most; a report of ten thousand maps has twelve million.
@@ -202,8 +203,8 @@ def _content(path: str | Path) -> Any:
             raise InputError(f'{path}: is too large for a job file.')
         text = raw.decode('utf-8-sig')
         if str(path).lower().endswith('.json'):
-            return json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, ''))
-        return yaml.load(text, Loader=_Loader)
+            return json.loads(text, object_pairs_hook=unique_keys)
+        return yaml.load(text, Loader=UniqueKeyLoader)
     except InputError as error:
         # the file's name stands first, once
         message = str(error)
@@ -219,26 +220,3 @@ def _content(path: str | Path) -> Any:
     except (ValueError, yaml.YAMLError) as error:
         reason = ' '.join(str(error).split())[:200]
         raise InputError(f'{path}: is neither YAML nor JSON ({reason}).') from None
-
-
-def _unique(pairs: list[tuple[Any, Any]], where: str) -> dict[Any, Any]:
-    """A mapping of pairs; a key that is there twice is a mistake."""
-    content: dict[Any, Any] = {}
-    for key, value in pairs:
-        if key in content:
-            raise InputError(f'{_shown(key)}: is there twice{where}.')
-        content[key] = value
-    return content
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe loader that takes no key twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Make a mapping."""
-        if isinstance(node, yaml.MappingNode):
-            keys = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode)]
-            where = f' (line {node.start_mark.line + 1})'
-            _unique([(key, None) for key in keys if key != '<<'], where)
-        content: dict[Any, Any] = super().construct_mapping(node, deep)
-        return content

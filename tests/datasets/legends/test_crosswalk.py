@@ -205,6 +205,7 @@ def test_own_legend_and_crosswalk(tmp_path: Path) -> None:
         ('mapping: {13: 1}', "code 13 is not in the legend 'nlcd'"),
         ('mapping: {11: 9}', "code 9 is not in the legend 'land-cover-4'"),
         ('mapping: {11: water}', 'water'),
+        ('mapping:\n  11: 1\n  41: 2\n  11: 3', 'walk.yaml: 11: is there twice'),
         ('mapping: [11]', "a 'mapping' of 'nlcd' codes"),
         ('name: nothing', "check 'mapping'"),
         ('source: worldcover\nmapping: {10: 2}', "'worldcover', not 'nlcd'"),

@@ -132,6 +132,7 @@ def test_own_legend_in_any_order_without_colors(tmp_path: Path) -> None:
         ('classes: [{code: -1, name: a}]', 'code -1 is negative'),
         ('nodata: 1\nclasses: [{code: 1, name: a}]', 'a class and no data'),
         ('classes: []', 'no classes'),
+        ('classes: [{code: 1, name: No}]', 'put its name in quotes'),
         ('classes: [{name: a}]', "check 'code'"),
         ('classes: [{code: 1.5, name: a}]', '1.5'),
         ('classes: [{code: true, name: a}]', 'True'),

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ...arguments import UniqueKeyLoader
 from ...errors import InputError
 
 SHIPPED = Path(__file__).parent / 'data'
@@ -37,7 +38,8 @@ def read(kind: str, name: str | Path) -> dict[str, Any]:
         Its content.
 
     Raises:
-        InputError: If there is no such name or file, or it is not a mapping.
+        InputError: If there is no such name or file, or it is not a mapping,
+            or has a key twice.
     """
     is_file = Path(name).suffix.lower() in SUFFIXES
     if not is_file and str(name) not in names(kind):
@@ -48,7 +50,9 @@ def read(kind: str, name: str | Path) -> dict[str, Any]:
     path = Path(name) if is_file else SHIPPED / kind / f'{name}.yaml'
     try:
         # JSON is YAML as well
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+        content = yaml.load(path.read_text(encoding='utf-8'), UniqueKeyLoader)
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from None
     except OSError as error:
         raise InputError(f'{path}: cannot be read ({error.strerror})') from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -120,7 +120,7 @@ class Legend:
             classes = tuple(
                 LegendClass(
                     code_of(row['code']),
-                    str(row['name']),
+                    _name(row['name']),
                     _color(row['color']) if 'color' in row else _hue(i),
                 )
                 for i, row in enumerate(rows)
@@ -230,6 +230,16 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
     # a cached array is shared by everyone who holds the legend
     array.flags.writeable = False
     return array
+
+
+def _name(value: Any) -> str:
+    """The name of a class; YAML takes yes and no without quotes for true and false."""
+    if isinstance(value, bool):
+        raise InputError(
+            f'a class is called {"yes" if value else "no"}, on, off, true or false: put '
+            'its name in quotes'
+        )
+    return str(value)
 
 
 def _color(value: Any) -> tuple[int, int, int]:
