@@ -42,7 +42,16 @@ LAYERS = [
     {'samplers'},
     {'losses', 'transforms', 'models'},
     {'datasets'},
-    {'_compat', 'arguments', 'errors', 'versions', 'process', 'offline', 'atomic'},
+    {
+        '_compat',
+        'arguments',
+        'atomic',
+        'errors',
+        'offline',
+        'process',
+        'seeds',
+        'versions',
+    },
 ]
 
 #: Within datasets: what is in none of these lines is above them all.

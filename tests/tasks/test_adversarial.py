@@ -22,8 +22,8 @@ from torchgeo_mapsr.losses import (
     generator_hinge,
 )
 from torchgeo_mapsr.models.networks.trained import load_networks
+from torchgeo_mapsr.seeds import seed_at, seeded
 from torchgeo_mapsr.tasks import AdversarialTask
-from torchgeo_mapsr.tasks.seeds import seeded
 
 from ..forked import run_forked
 
@@ -85,7 +85,7 @@ class TestAppearance:
         cells = other.cells(batch)
         logits = other(batch['image'])
         made = other.index_map(logits, batch, cells)
-        with seeded(other, 0, 0):
+        with seeded(seed_at('step', 0, 0, 0)):
             real = other._draw(made) * cells.valid[:, None]
         assert set(real.unique().tolist()) <= {1, 2, 3, 4}
         judged = generator_hinge(other.discriminator.judge(made))

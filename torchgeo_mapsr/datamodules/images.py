@@ -4,11 +4,12 @@
 """Data modules of images with a label for every pixel."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
-from torch import nn
-from torch.utils.data import DataLoader
+import torch
+from torch import Generator, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchgeo.datamodules import NonGeoDataModule
 
 from .._compat import Sample
@@ -16,14 +17,16 @@ from ..arguments import check_arguments, check_range
 from ..datasets.images import ImageChips
 from ..datasets.openearthmap import OpenEarthMap
 from ..datasets.openearthmap_sar import Modality, OpenEarthMapSAR
+from ..seeds import seed_at, seeded
 from ..transforms import RandomChip
 from ..transforms.flips_and_turns import FlipsAndTurns
+from .repeatable import RepeatableDataModule
 
 Split = Literal['train', 'val', 'test']
 Transforms = Callable[[Sample], Sample]
 
 
-class ImageChipsDataModule(NonGeoDataModule, ABC):
+class ImageChipsDataModule(RepeatableDataModule, NonGeoDataModule, ABC):
     """What data modules of labelled chips have in common.
 
     Training sees a random part of each image, validation, test and prediction whole
@@ -68,6 +71,7 @@ class ImageChipsDataModule(NonGeoDataModule, ABC):
         Args:
             stage: Fit, validate, test or predict.
         """
+        self._goes_on_at = 0
         if stage == 'fit':
             self.train_dataset = self.images('train', RandomChip(self.patch_size))
         if stage in ('fit', 'validate'):
@@ -82,13 +86,57 @@ class ImageChipsDataModule(NonGeoDataModule, ABC):
 
         torchgeo drops an incomplete batch: of a few images nothing would be left.
         """
+        parts = _Parts(self._valid_attribute('train_dataset'))
+        seed = seed_at('images', self.stream)
+        sampler = _EachImage(len(parts), seed)
+        if self.trainer is not None:
+            # processes share one order
+            sampler.seed = self.trainer.strategy.broadcast(seed)
+            sampler.set_epoch(self.epoch)
         return DataLoader(
-            self._valid_attribute('train_dataset'),
+            parts,
             batch_size=self.batch_size,
-            shuffle=True,
+            sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
+
+
+class _Parts(Dataset[Sample]):
+    """Random parts of images: item k · n + i is the k-th of image i, of n.
+
+    Whichever process reads it, and however many it has read before.
+    """
+
+    def __init__(self, images: ImageChips) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: int) -> Sample:
+        with seeded(item):
+            return self.images[item % len(self)]
+
+
+class _EachImage(Sampler[int]):
+    """A part of each image, in random order; in an epoch that is taken again the same."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw by the number of an epoch, which Lightning tells before it begins."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        part = (self.seed + self.epoch) % 2**32
+        generator = Generator().manual_seed(part)
+        for number in torch.randperm(self.count, generator=generator).tolist():
+            yield part * self.count + number
+
+    def __len__(self) -> int:
+        return self.count
 
 
 class OpenEarthMapDataModule(ImageChipsDataModule):

@@ -26,9 +26,10 @@ from ..errors import InputError
 from ..samplers import BalancedChipSampler, ChipSampler
 from ..samplers.chips import RandomSampler
 from ..transforms.flips_and_turns import FlipsAndTurns
+from .repeatable import RepeatableDataModule
 
 
-class ChipDataModule(GeoDataModule, ABC):
+class ChipDataModule(RepeatableDataModule, GeoDataModule, ABC):
     """What data modules of LR/HR pairs have in common.
 
     Batches keep the values of the imagery as they are stored (torchgeo's base class
@@ -96,6 +97,7 @@ class ChipDataModule(GeoDataModule, ABC):
         Args:
             stage: Fit, validate, test or predict.
         """
+        self._goes_on_at = 0
         if stage == 'fit':
             self.train_dataset = self.chips('train')
             self.train_sampler = self.train_sampler_of(self.train_dataset)
@@ -132,8 +134,8 @@ class ChipDataModule(GeoDataModule, ABC):
         sampler = self._valid_attribute('train_sampler')
         if isinstance(sampler, RandomSampler) and self.trainer is not None:
             # Lightning tells the epoch when processes that read have begun to draw.
-            progress = self.trainer.fit_loop.epoch_progress.current
-            sampler.set_epoch(progress.ready)
+            sampler.stream = self.stream
+            sampler.set_epoch(self.epoch)
         return DataLoader(
             self._valid_attribute('train_dataset'),
             batch_size=self.batch_size,

@@ -9,15 +9,15 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import Dataset
-from torchgeo.datamodules import BaseDataModule
 
 from .._compat import Sample
 from ..arguments import check_arguments
+from .repeatable import RepeatableDataModule
 
 PARTS = ('source', 'target')
 
 
-class SourceTargetDataModule(BaseDataModule):
+class SourceTargetDataModule(RepeatableDataModule):
     """Train on batches of two data modules at once.
 
     A training batch is a dictionary of two batches, ``source`` and ``target``, each
@@ -52,6 +52,9 @@ class SourceTargetDataModule(BaseDataModule):
         # torchgeo's command line takes its own data modules only; there is no dataset
         super().__init__(Dataset)
         self.source, self.target = source, target
+        if isinstance(target, RepeatableDataModule):
+            # or both would draw the same chips and turns
+            target.stream = 1
         self.mode = mode
         self.evaluated = source if evaluate == 'source' else target
 
@@ -71,6 +74,16 @@ class SourceTargetDataModule(BaseDataModule):
             # their augmentations go by what the trainer is doing
             part.trainer = self.trainer
             part.setup(stage)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let both go on with one epoch.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned.
+        """
+        for part in (self.source, self.target):
+            if isinstance(part, RepeatableDataModule):
+                part.load_state_dict(state_dict)
 
     def train_dataloader(self) -> CombinedLoader:
         """Load pairs of batches."""

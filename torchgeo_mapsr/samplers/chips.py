@@ -20,6 +20,7 @@ from ..arguments import check_range
 from ..datasets.base import ChipDataset, ChipQuery, ChipSlice, Tile
 from ..datasets.geo.grid import crop, starts
 from ..errors import InputError
+from ..seeds import seed_at
 
 Query = tuple[slice, slice, slice]
 
@@ -29,6 +30,10 @@ class RandomSampler(GeoSampler):
 
     #: Random numbers; None: PyTorch's.
     generator: Generator | None = None
+
+    #: Number that sets what is drawn apart from what another sampler draws that trains
+    #: beside it: both see the same seed and epochs.
+    stream: int = 0
 
     _goes_by_epoch = False
 
@@ -45,7 +50,7 @@ class RandomSampler(GeoSampler):
             return
         self._goes_by_epoch, self.generator = True, None
         if epoch:
-            seed = (torch.initial_seed() + epoch) % 2**63
+            seed = seed_at('chips', self.stream, epoch)
             self.generator = Generator().manual_seed(seed)
 
 

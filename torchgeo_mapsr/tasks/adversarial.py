@@ -21,10 +21,10 @@ from ..losses import discriminator_hinge, generator_hinge, sargmax
 from ..losses.adversarial import TEMPERATURE
 from ..models.networks.discriminator import LabelDiscriminator
 from ..models.networks.segmentation import Network
+from ..seeds import repeatable
 from .cells import BatchCells
 from .classes import CLASSES, Classes
 from .land_cover import CosineDecay, training_steps
-from .seeds import repeatable
 from .segmentation import NETWORK, NetworkTask
 from .supervision import RegionLabels
 

@@ -16,10 +16,10 @@ from ..arguments import POSITIVE
 from ..errors import InputError
 from ..losses import ClassBalancedCrossEntropy, ClassCentreContrast, ClassPrior
 from ..models.networks.segmentation import Network
+from ..seeds import repeatable
 from .cells import valid_pixels
 from .classes import CLASSES, Classes
 from .land_cover import check_averages
-from .seeds import repeatable
 from .segmentation import NETWORK, NetworkTask
 from .supervision import PixelLabels
 

@@ -16,9 +16,9 @@ from ..arguments import POSITIVE
 from ..losses import label_counts
 from ..models.networks.segmentation import Network
 from ..models.propagation.superpixels import superpixels
+from ..seeds import repeatable
 from .cells import valid_pixels
 from .classes import CLASSES, Classes
-from .seeds import repeatable
 from .segmentation import NETWORK, NetworkTask
 from .supervision import MatchedStatistics, Supervision
 

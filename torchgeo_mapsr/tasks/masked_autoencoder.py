@@ -23,13 +23,13 @@ from ..mapping.outputs import check_outputs
 from ..models.backbones.spec import suggest
 from ..models.networks.masked_autoencoder import STRIDE, MaskedAutoencoder
 from ..models.networks.segmentation import normalisation
+from ..seeds import repeatable, seed_at, seeded
 from .land_cover import (
     CosineDecay,
     check_domains,
     training_steps,
     warn_of_scaled_values,
 )
-from .seeds import repeatable, seeded
 
 
 class MaskedAutoencoderTask(BaseTask):
@@ -195,8 +195,7 @@ class MaskedAutoencoderTask(BaseTask):
             batch_idx: Integer displaying index of this batch.
             dataloader_idx: Index of the current dataloader.
         """
-        with seeded(self, batch_idx):  # the same masks in each epoch
-            self._loss(batch, 'val')
+        self._evaluate(batch, batch_idx, 'val')
 
     def test_step(self, batch: Sample, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Compute the error of the masked patches.
@@ -206,8 +205,7 @@ class MaskedAutoencoderTask(BaseTask):
             batch_idx: Integer displaying index of this batch.
             dataloader_idx: Index of the current dataloader.
         """
-        with seeded(self, batch_idx):
-            self._loss(batch, 'test')
+        self._evaluate(batch, batch_idx, 'test')
 
     def predict_step(self, batch: Sample, batch_idx: int) -> Any:
         """There is nothing to predict.
@@ -235,6 +233,12 @@ class MaskedAutoencoderTask(BaseTask):
         with replacing(path) as part:
             content = save({name: value.contiguous() for name, value in state.items()})
             part.write_bytes(content)  # unlike save_file it raises OSError
+
+    def _evaluate(self, batch: Sample, batch_idx: int, stage: str) -> None:
+        # the same masks in each epoch
+        seed = seed_at('masks', self.global_rank, batch_idx)
+        with seeded(seed, self.device):
+            self._loss(batch, stage)
 
     def _loss(self, batch: Sample, stage: str) -> Tensor:
         image, bands = batch['image'], self.hparams['in_channels']

@@ -18,9 +18,9 @@ from ..losses import LovaszLoss, SymmetricCrossEntropy, agreement
 from ..models.networks.ensemble import Ensemble
 from ..models.networks.segmentation import Network
 from ..models.networks.trained import load_networks
+from ..seeds import repeatable
 from .cells import valid_pixels
 from .classes import Classes
-from .seeds import repeatable
 from .segmentation import NetworkTask
 from .supervision import PixelLabels
 

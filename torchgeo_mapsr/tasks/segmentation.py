@@ -24,6 +24,7 @@ from ..datasets.base import ChipDataset
 from ..errors import InputError
 from ..models.networks.segmentation import Network, SegmentationNetwork
 from ..models.networks.trained import describe, verify
+from ..seeds import repeatable
 from .cells import BatchCells
 from .classes import CLASSES, Classes
 from .land_cover import (
@@ -32,7 +33,6 @@ from .land_cover import (
     training_steps,
     warn_of_scaled_values,
 )
-from .seeds import repeatable
 from .supervision import PixelLabels, Supervision
 
 Loss = Literal['ce', 'jaccard', 'focal', 'dice']

@@ -17,11 +17,11 @@ from ..losses import SelfTrainingLoss, pseudo_labels
 from ..losses.self_training import weighted_cross_entropy
 from ..models.networks.segmentation import Network
 from ..models.networks.teacher import EMATeacher
+from ..seeds import repeatable
 from ..transforms import ClassMix, ResolutionAlignment
 from .cells import valid_pixels
 from .classes import CLASSES, Classes
 from .land_cover import check_averages
-from .seeds import repeatable
 from .segmentation import NETWORK, NetworkTask
 from .supervision import PixelLabels
 
