@@ -65,10 +65,6 @@ DATASETS = [
 
 #: What is upward still: the importing module, and what it imports.
 ALLOWED = {
-    # Names of a catalogue's items are opened like files.
-    ('datasets.geo.names', 'datasets'),
-    ('datasets.geo.opened', 'datasets'),
-    ('datasets.geo.raster', 'datasets'),
     # Both read label rasters.
     ('datasets.legends.measured', 'datasets'),
     ('datasets.legends.recovered', 'datasets'),

@@ -20,6 +20,7 @@ from rasterio.warp import transform, transform_bounds
 
 from torchgeo_mapsr.datasets import stac
 from torchgeo_mapsr.datasets.geo.aoi import AreaOfInterest
+from torchgeo_mapsr.datasets.geo.assets import etag, forget
 from torchgeo_mapsr.datasets.geo.degrees import narrowest_bounds, outline
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.stac import SHORTHANDS, Search, is_search, resolve
@@ -64,7 +65,7 @@ def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Catal
     """Two tiles side by side, the left one of two years."""
     monkeypatch.setenv('NO_PROXY', '127.0.0.1')
     monkeypatch.setenv('no_proxy', '127.0.0.1')
-    stac._read_item.cache_clear()
+    forget()
     catalogue = Catalogue(tmp_path)
     rng = np.random.default_rng(0)
     with served(catalogue):
@@ -128,7 +129,7 @@ def test_names_and_fingerprints_survive_another_token(catalogue: Catalogue) -> N
     one, _ = resolve(search(catalogue), AREA, '2021', catalogue.folder)
     before = Imagery(one).fingerprint()
     catalogue.token = 'second'
-    stac._read_item.cache_clear()
+    forget()
     two, _ = resolve(search(catalogue), AREA, '2021', catalogue.folder)
     assert two == one
     assert Imagery(two).fingerprint() == before
@@ -579,17 +580,17 @@ def test_files_by_an_address(tmp_path: Path) -> None:
     assert Imagery(files).fingerprint() != before
     (folder / 'map.tif').unlink()
     with pytest.raises(InputError, match='#map: cannot be reached'):
-        stac.etag(files[0])
+        etag(files[0])
     tags = []
     for updated in ('2021-06-01T00:00:00Z', '2021-07-01T00:00:00Z'):
-        stac._read_item.cache_clear()
+        forget()
         made = item('s', box, when, {'map': 's3://bucket/map.tif'}, updated=updated)
         files, _ = resolve(static(tmp_path, made), AREA, None, tmp_path)
-        tags.append(stac.etag(files[0]))
+        tags.append(etag(files[0]))
     made.assets['map'].extra_fields['file:checksum'] = '1220ab'
-    stac._read_item.cache_clear()
+    forget()
     files, _ = resolve(static(tmp_path, made), AREA, None, tmp_path)
-    tags.append(stac.etag(files[0]))
+    tags.append(etag(files[0]))
     assert len(set(tags)) == 3
 
 

@@ -11,7 +11,7 @@ import pytest
 import rasterio
 from rasterio.warp import transform_bounds
 
-from torchgeo_mapsr.datasets import stac
+from torchgeo_mapsr.datasets.geo.assets import forget
 from torchgeo_mapsr.datasets.geo.plan import Tile
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.main import main
@@ -49,7 +49,7 @@ def test_resumed_with_another_token(
         args += ['--bbox', *map(str, bbox), '--date', '2021', '--html']
 
         def run() -> int:
-            stac._read_item.cache_clear()
+            forget()
             return main(args)
 
         made = []

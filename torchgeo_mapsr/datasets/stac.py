@@ -3,72 +3,39 @@
 
 """Imagery and labels that a STAC catalogue lists.
 
-A search becomes names of items' files, ``stac-item:ADDRESS#ASSET``, which readers take
-like paths. A name has the address of the item and no signature: where the file is when
-it is opened, :func:`address` asks the item. So any process can open it, a signature that
-has run out is renewed, and work that is known by its inputs' names is known again.
+A search becomes names of items' files, which readers take like paths
+(:mod:`.geo.assets`), or one composite of them (:mod:`.composite`).
 """
 
-import hashlib
 import os
 import re
-import time
 from calendar import monthrange
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
-from urllib.request import url2pathname
+from urllib.parse import parse_qsl, urlsplit
 
-import numpy as np
-import rasterio
-import requests
 import shapely
-from odc.geo.geobox import GeoBox, GeoboxTiles
-from odc.geo.geom import box
-from rasterio.dtypes import in_dtype_range
-from rasterio.transform import Affine
-from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
-from ..atomic import replacing
 from ..errors import InputError
 from ..offline import check_online, is_this_machine
+from .composite import composite
 from .geo.aoi import AreaOfInterest
+from .geo.assets import name_of, unreachable
 from .geo.degrees import within_180
-from .geo.grid import circumference, span
-
-PREFIX = 'stac-item:'
 
 _PLANETARY = 'https://planetarycomputer.microsoft.com/api/stac/v1'
 
-# Seconds for which an item, and its signatures, are taken as they were read.
-_FRESH = 600.0
-
 # Part of the area that an item has to add to those before it.
 _ADDS = 1e-3
-
-# Pixels of a composite that are loaded at once, for all dates.
-_COMPOSITE_TILE = 1024
-
-# Composites of an earlier number had other values (1: uint16 whatever the files held) or
-# another extent (2: that of the newest item, at 180°).
-_COMPOSITE_VERSION = 3
-
-# Degrees of a side of a composite's box that stay straight in its CRS. Sides of 1° in UTM
-# are up to 120 m off their chords: rows of the area were left out; of 0.1° about 1 m.
-_SEGMENT = 0.1
 
 # The first instant of any item or search, the last, and that of items without a time.
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-# Sentinel-2's assets of 16 bits that are no reflectance; the -jp2 ones, too.
-_NO_REFLECTANCE = ('aot', 'wvp')
 
 
 @dataclass(frozen=True)
@@ -263,279 +230,8 @@ def resolve(
     search = Search.parse(text, date)
     if len(search.assets) <= 1:
         return search.files(area, stack), search.legend
-    items = search.items(area)
-    names = [name_of(item, asset) for item in items for asset in search.assets]
-    parts = [(name, etag(name)) for name in names]
-    made_of = _COMPOSITE_VERSION, parts, area.fingerprint()
-    key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
-    path = folder / f'composite-{key}.tif'
-    if not path.exists():
-        composite(items, search.assets, area, path)
+    path = composite(search.items(area), search.assets, area, folder)
     return (str(path),), search.legend
-
-
-def name_of(item: Any, asset: str) -> str:
-    """Name of a file by its item: ``stac-item:ADDRESS#ASSET``."""
-    href = item.get_self_href()
-    if href is None:
-        raise InputError(f'item {item.id}: says not where it is itself (no link self).')
-    # An item's own address is the same for ever; a signature in it is not.
-    return f'{PREFIX}{href.partition("?")[0]}#{quote(asset)}'
-
-
-def address(name: str) -> str:
-    """Where a file is now, as GDAL opens it, with a signature if it needs one.
-
-    Args:
-        name: A name that :func:`name_of` made; any other path is returned as it is.
-
-    Returns:
-        A path or an address.
-
-    Raises:
-        InputError: If the item cannot be read, or has no such asset.
-    """
-    href = _href(name)
-    return f'/vsicurl/{href}' if href.startswith(('http:', 'https:')) else href
-
-
-def etag(name: str) -> str:
-    """What changes when a file does.
-
-    Its ETag; size and time of a local file; of one in a cloud's storage what the item
-    says (*file:checksum* or *updated*), or nothing but where it is.
-
-    Args:
-        name: A name that :func:`name_of` made.
-
-    Raises:
-        InputError: If the file cannot be reached.
-    """
-    href = _href(name)
-    if not href.startswith(('http:', 'https:')):
-        return _stamp(name, href)
-    try:
-        # Not HEAD: a signature may be for GET alone.
-        with requests.get(
-            href, headers={'Range': 'bytes=0-0'}, timeout=60, stream=True
-        ) as answer:
-            answer.raise_for_status()
-            headers = answer.headers
-    except requests.RequestException as error:
-        raise _unreachable(name, error) from None
-    return headers.get('ETag') or headers.get('Last-Modified', '')
-
-
-def _stamp(name: str, href: str) -> str:
-    """What changes when a file does that no web server has."""
-    if not href.startswith('/vsi') and '://' not in href:
-        try:
-            status = os.stat(href)
-        except OSError as error:
-            raise _unreachable(name, error) from None
-        return f'{status.st_size} {status.st_mtime_ns}'
-    if not name.startswith(PREFIX):
-        return href
-    item, asset = _item_and_asset(name)
-    said = asset.extra_fields.get('file:checksum') or asset.extra_fields.get('updated')
-    return f'{href} {said or item.properties.get("updated", "")}'
-
-
-def forget(name: str) -> None:
-    """Ask the item again for the next address: a signature has run out."""
-    _read_item.cache_clear()
-
-
-def composite(
-    items: Sequence[Any], assets: Sequence[str], area: AreaOfInterest, path: Path
-) -> None:
-    """Write the median of several dates, in the pixels of the newest item.
-
-    No data is left out of the median; where every date has none, so has the composite.
-    It keeps the files' type and their no-data value. Floats, and integers of several
-    no-data values or without one, become floats with NaN. Memory is that of one window
-    of all dates.
-
-    Args:
-        items: Items whose bands are assets of their own.
-        assets: The bands.
-        area: The area; the file is its bounding box.
-        path: File to write. It is there when it is complete.
-
-    Raises:
-        InputError: If the items cannot be read, or one median cannot hold them: an
-            asset has several bands, or complex numbers, or another scale at each date.
-    """
-    import odc.stac
-
-    stored, gains = _stored(items, assets)
-
-    place = box(*area.bounds, 'EPSG:4326').segmented(_SEGMENT)
-    grid: GeoBox | None = odc.stac.output_geobox(
-        list(odc.stac.parse_items(items[:1])), bands=list(assets), geopolygon=place
-    )
-    if grid is None:
-        # The item says nothing of its projection: its first file does.
-        with rasterio.open(address(name_of(items[0], assets[0]))) as dataset:
-            first = GeoBox(dataset.shape, dataset.transform, dataset.crs)
-        grid = first.enclosing(place)
-    tiles = GeoboxTiles(grid, (_COMPOSITE_TILE, _COMPOSITE_TILE))
-    profile = {
-        'driver': 'GTiff',
-        'count': len(assets),
-        'height': grid.height,
-        'width': grid.width,
-        **stored,
-        'crs': str(grid.crs),
-        'transform': grid.affine,
-        'tiled': True,
-        'compress': 'deflate',
-        'bigtiff': 'if_safer',
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part, rasterio.open(part, 'w', **profile) as target:
-        for index, asset in enumerate(assets, 1):
-            target.set_band_description(index, asset)
-        target.scales, target.offsets = zip(*gains, strict=True)
-        for row, col in np.ndindex(*tiles.shape.yx):
-            rows, cols = tiles.roi[row, col]
-            window = Window.from_slices(rows, cols)
-            for index, asset in enumerate(assets, 1):
-                values = _median(items, asset, grid[rows, cols], **stored)
-                target.write(values, index, window=window)
-
-
-def _stored(
-    items: Sequence[Any], assets: Sequence[str]
-) -> tuple[dict[str, Any], list[tuple[float, float]]]:
-    """Type and no-data value of a composite; scale and offset of each band."""
-    import odc.stac
-
-    kinds: set[str] = set()
-    nothing: set[float | None] = set()
-    gains: list[set[tuple[float, float]]] = [set() for _ in assets]
-    for item in items:
-        described = odc.stac.parse_item(item)
-        for asset, gain in zip(assets, gains, strict=True):
-            name = name_of(item, asset)
-            try:
-                with rasterio.open(address(name)) as dataset:
-                    count, kind, nodata = (
-                        dataset.count,
-                        dataset.dtypes[0],
-                        dataset.nodata,
-                    )
-                    gain.add((dataset.scales[0], dataset.offsets[0]))
-            except (OSError, rasterio.errors.RasterioError) as error:
-                raise _unreachable(name, error) from None
-            if count > 1 or kind.startswith('complex'):
-                what = f'{count} bands' if count > 1 else f'numbers of {kind}'
-                raise InputError(
-                    f'{name}: has {what}; assets that are put together have one band of '
-                    'real numbers each.'
-                )
-            meta = described[asset].meta
-            if nodata is None and meta is not None:
-                nodata = meta.nodata
-            if nodata is None and _is_sentinel2(item):
-                nodata = 0
-            kinds.add(kind)
-            nothing.add(nodata)
-    for asset, gain in zip(assets, gains, strict=True):
-        if len(gain) > 1:
-            raise InputError(
-                f'{items[0].id}: {asset} has another scale or offset at other dates; '
-                'they cannot be put together.'
-            )
-    dtype = np.result_type(*kinds)
-    value = nothing.pop() if len(nothing) == 1 else None
-    stored: dict[str, Any] = {
-        'dtype': np.result_type(dtype, np.float32).name,
-        'nodata': np.nan,
-    }
-    if (
-        dtype.kind in 'iu'
-        and value is not None
-        and float(value).is_integer()
-        and in_dtype_range(value, dtype)
-    ):
-        stored = {'dtype': dtype.name, 'nodata': int(value)}
-    return stored, [gain.pop() for gain in gains]
-
-
-def _median(
-    items: Sequence[Any], asset: str, grid: GeoBox, dtype: str, nodata: float
-) -> Any:
-    """Median of one band over all dates, (H, W) of a type, no data where there is none."""
-    import odc.stac
-
-    working = np.result_type(dtype, np.float32)
-    dates = []
-    for item in items:
-        date = np.full(grid.shape, np.nan, working)
-        for side in _sides_of_180(grid):
-            try:
-                loaded = odc.stac.load(
-                    [item],
-                    bands=[asset],
-                    geobox=side,
-                    dtype=working.name,
-                    nodata=0 if _is_sentinel2(item) else None,
-                    resampling='bilinear',
-                    patch_url=_opened,
-                )
-            except (OSError, rasterio.errors.RasterioError) as error:
-                raise _unreachable(item.id, error) from None
-            values = loaded[asset].values[0]
-            absent = loaded[asset].attrs.get('nodata')
-            if absent is not None:
-                values = np.where(values == absent, np.nan, values)
-            date = np.where(np.isnan(date), values, date)
-        dates.append(date + (_offset(item, asset) if dtype == 'uint16' else 0))
-    values = np.stack(dates)
-    valid = ~np.isnan(values).all(0)
-    median = np.zeros(grid.shape, working)
-    if valid.any():
-        median[valid] = np.nanmedian(values[:, valid], axis=0)
-    if np.dtype(dtype).kind in 'iu':
-        limits = np.iinfo(dtype)
-        median = np.clip(np.rint(median), limits.min, limits.max)
-        median[median == nodata] += 1  # between two dates, or less than the offset
-    return np.where(valid, median, nodata).astype(dtype)
-
-
-def _sides_of_180(grid: GeoBox) -> list[GeoBox]:
-    """A grid, and where it lies a turn round the Earth away, if it goes beyond 180°."""
-    assert grid.crs is not None
-    turn = circumference(grid.crs)
-    west, east = span(grid)
-    if turn is None or (-turn / 2 <= west and east <= turn / 2):
-        return [grid]
-    moved = -turn if east > turn / 2 else turn
-    return [
-        grid,
-        GeoBox(grid.shape, Affine.translation(moved, 0) * grid.affine, grid.crs),
-    ]
-
-
-def _is_sentinel2(item: Any) -> bool:
-    """Whether an item is of Sentinel-2, whose files may not say that 0 is no data."""
-    names = *map(item.properties.get, ('platform', 'constellation')), item.collection_id
-    return 's2:processing_baseline' in item.properties or any(
-        str(name).lower().startswith('sentinel-2') for name in names
-    )
-
-
-def _offset(item: Any, asset: str) -> float:
-    """What is to be added to an item's values, so that dates compare.
-
-    Sentinel-2's processing baseline 04.00 (January 2022) added 1000 to every reflectance.
-    """
-    if asset.lower().startswith(_NO_REFLECTANCE):
-        return 0.0
-    baseline = str(item.properties.get('s2:processing_baseline', ''))
-    applied = item.properties.get('earthsearch:boa_offset_applied', False)
-    return -1000.0 if baseline >= '04.00' and not applied else 0.0
 
 
 def _search(search: Search, area: AreaOfInterest) -> list[Any]:
@@ -589,7 +285,7 @@ def _search(search: Search, area: AreaOfInterest) -> list[Any]:
         raise
     except Exception as error:  # noqa: BLE001
         # urllib, requests, pystac and pystac-client raise what they like.
-        raise _unreachable(search.url, error) from None
+        raise unreachable(search.url, error) from None
 
 
 def _first(items: Iterable[Any], search: Search, outline: BaseGeometry) -> list[Any]:
@@ -695,65 +391,6 @@ def _asset(item: Any, names: Sequence[str]) -> str:
             f'item {item.id}: name an asset with ?assets=, of {", ".join(keys)}.'
         )
     return rasters[0]
-
-
-def _href(name: str) -> str:
-    """Where a file is now: an address with its signature, or a path."""
-    if not name.startswith(PREFIX):
-        return name
-    _, asset = _item_and_asset(name)
-    return _opened(str(asset.get_absolute_href()))
-
-
-def _item_and_asset(name: str) -> tuple[Any, Any]:
-    """The item and the asset of a name."""
-    where, _, asset = name.removeprefix(PREFIX).rpartition('#')
-    item = _read_item(where, int(time.monotonic() / _FRESH))
-    key = unquote(asset)
-    if key not in item.assets:
-        raise InputError(f'{where}: has no asset {key}.')
-    return item, item.assets[key]
-
-
-@lru_cache(maxsize=4096)
-def _read_item(where: str, period: int) -> Any:
-    """An item by its address; read again in each period."""
-    try:
-        import pystac
-
-        return pystac.Item.from_file(where)
-    except ModuleNotFoundError:
-        raise InputError(
-            "A STAC item needs further packages: pip install 'torchgeo-mapsr[stac]'"
-        ) from None
-    except Exception as error:  # noqa: BLE001
-        raise _unreachable(where, error) from None
-
-
-def _opened(href: str) -> str:
-    """An asset's address as it is opened: signed, or a path if it is file://."""
-    if href.startswith('file:'):
-        return url2pathname(urlsplit(href).path)
-    return _signed(href)
-
-
-def _signed(href: str) -> str:
-    """Sign an address of the Planetary Computer's storage; any other needs no signature."""
-    host = urlsplit(href).hostname or ''
-    if not host.endswith('.blob.core.windows.net') or 'sig=' in href:
-        return href
-    import planetary_computer
-
-    signed: str = planetary_computer.sign(href)
-    return signed
-
-
-def _unreachable(name: str, error: BaseException) -> InputError:
-    """One line, without the signature that addresses in it may carry."""
-    reason = re.sub(r'\?\S*', '', ' '.join(str(error).split()))
-    return InputError(
-        f'{name}: cannot be reached or read ({reason or type(error).__name__})'
-    )
 
 
 def _times(item: Any) -> tuple[datetime, datetime]:

@@ -21,7 +21,8 @@ from PIL import Image
 from rasterio.enums import Resampling
 
 from ..datasets.geo.areas import PixelAreas
-from ..datasets.geo.names import address_of, distinct_names
+from ..datasets.geo.assets import address_of
+from ..datasets.geo.names import distinct_names
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk

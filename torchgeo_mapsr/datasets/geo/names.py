@@ -17,10 +17,7 @@ PathLike = str | os.PathLike[str]
 #: What rasters of folders and archives end with.
 SUFFIXES = ('.tif', '.tiff', '.vrt', '.img', '.jp2')
 
-#: Names of files in a STAC catalogue begin so.
-CATALOGUED = 'stac-item:'
-
-# Those of files in an archive do.
+# Names of files in an archive begin so.
 _ARCHIVED = '/vsizip/{'
 
 # Drivers and file systems of GDAL and rasterio stand before the name of a file, members of
@@ -158,20 +155,6 @@ def local_file(name: str) -> str:
         if not shorter:
             return name
     return inner
-
-
-def address_of(path: PathLike) -> str:
-    """Where GDAL opens a raster: its path, but for a file in a STAC catalogue.
-
-    Args:
-        path: A path, an address, or a name of :func:`~torchgeo_mapsr.datasets.stac.name_of`.
-    """
-    name = os.fspath(path)
-    if not name.startswith(CATALOGUED):
-        return name
-    from ..stac import address
-
-    return address(name)
 
 
 def text_of(path: PathLike | bytes) -> str:

@@ -24,7 +24,8 @@ from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from .names import CATALOGUED, PathLike, address_of, local_file
+from .assets import CATALOGUED, address_of, forget
+from .names import PathLike, local_file
 from .zarr import ZarrRaster, is_zarr
 
 #: Files that one thread keeps open.
@@ -39,7 +40,7 @@ def open_raster(path: PathLike) -> Any:
     Args:
         path: A path, an address, a name of GDAL's, a Zarr store (``x.zarr`` or
             ``x.zarr:variable``), or a name of
-            :func:`~torchgeo_mapsr.datasets.stac.name_of`.
+            :func:`~torchgeo_mapsr.datasets.geo.assets.name_of`.
 
     Returns:
         A :class:`rasterio.io.DatasetReader`, or what reads like one: a
@@ -201,9 +202,7 @@ def renewed(name: str, stamp: tuple[int, ...]) -> bool:
     """
     if not name.startswith(CATALOGUED):
         return False
-    from ..stac import forget
-
-    forget(name)
+    forget()
     _local.handles.pop((name, stamp)).close()
     return True
 

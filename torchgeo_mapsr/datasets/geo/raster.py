@@ -23,9 +23,10 @@ from rasterio.windows import Window
 
 from ...errors import InputError, InputWarning
 from ...offline import check_file
+from .assets import CATALOGUED, etag
 from .crs import check_proj, crs_of
 from .grid import bring_together
-from .names import CATALOGUED, PathLike, list_rasters, local_file, text_of
+from .names import PathLike, list_rasters, local_file, text_of
 from .opened import WarpedRaster, gdal_environment, handle_of, open_raster, renewed
 
 #: Bands that are read at once: a chip of 448 pixels of so many takes 0.8 GB.
@@ -301,8 +302,6 @@ class RasterFile:
         inner = self.path.rpartition(home)[2] if home != self.path else ''
         digest.update(repr((inner, *([self.warped] if self.warped else []))).encode())
         if self.path.startswith(CATALOGUED):
-            from ..stac import etag
-
             digest.update(etag(self.path).encode())
             return digest.hexdigest()
         home = os.path.dirname(os.path.abspath(home))
