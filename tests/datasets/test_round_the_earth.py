@@ -24,7 +24,7 @@ from torchgeo_mapsr.datasets.labelled_chips import LabelledChips
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.legends.legend import Legend
-from torchgeo_mapsr.datasets.legends.measured import measure_statistics
+from torchgeo_mapsr.datasets.measured import measure_statistics
 from torchgeo_mapsr.datasets.pair import LRHRPair
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.consistency import composition

@@ -16,8 +16,8 @@ from torchgeo_mapsr.datasets.geo.region import region_map
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.legends.legend import Legend
-from torchgeo_mapsr.datasets.legends.measured import measure_statistics
 from torchgeo_mapsr.datasets.legends.statistics import JointStatistics
+from torchgeo_mapsr.datasets.measured import measure_statistics
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation import consistency
 from torchgeo_mapsr.evaluation.consistency import MapSummary, composition, summarise

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from torchgeo_mapsr.datasets.legends import measured
+from torchgeo_mapsr.datasets import measured
 from torchgeo_mapsr.datasets.legends.statistics import JointStatistics
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.main import main

@@ -11,9 +11,9 @@ from .imagery import Imagery
 from .labels import LabelRaster
 from .legends.crosswalk import Crosswalk
 from .legends.legend import Legend, LegendClass
-from .legends.measured import measure_statistics
-from .legends.recovered import RecoveredLabels
 from .legends.statistics import JointStatistics
+from .measured import measure_statistics
+from .recovered import RecoveredLabels
 from .scene.scene import Scene, make_scene
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from .geo.names import PathLike, rasters_in
 from .labels import LabelRaster
 from .legends.crosswalk import Crosswalk
 from .legends.legend import Legend
-from .legends.recovered import RecoveredLabels
 from .mosaic import LRHRPairs
 from .pair import LRHRPair
+from .recovered import RecoveredLabels
 
 
 class ChesapeakePairs(LRHRPairs):

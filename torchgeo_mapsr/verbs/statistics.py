@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
     from ..datasets.legends.crosswalk import Crosswalk
     from ..datasets.legends.legend import Legend
-    from ..datasets.legends.measured import measure_statistics
+    from ..datasets.measured import measure_statistics
     from ..evaluation.report import statistics_table
 
     legends = options.legend, options.target, options.truth_legend, options.crosswalk

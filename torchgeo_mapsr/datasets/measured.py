@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
-from ..geo.grid import clip, coverage, pixel_ratio, window_in
-from ..geo.names import PathLike
-from ..geo.region import region_map
-from ..labels import LabelRaster
-from .crosswalk import Crosswalk
-from .legend import Legend
-from .statistics import JointStatistics, class_counts
+from ..errors import InputError
+from .geo.grid import clip, coverage, pixel_ratio, window_in
+from .geo.names import PathLike
+from .geo.region import region_map
+from .labels import LabelRaster
+from .legends.crosswalk import Crosswalk
+from .legends.legend import Legend
+from .legends.statistics import JointStatistics, class_counts
 
 # Side of the blocks that HR labels are read in, in pixels.
 BLOCK = 1024

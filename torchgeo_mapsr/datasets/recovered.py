@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.transform import Affine
 
-from ..geo.grid import box_in, clip, crop
-from ..geo.names import PathLike
-from ..geo.raster import RasterFile
-from ..geo.region import region_map
-from ..labels import LabelRaster
+from .geo.grid import box_in, clip, crop
+from .geo.names import PathLike
+from .geo.raster import RasterFile
+from .geo.region import region_map
+from .labels import LabelRaster
 
 #: Grid of the National Land Cover Database, all of it: EPSG:5070, 30 m.
 NLCD_GRID = GeoBox(

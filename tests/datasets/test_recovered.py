@@ -8,9 +8,9 @@ from rasterio.transform import Affine
 from rasterio.warp import Resampling, reproject
 
 from torchgeo_mapsr.datasets.labels import LabelRaster
-from torchgeo_mapsr.datasets.legends.recovered import NLCD_GRID, RecoveredLabels
+from torchgeo_mapsr.datasets.recovered import NLCD_GRID, RecoveredLabels
 
-from ..conftest import HR, UTM, Write
+from .conftest import HR, UTM, Write
 
 SIZE = 400
 

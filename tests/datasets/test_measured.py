@@ -9,13 +9,13 @@ import rasterio
 from affine import Affine
 
 from tests.data.chesapeake_pairs.data import make_rasters
+from torchgeo_mapsr.datasets import measured
 from torchgeo_mapsr.datasets.geo.region import region_map
 from torchgeo_mapsr.datasets.labels import LabelRaster
-from torchgeo_mapsr.datasets.legends import measured
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.legends.legend import Legend
-from torchgeo_mapsr.datasets.legends.measured import measure_statistics
 from torchgeo_mapsr.datasets.legends.statistics import JointStatistics, class_counts
+from torchgeo_mapsr.datasets.measured import measure_statistics
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
 
