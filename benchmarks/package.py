@@ -28,7 +28,8 @@ from torchgeo_mapsr.datasets.geo.plan import Axis, Plan, Tile, default_overlap
 from torchgeo_mapsr.datasets.legends.statistics import class_counts
 from torchgeo_mapsr.datasets.patches import select_patches
 from torchgeo_mapsr.datasets.scene.scene import ORIGIN, Scene
-from torchgeo_mapsr.evaluation.accuracy import Confusion, compare
+from torchgeo_mapsr.evaluation.accuracy import compare
+from torchgeo_mapsr.evaluation.confusion import Confusion
 from torchgeo_mapsr.evaluation.reliability import Reliability, map_reliability
 from torchgeo_mapsr.main import main as command
 from torchgeo_mapsr.mapping.progress import Stopwatch

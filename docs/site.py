@@ -52,11 +52,11 @@ FURTHER = {
     ),
     'evaluation': (
         'evaluation.accuracy.Assessment',
-        'evaluation.accuracy.Confusion',
         'evaluation.accuracy.assess',
         'evaluation.change.detect_change',
         'evaluation.change.transitions',
         'evaluation.class_maps.ClassMaps',
+        'evaluation.confusion.Confusion',
         'evaluation.consistency.composition',
         'evaluation.estimation.StratifiedSample',
         'evaluation.estimation.allocate',

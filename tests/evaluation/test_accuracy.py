@@ -17,7 +17,8 @@ from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation import accuracy
-from torchgeo_mapsr.evaluation.accuracy import Confusion, compare, confusion
+from torchgeo_mapsr.evaluation.accuracy import compare
+from torchgeo_mapsr.evaluation.confusion import Confusion, confusion
 
 LAND_COVER = Crosswalk.load('land-cover-4', 'land-cover-4')
 LEGEND = LAND_COVER.target

@@ -16,7 +16,7 @@ from ..versions import versions
 
 if TYPE_CHECKING:  # Accuracy needs torch, and areas of points do not.
     from ..datasets.legends.statistics import JointStatistics
-    from .accuracy import Confusion
+    from .confusion import Confusion
     from .consistency import MapSummary
 
 #: Share of its labelled share below which a class is nearly absent from a map. With a

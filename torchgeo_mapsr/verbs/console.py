@@ -18,7 +18,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..evaluation.accuracy import Confusion
+    from ..evaluation.confusion import Confusion
 
 # Options that are a name, or a file of the user's.
 _NAMED = 'legend', 'truth_legend', 'labels_legend', 'target', 'crosswalk', 'statistics'

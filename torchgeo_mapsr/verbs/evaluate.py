@@ -26,7 +26,8 @@ from .console import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..evaluation.accuracy import Assessment, Confusion
+    from ..evaluation.accuracy import Assessment
+    from ..evaluation.confusion import Confusion
 
 DESCRIPTION = (
     'With --truth: accuracy, kappa, mean recall, and IoU, F1 and boundary IoU of each '
