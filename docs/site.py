@@ -54,7 +54,6 @@ FURTHER = {
         'evaluation.accuracy.Assessment',
         'evaluation.accuracy.assess',
         'evaluation.change.detect_change',
-        'evaluation.change.transitions',
         'evaluation.class_maps.ClassMaps',
         'evaluation.confusion.Confusion',
         'evaluation.consistency.composition',
@@ -69,6 +68,7 @@ FURTHER = {
         'evaluation.sampling.draw_sample',
         'evaluation.sampling.write_sample',
         'evaluation.selection.select_footprints',
+        'evaluation.transitions.transitions',
     ),
     'models': (
         'models.backbones.backbone.Backbone',

@@ -3,9 +3,10 @@
 
 """Change between two dates, by calibrated signals.
 
-Malkin et al. 2019, Label super-resolution networks, ICLR, appendix D. One signal (imagery, class scores or classes) is calibrated to the other by least squares,
-which takes out what changes everywhere alike (light, season, sensor); the mean absolute
-difference that is left, in windows of 240 m, is the change.
+Malkin et al. 2019, Label super-resolution networks, ICLR, appendix D. One signal (imagery,
+class scores or classes) is calibrated to the other by least squares, which takes out what
+changes everywhere alike (light, season, sensor); the mean absolute difference that is
+left, in windows of 240 m, is the change.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ from ..datasets.geo.grid import (
     pixel_offset,
     pixel_ratio,
 )
-from ..datasets.geo.names import PathLike, list_rasters
+from ..datasets.geo.names import PathLike
 from ..datasets.geo.raster import open_rasters
 from ..datasets.geo.region import bilinear_mean, lr_coordinates
 from ..datasets.imagery import Imagery
@@ -118,24 +119,22 @@ class SignalPair:
         self.bands = [1]
         if legend is not None:
             self._labels = one_map(before), one_map(after)
-            grids = [raster.geobox for raster in self._labels]
         else:
             self._images = tuple(
                 Imagery(paths, _all_bands(paths) if scores else bands)
                 for paths in (before, after)
             )
-            grids = [image.geobox for image in self._images]
             self.bands = self._common_bands()
+        first, second = self._labels or self._images
         #: the grid of the second
-        self.geobox = grids[1]
-        if coverage(grids[1], grids[0]) == 0:
+        self.geobox = second.geobox
+        if coverage(second.geobox, first.geobox) == 0:
             raise InputError(
-                f'{_name(before)} and {_name(after)} have no pixels in common.'
+                f'{first.paths[0]} and {second.paths[0]} have no pixels in common.'
             )
         # Points of the first raster along a side of a pixel, where it is finer.
-        self._points = min(
-            max(1, round(pixel_ratio(grids[1], grids[0]) ** 0.5)), _POINTS
-        )
+        ratio = pixel_ratio(second.geobox, first.geobox)
+        self._points = min(max(1, round(ratio**0.5)), _POINTS)
 
     def _common_bands(self) -> list[int]:
         """The bands of both.
@@ -271,11 +270,6 @@ class SignalPair:
             return (before[0] != after[0]).astype(np.float64)
         mean: NDArray[np.float64] = np.abs(before - after).mean(0, dtype=np.float64)
         return mean
-
-
-def _name(paths: PathLike | Sequence[PathLike]) -> str:
-    """What a raster is called in a message: its first file."""
-    return list_rasters(paths)[0]
 
 
 def _all_bands(paths: PathLike | Sequence[PathLike]) -> list[int]:
@@ -647,58 +641,3 @@ def choose_threshold(difference: NDArray[np.float64], least: float = 1e-9) -> fl
     middle = float(np.median(values))
     spread = 1.4826 * float(np.median(np.abs(values - middle)))
     return middle + max(DEVIATIONS * spread, 0.5 * middle, least)
-
-
-@dataclass(frozen=True, eq=False)
-class Transitions:
-    """Area by class before (row) and after (column).
-
-    Args:
-        legend: The classes.
-        hectares: Areas, (C, C).
-    """
-
-    legend: Legend
-    hectares: NDArray[np.float64]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON types."""
-        total, same = self.hectares.sum(), np.trace(self.hectares)
-        return {
-            'classes': list(self.legend.class_names),
-            'hectares': self.hectares.round(4).tolist(),
-            'total_hectares': round(float(total), 4),
-            'changed_hectares': round(float(total - same), 4),
-        }
-
-
-def transitions(
-    before: PathLike | Sequence[PathLike],
-    after: PathLike | Sequence[PathLike],
-    legend: Legend,
-) -> Transitions:
-    """Areas that went from class to class, on the grid of the second map.
-
-    Args:
-        before: Class map of the first date, or its tiles; looked up at pixel centres.
-        after: Class map of the second date, or its tiles.
-        legend: Their legend.
-
-    Raises:
-        InputError: If they have no pixels in common.
-    """
-    old, new = one_map(before), one_map(after)
-    size = len(legend)
-    areas, total = PixelAreas(new.geobox), np.zeros(size * size)
-    for rows, cols in blocks_of(new.geobox, _BLOCK):
-        block = crop(new.geobox, (rows.start, cols.start, rows.stop, cols.stop))
-        one = known_index(old.at(block), legend, old.paths[0])
-        two = known_index(new.read(rows, cols), legend, new.paths[0])
-        valid = (one >= 0) & (two >= 0)
-        hectares = areas(rows, cols)[valid] / 1e4
-        total += np.bincount((one * size + two)[valid], hectares, size * size)
-    if not total.any():
-        raise InputError(
-            f'{_name(before)} and {_name(after)} have no pixels in common.'
-        )
-    return Transitions(legend, total.reshape(size, size))

@@ -6,7 +6,7 @@
 import argparse
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .console import (
@@ -21,6 +21,9 @@ from .console import (
     working,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from ..evaluation.transitions import Transitions
 
 DESCRIPTION = (
     'Calibrate the first signal to the second by least squares, which takes out what '
@@ -100,8 +103,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
     from ..datasets.geo.vector import write_geopackage
-    from ..evaluation.change import SignalPair, detect_change, transitions
+    from ..evaluation.change import SignalPair, detect_change
     from ..evaluation.class_maps import layer_path, map_legend, without_layers
+    from ..evaluation.transitions import transitions
     from ..mapping.style import drop_sidecars
 
     before, after = (
@@ -156,7 +160,7 @@ def run(options: argparse.Namespace) -> int:
         if options.polygons is not None:
             write_geopackage(polygons, scratch(options.polygons), 'change')
         if options.matrix is not None and table is not None:
-            _save(table, scratch(options.matrix))
+            table.save_csv(scratch(options.matrix))
     if table is not None:
         _show(console, table)
     windows = int(result.changed.sum())
@@ -221,18 +225,7 @@ def _signal(options: argparse.Namespace, paths: list[str]) -> tuple[str, bool]:
     return signal, is_map
 
 
-def _save(table: Any, path: Path) -> None:
-    import csv
-
-    names = table.legend.class_names
-    with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        writer.writerow(['before \\ after (ha)', *names])
-        for name, row in zip(names, table.hectares.round(4).tolist(), strict=True):
-            writer.writerow([name, *row])
-
-
-def _show(console: Any, transitions: Any) -> None:
+def _show(console: Any, transitions: 'Transitions') -> None:
     from ..evaluation.report import result_table
 
     names = transitions.legend.class_names
