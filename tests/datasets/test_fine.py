@@ -16,9 +16,9 @@ from rasterio.transform import Affine
 from rasterio.warp import reproject
 
 from torchgeo_mapsr.datasets import Crosswalk, Legend, fine
-from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.fine import FineLabelPair
 from torchgeo_mapsr.datasets.labels import LabelRaster
+from torchgeo_mapsr.datasets.query import ChipQuery
 from torchgeo_mapsr.datasets.unlabelled import ManyImagery
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.samplers import ChipSampler, PatchSampler

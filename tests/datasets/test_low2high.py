@@ -16,13 +16,13 @@ import torch
 from tests.data.chesapeake_pairs.data import TILES, make_rasters, make_tiles
 from torchgeo_mapsr.datamodules import Low2HighDataModule
 from torchgeo_mapsr.datasets import ChesapeakePairs, Low2High, low2high_index
-from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.low2high_index import (
     SPLITS,
     Low2HighChip,
     build_index,
     divide,
 )
+from torchgeo_mapsr.datasets.query import ChipQuery
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.samplers import ChipSampler, FitSampler

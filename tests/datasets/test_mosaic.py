@@ -13,11 +13,11 @@ import torchgeo.samplers
 from rasterio.transform import Affine
 
 from tests.data.chesapeake_pairs.data import make_rasters
-from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.collate import collate_pairs
 from torchgeo_mapsr.datasets.geo.grid import crop
 from torchgeo_mapsr.datasets.mosaic import LRHRPairs
 from torchgeo_mapsr.datasets.pair import LRHRPair
+from torchgeo_mapsr.datasets.query import ChipQuery
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.samplers import ChipSampler
 

@@ -22,13 +22,13 @@ from rasterio.transform import Affine
 from torch.utils.data import DataLoader
 from torchgeo.datasets import RasterDataset, RGBBandsMissingError, stack_samples
 
-from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.collate import collate_pairs
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.datasets.pair import LRHRPair
 from torchgeo_mapsr.datasets.plot import paint, per_pixel
+from torchgeo_mapsr.datasets.query import ChipQuery
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.samplers import ChipSampler
 

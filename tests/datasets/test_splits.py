@@ -29,11 +29,12 @@ from torchgeo.datasets import (
 )
 
 from tests.data.chesapeake_pairs.data import make_rasters
-from torchgeo_mapsr.datasets.base import ChipDataset, ChipQuery
+from torchgeo_mapsr.datasets.base import ChipDataset
 from torchgeo_mapsr.datasets.fine import FineLabelPair
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.mosaic import LRHRPairs
 from torchgeo_mapsr.datasets.pair import LRHRPair
+from torchgeo_mapsr.datasets.query import ChipQuery
 from torchgeo_mapsr.datasets.unlabelled import ManyImagery, UnlabelledImagery
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.samplers import (

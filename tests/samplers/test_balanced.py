@@ -15,8 +15,8 @@ from torchgeo.samplers import GeoSampler
 from tests.data.chesapeake_pairs.data import make_rasters
 from torchgeo_mapsr.datamodules import PairDataModule
 from torchgeo_mapsr.datasets import Legend, LRHRPair
-from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.mosaic import LRHRPairs
+from torchgeo_mapsr.datasets.query import ChipQuery
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.samplers import BalancedChipSampler

@@ -12,8 +12,8 @@ from rasterio.features import geometry_mask
 from torchgeo.datasets import roi_split
 
 from tests.data.chesapeake_pairs.data import make_rasters
-from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.mosaic import LRHRPairs
+from torchgeo_mapsr.datasets.query import ChipQuery
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.samplers import BalancedChipSampler, ChipSampler, PatchSampler
 from torchgeo_mapsr.samplers.chips import RandomSampler

@@ -17,10 +17,10 @@ from torchgeo.datasets import RasterDataset, roi_split, stack_samples
 
 from tests.data.chesapeake_pairs.data import make_rasters
 from torchgeo_mapsr.datasets import make_scene
-from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.collate import collate_pairs
 from torchgeo_mapsr.datasets.mosaic import LRHRPairs
 from torchgeo_mapsr.datasets.patches import class_shares, write_footprints
+from torchgeo_mapsr.datasets.query import ChipQuery
 from torchgeo_mapsr.errors import InputError, InputWarning
 from torchgeo_mapsr.samplers import PatchSampler
 

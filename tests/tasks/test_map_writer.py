@@ -17,7 +17,7 @@ from torchgeo.main import main as torchgeo_main
 
 from torchgeo_mapsr.datamodules import PairDataModule, SourceTargetDataModule
 from torchgeo_mapsr.datasets import LRHRPair, LRHRPairs, collate_pairs
-from torchgeo_mapsr.datasets.base import ChipQuery
+from torchgeo_mapsr.datasets.query import ChipQuery
 from torchgeo_mapsr.datasets.scene.scene import Scene, make_scene
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.mapping.config import MapJob

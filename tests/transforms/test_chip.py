@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from torchgeo_mapsr.datasets import LRHRPair, make_scene
-from torchgeo_mapsr.datasets.base import ChipQuery
 from torchgeo_mapsr.datasets.geo.grid import crop
+from torchgeo_mapsr.datasets.query import ChipQuery
 from torchgeo_mapsr.transforms import RandomChip
 
 

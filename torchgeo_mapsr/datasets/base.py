@@ -6,7 +6,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -21,16 +21,12 @@ from rasterio.transform import Affine
 from shapely.geometry.base import BaseGeometry
 from torchgeo.datasets import GeoDataset, IntersectionDataset, UnionDataset
 
-from .._compat import Sample, georeference
+from .._compat import Sample
 from ..errors import InputError
-from .chip import Chip, read_chip
-from .errors import RGBBandsMissingError
-from .geo.grid import Window, box_in, clip, coverage, crop, pixel_ratio, project
-from .imagery import Imagery
-from .labels import LabelRaster
+from .geo.grid import box_in, clip, crop, project
 from .legends.legend import Legend
-from .plot import plot_sample
-from .sources import DatedFiles, ImagerySource, open_imagery
+from .plot import plot_sample, rgb_of
+from .query import ChipQuery, ChipSlice
 
 #: What a pixel outside of the index holds, by key of the sample.
 OUTSIDE: dict[str, int] = {
@@ -43,60 +39,6 @@ OUTSIDE: dict[str, int] = {
 
 # Rows of an index among which those near a chip are looked for in its tree.
 MANY_ROWS = 16
-
-
-@dataclass(frozen=True)
-class ChipQuery:
-    """A chip by its pixels: datasets of chips take it where they take a slice.
-
-    No coordinate is rounded, and where rasters overlap it says which is meant.
-
-    Args:
-        raster: Number of the raster in the dataset.
-        geobox: Pixels of its grid, or beyond it.
-        own: Rows and columns of the raster that the chip has in a partition of it;
-            cells are those of these pixels then. None where chips are no partition.
-        core: Rows and columns of the chip that a map needs; all if None.
-    """
-
-    raster: int
-    geobox: GeoBox
-    own: Window | None = None
-    core: Window | None = None
-
-
-class ChipSlice(tuple[slice, slice, slice]):
-    """A spatiotemporal slice that knows the pixels that it stands for.
-
-    torchgeo's datasets take it as the slice that it is. Of one of this package it gives
-    the very chip: where two rasters show one place, a slice alone cannot say which is
-    meant, nor how large a pixel is.
-
-    Args:
-        slices: [xmin:xmax, ymin:ymax, tmin:tmax] in the CRS of the dataset.
-        chip: The chip.
-    """
-
-    chip: ChipQuery
-
-    def __new__(cls, slices: Sequence[slice], chip: ChipQuery) -> Self:
-        """Make one."""
-        made = super().__new__(cls, slices)
-        made.chip = chip
-        return made
-
-    def __getnewargs__(self) -> tuple[tuple[slice, ...], ChipQuery]:  # type: ignore[override]
-        """What pickle makes it of: queries are sent to a loader's processes."""
-        return tuple(self), self.chip
-
-
-def chip_query(query: ChipQuery | GeoBox) -> ChipQuery:
-    """The query for a chip of a dataset of one raster.
-
-    Args:
-        query: It, or the pixels alone.
-    """
-    return query if isinstance(query, ChipQuery) else ChipQuery(0, query)
 
 
 @dataclass(frozen=True)
@@ -631,196 +573,6 @@ class ChipDataset(GeoDataset):
             suptitle,
             rgb_of(self.bands, self.rgb_bands),
         )
-
-
-class ImageryChips(ChipDataset):
-    """A dataset whose chips are whole pixels of one imagery.
-
-    A query is snapped to the imagery's pixels; its part outside is invalid.
-
-    Args:
-        imagery: Files, a torchgeo dataset, or Imagery, north-up. Of a torchgeo dataset
-            the files, dates and footprints of its index are taken, and its ``bands``;
-            what would resample or change its values (``crs``, ``res``, ``transforms``)
-            is refused.
-        bands: Bands of the imagery, from 1 (default: all but alpha).
-        nodata: No-data value of the imagery (default: that of the files).
-        transforms: Takes a sample and returns it transformed.
-        legend: What the codes of ``lr_label`` mean, for :meth:`plot`.
-        truth_legend: What the codes of ``mask`` mean, for :meth:`plot`.
-        stack: Files of one place, two dates say, are bands of one image.
-
-    Raises:
-        InputError: The files cannot be used, or are not north-up; or a torchgeo dataset
-            asks for what is not done here.
-    """
-
-    def __init__(
-        self,
-        imagery: ImagerySource,
-        bands: Sequence[int] | None = None,
-        nodata: float | None = None,
-        transforms: Callable[[Sample], Sample] | None = None,
-        legend: Legend | None = None,
-        truth_legend: Legend | None = None,
-        stack: bool = False,
-    ) -> None:
-        files = DatedFiles.of(imagery)
-        if files is not None:
-            if not stack:
-                files.check_one_date()
-            bands = files.bands if bands is None else bands
-            imagery = files
-        self.imagery: Imagery = open_imagery(imagery, bands, nodata, stack)
-        self._names = files.names if files is not None else None
-        self._rgb: tuple[str, ...] | None = files.rgb if files is not None else None
-        affine = self.imagery.geobox.affine
-        if affine.b or affine.d or affine.a < 0 or affine.e > 0:
-            raise InputError(
-                f'{self.imagery.paths[0]}: is rotated or not north-up; '
-                'warp it first (gdalwarp)'
-            )
-        super().__init__(
-            self.imagery.footprints,
-            self.imagery.images[0],
-            transforms,
-            legend,
-            truth_legend,
-        )
-        if files is not None:
-            self.index = self._part_of(files.index.to_crs(self.crs), stack)
-
-    def _part_of(self, index: geopandas.GeoDataFrame, stack: bool) -> Any:
-        """What an index has of the imagery; of a stack the places of its first date."""
-        if not stack:
-            return index
-        index = index[index['filepath'].isin(self.imagery.images[0])]
-        # Two dates in one image have no date.
-        always = self.index.index[[0] * len(index)]
-        return index.set_index(always)
-
-    @property
-    def lr_labels(self) -> tuple[LabelRaster, ...]:
-        """LR labels, where there are any."""
-        return ()
-
-    def read(self, query: ChipQuery) -> Chip:
-        """Read image and LR labels of a chip.
-
-        Args:
-            query: The chip.
-        """
-        return read_chip(
-            self.imagery,
-            query.geobox,
-            self.lr_labels,
-            query.own,
-            query.core,
-            query.raster,
-        )
-
-    def sample(self, query: ChipQuery | GeoBox) -> Sample:
-        """Read a chip.
-
-        Args:
-            query: Pixels of the imagery's grid, or beyond it.
-
-        Returns:
-            The sample, not transformed.
-        """
-        query = chip_query(query)
-        sample = self.read(query).sample()
-        return sample | georeference(query.geobox, self.bounds[2])
-
-    def cells(
-        self, raster: int, geobox: GeoBox
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Find the LR cells whose centres lie in a grid: here there are none.
-
-        Raises:
-            InputError: Always.
-        """
-        raise InputError(
-            f'{type(self).__name__} has no LR cells; sample its chips with ChipSampler '
-            'or PatchSampler'
-        )
-
-    def _overlapping(
-        self, labels: Sequence[LabelRaster]
-    ) -> list[tuple[LabelRaster, float]]:
-        """Find the label rasters that the imagery overlaps.
-
-        Args:
-            labels: The label rasters.
-
-        Returns:
-            Each of them with the area of a pixel of the imagery in its cells, once for
-            each tile of the imagery that it overlaps.
-
-        Raises:
-            InputError: There is none.
-        """
-        found = [
-            (raster, pixel_ratio(tile, raster.geobox))
-            for raster in labels
-            for tile in self.imagery.footprints
-            if coverage(tile, raster.geobox) > 0
-        ]
-        if not found:
-            raise InputError(
-                f'{labels[0].paths[0]}: does not overlap {self.imagery.paths[0]}; give '
-                'labels of the same place'
-            )
-        return found
-
-    @property
-    def all_bands(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of all bands of the imagery: their descriptions, or numbers from 1."""
-        names = self.imagery.all_bands
-        if self._names is None or len(self._names) != len(names):
-            return names
-        return self._names
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the bands of ``image``."""
-        return tuple(self.all_bands[i] for i in self.imagery.band_indexes)
-
-    @property
-    def rgb_bands(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Names of the bands that are red, green and blue; none if nothing says so.
-
-        Set it to plot others.
-        """
-        return self.imagery.rgb_bands if self._rgb is None else self._rgb
-
-    @rgb_bands.setter
-    def rgb_bands(self, names: Sequence[str]) -> None:
-        self._rgb = tuple(names)
-
-
-def rgb_of(bands: Sequence[str], rgb: Sequence[str]) -> tuple[int, ...] | None:
-    """Where the bands that are red, green and blue stand in an image.
-
-    Args:
-        bands: Names of the image's bands.
-        rgb: Names of the three.
-
-    Returns:
-        Their indexes; None if nothing says which they are.
-
-    Raises:
-        RGBBandsMissingError: One of the three is not in the image.
-    """
-    if not rgb:
-        return None
-    missing = [name for name in rgb if name not in bands]
-    if missing:
-        raise RGBBandsMissingError(
-            f'the image has no band {", ".join(missing)} to plot in colours; read it '
-            f'(bands), or set rgb_bands to some of {", ".join(bands)}'
-        )
-    return tuple(bands.index(name) for name in rgb)
 
 
 def most_valid(samples: Sequence[Sample]) -> Sample:

@@ -13,7 +13,6 @@ from torchgeo.datasets import ChesapeakeCVPR
 
 from .._compat import Sample
 from ..errors import InputError
-from .base import ChipQuery
 from .errors import DatasetNotFoundError
 from .geo.names import PathLike, rasters_in
 from .labels import LabelRaster
@@ -21,6 +20,7 @@ from .legends.crosswalk import Crosswalk
 from .legends.legend import Legend
 from .mosaic import LRHRPairs
 from .pair import LRHRPair
+from .query import ChipQuery
 from .recovered import RecoveredLabels
 
 

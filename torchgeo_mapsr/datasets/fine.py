@@ -13,11 +13,12 @@ from odc.geo.geobox import GeoBox
 
 from .._compat import Sample
 from ..errors import InputError
-from .base import ChipQuery, ImageryChips, chip_query
 from .geo.grid import box_in, columns_round, coverage, crop
 from .geo.region import TIE, lr_coordinates
+from .imagery_chips import ImageryChips
 from .labels import LabelRaster
 from .legends.crosswalk import Crosswalk
+from .query import ChipQuery, chip_query
 from .sources import ImagerySource, LabelSource, label_rasters
 
 # Label pixels that are looked at at once: their places take 16 bytes each.

@@ -14,10 +14,12 @@ from torchgeo.datasets import GeoDataset
 
 from .._compat import Sample
 from ..errors import InputError
-from .base import ChipDataset, ChipQuery, ImageryChips, chip_query
+from .base import ChipDataset
 from .geo.names import PathLike, list_rasters
+from .imagery_chips import ImageryChips
 from .legends.legend import Legend
 from .pair import LRHRPair
+from .query import ChipQuery, chip_query
 from .sources import DatedFiles, ImagerySource, LabelSource, label_rasters
 
 

@@ -12,10 +12,11 @@ from odc.geo.geobox import GeoBox
 
 from .._compat import Sample
 from ..errors import InputError
-from .base import ChipQuery, ImageryChips, chip_query
 from .geo.grid import crop, project, window_in
+from .imagery_chips import ImageryChips
 from .labels import LabelRaster
 from .legends.legend import Legend
+from .query import ChipQuery, chip_query
 from .sources import ImagerySource, LabelSource, label_rasters
 
 

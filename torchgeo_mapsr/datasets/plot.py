@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._compat import Sample
 from ..errors import InputError
+from .errors import RGBBandsMissingError
 from .legends.legend import Legend
 
 
@@ -130,3 +131,27 @@ def paint(codes: ArrayLike, legend: Legend | None) -> NDArray[np.uint8]:
         colors, labelled = legend.colors[index], index >= 0
     painted: NDArray[np.uint8] = np.where(labelled[..., None], colors, 255)
     return painted.astype(np.uint8)
+
+
+def rgb_of(bands: Sequence[str], rgb: Sequence[str]) -> tuple[int, ...] | None:
+    """Where the bands that are red, green and blue stand in an image.
+
+    Args:
+        bands: Names of the image's bands.
+        rgb: Names of the three.
+
+    Returns:
+        Their indexes; None if nothing says which they are.
+
+    Raises:
+        RGBBandsMissingError: One of the three is not in the image.
+    """
+    if not rgb:
+        return None
+    missing = [name for name in rgb if name not in bands]
+    if missing:
+        raise RGBBandsMissingError(
+            f'the image has no band {", ".join(missing)} to plot in colours; read it '
+            f'(bands), or set rgb_bands to some of {", ".join(bands)}'
+        )
+    return tuple(bands.index(name) for name in rgb)

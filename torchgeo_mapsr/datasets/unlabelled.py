@@ -6,7 +6,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from .._compat import Sample
-from .base import ImageryChips
+from .imagery_chips import ImageryChips
 from .mosaic import LRHRPairs
 from .sources import ImagerySource
 

@@ -17,8 +17,9 @@ from torchgeo.datasets import GeoDataset, IntersectionDataset, UnionDataset
 from torchgeo.samplers import GeoSampler
 
 from ..arguments import check_range
-from ..datasets.base import ChipDataset, ChipQuery, ChipSlice, Tile
+from ..datasets.base import ChipDataset, Tile
 from ..datasets.geo.grid import crop, starts
+from ..datasets.query import ChipQuery, ChipSlice
 from ..errors import InputError
 from ..seeds import seed_at
 

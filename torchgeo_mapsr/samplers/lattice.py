@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from torchgeo.samplers import GeoSampler
 
 from ..arguments import check_range
-from ..datasets.base import ChipQuery, ImageryChips
 from ..datasets.geo.plan import ChipIndex, Plan, default_overlap
+from ..datasets.imagery_chips import ImageryChips
 from ..datasets.labelled_chips import LabelledChips
 from ..datasets.mosaic import LRHRPairs
+from ..datasets.query import ChipQuery
 from ..errors import InputError
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from .._compat import Sample
 from ..arguments import check_range
 from ..datamodules import ChipDataModule, SourceTargetDataModule
-from ..datasets.base import ImageryChips
 from ..datasets.geo.plan import Plan
+from ..datasets.imagery_chips import ImageryChips
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.mosaic import LRHRPairs
 from ..errors import InputError
