@@ -49,6 +49,7 @@ LAYERS = [
         'arguments',
         'atomic',
         'errors',
+        'geopackage',
         'offline',
         'process',
         'seeds',

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from .errors import InputError
+from .geopackage import check_closed
 
 #: What the temporary name of a file that is being written starts with; its own follows.
 #: Hidden, so that what reads a folder meanwhile does not take it.
@@ -59,7 +59,8 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
     Raises:
         FileExistsError: The name is taken, and is not to be replaced.
         FileNotFoundError: There is no such folder.
-        InputError: See :func:`check_closed`.
+        InputError: It is a GeoPackage that is open, see
+            :func:`~torchgeo_mapsr.geopackage.check_closed`.
     """
     check_closed(path)
     if not path.parent.is_dir():  # named as it was given, without the temporary name
@@ -76,30 +77,6 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             part.unlink()
-
-
-def check_closed(path: Path) -> None:
-    """Refuse a GeoPackage that another program has open, or had when it crashed.
-
-    What SQLite keeps beside it would be taken for a part of the new file, which is
-    malformed then.
-
-    Args:
-        path: A file that is to be written.
-
-    Raises:
-        InputError: If such a file is beside it.
-    """
-    if path.suffix.lower() != '.gpkg':
-        return
-    for end in ('-wal', '-shm', '-journal'):
-        beside = path.with_name(path.name + end)
-        if beside.exists():
-            raise InputError(
-                f'{path} is open in another program, QGIS for instance, which keeps '
-                f'{beside.name} beside it: close it there and run the same command again '
-                '(of one that crashed, open and close it once)'
-            )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -20,6 +20,7 @@ from ..datasets.geo.vector import geopackage, write_geopackage
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
+from ..geopackage import add_style
 from .class_maps import ClassMaps, MapBlock, first_code, layer_path
 from .points import LAYER
 
@@ -319,15 +320,10 @@ def write_sample(sample: geopandas.GeoDataFrame, path: Path, legend: Legend) -> 
                 "('reference_classes', 'enum', ?, NULL, NULL, NULL, NULL, NULL)",
                 (name,),
             )
-        database.execute(
-            'INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, '
-            'f_geometry_column, styleName, styleQML, useAsDefault, description) '
-            "VALUES ('', '', ?, 'geom', 'reference', ?, 1, 'reference points')",
-            (LAYER, _qml(legend)),
-        )
+        add_style(database, LAYER, 'reference', _qml(legend), 'reference points')
 
 
-# GeoPackage 1.3, annex F.9 (schema), and the table in which QGIS keeps styles.
+# GeoPackage 1.3, annex F.9 (schema).
 _SCHEMA = (
     (
         'CREATE TABLE IF NOT EXISTS gpkg_extensions (table_name TEXT, column_name TEXT, '
@@ -357,17 +353,6 @@ _SCHEMA = (
         'INSERT INTO gpkg_data_columns VALUES '
         f"('{LAYER}', 'reference', NULL, 'Reference class', NULL, NULL, "
         "'reference_classes')"
-    ),
-    (
-        'CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, '
-        'f_table_catalog TEXT, f_table_schema TEXT, f_table_name TEXT, '
-        'f_geometry_column TEXT, styleName TEXT, styleQML TEXT, styleSLD TEXT, '
-        'useAsDefault BOOLEAN, description TEXT, owner TEXT, ui TEXT, '
-        'update_time DATETIME DEFAULT CURRENT_TIMESTAMP)'
-    ),
-    (
-        'INSERT INTO gpkg_contents (table_name, data_type, identifier) '
-        "VALUES ('layer_styles', 'attributes', 'layer_styles')"
     ),
 )
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..arguments import check_local
-from ..atomic import check_closed
 from ..datasets.geo.vector import check_vector_name
 from ..errors import InputError
+from ..geopackage import check_closed
 from .style import sidecar_of, style_paths
 
 

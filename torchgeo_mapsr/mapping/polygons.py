@@ -41,6 +41,7 @@ from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from ..evaluation.class_maps import NO_PERCENT, known_index
+from ..geopackage import add_style
 from .style import polygon_qml
 
 #: Formats of polygons by suffix.
@@ -635,29 +636,13 @@ def _embed_style(path: Path, layer: str, count: int, qml: str) -> None:
 
     Its index is written last, and on a full disk it is missing without a word of GDAL.
     """
-    with geopackage(path) as connection:
-        (geometry,) = connection.execute(
+    with geopackage(path) as database:
+        (geometry,) = database.execute(
             'SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?',
             (layer,),
         ).fetchone()
         index = f'rtree_{layer}_{geometry}'.replace('"', '""')
-        (indexed,) = connection.execute(f'SELECT count(*) FROM "{index}"').fetchone()
+        (indexed,) = database.execute(f'SELECT count(*) FROM "{index}"').fetchone()
         if indexed != count:
             raise incomplete(path)
-        connection.execute(
-            'CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, '
-            'f_table_catalog TEXT, f_table_schema TEXT, f_table_name TEXT, '
-            'f_geometry_column TEXT, styleName TEXT, styleQML TEXT, styleSLD TEXT, '
-            'useAsDefault BOOLEAN, description TEXT, owner TEXT, ui TEXT, '
-            'update_time DATETIME)'
-        )
-        connection.execute(
-            'INSERT INTO layer_styles VALUES '
-            "(1, '', '', ?, ?, ?, ?, '', 1, '', '', '', '1970-01-01T00:00:00.000Z')",
-            (layer, geometry, layer, qml),
-        )
-        connection.execute(
-            'INSERT INTO gpkg_contents (table_name, data_type, identifier, last_change) '
-            "VALUES ('layer_styles', 'attributes', 'layer_styles', "
-            "'1970-01-01T00:00:00.000Z')"
-        )
+        add_style(database, layer, layer, qml)

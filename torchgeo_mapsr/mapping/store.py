@@ -22,17 +22,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as deserialise
 from safetensors.numpy import save as serialise
 
-from ..atomic import (
-    PART,
-    check_closed,
-    file_digest,
-    replacing,
-    sync,
-    take_name,
-    write_text,
-)
+from ..atomic import PART, file_digest, replacing, sync, take_name, write_text
 from ..datasets.geo.plan import Tile
 from ..errors import InputError
+from ..geopackage import check_closed
 from ..models.model import LandCoverModel, is_intact
 
 FORMAT = 4

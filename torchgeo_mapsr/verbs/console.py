@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..arguments import check_local
-from ..atomic import check_closed, replacing
+from ..atomic import replacing
 from ..errors import InputError
+from ..geopackage import check_closed
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,0 +1,69 @@
+# Copyright (c) torchgeo-mapsr contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What GeoPackages are besides their features: files of SQLite, with styles inside."""
+
+import sqlite3
+from pathlib import Path
+
+from .errors import InputError
+
+
+def check_closed(path: Path) -> None:
+    """Refuse a GeoPackage that another program has open, or had when it crashed.
+
+    What SQLite keeps beside it would be taken for a part of the new file, which is
+    malformed then.
+
+    Args:
+        path: A file that is to be written.
+
+    Raises:
+        InputError: If such a file is beside it.
+    """
+    if path.suffix.lower() != '.gpkg':
+        return
+    for end in ('-wal', '-shm', '-journal'):
+        beside = path.with_name(path.name + end)
+        if beside.exists():
+            raise InputError(
+                f'{path} is open in another program, QGIS for instance, which keeps '
+                f'{beside.name} beside it: close it there and run the same command again '
+                '(of one that crashed, open and close it once)'
+            )
+
+
+def add_style(
+    database: sqlite3.Connection, layer: str, name: str, qml: str, description: str = ''
+) -> None:
+    """Put a style where QGIS looks for the default one of a layer.
+
+    Args:
+        database: A GeoPackage without styles.
+        layer: The layer.
+        name: Name of the style.
+        qml: The style, in QGIS's language.
+        description: What QGIS says of it.
+    """
+    (geometry,) = database.execute(
+        'SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?', (layer,)
+    ).fetchone()
+    # As QGIS makes it; whoever adds a style there does not say when.
+    database.execute(
+        'CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, '
+        'f_table_catalog TEXT, f_table_schema TEXT, f_table_name TEXT, '
+        'f_geometry_column TEXT, styleName TEXT, styleQML TEXT, styleSLD TEXT, '
+        'useAsDefault BOOLEAN, description TEXT, owner TEXT, ui TEXT, '
+        'update_time DATETIME DEFAULT CURRENT_TIMESTAMP)'
+    )
+    # Of no time, or every file of the same features would be another.
+    time = '1970-01-01T00:00:00.000Z'
+    database.execute(
+        "INSERT INTO layer_styles VALUES (1, '', '', ?, ?, ?, ?, '', 1, ?, '', '', ?)",
+        (layer, geometry, name, qml, description, time),
+    )
+    database.execute(
+        'INSERT INTO gpkg_contents (table_name, data_type, identifier, last_change) '
+        "VALUES ('layer_styles', 'attributes', 'layer_styles', ?)",
+        (time,),
+    )
