@@ -25,7 +25,7 @@ from torchgeo_mapsr import (
 )
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.tasks.cells import valid_pixels
-from torchgeo_mapsr.tasks.land_cover import land_cover_metrics
+from torchgeo_mapsr.tasks.metrics import land_cover_metrics
 
 Batch = dict[str, Any]
 

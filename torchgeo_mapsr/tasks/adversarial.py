@@ -24,7 +24,7 @@ from ..models.networks.segmentation import Network
 from ..seeds import repeatable
 from .cells import BatchCells
 from .classes import CLASSES, Classes
-from .land_cover import CosineDecay, training_steps
+from .schedule import CosineDecay, training_steps
 from .segmentation import NETWORK, NetworkTask
 from .supervision import RegionLabels
 

@@ -6,7 +6,6 @@
 import warnings
 from abc import abstractmethod
 from dataclasses import fields
-from math import cos, isinf, pi
 from typing import Any, ClassVar
 
 import matplotlib.pyplot as plt
@@ -17,16 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassF1Score,
-    MulticlassJaccardIndex,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+from torchmetrics import MetricCollection
 
 from .._compat import BaseTask, Sample
 from ..arguments import plain
@@ -36,6 +26,7 @@ from ..errors import InputError
 from ..transforms import aggregate_regions
 from .cells import BatchCells, valid_pixels
 from .classes import Classes
+from .metrics import land_cover_metrics
 
 # A class that the fit never saw costs much in `loss`, but not all.
 LEAST_LOG_PROBABILITY = -30.0
@@ -376,137 +367,6 @@ def check_averages(trainer: Trainer) -> None:
             f"precision='{trainer.precision}' would round the steps of moving averages "
             "away: give the trainer '32-true' or a mixed one"
         )
-
-
-class CosineDecay(LambdaLR):
-    """A learning rate that falls to zero along a cosine.
-
-    The end is no part of its state, unlike that of torch's: a training that goes on from
-    a checkpoint ends where its own trainer says.
-
-    Args:
-        optimizer: The optimiser.
-        steps: Steps of the whole training.
-        rise: Steps in which it rises along a line, before it falls.
-    """
-
-    def __init__(self, optimizer: Optimizer, steps: int, rise: int = 0) -> None:
-        def factor(step: int) -> float:
-            if step < rise:
-                return (step + 1) / rise
-            return (1 + cos(pi * min((step - rise) / max(steps - rise, 1), 1))) / 2
-
-        super().__init__(optimizer, factor)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a step, whose rate the optimiser has from another training.
-
-        Args:
-            state_dict: What was kept.
-        """
-        super().load_state_dict(state_dict)
-        groups = self.optimizer.param_groups
-        for group, rate, factor in zip(
-            groups, self.base_lrs, self.lr_lambdas, strict=True
-        ):
-            group['lr'] = rate * factor(self.last_epoch)
-
-
-def training_steps(trainer: Trainer) -> int:
-    """Optimiser steps of a whole training, which a schedule needs to know.
-
-    Args:
-        trainer: The trainer.
-
-    Raises:
-        InputError: If it has no end.
-    """
-    steps = trainer.estimated_stepping_batches
-    if isinf(steps):
-        raise InputError(
-            'a learning rate that falls along a cosine needs the end of the training: '
-            'give the trainer max_epochs or max_steps, beside max_time'
-        )
-    return max(int(steps), 1)
-
-
-class _WithoutIgnored:
-    """A mean over classes that the ignored one is no part of.
-
-    Of pixels that a map gives to it, torchmetrics 1.9 makes a class with a score of 0, but
-    for the Jaccard index, where it is left out.
-    """
-
-    fp: Tensor | list[Tensor]
-    ignore_index: int | None
-
-    def compute(self) -> Tensor:
-        """The mean."""
-        counted, ignored = self.fp, self.ignore_index
-        assert isinstance(counted, Tensor)
-        if ignored is not None and 0 <= ignored < len(counted):
-            # nothing is left of a class that has no pixels in the truth
-            kept = counted.clone()
-            kept[ignored] = 0
-            self.fp = kept
-        try:
-            mean: Tensor = super().compute()  # type: ignore[misc]
-        finally:
-            self.fp = counted
-        return mean
-
-
-class _AverageAccuracy(_WithoutIgnored, MulticlassAccuracy):
-    pass
-
-
-class _AveragePrecision(_WithoutIgnored, MulticlassPrecision):
-    pass
-
-
-class _AverageRecall(_WithoutIgnored, MulticlassRecall):
-    pass
-
-
-class _AverageF1Score(_WithoutIgnored, MulticlassF1Score):
-    pass
-
-
-def land_cover_metrics(classes: int, ignore_index: int = -1) -> MetricCollection:
-    """Metrics of maps, by the names of torchgeo and of this field.
-
-    Args:
-        classes: Number of classes.
-        ignore_index: Value of pixels that do not count; a class of this number is no
-            part of means.
-
-    Returns:
-        The metrics; those of the same sums are computed once.
-    """
-    micro: dict[str, Any] = {'average': 'micro', 'ignore_index': ignore_index}
-    macro: dict[str, Any] = {'average': 'macro', 'ignore_index': ignore_index}
-    every: dict[str, Metric | MetricCollection] = {
-        'OverallAccuracy': MulticlassAccuracy(classes, **micro),
-        'OverallPrecision': MulticlassPrecision(classes, **micro),
-        'OverallRecall': MulticlassRecall(classes, **micro),
-        'OverallF1Score': MulticlassF1Score(classes, **micro),
-        'OverallJaccardIndex': MulticlassJaccardIndex(classes, **micro),
-        'AverageAccuracy': _AverageAccuracy(classes, **macro),
-        'AveragePrecision': _AveragePrecision(classes, **macro),
-        'AverageRecall': _AverageRecall(classes, **macro),
-        'AverageF1Score': _AverageF1Score(classes, **macro),
-        'AverageJaccardIndex': MulticlassJaccardIndex(classes, **macro),
-    }
-    every |= {
-        'MulticlassAccuracy': every['OverallAccuracy'].clone(),
-        'MulticlassJaccardIndex': every['OverallJaccardIndex'].clone(),
-        'mIoU': every['AverageJaccardIndex'].clone(),
-        'FWIoU': MulticlassJaccardIndex(
-            classes, average='weighted', ignore_index=ignore_index
-        ),
-        'F1': every['AverageF1Score'].clone(),
-    }
-    return MetricCollection(every)
 
 
 def warn_of_scaled_values(image: Tensor, image_dtype: str | None) -> None:

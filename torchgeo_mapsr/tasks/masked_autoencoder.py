@@ -24,12 +24,8 @@ from ..models.backbones.spec import suggest
 from ..models.networks.masked_autoencoder import STRIDE, MaskedAutoencoder
 from ..models.networks.segmentation import normalisation
 from ..seeds import repeatable, seed_at, seeded
-from .land_cover import (
-    CosineDecay,
-    check_domains,
-    training_steps,
-    warn_of_scaled_values,
-)
+from .land_cover import check_domains, warn_of_scaled_values
+from .schedule import CosineDecay, training_steps
 
 
 class MaskedAutoencoderTask(BaseTask):

@@ -27,12 +27,8 @@ from ..models.networks.trained import describe, verify
 from ..seeds import repeatable
 from .cells import BatchCells
 from .classes import CLASSES, Classes
-from .land_cover import (
-    CosineDecay,
-    LandCoverTask,
-    training_steps,
-    warn_of_scaled_values,
-)
+from .land_cover import LandCoverTask, warn_of_scaled_values
+from .schedule import CosineDecay, training_steps
 from .supervision import PixelLabels, Supervision
 
 Loss = Literal['ce', 'jaccard', 'focal', 'dice']
