@@ -4,7 +4,7 @@
 """How well maps agree with HR labels: one confusion matrix pooled over files."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,44 +18,13 @@ from ..datasets.geo.areas import PixelAreas, pixel_metres
 from ..datasets.geo.grid import blocks_of, crop, pixel_offset
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
+from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from .class_maps import one_grid
 from .confusion import Confusion, confusion
 from .groups import Groups
 
 _BLOCK = 2048
-
-
-def near_boundary(
-    index: NDArray[np.int64],
-    valid: NDArray[np.bool_],
-    classes: int,
-    width: float,
-    pixel: tuple[float, float],
-) -> NDArray[np.bool_]:
-    """Pixels of each class that are near another class.
-
-    Where data ends there is no boundary: what lies beyond is not known.
-
-    Args:
-        index: Class indices, (H, W).
-        valid: Pixels that have one, in truth and map alike, (H, W).
-        classes: Number of classes, C.
-        width: Metres; a pixel is near if the centre of one of another class is at most
-            so far away.
-        pixel: Height and width of a pixel in metres.
-
-    Returns:
-        (C, H, W).
-    """
-    result = np.zeros((classes, *index.shape), bool)
-    for c in np.unique(index[valid]):
-        other = valid & (index != c)
-        if other.any():
-            distance = distance_transform_edt(~other, sampling=pixel)
-            # a millionth for what the pixel size in floating point leaves
-            result[c] = valid & (index == c) & (distance <= width * (1 + 1e-6))
-    return result
 
 
 @dataclass(frozen=True)
@@ -142,25 +111,24 @@ def assess(
     """
     legend = map_crosswalk.target
     empty = Confusion(legend, np.zeros((len(legend), len(legend)), np.int64))
-    total, odd = Assessment(empty), Counter[int]()
     mapped, truth = one_grid(map_path), one_grid(truth_path)
     grid = _finer(mapped.geobox, truth.geobox)
     pixel = pixel_metres(grid)
     margin = 0
     if boundary_width is not None:
-        empty = replace(
-            empty,
-            boundary=np.zeros((2, len(legend)), np.int64),
-            boundary_width=boundary_width,
-        )
-        total = Assessment(empty)
         if boundary_width < max(pixel):
             raise InputError(
                 f'--boundary {boundary_width:g} m is less than a pixel of {map_path} '
                 f'({max(pixel):.3g} m); give at least that.'
             )
+        empty = replace(
+            empty,
+            boundary=np.zeros((2, len(legend)), np.int64),
+            boundary_width=boundary_width,
+        )
         # Nothing is further off than the other end.
         margin = int(min(boundary_width / min(pixel), max(grid.shape))) + 1
+    total, odd = Assessment(empty), Counter[int]()
     for rows, cols in blocks_of(grid, _BLOCK):
         block = crop(grid, (rows.start, cols.start, rows.stop, cols.stop))
         wide = block.pad(margin) if margin else block
@@ -173,38 +141,23 @@ def assess(
         unknown = Counter(truth_crosswalk.unknown(true_codes[inner]))
         true = truth_crosswalk.index(true_codes)
         predicted = map_crosswalk.index(mapped_codes)
-        near = None
+        compared = _Compared(legend, true[inner], predicted[inner])
         if boundary_width is not None:
             valid = (true >= 0) & (predicted >= 0)
             near = [
                 near_boundary(i, valid, len(legend), boundary_width, pixel)[:, *inner]
                 for i in (true, predicted)
             ]
-        true, predicted = true[inner], predicted[inner]
-
-        def count(
-            inside: NDArray[np.bool_] | None,
-            true: NDArray[np.int64] = true,
-            predicted: NDArray[np.int64] = predicted,
-            near: list[NDArray[np.bool_]] | None = near,
-        ) -> Confusion:
-            shown = true if inside is None else np.where(inside, true, -1)
-            part = confusion(shown, predicted, legend)
-            if near is None:
-                return part
-            one, two = near if inside is None else [n & inside for n in near]
-            sums = np.stack([(one & two).sum((1, 2)), (one | two).sum((1, 2))])
-            return replace(part, boundary=sums, boundary_width=boundary_width)
-
+            compared = replace(compared, near=near, boundary_width=boundary_width)
         by_kind: dict[str, dict[str, Confusion]] = {}
         for kind, (names, grouping) in (groups or {}).items():
             number = grouping(block)
-            present = np.unique(number[(number >= 0) & (true >= 0)])
+            present = np.unique(number[(number >= 0) & (compared.true >= 0)])
             by_kind[kind] = {
-                str(g) if names is None else names[g]: count(number == g)
+                str(g) if names is None else names[g]: compared.within(number == g)
                 for g in present.tolist()
             }
-        total += Assessment(replace(count(None), unknown=unknown), by_kind)
+        total += Assessment(replace(compared.count(), unknown=unknown), by_kind)
     if odd:
         raise InputError(
             f'{map_path} has codes {sorted(odd)} that are not in the legend '
@@ -226,6 +179,76 @@ def compared_pixel(map_path: str | Path, truth_path: str | Path) -> tuple[float,
     """
     grids = (one_grid(path).geobox for path in (map_path, truth_path))
     return pixel_metres(_finer(*grids))
+
+
+def near_boundary(
+    index: NDArray[np.int64],
+    valid: NDArray[np.bool_],
+    classes: int,
+    width: float,
+    pixel: tuple[float, float],
+) -> NDArray[np.bool_]:
+    """Pixels of each class that are near another class.
+
+    Where data ends there is no boundary: what lies beyond is not known.
+
+    Args:
+        index: Class indices, (H, W).
+        valid: Pixels that have one, in truth and map alike, (H, W).
+        classes: Number of classes, C.
+        width: Metres; a pixel is near if the centre of one of another class is at most
+            so far away.
+        pixel: Height and width of a pixel in metres.
+
+    Returns:
+        (C, H, W).
+    """
+    result = np.zeros((classes, *index.shape), bool)
+    for c in np.unique(index[valid]):
+        other = valid & (index != c)
+        if other.any():
+            distance = distance_transform_edt(~other, sampling=pixel)
+            # a millionth for what the pixel size in floating point leaves
+            result[c] = valid & (index == c) & (distance <= width * (1 + 1e-6))
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """Classes of the same pixels by truth and map.
+
+    Args:
+        legend: The classes.
+        true: Class indices by the truth, (h, w); -1 = no data.
+        predicted: Those by the map, likewise.
+        near: Pixels of each class that are near its boundary in the truth, and in the
+            map, (C, h, w) each; none if boundaries are not measured.
+        boundary_width: Metres from a boundary that are near.
+    """
+
+    legend: Legend
+    true: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    near: Sequence[NDArray[np.bool_]] = ()
+    boundary_width: float | None = None
+
+    def count(self) -> Confusion:
+        """Count them."""
+        counts = confusion(self.true, self.predicted, self.legend)
+        if not self.near:
+            return counts
+        one, two = self.near
+        sums = np.stack([(one & two).sum((1, 2)), (one | two).sum((1, 2))])
+        return replace(counts, boundary=sums, boundary_width=self.boundary_width)
+
+    def within(self, inside: NDArray[np.bool_]) -> Confusion:
+        """Count some of them.
+
+        Args:
+            inside: Which, (h, w).
+        """
+        true = np.where(inside, self.true, -1)
+        return replace(self, true=true, near=[n & inside for n in self.near]).count()
 
 
 def _finer(first: GeoBox, second: GeoBox) -> GeoBox:
