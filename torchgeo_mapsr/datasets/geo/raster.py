@@ -108,7 +108,10 @@ class RasterFile:
                 # said in one line by the check
                 warnings.simplefilter('ignore', NotGeoreferencedWarning)
                 with gdal_environment(name), open_raster(name) as source:
-                    return cls._checked(name, source, imagery)
+                    _check_header(name, source, imagery)
+                    file = cls._of(name, source)
+                    file._check_end(source)
+                    return file
         except InputError:
             raise
         except (RasterioError, OSError, ValueError) as error:
@@ -119,65 +122,19 @@ class RasterFile:
             raise InputError(f'{name}: cannot be read as a raster ({reason})') from None
 
     @classmethod
-    def _checked(cls, name: str, source: Any, imagery: bool) -> 'RasterFile':
-        if source.count == 0:
-            raise InputError(f'{name}: has no bands; name one of its subdatasets')
-        warped = isinstance(source, WarpedRaster)
-        if warped and not imagery:
-            raise InputError(_without_grid(name, source))
-        if warped and source.camera:
-            warnings.warn(
-                f'{name}: is placed by its camera model (RPC) at sea level; in hills '
-                'orthorectify it first (gdalwarp -rpc -to RPC_DEM=dem.tif in.tif out.tif)',
-                InputWarning,
-                stacklevel=2,
-            )
-        if source.crs is None:
-            raise InputError(
-                f'{name}: has no coordinate reference system; assign one, '
-                'for example with gdal_edit -a_srs'
-            )
-        corners = [
-            source.transform * (source.width, source.height),
-            source.transform[:6],
-        ]
-        if source.transform.is_identity or source.transform.determinant == 0:
-            raise InputError(
-                f'{name}: has no georeference (no affine transform); '
-                'warp or georeference it first'
-            )
-        if not np.isfinite(np.hstack(corners)).all():
-            raise InputError(
-                f'{name}: has a georeference that is not finite; georeference it again'
-            )
-        if any(_kind(dtype) not in 'uif' for dtype in source.dtypes):
-            raise InputError(f'{name}: complex values are not supported')
-        missing = missing_source(name)
-        if missing:
-            raise InputError(_without_source(name, missing))
-
-        for dtype, value in zip(source.dtypes, source.nodatavals, strict=True):
-            if (dtype, value) in _FIRST_DIGITS:
-                warnings.warn(
-                    f'{name}: declares {value:g} as no data, which may be the first digit '
-                    f'of the end of {dtype} (GDAL reads no further if that was written as '
-                    '9.2e+18); if so, give --nodata, or declare it anew '
-                    '(gdal_edit -a_nodata)',
-                    InputWarning,
-                    stacklevel=2,
-                )
-                break
-
+    def _of(cls, name: str, source: Any) -> 'RasterFile':
+        """Take what the header says."""
         colors = source.colorinterp
         alphas = [i for i, color in enumerate(colors, 1) if color == ColorInterp.alpha]
         flags = source.mask_flag_enums
         stamps = _local_files(name, source)
         compression, largest_error = _losses(source)
+        warped = isinstance(source, WarpedRaster)
         if not warped:
             # GDAL's programs write statistics there. All else that it may hold and that
             # matters is in the header; points and camera models are not.
             stamps.pop(f'{os.path.abspath(local_file(name))}.aux.xml', None)
-        file = cls(
+        return cls(
             path=name,
             geobox=GeoBox(source.shape, source.transform, crs_of(name, source.crs)),
             dtypes=tuple(source.dtypes),
@@ -204,13 +161,14 @@ class RasterFile:
             names=tuple(text or '' for text in source.descriptions),
             warped=warped,
         )
-        # A truncated file opens. Its last block tells, at the cost of one block.
+
+    def _check_end(self, source: Any) -> None:
+        """Refuse a truncated file: it opens, but its last block cannot be read."""
         last = Window(source.width - 1, source.height - 1, 1, 1)
         try:
             source.read(1, window=last)
         except RasterioError as error:
-            raise file._unreadable(last, error) from None
-        return file
+            raise self._unreadable(last, error) from None
 
     @property
     def count(self) -> int:
@@ -363,6 +321,58 @@ def missing_source(path: str) -> str | None:
         Its path; None if the raster is no local VRT, or lacks nothing.
     """
     return _missing_source(path, frozenset())
+
+
+def _check_header(name: str, source: Any, imagery: bool) -> None:
+    """Refuse a raster that cannot be used, and warn of one that may not be what it seems.
+
+    Raises:
+        InputError: It has no bands, grid or georeference, complex values, or lacks a file.
+    """
+    if source.count == 0:
+        raise InputError(f'{name}: has no bands; name one of its subdatasets')
+    warped = isinstance(source, WarpedRaster)
+    if warped and not imagery:
+        raise InputError(_without_grid(name, source))
+    if warped and source.camera:
+        warnings.warn(
+            f'{name}: is placed by its camera model (RPC) at sea level; in hills '
+            'orthorectify it first (gdalwarp -rpc -to RPC_DEM=dem.tif in.tif out.tif)',
+            InputWarning,
+            stacklevel=2,
+        )
+    if source.crs is None:
+        raise InputError(
+            f'{name}: has no coordinate reference system; assign one, '
+            'for example with gdal_edit -a_srs'
+        )
+    corners = [source.transform * (source.width, source.height), source.transform[:6]]
+    if source.transform.is_identity or source.transform.determinant == 0:
+        raise InputError(
+            f'{name}: has no georeference (no affine transform); '
+            'warp or georeference it first'
+        )
+    if not np.isfinite(np.hstack(corners)).all():
+        raise InputError(
+            f'{name}: has a georeference that is not finite; georeference it again'
+        )
+    if any(_kind(dtype) not in 'uif' for dtype in source.dtypes):
+        raise InputError(f'{name}: complex values are not supported')
+    missing = missing_source(name)
+    if missing:
+        raise InputError(_without_source(name, missing))
+
+    for dtype, value in zip(source.dtypes, source.nodatavals, strict=True):
+        if (dtype, value) in _FIRST_DIGITS:
+            warnings.warn(
+                f'{name}: declares {value:g} as no data, which may be the first digit '
+                f'of the end of {dtype} (GDAL reads no further if that was written as '
+                '9.2e+18); if so, give --nodata, or declare it anew '
+                '(gdal_edit -a_nodata)',
+                InputWarning,
+                stacklevel=2,
+            )
+            break
 
 
 def _missing_source(path: str, parents: frozenset[str]) -> str | None:
