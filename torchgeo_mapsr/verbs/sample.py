@@ -5,6 +5,7 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .console import (
     check_json,
@@ -17,6 +18,12 @@ from .console import (
     working,
     write_json,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..evaluation.sampling import Strata, StrataSizes
 
 DESCRIPTION = (
     'Draw a stratified random sample of a map: a GeoPackage of points with an empty '
@@ -107,35 +114,11 @@ def run(options: argparse.Namespace) -> int:
     from ..datasets.labels import LabelRaster
     from ..datasets.legends.legend import Legend
     from ..errors import InputError
-    from ..evaluation.class_maps import ClassMaps, common_legend, parse_named
+    from ..evaluation.class_maps import ClassMaps, common_legend
     from ..evaluation.estimation import allocate, sample_size
-    from ..evaluation.report import result_table
     from ..evaluation.sampling import Strata, draw_sample, write_sample
 
-    if options.output.suffix != '.gpkg':
-        raise InputError(f'{options.output} is no GeoPackage; name it NAME.gpkg.')
-    for name in ('standard_error', 'expected') if options.size is not None else ():
-        if getattr(options, name) not in (None, []):
-            option = '--' + name.replace('_', '-')
-            raise InputError(f'{option} has no effect with --size: leave one out.')
-    wanted = options.standard_error
-    wanted = _STANDARD_ERROR if wanted is None else wanted
-    if not 0 < wanted < 1:
-        raise InputError('--standard-error is a share between 0 and 1, like 0.02.')
-    if options.minimum < 2 or (options.size is not None and options.size < 2):
-        raise InputError('--minimum and --size are at least 2: fewer have no variance.')
-    if options.labels and 'lr' not in options.strata:
-        raise InputError('--labels has no effect without --strata lr: leave it out.')
-    if options.labels_legend and not options.labels:
-        raise InputError(
-            '--labels-legend has no effect without --labels: leave it out.'
-        )
-    common = [v for v in options.expected if '=' not in v]
-    if len(common) > 1:
-        raise InputError(
-            f'--expected {" ".join(common)}: give one share of all classes, or some as '
-            'CLASS=SHARE.'
-        )
+    _check(options)
     inputs = [*options.maps, *options.labels]
     check_json(options, [*inputs, options.output])
     with output_path(options.output, inputs, options.overwrite) as scratch:
@@ -149,17 +132,11 @@ def run(options: argparse.Namespace) -> int:
         console = terminal()
         with working(console, 'Measuring strata'):
             sizes = strata.measure()
-        named = [v for v in options.expected if '=' in v]
-        accuracy = np.full(
-            len(sizes.names), _share(common[0] if common else str(_EXPECTED))
-        )
-        if named and 'class' not in options.strata:
-            raise InputError('--expected CLASS=SHARE needs class among --strata.')
-        for index, value in parse_named(named, legend, '--expected').items():
-            matches = strata.places('class', sizes.numbers) == index
-            accuracy[matches] = _share(str(value))
         size = options.size or sample_size(
-            sizes.weights, accuracy, wanted, float(sizes.pixels.sum())
+            sizes.weights,
+            _accuracy(options.expected, strata, sizes),
+            _standard_error(options),
+            float(sizes.pixels.sum()),
         )
         points = allocate(size, sizes.weights, options.minimum, sizes.most.tolist())
         few = np.flatnonzero((points < 2) & (sizes.pixels > 1))
@@ -172,19 +149,113 @@ def run(options: argparse.Namespace) -> int:
         with working(console, 'Drawing points'):
             sample = draw_sample(strata, sizes, points, options.seed)
             write_sample(sample, scratch, legend)
-    drawn = list(zip(sizes.names, sizes.hectares, sizes.pixels, points, strict=True))
+    _show(console, sizes, points, size, options.minimum)
+    console.print(f'Points: {options.output}')
+    content = {
+        'points': len(sample),
+        'legend': legend.name,
+        'strata': [
+            {'name': n, 'hectares': round(a, 4), 'pixels': int(p), 'points': int(k)}
+            for n, a, p, k in zip(
+                sizes.names, sizes.hectares, sizes.pixels, points, strict=True
+            )
+        ],
+        'seed': options.seed,
+    }
+    write_json(options, content, [*inputs, options.output])
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that are out of range, or have no effect.
+
+    Raises:
+        InputError: If there are any.
+    """
+    from ..errors import InputError
+
+    if options.output.suffix != '.gpkg':
+        raise InputError(f'{options.output} is no GeoPackage; name it NAME.gpkg.')
+    for name in ('standard_error', 'expected') if options.size is not None else ():
+        if getattr(options, name) not in (None, []):
+            option = '--' + name.replace('_', '-')
+            raise InputError(f'{option} has no effect with --size: leave one out.')
+    if not 0 < _standard_error(options) < 1:
+        raise InputError('--standard-error is a share between 0 and 1, like 0.02.')
+    if options.minimum < 2 or (options.size is not None and options.size < 2):
+        raise InputError('--minimum and --size are at least 2: fewer have no variance.')
+    if options.labels and 'lr' not in options.strata:
+        raise InputError('--labels has no effect without --strata lr: leave it out.')
+    if options.labels_legend and not options.labels:
+        raise InputError(
+            '--labels-legend has no effect without --labels: leave it out.'
+        )
+    common = [text for text in options.expected if '=' not in text]
+    if len(common) > 1:
+        raise InputError(
+            f'--expected {" ".join(common)}: give one share of all classes, or some as '
+            'CLASS=SHARE.'
+        )
+
+
+def _standard_error(options: argparse.Namespace) -> float:
+    """The standard error that is wanted."""
+    wanted: float | None = options.standard_error
+    return _STANDARD_ERROR if wanted is None else wanted
+
+
+def _accuracy(
+    expected: list[str], strata: 'Strata', sizes: 'StrataSizes'
+) -> 'NDArray[np.float64]':
+    """The accuracy that is expected of each stratum.
+
+    Args:
+        expected: A share of all classes, or some as ``CLASS=SHARE``.
+        strata: The strata.
+        sizes: What they hold.
+
+    Raises:
+        InputError: If one is no share, or there are no strata of classes.
+    """
+    import numpy as np
+
+    from ..errors import InputError
+    from ..evaluation.class_maps import parse_named
+
+    common = next((text for text in expected if '=' not in text), str(_EXPECTED))
+    named = [text for text in expected if '=' in text]
+    accuracy = np.full(len(sizes.names), _share(common))
+    if named and 'class' not in strata.layers:
+        raise InputError('--expected CLASS=SHARE needs class among --strata.')
+    for index, value in parse_named(named, strata.maps.legend, '--expected').items():
+        accuracy[strata.places('class', sizes.numbers) == index] = _share(str(value))
+    return accuracy
+
+
+def _show(
+    console: Any,
+    sizes: 'StrataSizes',
+    points: 'NDArray[np.int64]',
+    size: int,
+    minimum: int,
+) -> None:
+    """Show the points of each stratum, and say where they are not what was asked for."""
+    from ..evaluation.report import result_table
+
+    total = int(points.sum())
+    rows = zip(sizes.names, sizes.hectares, points, strict=True)
     console.print(
         result_table(
             'Reference points to be labelled',
             ('stratum', 'hectares', 'points'),
-            [(name, f'{hectares:.2f}', str(k)) for name, hectares, _, k in drawn],
-            [('all', f'{sizes.hectares.sum():.2f}', str(len(sample)))],
+            [(name, f'{hectares:.2f}', str(k)) for name, hectares, k in rows],
+            [('all', f'{sizes.hectares.sum():.2f}', str(total))],
         )
     )
-    if len(sample) > size:
+    if total > size:
         console.print(
-            f'{len(sample)} points, not {size}: each stratum has {options.minimum} at '
-            'least (--minimum).'
+            f'{total} points, not {size}: each stratum has {minimum} at least '
+            '(--minimum).'
         )
     fewer = (points == sizes.most) & (points < sizes.pixels)
     if fewer.any():
@@ -194,18 +265,6 @@ def run(options: argparse.Namespace) -> int:
             f'pixel is {1 / count:.0%} of its area; with tile among --strata it can have '
             'more.'
         )
-    console.print(f'Points: {options.output}')
-    content = {
-        'points': len(sample),
-        'legend': legend.name,
-        'strata': [
-            {'name': n, 'hectares': round(a, 4), 'pixels': int(p), 'points': int(k)}
-            for n, a, p, k in drawn
-        ],
-        'seed': options.seed,
-    }
-    write_json(options, content, [*inputs, options.output])
-    return 0
 
 
 def _share(text: str) -> float:
