@@ -3,12 +3,10 @@
 
 """The examples of docs/library.md and docs/configs run as they stand."""
 
-import os
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,15 +40,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """In that folder, and with the environment restored: torchgeo's main sets it."""
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In that folder, as torchgeo's own command."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, 'argv', ['torchgeo'])
-    before = dict(os.environ)
-    yield folder
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
-    os.environ.update(before)
+    return folder
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 
 """The configurations of Low2High run, with torchgeo's own command."""
 
-import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,14 +41,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In that folder, as torchgeo's own command."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, 'argv', ['torchgeo'])
-    before = dict(os.environ)
-    yield folder
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
-    os.environ.update(before)
+    return folder
 
 
 def test_there_is_one_for_each_row() -> None:
