@@ -385,7 +385,8 @@ class ChipDataset(GeoDataset):
         inside = self._inside(query.geobox, rows)
         outside = ~inside & (sample['mask_valid'].numpy() > 0)
         if outside.any():
-            # Not the imagery's own edge: beyond it a chip may go on as it likes.
+            # Only where a split cuts the imagery: what lies beyond the imagery itself is
+            # invalid already.
             covered = torch.from_numpy(~inside)
             sample = {
                 key: value.masked_fill(covered, OUTSIDE[key])

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from .._compat import Sample
 from ..errors import InputError
 
-#: Of keys that follow the LR window, what a cell holds that is not there.
+#: Values of cells that pad a smaller LR window, by key of the sample.
 MISSING = {'lr_label': -1, 'lr_pixels': 0}
 
 

@@ -164,7 +164,7 @@ def count_votes(geobox: GeoBox, labels: LabelRaster, crosswalk: Crosswalk) -> Vo
     total = np.zeros((height, width), np.int32)
     top, left, bottom, right = box_in(geobox, labels.geobox)
     turn = columns_round(labels.geobox)
-    if turn is not None:  # round a pole each label once
+    if turn is not None:  # round a pole a box would hold some columns twice
         right = min(right, left + turn)
     rows = max(CHUNK // max(right - left, 1), 1)
     for start in range(top, bottom, rows):

@@ -42,7 +42,7 @@ SPARSE, SPARSE_PIXELS = 0.01, 10**6
 # What a second file of a footprint must add to the first's pixels to be a part of a mosaic.
 WORTH_KEEPING = 0.2
 
-# Largest part of a turn round the Earth that a mosaic may show again.
+# Part of the way round the Earth, at most, that a mosaic may show at both of its ends.
 ROUND_AGAIN = 0.01
 
 # Levels of two files in one unit are at most so far apart; of two data types, less.
@@ -426,7 +426,7 @@ def _check_sparse(files: Sequence[RasterFile], boxes: Sequence[Box]) -> None:
     # the file that lies furthest from the middle of most
     distance = np.abs(edges - np.median(edges, axis=0)).max(axis=1)
     if len(files) == 2:
-        distance[0] = -1  # the grid is the first's
+        distance[0] = -1  # of two, the second is named: the first one's grid is taken
     odd = files[int(np.argmax(distance))]
     raise InputError(
         f'{odd.path}: lies so far from {files[0].path} that the mosaic would be '
@@ -439,7 +439,7 @@ def _check_sparse(files: Sequence[RasterFile], boxes: Sequence[Box]) -> None:
 def _check_once_round(files: Sequence[RasterFile], grid: GeoBox, whole: Box) -> None:
     """Several files do not show the same ground at both ends of their grid."""
     turn, columns = columns_round(grid), whole[3] - whole[1]
-    # Tiles of the whole Earth may have margins.
+    # Tiles of the whole Earth may overlap by a margin.
     if turn is None or len(files) == 1 or columns <= (1 + ROUND_AGAIN) * turn:
         return
     raise InputError(

@@ -332,7 +332,8 @@ class Layer:
             return absent.any(axis=0)
         # Integers are compared as they are, for −9999 must not wrap around to a uint8.
         absent = values == nodata[:, None, None]
-        # 0 or 255 may be a real value, −9999 of one band is none.
+        # In one band alone 0 or 255 may be a real value, so that all bands must have it;
+        # −9999 in one band is enough.
         return absent.all(axis=0) | absent[nodata < 0].any(axis=0)
 
     def _channels(self, values: NDArray[Any], remove: Any) -> NDArray[Any]:

@@ -105,7 +105,8 @@ def _count(
     codes = coarse.read(slice(top, bottom), slice(left, right))
     labelled = total.sum(axis=-1)
     inside = labelled > 0
-    # a pixel's area in cells; a cell that the grids' rotation gives a pixel more is whole
+    # the share of a cell that its labelled pixels cover; rotated grids may give a cell a
+    # pixel more than its area holds
     share = np.minimum(labelled * pixel_ratio(fine.geobox, coarse.geobox), 1)
     return codes[inside], total[inside], share[inside]
 

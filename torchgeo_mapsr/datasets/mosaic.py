@@ -150,7 +150,7 @@ class LRHRPairs(ChipDataset):
         places: Iterable[ImagerySource]
         if files is not None:
             places = files.single()
-            # Labels of several dates are those of each place's own date.
+            # Given on as they are: of labels of several dates each place takes its own.
             lr, hr = labels, truth
         else:
             places = list_rasters(imagery)  # type: ignore[arg-type]

@@ -95,7 +95,7 @@ class DatedFiles:
         indexes = getattr(source, 'band_indexes', None)
         crs = source.crs
         if crs is None:
-            # That of 0.8 loses it in random_grid_cell_assignment.
+            # torchgeo 0.8's random_grid_cell_assignment loses the CRS of the index.
             first = str(_named(source.index, None)['filepath'].iloc[0])
             grid = RasterFile.open(first).geobox
             assert grid.crs is not None

@@ -197,7 +197,7 @@ class SignalPair:
                 return raster.read(block)
         place = lr_coordinates(block.zoom_out(1 / points), grid) - 0.5
         image, valid = self._between(place, block.shape.yx)
-        # Beyond one edge of a raster of the whole Earth is the other.
+        # A raster of the whole Earth goes on beyond its left edge with its right one.
         for turned in () if turn is None else (-turn, turn):
             other, there = self._between(
                 place + np.array([0, turned])[:, None, None], block.shape.yx
@@ -335,7 +335,7 @@ class PixelSample:
             return 1e-9
         away = np.abs(self.after - np.median(self.after, axis=1, keepdims=True))
         spread = np.median(away, axis=1)
-        # a mask, most of which is 0
+        # the median is 0 where most pixels are equal, as in a mask: then the mean serves
         spread = np.where(spread > 0, spread, away.mean(1))
         return LEAST_IMAGERY * float(spread.mean()) + 1e-9
 

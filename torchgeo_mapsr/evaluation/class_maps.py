@@ -121,7 +121,7 @@ def map_legend(
         name, classes = tags.get('LEGEND'), tags.get('CLASSES')
         try:
             colors = dataset.colormap(1) if classes else {}
-        except ValueError:  # there is none
+        except ValueError:  # the band has no colour table
             colors = {}
     shipped = Legend.load(name) if name in Legend.names() else None
     if classes:

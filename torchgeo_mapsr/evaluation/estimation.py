@@ -407,7 +407,7 @@ def sample_size(
     variance = expected * (1 - expected)
     size = (share @ np.sqrt(variance)) ** 2
     size /= standard_error**2 + share @ variance / population
-    # What is whole but for rounding is not rounded up.
+    # 100.0000000001, a whole number but for rounding, stays 100.
     return max(int(np.ceil(size - 1e-9)), 1)
 
 

@@ -107,7 +107,8 @@ class MappingUnit:
                 ).astype(float)[1:]  # fmt: skip
                 # Numbers over all windows, from 1; 0 is no data.
                 number = np.where(patch > 0, patch + offsets[-1], 0)
-                # What is large already and not of interest to a small neighbour stays.
+                # Edges are measured where one of the two patches is small so far, or
+                # touches the window's border.
                 open_ended = np.zeros(count + 1, bool)
                 for edge in (patch[0], patch[-1], patch[:, 0], patch[:, -1]):
                     open_ended[edge] = True
@@ -123,7 +124,7 @@ class MappingUnit:
                     used = maybe_small[local].any(1)
                     borders.append(_measured(pairs[used], length[used]))
                 over = above[0][cols], above[1][cols]
-                # Above the first row there is nothing, whatever its edge.
+                # In the first row this is level[-1], which nothing reads: no patch is above.
                 side = np.broadcast_to(level[row - 1], cols.stop - cols.start)
                 seams = [(over, (number[0], index[0]), side)]
                 if left is not None:

@@ -170,7 +170,7 @@ def fit_region(
                 image.check_data()
         if backbone.needs_calibration:
             backbone.calibrate(some)
-        # Also where this fit is not guided: a map with it may be.
+        # Whatever the upsampler: a map with this fit may choose the bilateral one later.
         spread = band_spread(some)
     origin = FrozenBackbone.of(backbone, inputs.bands, inputs.integers)
     executor = executor or Here()
@@ -210,7 +210,7 @@ def fit_region(
             compute.precision,
             calibrate=scoring.calibrate is not False,
         )
-        # The map pass is to begin where one with a fit that was kept does.
+        # Memory of the fit goes back before the map pass begins.
         del table
         give_back()
         return model

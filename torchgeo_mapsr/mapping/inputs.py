@@ -69,7 +69,7 @@ class Inputs:
             InputError: If something cannot be read, or does not fit together.
         """
         target = Legend.load(job.target)
-        map_codes(target)  # or it could not be written, at the end
+        map_codes(target)  # refuses legends whose codes a map could not hold
         crosswalk = None
         if job.legend is not None:
             crosswalk = Crosswalk.load(job.legend, target, job.crosswalk)

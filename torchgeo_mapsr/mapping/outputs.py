@@ -199,7 +199,7 @@ def without_outputs(
     """
     name, path = os.fspath(output), Path(os.path.realpath(output))
     if _is_folder(name):
-        # All of it, unless the imagery itself lies there.
+        # The whole folder holds outputs, unless the imagery itself lies in it.
         if any(path == Path(p) or path in Path(p).parents for p in _real(named)):
             return list(files)
         ours = {

@@ -61,6 +61,8 @@ _RESERVED = re.compile(
 # Features that are handed to a file at once.
 _BATCH = 4096
 
+# Pixels by which ends of a map that goes once round the Earth, which are one meridian, are
+# moved inwards to be told apart.
 _WITHIN = 1e-6
 
 # Width of the world in Web Mercator, in metres.
@@ -524,8 +526,6 @@ def _in_degrees(
         return polygons, crs
     to_degrees = Transformer.from_crs(crs, 'EPSG:4326', always_xy=True)
     middle = (west + east) / 2
-    # Both ends of a map that goes round once are one meridian; so much within they are
-    # told apart, in pixels.
     ends = [(_WITHIN, size - _WITHIN) for size in (geobox.width, geobox.height)]
 
     def place(points: NDArray[np.float64]) -> NDArray[np.float64]:

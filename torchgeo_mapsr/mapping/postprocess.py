@@ -131,7 +131,8 @@ class Postprocessing:
     @property
     def steps(self) -> int:
         """How often :meth:`write` calls *tick*."""
-        # Each tile is written, checked in the file, and compared with what it was.
+        # A tile is written, checked in the file and compared with the map before; with a
+        # minimum mapping unit it is scanned, too.
         return len(self.tiles) * (3 if self.min_area is None else 4)
 
     def read(self, rows: slice, cols: slice) -> NDArray[np.int64]:

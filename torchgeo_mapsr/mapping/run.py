@@ -234,7 +234,8 @@ class Run:
             self.inputs.target,
             self.tiles,
             outputs.confidence,
-            # What a patch becomes is not known yet: its confidence is looked up.
+            # A minimum mapping unit decides later which class a patch gets, and its
+            # confidence is looked up in the scores then.
             outputs.scores or (outputs.confidence and self.min_area > 0),
             self.watch,
             self.weights,

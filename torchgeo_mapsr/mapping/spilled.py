@@ -37,7 +37,7 @@ class SpilledScores:
     work: str
     calibration: Calibration = field(default_factory=Calibration)
 
-    #: Chips that are best scored at once: they are scored already.
+    #: Chips that are scored at once: nothing is left to compute.
     threads = 1
 
     def path(self, image: int, chip: ChipIndex) -> Path:

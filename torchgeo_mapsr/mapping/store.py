@@ -259,7 +259,7 @@ class WorkStore:
             model: The fit.
         """
         content = model.to_bytes()
-        # Known before the file is there: one without a checksum is none.
+        # The digest is written first: a fit whose digest is not known counts as none.
         self._fit = hashlib.sha256(content).hexdigest()
         self._write()
         with replacing(self.fit) as part:
@@ -271,7 +271,7 @@ class WorkStore:
             return False
         if file_digest(self.fit) == self._fit and is_intact(self.fit):
             return True
-        # The same fit is made again, from the same inputs.
+        # It is damaged: without it the same fit is made again from the same inputs.
         self.fit.unlink()
         return False
 

@@ -180,7 +180,7 @@ class _Canvas:
             np.full(tile.shape, NO_PERCENT, np.uint8),
             np.full((classes, *tile.shape), NO_PERCENT, np.uint8) if every else None,
         )
-        # Rows that are finished, and what follows them.
+        # First row that is not finished, and rows from there on that chips add to.
         self.top = 0
         self.depth = min(height, plan.chip)
         self.valid = np.zeros((self.depth, width), bool)
@@ -223,7 +223,7 @@ class _Canvas:
         """Choose the most probable class of the pixels above a row."""
         rows = bottom - self.top
         if self.total is not None:
-            # Some rows at a time: what lies between would be several times as much.
+            # Some rows at a time: temporary arrays are several times as large as the scores.
             for first in range(0, rows, STRIP):
                 self._choose(slice(first, min(first + STRIP, rows)), self.total)
             left = self.total[:, rows:].clone()
@@ -406,7 +406,7 @@ class TileItems(Sequence[TileItem]):
         maps, offset = [], 0
         for part in self.maps:
             end = offset + len(part.tiles)
-            # The first number from here on, and the first from the next map on.
+            # Which of the numbers are tiles of this map.
             first, stop = (
                 max(-(-(edge - numbers.start) // numbers.step), 0)
                 for edge in (offset, end)

@@ -140,7 +140,7 @@ def _cells(
     codes, places = dataset.lr_cells(tile)
     if tile.full:
         return codes, places
-    # The pixel that holds a cell's centre may have its own beyond the outline.
+    # A cell's centre may lie in the geometry, and the centre of its pixel outside.
     row, col = np.floor(places) + 0.5
     inside = dataset.contains(tile.geometry, tile.grid, row, col)
     return codes[inside], places[:, inside]

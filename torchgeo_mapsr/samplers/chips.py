@@ -113,7 +113,7 @@ class ChipSampler(RandomSampler):
         self.length = length
         self.generator = generator
         self.crs = dataset.crs
-        # What snaps the queries, where it is there.
+        # The part of the dataset to whose pixels queries are snapped, if it has one.
         self._dataset = _chip_dataset(dataset)
         self._exact = isinstance(dataset, ChipDataset)
         self.tiles = tiles_of(dataset, roi, toi, length)
@@ -282,7 +282,7 @@ def _rows(
         step = Affine.scale(dataset.res[0], -dataset.res[1])
         corner = Affine.translation(*geometry.bounds[0::3])
         if part is not None:
-            # Whole pixels of the dataset that is read in its own.
+            # Of an intersection too: whole pixels of the part that is never resampled.
             corner = Affine.translation(*(part.origin * (0, 0)))
         col, row = ~(corner * step) * (left, top)
         last_col, last_row = ~(corner * step) * (right, bottom)

@@ -28,7 +28,8 @@ from .cells import BatchCells, valid_pixels
 from .classes import Classes
 from .metrics import land_cover_metrics
 
-# A class that the fit never saw costs much in `loss`, but not all.
+# Least log-probability that counts in `loss`: one pixel of a class that the fit never saw
+# (probability 0) would make the whole sum infinite.
 LEAST_LOG_PROBABILITY = -30.0
 
 

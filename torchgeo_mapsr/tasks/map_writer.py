@@ -36,8 +36,9 @@ from ..models.head.calibration import Calibration
 from ..models.networks.segmentation import SegmentationNetwork
 from ..samplers.lattice import LatticeQuery, LatticeSampler, pairs_of
 
-# Of networks whose reach nobody has told: the largest stride of common encoders, and
-# the share of a chip's side that is left out at its border.
+# Of networks that are not of this package, so that their strides and context are unknown:
+# the largest stride of common encoders, and the part of a chip's side that is left out at
+# its border (an eighth).
 _STRIDE = 32
 _BORDER = 8
 

@@ -47,7 +47,7 @@ _LR = 1e-2
 _CAUTIOUS = 1e-2
 
 
-# Name of the bands' deviations in a checkpoint, beside what the backbone has learned.
+# Key of the bands' standard deviations in a checkpoint, among the backbone's calibration.
 _SPREAD = 'mapsr.band_spread'
 
 
@@ -241,7 +241,8 @@ class MapSRTask(LandCoverTask):
                     'the end of the epoch: leave it out'
                 )
             if self._calibrated and self.backbone.calibration():
-                # An earlier fit, which somebody may have kept, has this one.
+                # A model of an earlier fit may still be in use, and shares this backbone:
+                # calibrating it in place would change that model.
                 self.backbone = deepcopy(self.backbone)
             self._forget()
         data: Any = getattr(self.trainer, 'datamodule', None)
@@ -394,7 +395,7 @@ class MapSRTask(LandCoverTask):
         first = sorted(self._gather(local), key=lambda chip: int(chip[0]))[:enough]
         images = [(image.cpu(), valid) for _, image, valid in first]
         self.backbone.calibrate(images)
-        # Also where this fit is not guided: a map with it may be.
+        # Whatever the upsampler: a map with this fit may choose the bilateral one later.
         self._spread = band_spread(images)
         self._calibrated = True
         return True

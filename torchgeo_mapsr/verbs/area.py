@@ -26,7 +26,8 @@ DESCRIPTION = (
     'map’s classes. Areas are measured on the ground.'
 )
 
-# Strata whose areas were rounded are those of the maps still.
+# Relative difference of areas up to which strata of points count as those of the maps:
+# files round areas.
 _SAME_AREA = 1e-4
 
 EXAMPLES = """examples:

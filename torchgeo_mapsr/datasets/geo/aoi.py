@@ -226,7 +226,7 @@ class AreaOfInterest:
         west, south, east, north = geometry.bounds
         lat = np.linspace(-90, 90, round(180 / _SEGMENT_DEGREES) + 1)
         to_area = transformer_of(DEGREES, self.crs)
-        # Cylinders have it on both sides.
+        # In cylindrical projections the antimeridian is both the left and the right edge.
         for lon in (-180.0, 180.0):
             x, y = to_area.transform(np.full(len(lat), lon), lat)
             near = (x > west - 10 * segment) & (x < east + 10 * segment)
@@ -245,7 +245,8 @@ class AreaOfInterest:
         """A part of the area in another CRS, as its outline gets there; about some x."""
         transformer = transformer_of(self.crs, crs)
 
-        # Longitudes of metres jump at the antimeridian; those of degrees stay.
+        # Coordinates in metres jump by a turn at the antimeridian; longitudes of an area
+        # in degrees go on beyond 180.
         turn = None if about is None or self.crs.geographic else circumference(crs)
 
         def moved(points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -278,7 +278,9 @@ class Tiles(Sequence[Tile]):
         axes = self.plan.axes
         for first in range(0, len(self), step):
             some = self.numbers[max(first - 1, 0) : first + step]
-            if isinstance(some, range):  # as an array it would be made number by number
+            if isinstance(
+                some, range
+            ):  # np.asarray would go through it number by number
                 some = np.arange(some.start, some.stop, some.step)
             spans = []
             for axis, place in zip(axes, self._places(some), strict=True):
@@ -323,7 +325,7 @@ class Plan:
     align: int = 1
 
     def __reduce__(self) -> tuple[type['Plan'], tuple[Any, ...]]:
-        # Without what is cached, which is found again sooner than sent.
+        # Cached properties are not sent: they are computed again in less time.
         return Plan, tuple(getattr(self, item.name) for item in fields(self))
 
     @cached_property

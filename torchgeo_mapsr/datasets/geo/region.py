@@ -83,7 +83,7 @@ def region_map(
 
     turn = columns_round(lr)
     if turn is not None and np.ptp(cells[1][finite]) >= turn:
-        # Round a pole, or the Earth: each cell once.
+        # A chip round a pole, or round the Earth, meets columns twice: one number each.
         first = int(cells[1, *inner][inside].min())
         ringed[1] -= turn * ((cells[1] - first) // turn)
         cells = _cells(ringed, finite)

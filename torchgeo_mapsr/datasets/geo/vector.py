@@ -84,7 +84,7 @@ def layers_of(path: str | os.PathLike[str]) -> dict[str, str]:
     name = os.fspath(path)
     if _is_parquet(name):
         return {}
-    if os.path.exists(name):  # a.zip!b.shp is none, and pyogrio's own
+    if os.path.exists(name):  # else it may be pyogrio's name for a member, a.zip!b.shp
         check_vector_name(name)
     try:
         layers = pyogrio.list_layers(name)

@@ -48,7 +48,7 @@ class Ensemble(nn.Module):
                 f'weights of an ensemble are 0 or more, and not all 0: {shares.tolist()}'
             )
         self.networks = nn.ModuleList(networks)
-        # who weighs nothing is known when the networks are, not from a checkpoint
+        # not in checkpoints: weights are given anew with the networks
         self.register_buffer('share', shares / shares.sum(), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:

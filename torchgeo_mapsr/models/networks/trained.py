@@ -61,7 +61,7 @@ class NetworkModel:
     #: Networks see the imagery alone.
     uses_labels = False
 
-    #: Their probabilities are what they say.
+    #: A network's probabilities are taken as they are.
     calibration = Calibration(description='not calibrated: the networks’ own')
 
     @torch.no_grad()

@@ -186,7 +186,8 @@ def _strongest(
     reach = sigma * math.sqrt(-2 * math.log(FAINT))
     begins = torch.searchsorted(row, row - reach)
     ends = torch.searchsorted(row, row + reach, right=True)
-    # The band of some nodes is wider than that of each, by about their number.
+    # Nodes in a row share one band of candidates, which is wider than that of a single
+    # node by about their number.
     size = max(BLOCK // (2 * int((ends - begins).amax())), 1)
     keys, affinities = [], []
     for nodes in torch.arange(n, device=row.device).split(size):

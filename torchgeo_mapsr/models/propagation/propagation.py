@@ -188,7 +188,7 @@ class Propagation:
             added = _interpolated(change, count, side, size)
         else:
             added = _painted(change, regions)
-        # The differences within a node may overshoot; tiny is what no class is worth.
+        # The differences within a node may go below 0: there a class has next to nothing.
         refined = added.add_(before_spread, alpha=self.detail)
         refined = refined.clamp_(min=torch.finfo(before_spread.dtype).tiny)
         refined /= refined.sum(1, keepdim=True)
@@ -325,11 +325,12 @@ def _interpolated(
     shape = -(-size[0] // side), -(-size[1] // side)
     present = (count > 0).to(values)[..., None]
     weighted = torch.cat([values * present, present], dim=2)
-    # The last squares may have no valid pixel, and are not in the list then.
+    # Numbers go up to the last square with a valid pixel: those after it are missing.
     missing = shape[0] * shape[1] - values.shape[1]
     grids = F.pad(weighted, (0, 0, 0, missing)).mT.unflatten(2, shape)
     pixels = Bilinear().apply(grids, side, whole(size))
-    # Squares without a pixel have no weight; a valid pixel's own has some.
+    # Weights of squares without a pixel are 0, so that they add nothing to the mean; at a
+    # valid pixel its own square has a weight.
     values, weight = pixels[:, :-1], pixels[:, -1:]
     return values.div_(weight.clamp_(min=torch.finfo(pixels.dtype).tiny))
 
