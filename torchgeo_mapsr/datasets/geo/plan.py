@@ -278,9 +278,8 @@ class Tiles(Sequence[Tile]):
         axes = self.plan.axes
         for first in range(0, len(self), step):
             some = self.numbers[max(first - 1, 0) : first + step]
-            if isinstance(
-                some, range
-            ):  # np.asarray would go through it number by number
+            # np.asarray would go through a range number by number
+            if isinstance(some, range):
                 some = np.arange(some.start, some.stop, some.step)
             spans = []
             for axis, place in zip(axes, self._places(some), strict=True):
