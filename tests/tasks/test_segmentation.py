@@ -42,6 +42,8 @@ from torchgeo_mapsr.models.networks.trained import load_networks
 from ..forked import run_forked
 
 TRUTH = Classes(truth_legend='land-cover-4')
+# An encoder of half a million numbers, where it is not the network that is tried.
+SMALL = 'tu-test_resnet'
 ARGUMENTS = {'in_channels': 4, 'classes': TRUTH, 'lr': 3e-3, 'scheduler': 'cosine'}
 
 
@@ -138,7 +140,9 @@ def test_weights_in_true_precisions(
     precision: Any, supervision: Any, data: PairDataModule, tmp_path: Path
 ) -> None:
     """Which convert the weights, but not the scores that are compared in single."""
-    task = SegmentationTask(class_weights=[1, 2, 3, 4], supervision=supervision)
+    task = SegmentationTask(
+        backbone=SMALL, class_weights=[1, 2, 3, 4], supervision=supervision
+    )
     quick = {'precision': precision, 'fast_dev_run': 1}
     run = trainer(tmp_path, limit_val_batches=0, **quick)
     run.fit(task, data)
@@ -190,7 +194,7 @@ def test_double_precision_by_default(data: PairDataModule, tmp_path: Path) -> No
     """Files have no doubles, and networks are made of them then."""
     torch.set_default_dtype(torch.float64)
     try:
-        task = SegmentationTask()
+        task = SegmentationTask(backbone=SMALL)
         trainer(tmp_path, fast_dev_run=1).fit(task, data)
     finally:
         torch.set_default_dtype(torch.float32)
@@ -284,7 +288,7 @@ class TestTorchgeo:
                 losses.append(run.callback_metrics['val_loss'].item())
 
         losses: list[float] = []
-        task = SegmentationTask(lr=0.01, patience=1)
+        task = SegmentationTask(backbone=SMALL, lr=0.01, patience=1)
         quick = {'limit_train_batches': 1, 'num_sanity_val_steps': 0}
         run = trainer(tmp_path, max_epochs=3, callbacks=[Losses()], **quick)
         run.fit(task, data)
@@ -298,7 +302,7 @@ class TestTorchgeo:
             tmp_path, max_epochs=2, limit_train_batches=1, limit_val_batches=0
         )
         with pytest.warns(RuntimeWarning, match='ReduceLROnPlateau'):
-            run.fit(SegmentationTask(), data)
+            run.fit(SegmentationTask(backbone=SMALL), data)
 
     @pytest.mark.parametrize('part', ['backbone', 'decoder'])
     def test_frozen_parts_stay(
@@ -431,6 +435,7 @@ def test_copies() -> None:
 
 
 TWO_PROCESSES = """
+import pickle
 import sys
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -442,22 +447,19 @@ class Same(Callback):
         both = trainer.strategy.all_gather(sums)
         assert torch.equal(both[0], both[1]), 'processes differ'
 
-def main():
-    seed_everything(0)
-    task = SegmentationTask(supervision=RegionLabels(), freeze_backbone=True)
-    Trainer(
-        accelerator='cpu', devices=2, strategy='ddp_spawn', max_epochs=1, logger=False,
-        enable_checkpointing=False, num_sanity_val_steps=0, limit_val_batches=1,
-        callbacks=[Same()],
-    ).fit(task, PairDataModule(*sys.argv[1:], patch_size=64, length=4))
-
-if __name__ == '__main__':
-    main()
+seed_everything(0)
+task = SegmentationTask(supervision=RegionLabels(), freeze_backbone=True)
+data = PairDataModule(*sys.argv[1:], patch_size=64, length=4)
+Trainer(
+    accelerator='cpu', devices=2, strategy='ddp_fork', max_epochs=1, logger=False,
+    enable_checkpointing=False, num_sanity_val_steps=0, limit_val_batches=1,
+    callbacks=[Same()],
+).fit(*pickle.loads(pickle.dumps((task, data))))
 """
 
 
 def test_two_processes(scene: Scene, tmp_path: Path) -> None:
-    """That are spawned: the task, its supervision and its classes are pickled."""
+    """Pickled, as spawned processes get the task, its supervision and its classes."""
     done = run_forked(TWO_PROCESSES, scene.imagery, scene.labels, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -519,10 +521,10 @@ def test_a_longer_training_from_a_checkpoint_ends_at_rate_0(
             rates.append(trainer.optimizers[0].param_groups[0]['lr'])
 
     few = {'limit_train_batches': 2, 'limit_val_batches': 0, 'callbacks': [Watch()]}
-    task = SegmentationTask(**ARGUMENTS)  # type: ignore[arg-type]
+    task = SegmentationTask(**ARGUMENTS, backbone=SMALL)  # type: ignore[arg-type]
     trainer(tmp_path, max_epochs=2, **few).fit(task, data)
     (path,) = tmp_path.rglob('*.ckpt')
-    again = SegmentationTask(**ARGUMENTS)  # type: ignore[arg-type]
+    again = SegmentationTask(**ARGUMENTS, backbone=SMALL)  # type: ignore[arg-type]
     trainer(tmp_path, max_epochs=4, **few).fit(again, data, ckpt_path=path)
     steps = [(i, 4) for i in range(4)] + [(i, 8) for i in range(4, 8)]
     expected = [3e-3 * (1 + math.cos(math.pi * i / n)) / 2 for i, n in steps]
@@ -543,7 +545,7 @@ def test_arguments_of_numpy_are_kept_as_plain_values(
         {'mean': np.full(4, 100.0), 'std': torch.full((4,), 50.0)},
         {'classes': Classes(legend=legend)},  # type: ignore[arg-type]
     ):
-        task = SegmentationTask(**{'in_channels': 4, **arguments})
+        task = SegmentationTask(**{'backbone': SMALL, 'in_channels': 4, **arguments})
         run = trainer(tmp_path, fast_dev_run=1)
         run.fit(task, data)
         path = tmp_path / 'own.ckpt'
@@ -561,7 +563,7 @@ def test_labels_of_weight_0_alone_are_no_labels(
     batch = next(iter(data.train_dataloader()))
     batch['lr_label'] = torch.full_like(batch['lr_label'], 41)
     task = SegmentationTask(
-        in_channels=4, supervision=supervision, class_weights=[1.0, 0.0, 1.0, 1.0]
+        backbone=SMALL, supervision=supervision, class_weights=[1.0, 0.0, 1.0, 1.0]
     )
     loader = DataLoader([batch], batch_size=None)
     with pytest.raises(InputError, match='whose weight is above 0'):
