@@ -16,11 +16,11 @@ from typing import Any, Self
 
 import numpy as np
 import rasterio
-from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioIOError
+from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from ...errors import InputError
