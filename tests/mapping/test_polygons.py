@@ -24,7 +24,8 @@ from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.class_maps import NO_PERCENT
 from torchgeo_mapsr.mapping.cog import Layer, write_cog
-from torchgeo_mapsr.mapping.polygons import ClassPolygon, polygonise, polygons
+from torchgeo_mapsr.mapping.polygons import polygonise
+from torchgeo_mapsr.mapping.trace import ClassPolygon, polygons
 
 from ..forked import run_forked
 
@@ -293,7 +294,7 @@ import sys, resource
 import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from torchgeo_mapsr.mapping.polygons import polygons
+from torchgeo_mapsr.mapping.trace import polygons
 rng = np.random.default_rng(0)
 block = rng.integers(1, 5, (64, 64), np.uint8).repeat(4, 0).repeat(4, 1)
 def read(rows, cols):
