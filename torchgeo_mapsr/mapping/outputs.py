@@ -12,6 +12,7 @@ from pathlib import Path
 from ..arguments import check_local
 from ..datasets.geo.vector import check_vector_name
 from ..errors import InputError
+from ..evaluation.class_maps import layer_path
 from ..geopackage import check_closed
 from .style import sidecar_of, style_paths
 
@@ -31,12 +32,12 @@ class Output:
     @property
     def confidence(self) -> Path:
         """Probability of the mapped class."""
-        return self.map.with_name(f'{self.map.stem}_confidence.tif')
+        return layer_path(self.map, 'confidence')
 
     @property
     def scores(self) -> Path:
         """Probability of every class."""
-        return self.map.with_name(f'{self.map.stem}_scores.tif')
+        return layer_path(self.map, 'scores')
 
     @property
     def sidecar(self) -> Path:

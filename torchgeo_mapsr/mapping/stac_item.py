@@ -20,6 +20,7 @@ from odc.geo.geobox import GeoBox
 from ..datasets.geo.degrees import outline, within_180
 from ..datasets.geo.raster import RasterFile
 from ..datasets.legends.legend import Legend
+from ..evaluation.class_maps import layer_path
 
 _EXTENSIONS = tuple(
     f'https://stac-extensions.github.io/{name}/schema.json'
@@ -65,8 +66,7 @@ def stac_item(
     file = RasterFile.open(path)
     geobox = file.geobox
     footprint = outline(geobox)
-    classes = classes_of(legend, file.nodata[0])
-    item: dict[str, Any] = {
+    return {
         'type': 'Feature',
         'stac_version': '1.1.0',
         'stac_extensions': list(_EXTENSIONS),
@@ -80,56 +80,8 @@ def stac_item(
             **(properties or {}),
         },
         'links': [],
-        'assets': {},
+        'assets': _assets(file, legend, folder, extra or {}),
     }
-    assets = item['assets']
-    assets['map'] = {
-        'href': _href(path, folder),
-        'type': _media_type(path),
-        'title': 'Class map',
-        'roles': ['data'],
-        'classification:classes': classes,
-        'bands': [
-            {'name': 'class', **_stored(file), 'classification:classes': classes}
-        ],
-    }
-    beside = path.with_name(f'{path.stem}_confidence.tif')
-    if beside.exists():
-        assets['confidence'] = {
-            'href': _href(beside, folder),
-            'type': _media_type(beside),
-            'title': 'Probability of the mapped class',
-            'roles': ['data'],
-            'bands': [
-                {'name': 'confidence', **_stored(RasterFile.open(beside)), 'unit': '%'}
-            ],
-        }
-    beside = path.with_name(f'{path.stem}_scores.tif')
-    if beside.exists():
-        scores = RasterFile.open(beside)
-        assets['scores'] = {
-            'href': _href(beside, folder),
-            'type': _media_type(beside),
-            'title': 'Probability of every class',
-            'roles': ['data'],
-            'bands': [
-                {'name': name, **_stored(scores), 'unit': '%'}
-                for name in legend.class_names
-            ],
-        }
-    for key, suffix, media, roles in (
-        ('overview', '.png', 'image/png', ['overview']),
-        ('report', '.json', 'application/json', ['metadata']),
-        ('style', '.qml', 'application/xml', ['style']),
-    ):
-        beside = path.with_suffix(suffix)
-        if beside.exists():
-            assets[key] = {'href': _href(beside, folder), 'type': media, 'roles': roles}
-    for key, value in (extra or {}).items():
-        beside = Path(value)
-        media = _MEDIA.get(beside.suffix.lower(), 'application/octet-stream')
-        assets[key] = {'href': _href(beside, folder), 'type': media, 'roles': ['data']}
-    return item
 
 
 def classes_of(legend: Legend, nodata: float | None = None) -> list[dict[str, Any]]:
@@ -154,6 +106,60 @@ def classes_of(legend: Legend, nodata: float | None = None) -> list[dict[str, An
         nothing = {'value': int(value), 'name': 'no_data', 'title': 'No data'}
         classes[int(value)] = {**nothing, 'nodata': True}
     return [classes[value] for value in sorted(classes)]
+
+
+def _assets(
+    file: RasterFile,
+    legend: Legend,
+    folder: Path,
+    extra: Mapping[str, str | os.PathLike[str]],
+) -> dict[str, Any]:
+    """The map, what lies beside it, and further files."""
+    path = Path(file.path)
+    classes = classes_of(legend, file.nodata[0])
+    meaning = {'classification:classes': classes}
+    band = {'name': 'class', **_stored(file), **meaning}
+    assets = {'map': _raster_asset(path, folder, 'Class map', [band], meaning)}
+    for key, title, names in (
+        ('confidence', 'Probability of the mapped class', ('confidence',)),
+        ('scores', 'Probability of every class', legend.class_names),
+    ):
+        beside = layer_path(path, key)
+        if beside.exists():
+            stored = _stored(RasterFile.open(beside))
+            bands = [{'name': name, **stored, 'unit': '%'} for name in names]
+            assets[key] = _raster_asset(beside, folder, title, bands)
+    for key, suffix, media, roles in (
+        ('overview', '.png', 'image/png', ['overview']),
+        ('report', '.json', 'application/json', ['metadata']),
+        ('style', '.qml', 'application/xml', ['style']),
+    ):
+        beside = path.with_suffix(suffix)
+        if beside.exists():
+            assets[key] = {'href': _href(beside, folder), 'type': media, 'roles': roles}
+    for key, value in extra.items():
+        beside = Path(value)
+        media = _MEDIA.get(beside.suffix.lower(), 'application/octet-stream')
+        assets[key] = {'href': _href(beside, folder), 'type': media, 'roles': ['data']}
+    return assets
+
+
+def _raster_asset(
+    path: Path,
+    folder: Path,
+    title: str,
+    bands: list[dict[str, Any]],
+    fields: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A raster as an asset of an item in a folder."""
+    return {
+        'href': _href(path, folder),
+        'type': _media_type(path),
+        'title': title,
+        'roles': ['data'],
+        **(fields or {}),
+        'bands': bands,
+    }
 
 
 def _bbox(footprint: shapely.Polygon) -> list[float]:
