@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from torchgeo_mapsr import Classes
+from torchgeo_mapsr import Classes, Network
 from torchgeo_mapsr.datamodules import PairDataModule
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
@@ -51,7 +51,8 @@ def trainer(**options: Any) -> Trainer:
 
 def adversarial(scene: Scene, **options: Any) -> AdversarialTask:
     seed_everything(0, verbose=False)
-    return AdversarialTask(str(scene.truth), **options)
+    network = Network(backbone='tu-test_resnet')
+    return AdversarialTask(str(scene.truth), network, **options)
 
 
 class TestAppearance:
@@ -176,7 +177,7 @@ import sys
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
-from torchgeo_mapsr import PairDataModule
+from torchgeo_mapsr import Network, PairDataModule
 from torchgeo_mapsr.tasks import AdversarialTask
 
 class Task(AdversarialTask):
@@ -195,7 +196,7 @@ class Same(Callback):
 
 *paths, exemplars = sys.argv[1:]
 seed_everything(0)
-task = Task(exemplars)
+task = Task(exemplars, Network(backbone='tu-test_resnet'))
 trainer = Trainer(
     accelerator='cpu', devices=2, strategy='ddp_fork', max_epochs=1, logger=False,
     enable_checkpointing=False, num_sanity_val_steps=0, callbacks=[Same()],

@@ -16,7 +16,7 @@ from torchgeo_mapsr import ClassAwareTask, Classes, InputError, Network
 from torchgeo_mapsr.models.networks.trained import load_networks
 
 ARGUMENTS: dict[str, Any] = {
-    'network': Network(in_channels=3),
+    'network': Network(backbone='tu-test_resnet', in_channels=3),
     'classes': Classes('openearthmap', 'openearthmap'),
     'supervision': 'hr',
 }

@@ -10,11 +10,18 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from torchgeo_mapsr import ExpectationMaximizationTask, InputError, PairDataModule
+from torchgeo_mapsr import (
+    ExpectationMaximizationTask,
+    InputError,
+    Network,
+    PairDataModule,
+)
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.models.propagation.superpixels import superpixels
 
 from ..forked import run_forked
+
+SMALL = Network(backbone='tu-test_resnet')
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +62,9 @@ def test_rounds(data: PairDataModule, tmp_path: Path) -> None:
 
     def fit(first: Path | None = None) -> ExpectationMaximizationTask:
         torch.manual_seed(0)
-        task = ExpectationMaximizationTask(warmup_epochs=2, round_epochs=2, lr=1e-3)
+        task = ExpectationMaximizationTask(
+            SMALL, warmup_epochs=2, round_epochs=2, lr=1e-3
+        )
         run = Trainer(
             accelerator='cpu',
             max_epochs=5,
@@ -88,7 +97,7 @@ def test_labels_are_those_of_superpixel_means(data: PairDataModule) -> None:
     data.setup('validate')
     batch = next(iter(data.val_dataloader()))
     batch['mask_valid'][0, :9] = 0
-    task = ExpectationMaximizationTask(spacing=6.0)
+    task = ExpectationMaximizationTask(SMALL, spacing=6.0)
     # a copy that differs from the network that is trained
     torch.nn.init.normal_(next(task.model.parameters()))
     labels = task.expected_labels(batch)
@@ -114,7 +123,7 @@ def test_round_is_a_cross_entropy_with_them(data: PairDataModule) -> None:
     batch = next(iter(data.val_dataloader()))
     # an LR class without statistics does not matter any more
     batch['lr_label'][:] = 12
-    task = ExpectationMaximizationTask(warmup_epochs=1).eval()
+    task = ExpectationMaximizationTask(SMALL, warmup_epochs=1).eval()
     task.log = lambda *_, **__: None  # type: ignore[method-assign]
     with pytest.raises(InputError, match='lack LR class 12'):
         task.training_step(batch, 0)
@@ -131,7 +140,7 @@ def test_round_is_a_cross_entropy_with_them(data: PairDataModule) -> None:
 
 @pytest.mark.parametrize('precision', ['64-true', 'bf16-true'])
 def test_true_precisions(precision: Any, data: PairDataModule, tmp_path: Path) -> None:
-    task = ExpectationMaximizationTask(warmup_epochs=1)
+    task = ExpectationMaximizationTask(SMALL, warmup_epochs=1)
     run = Trainer(
         accelerator='cpu',
         precision=precision,
@@ -155,7 +164,7 @@ def test_mistakes() -> None:
 def test_weights_of_classes_are_those_of_the_rounds() -> None:
     """The warm-up by statistics has no use for them; a weight of 0 is no label."""
     weights = [0.0, 1.0, 2.0, 0.5]
-    task = ExpectationMaximizationTask(class_weights=weights)
+    task = ExpectationMaximizationTask(SMALL, class_weights=weights)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 4, 8, 8, generator=generator)
     index = torch.randint(0, 4, (1, 8, 8), generator=generator)
@@ -169,7 +178,7 @@ import sys
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
-from torchgeo_mapsr import ExpectationMaximizationTask, PairDataModule
+from torchgeo_mapsr import ExpectationMaximizationTask, Network, PairDataModule
 
 class Same(Callback):
     images = ()
@@ -186,7 +195,8 @@ class Same(Callback):
         assert not set(everyone[0][1]) & set(everyone[1][1]), 'chips are shared'
 
 seed_everything(0)
-task = ExpectationMaximizationTask(warmup_epochs=1, round_epochs=1)
+network = Network(backbone='tu-test_resnet')
+task = ExpectationMaximizationTask(network, warmup_epochs=1, round_epochs=1)
 data = PairDataModule(*sys.argv[1:], patch_size=64, length=4, balance=1.0)
 Trainer(
     accelerator='cpu', devices=2, strategy='ddp_fork', max_epochs=2, logger=False,
