@@ -21,7 +21,7 @@ from PIL import Image
 from rasterio.enums import Resampling
 
 from ..datasets.geo.areas import PixelAreas
-from ..datasets.geo.assets import address_of
+from ..datasets.geo.assets import CATALOGUED, address_of
 from ..datasets.geo.names import distinct_names
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
@@ -208,7 +208,7 @@ def _setting(report: Mapping[str, Any], name: str) -> Any:
 
 def _locate(report: Path, name: str) -> str | Path:
     """A file of a report: where it says, or beside the report if both were moved."""
-    if '://' in name or name.startswith('/vsi') or address_of(name) != name:
+    if '://' in name or name.startswith(('/vsi', CATALOGUED)):
         # An address, or the name of a file in a catalogue: it is where it is.
         return name
     path = Path(name)
