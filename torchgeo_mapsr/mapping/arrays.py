@@ -28,7 +28,7 @@ from ..errors import InputError, InputWarning
 from ..models.backbones.create import create_backbone
 from ..models.devices import device_of
 from ..models.head.options import FitOptions
-from ..models.model import ChipModel, LandCoverModel
+from ..models.model import ChipModel, LandCoverModel, is_intact
 from ..models.networks.files import NetworkFiles
 from .cog import map_codes
 from .config import ComputeOptions, ScoringOptions
@@ -203,7 +203,7 @@ def _is_fit(path: Path) -> bool:
     if path.suffix == '.safetensors':
         return True
     try:
-        return LandCoverModel.is_model(path.read_bytes())
+        return is_intact(path)
     except OSError:
         return False
 
