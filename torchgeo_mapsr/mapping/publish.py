@@ -3,6 +3,7 @@
 
 """From finished tiles to files with their final names."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,27 +129,7 @@ def publish(
             scratch.get('confidence'),
             watch,
         )
-    styles = list(output.styles)
-    qml, sld = map(store.scratch, (path.name for path in styles))
-    write_class_styles(output.map, target, qml, sld)
-    if 'confidence' in layers:
-        styles += output.confidence_styles
-        qml, sld = map(store.scratch, (path.name for path in output.confidence_styles))
-        write_confidence_styles(output.confidence, qml, sld)
-    for path in styles:
-        store.publish(store.scratch(path.name), path)
-    store.publish(store.scratch(output.panel.name), output.panel)
-    if store.overwrite:
-        for path, _ in every.values():
-            drop_sidecars(path)
-        for path in outputs.others(output):
-            path.unlink(missing_ok=True)
-    for name in ('scores', 'confidence'):
-        if name in layers:
-            store.publish(scratch[name], layers[name][0])
-    store.publish(sidecar_of(scratch['classes']), output.sidecar)
-    # The map comes last: where it is, the rest is too.
-    store.publish(scratch['classes'], output.map)
+    _give_names(store, outputs, number, target, scratch)
     return summary
 
 
@@ -175,6 +156,46 @@ def publish_polygons(
         polygonise(classes, scratch, target, confidence, layer=path.stem)
     path.parent.mkdir(parents=True, exist_ok=True)
     store.publish(scratch, path)
+
+
+def _give_names(
+    store: WorkStore,
+    outputs: Outputs,
+    number: int,
+    target: Legend,
+    scratch: Mapping[str, Path],
+) -> None:
+    """Give all files of a map their names, the map itself last: then the rest is there.
+
+    Args:
+        store: Where they were put together.
+        outputs: What is written.
+        number: Number of the map.
+        target: Its legend.
+        scratch: Its layers as they were put together: ``classes``, and ``confidence`` and
+            ``scores`` where they are written.
+    """
+    output = outputs.maps[number]
+    styles = list(output.styles)
+    qml, sld = map(store.scratch, (path.name for path in styles))
+    write_class_styles(output.map, target, qml, sld)
+    if 'confidence' in scratch:
+        styles += output.confidence_styles
+        qml, sld = map(store.scratch, (path.name for path in output.confidence_styles))
+        write_confidence_styles(output.confidence, qml, sld)
+    for path in styles:
+        store.publish(store.scratch(path.name), path)
+    store.publish(store.scratch(output.panel.name), output.panel)
+    if store.overwrite:
+        for path in (output.map, output.confidence, output.scores):
+            drop_sidecars(path)
+        for path in outputs.others(output):
+            path.unlink(missing_ok=True)
+    for name, path in (('scores', output.scores), ('confidence', output.confidence)):
+        if name in scratch:
+            store.publish(scratch[name], path)
+    store.publish(sidecar_of(scratch['classes']), output.sidecar)
+    store.publish(scratch['classes'], output.map)
 
 
 @dataclass(frozen=True)
