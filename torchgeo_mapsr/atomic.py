@@ -31,16 +31,6 @@ NO_LINKS = {
 }
 
 
-def incomplete(path: str | os.PathLike[str]) -> OSError:
-    """The error of a file that a library has not written to its end.
-
-    Args:
-        path: The file.
-    """
-    reason = 'A file could not be written completely: the disk may be full'
-    return OSError(errno.EIO, reason, os.fspath(path))
-
-
 @contextmanager
 def replacing(path: Path, overwrite: bool = True) -> Iterator[Path]:
     """A temporary name beside a file, which becomes the file's when the block succeeds.

@@ -3,6 +3,9 @@
 
 """What a user can put right."""
 
+import errno
+import os
+
 
 class InputError(ValueError):
     """Something that the user gave cannot be used.
@@ -17,3 +20,13 @@ class InputWarning(UserWarning):
 
     The message is one line that names the file and says what to do if it is wrong.
     """
+
+
+def incomplete(path: str | os.PathLike[str]) -> OSError:
+    """The error of a file that a library has not written to its end.
+
+    Args:
+        path: The file.
+    """
+    reason = 'A file could not be written completely: the disk may be full'
+    return OSError(errno.EIO, reason, os.fspath(path))

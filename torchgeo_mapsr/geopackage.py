@@ -1,12 +1,20 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What GeoPackages are besides their features: files of SQLite, with styles inside."""
+"""GeoPackages: files of SQLite, with styles inside."""
 
+import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .errors import InputError
+from .errors import InputError, incomplete
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 
 def check_closed(path: Path) -> None:
@@ -31,6 +39,47 @@ def check_closed(path: Path) -> None:
                 f'{beside.name} beside it: close it there and run the same command again '
                 '(of one that crashed, open and close it once)'
             )
+
+
+def write_geopackage(
+    frame: 'GeoDataFrame', path: str | os.PathLike[str], layer: str
+) -> None:
+    """Write a GeoPackage of one layer.
+
+    It is made in memory: of writes that fail, of a full disk, GDAL hides some and hands
+    others on as errors of its own.
+
+    Args:
+        frame: Its rows.
+        path: The file.
+        layer: Name of the layer.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    content = BytesIO()
+    frame.to_file(content, layer=layer, driver='GPKG', engine='pyogrio')
+    Path(path).write_bytes(content.getbuffer())
+
+
+@contextmanager
+def open_geopackage(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
+    """A GeoPackage as the database that it is.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The database. What is done to it is kept if the block succeeds.
+
+    Raises:
+        OSError: If it cannot be written, or is not whole.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as database, database:
+            yield database
+    except sqlite3.DatabaseError as error:
+        raise incomplete(path) from error
 
 
 def add_style(

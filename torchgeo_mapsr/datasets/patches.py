@@ -19,10 +19,11 @@ from odc.geo.geobox import GeoBox
 from ..arguments import check_range
 from ..atomic import replacing
 from ..errors import InputError
+from ..geopackage import write_geopackage
 from .geo.grid import crop, starts
 from .geo.names import PathLike
 from .geo.raster import open_rasters
-from .geo.vector import read_vector, write_geopackage
+from .geo.vector import read_vector
 from .labels import COUNTED, COUNTED_BLOCKS, LabelRaster
 
 #: Suffixes of footprint files: GeoPackage and GeoParquet.

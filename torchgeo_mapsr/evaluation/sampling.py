@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 
 from ..datasets.geo.names import distinct_names
-from ..datasets.geo.vector import geopackage, write_geopackage
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from ..geopackage import add_style
+from ..geopackage import add_style, open_geopackage, write_geopackage
 from .class_maps import ClassMaps, MapBlock, first_code, layer_path
 from .points import LAYER
 
@@ -311,7 +310,7 @@ def write_sample(sample: geopandas.GeoDataFrame, path: Path, legend: Legend) -> 
         OSError: If the file cannot be written.
     """
     write_geopackage(sample, path, LAYER)
-    with geopackage(path) as database:
+    with open_geopackage(path) as database:
         for statement in _SCHEMA:
             database.execute(statement)
         for name in legend.class_names:

@@ -24,10 +24,10 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from ..atomic import incomplete, part_of
+from ..atomic import part_of
 from ..datasets.geo.plan import Tile
 from ..datasets.legends.legend import Legend
-from ..errors import InputError
+from ..errors import InputError, incomplete
 from ..evaluation.class_maps import NO_PERCENT
 from .style import sidecar_of, sidecar_xml
 

@@ -22,16 +22,15 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
-from ..atomic import incomplete, replacing
+from ..atomic import replacing
 from ..datasets.geo.degrees import outline, within_180
 from ..datasets.geo.grid import circumference, pixel_offset
 from ..datasets.geo.raster import RasterFile, open_rasters
-from ..datasets.geo.vector import geopackage
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
-from ..errors import InputError
+from ..errors import InputError, incomplete
 from ..evaluation.class_maps import NO_PERCENT, known_index
-from ..geopackage import add_style
+from ..geopackage import add_style, open_geopackage
 from .style import polygon_qml
 from .trace import ClassPolygon, polygons
 
@@ -411,7 +410,7 @@ def _embed_style(path: Path, layer: str, count: int, qml: str) -> None:
 
     Its index is written last, and on a full disk it is missing without a word of GDAL.
     """
-    with geopackage(path) as database:
+    with open_geopackage(path) as database:
         (geometry,) = database.execute(
             'SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?',
             (layer,),

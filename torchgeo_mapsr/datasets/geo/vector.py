@@ -4,16 +4,10 @@
 """Vector files: points, footprints and areas of interest."""
 
 import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shapely.errors import ShapelyError
 
-from ...atomic import incomplete
 from ...errors import InputError
 
 if TYPE_CHECKING:
@@ -131,47 +125,6 @@ def read_vector(
             'for example with ogr2ogr -a_srs'
         )
     return frame
-
-
-def write_geopackage(
-    frame: 'GeoDataFrame', path: str | os.PathLike[str], layer: str
-) -> None:
-    """Write a GeoPackage of one layer.
-
-    It is made in memory: of writes that fail, of a full disk, GDAL hides some and hands
-    others on as errors of its own.
-
-    Args:
-        frame: Its rows.
-        path: The file.
-        layer: Name of the layer.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    content = BytesIO()
-    frame.to_file(content, layer=layer, driver='GPKG', engine='pyogrio')
-    Path(path).write_bytes(content.getbuffer())
-
-
-@contextmanager
-def geopackage(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
-    """A GeoPackage as the database that it is.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The database. What is done to it is kept if the block succeeds.
-
-    Raises:
-        OSError: If it cannot be written, or is not whole.
-    """
-    try:
-        with closing(sqlite3.connect(path)) as database, database:
-            yield database
-    except sqlite3.DatabaseError as error:
-        raise incomplete(path) from error
 
 
 def _is_parquet(name: str) -> bool:
