@@ -145,6 +145,7 @@ def test_key_of_the_work_is_what_decides_the_map() -> None:
         ({'class_balance': 1.0, 'class_weight': 'log'}, 'leave one of them out'),
         ({'centre': True}, '--centre.* has no effect on the score fusion'),
         ({'model': 'f', 'noise': 'sce'}, '--noise has no effect on a fit that is kept'),
+        ({'model': 'f', 'labels': ()}, '--legend has no effect without --labels'),
         ({'model': 'f', 'max_chips': 3}, '--max-chips has no effect on a fit'),
     ],
 )

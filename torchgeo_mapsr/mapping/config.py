@@ -34,6 +34,9 @@ EXECUTORS = ('process', 'dask')
 # Far more than any raster or machine has, and far below where integers overflow.
 _MOST = 2**31 - 1
 
+# What says how labels are read, and what they weigh.
+_OF_LABELS = {'legend', 'crosswalk', 'scoring.prior'}
+
 _RANGES: dict[str, tuple[float, float]] = {
     'chips.size': (1, _MOST),
     'chips.tile_size': (1, _MOST),
@@ -313,6 +316,11 @@ class MapJob:
                 raise InputError(
                     f'{flag.option} has no effect on a trained network; leave it out '
                     'with --checkpoint.'
+                )
+        for flag in FLAGS if not self.labels else ():
+            if flag.path in _OF_LABELS and value_at(self, flag.path) != flag.default:
+                raise InputError(
+                    f'{flag.option} has no effect without --labels; leave it out.'
                 )
         if self.fit.seed not in (0, self.seed):
             raise InputError('fit.seed has no effect in a job; set its seed (--seed).')

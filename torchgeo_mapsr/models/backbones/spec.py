@@ -102,14 +102,14 @@ class Member:
                     values[key] = convert(text, hints[key])
                 except ValueError as error:
                     raise InputError(
-                        f'Backbone option {key}={text} of {self.kind!r}: {error}'
+                        f'Option {key}={text} of {self.kind!r}: {error}'
                     ) from error
             elif is_open:
                 values[key] = guess(text)
             else:
                 options = ', '.join(sorted(names)) or 'none'
                 raise InputError(
-                    f'Unknown option {key!r} of backbone {self.kind!r}'
+                    f'Unknown option {key!r} of {self.kind!r}'
                     f'{suggest(key, names)} (options: {options})'
                 )
         return builder(*args, **values)
