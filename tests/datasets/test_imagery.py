@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from torchgeo_mapsr.datasets.geo import opened
 from torchgeo_mapsr.datasets.imagery import Imagery
-from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.errors import InputError, InputWarning
 
 from .conftest import HR, UTM, Write
 
@@ -175,6 +175,14 @@ class TestValidity:
         image, valid = self.read(path)
         np.testing.assert_array_equal(image, values)
         assert valid.all()
+
+    def test_alpha_that_is_blended_is_told(self, write: Write) -> None:
+        values = noise(4, 200, 200)
+        values[3] = np.clip(np.arange(200) * 6 - 300, 0, 255)
+        interp = [ColorInterp.undefined] * 3 + [ColorInterp.alpha]
+        path = write('a.tif', values, colorinterp=interp)
+        with pytest.warns(InputWarning, match='many values, .* of them the largest'):
+            assert Imagery(path).bands == 4
 
     def test_alpha_that_is_named_is_a_band(self, write: Write) -> None:
         values = noise(2, 20, 20)

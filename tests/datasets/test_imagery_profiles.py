@@ -429,6 +429,29 @@ def test_collar_that_nothing_declares_is_told(
     assert np.mean(valid == inside) > 0.98
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'float64', 'int16'])
+@pytest.mark.parametrize('fill', [-9999, 1e20, -3.4028234663852886e38])
+def test_fill_values_that_nothing_declares(
+    write: Write, dtype: str, fill: float
+) -> None:
+    """Those that no computation survives have no data; others are told."""
+    if dtype == 'int16' and fill != -9999:
+        return
+    values = np.random.default_rng(0).integers(30, 220, (3, 256, 256)).astype(dtype)
+    values[:, :, :50] = fill
+    path = write('fill.tif', values)
+    if fill == -9999:
+        with pytest.warns(InputWarning, match=r'fill\.tif: .* give --nodata -9999 '):
+            Imagery(path)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', InputWarning)
+        imagery = Imagery(path)
+    image, valid = imagery.read(imagery.geobox)
+    np.testing.assert_array_equal(valid, np.arange(256) >= np.full((256, 1), 50))
+    np.testing.assert_array_equal(image, np.where(valid, values, 0))
+
+
 @pytest.mark.parametrize(
     'kind', ['dark corner', 'black all over', 'grey corner', 'mask']
 )

@@ -65,7 +65,8 @@ class Imagery:
     * the file's mask (internal or .msk), or that of one of the bands;
     * a band that the file calls alpha, 0 = transparent, whatever its type and whichever
       bands are read;
-    * NaN and infinity, in any band;
+    * NaN, infinity and numbers that single precision cannot square (above 1.8e19), in any
+      band;
     * the no-data value: in all bands that declare one for integers, where 0 may also be a
       dark pixel's value; in any for floats, and for negative values of integers;
     * beside a no-data collar of a file with lossy compression (JPEG), values that are the
@@ -472,10 +473,10 @@ def _check_same_place(layers: Sequence[Layer], boxes: Sequence[Box]) -> None:
 
 
 def _tell_collars(layers: Sequence[Layer]) -> None:
-    """Tell of a black or white collar that no file declares to be one.
+    """Tell of a black or white collar, or a negative one, that no file declares to be one.
 
-    Looked for in the corners of a few files: a block of one value, 0 or the largest, in
-    all bands, where the middle of the file has others. After lossy compression the values
+    Looked for in the corners of a few files: a block of one value, 0, the largest or any
+    below 0, in all bands, where the middle of the file has others. After lossy compression the values
     are nearly that one.
 
     Warns:

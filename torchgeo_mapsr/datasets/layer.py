@@ -29,6 +29,10 @@ from .transparency import largest_value
 # whole numbers whose file does not tell the largest error as LERC's does.
 RIM_DEPTH, RIM_ERROR, RIM_MARGIN = 16, 24, 32
 
+# What single precision can square, which features need: larger numbers are fill values,
+# whether a file declares them or not.
+LARGEST = float(np.sqrt(np.finfo(np.float32).max))
+
 # Pixels along a side of the corner blocks in which a collar is looked for, at most.
 CORNER = 32
 
@@ -270,7 +274,10 @@ class Layer:
                 slice(*rows.indices(height)[:2]),
                 slice(*cols.indices(width)[:2]),
             ).astype(np.float64)
-            for value in values:
+            # -9999, say: no colour is negative and the same in all bands
+            first = float(corner[0, 0, 0])
+            negative = [first] if -LARGEST <= first < 0 else []
+            for value in [*values, *negative]:
                 if np.abs(corner - value).max() <= error and np.median(corner) == value:
                     window = next(sample_windows(self.file.geobox, [1]))
                     middle = self.file.read(self.bands, *window).astype(np.float64)
@@ -301,6 +308,8 @@ class Layer:
         absent = self._absent(values)
         if absent is not None:
             remove(absent, NODATA)
+        if values.dtype.kind == 'f':
+            remove((np.abs(values) > LARGEST).any(axis=0), NOT_FINITE)
         image = self._channels(values, remove)
         valid = removed == 0
         gains = self.gains

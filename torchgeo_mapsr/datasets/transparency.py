@@ -110,8 +110,11 @@ def _alpha(file: RasterFile, band: int) -> _Alpha:
         return _Alpha(blank > 0.95, False, 1.0, 'it is 0 all over the samples')
     full = float(opaque.max())
     close = 0.1 * full if file.compression else 0.0
-    if opaque.min() < 0 or np.mean(opaque < full - close) > FEATHERED:
-        return _Alpha(False, True, full, 'it has many values')
+    between = float(np.mean(opaque < full - close))
+    if opaque.min() < 0 or between > FEATHERED:
+        # the seams of a mosaic may be blended, and near infrared is seldom at its end
+        reason = f'it has many values, {1 - between:.0%} of them the largest'
+        return _Alpha(False, opaque.min() < 0 or between > 0.5, full, reason)
     if opaque.size == values.size and np.all(opaque == full):
         plain = full in _OPAQUE or full == largest_value(file.dtypes[band - 1])
         return _Alpha(True, plain, full, f'it is {full:g} all over the samples')
