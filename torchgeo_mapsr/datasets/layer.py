@@ -309,7 +309,9 @@ class Layer:
         if absent is not None:
             remove(absent, NODATA)
         if values.dtype.kind == 'f':
-            remove((np.abs(values) > LARGEST).any(axis=0), NOT_FINITE)
+            with np.errstate(over='ignore'):  # of 16 bits no number is
+                huge = np.abs(values) > LARGEST
+            remove(huge.any(axis=0), NOT_FINITE)
         image = self._channels(values, remove)
         valid = removed == 0
         gains = self.gains
