@@ -728,6 +728,8 @@ class TestPlot:
         batch = fitted.chips.batches[0]
         sample = {k: v[0] for k, v in batch.items() if isinstance(v, Tensor)}
         assert len(MapSRTask(SMALL).plot(sample).axes) == 3
+        with pytest.raises(InputError, match='this is a batch of'):
+            fitted.task.plot(batch)
 
     def test_is_logged(self, fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
         """To whatever logger takes figures, as TensorBoard's does."""

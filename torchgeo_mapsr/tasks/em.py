@@ -143,7 +143,8 @@ class ExpectationMaximizationTask(NetworkTask):
         """
         image = batch['image']
         p = self.teacher.eval()(image).float().softmax(1)
-        valid = valid_pixels(batch)
+        # superpixels have no place for a value that is none
+        valid = valid_pixels(batch) & image.isfinite().all(1)
         h = self.hparams
         # colours are compared in single precision
         with torch.autocast(image.device.type, enabled=False):

@@ -21,7 +21,7 @@ from torchmetrics import MetricCollection
 from .._compat import BaseTask, Sample
 from ..arguments import plain
 from ..datasets.legends.crosswalk import Crosswalk
-from ..datasets.plot import plot_sample
+from ..datasets.plot import check_single, plot_sample
 from ..errors import InputError
 from ..transforms import aggregate_regions
 from .cells import BatchCells, valid_pixels
@@ -239,7 +239,11 @@ class LandCoverTask(BaseTask):
 
         Returns:
             The figure.
+
+        Raises:
+            InputError: *sample* is a batch.
         """
+        check_single(sample)
         target = self.crosswalk.target
         codes = torch.tensor([-1, *target.codes.tolist()])
         panels = dict(sample)
