@@ -34,6 +34,10 @@ def held_out(blobs: Blobs) -> Tensor:
     )
 
 
+def draws_of(blobs: Blobs, *seeds: int) -> Tensor:
+    return torch.stack([folds_of(blobs.table.block, seed) for seed in seeds])
+
+
 def trust_of(blobs: Blobs, noise: str) -> Tensor:
     return label_trust(held_out(blobs), blobs.label, 4, noise)
 
@@ -138,9 +142,9 @@ def test_weights_of_the_classes_are_kept_by_denoising(kind: str) -> None:
     options = FitOptions(noise='denoise', class_weight=kind, l2=1e-2)
     made = fit_head(blobs.table, SAME, options)
     space = space_of(blobs)
-    folds = folds_of(blobs.table.block, 0)
+    draws = draws_of(blobs, 0, 1000, 2000)
     near = neighbour_weights(blobs.table.place, 1.0, 2)
-    y = denoise(space, blobs.label, 4, folds, near, 1e-2, 0.5, kind=kind).belief
+    y = denoise(space, blobs.label, 4, draws, near, 1e-2, 0.5, kind=kind).belief
     share = y.sum(0) / len(y)
     factor = 1 / (1 + share).log() if kind == 'log' else y.sum(0) ** -0.5
     weight = y @ factor
@@ -194,3 +198,20 @@ def test_one_block_has_nothing_to_hold_out() -> None:
     plain = fit_head(blobs.table, SAME)
     fitted = fit_head(blobs.table, SAME, FitOptions(noise='sce'))
     assert torch.equal(fitted.probe.weight, plain.probe.weight)
+
+
+def test_draws_of_the_blocks_are_averaged(noisy: Blobs) -> None:
+    """Two denoisings of three draws each are nearer than two of one draw each."""
+    space, label, place = space_of(noisy), noisy.label, noisy.table.place
+    around = neighbour_weights(place, 1.0, 2)
+
+    def belief(*seeds: int) -> Tensor:
+        draws = draws_of(noisy, *seeds)
+        return denoise(space, label, 4, draws, around, 1e-3, 0.5).belief
+
+    alone = belief(0), belief(1)
+    together = belief(0, 2, 4), belief(1, 3, 5)
+    one, three = ((a - b).square().mean() for a, b in (alone, together))
+    assert 0 < three < 0.6 * one
+    # One draw thrice is one draw.
+    torch.testing.assert_close(belief(0, 0, 0), alone[0], atol=5e-3, rtol=0)

@@ -121,7 +121,8 @@ def denoise(
     In each round, with Y the present belief (the labels at first):
 
     1. A probe on soft targets Y, held out by blocks: log q_i(c), from which what cells
-       of the classes weigh is taken out again, and their frequency π is left.
+       of the classes weigh is taken out again, and their frequency π is left. It is the
+       mean of q over draws of the blocks.
     2. With what the neighbours are, n: b_ic = log q_i(c) + ½ log(n_ic / π_c). Half,
        since neighbours repeat each other.
     3. A noise matrix T[c, l] = P(label l | class c) by expectation maximisation:
@@ -134,7 +135,7 @@ def denoise(
         space: The cells.
         label: Class of each, (n,).
         classes: Number of classes, C.
-        fold: Part that each is held out with, (n,).
+        fold: Part that each is held out with, (n,), or of several draws, (d, n).
         neighbours: Weights of each cell's neighbours, (n, n), see
             :func:`~torchgeo_mapsr.models.head.prior.neighbour_weights`.
         l2: L2 strength.
@@ -151,13 +152,17 @@ def denoise(
     present = frequency > 0
     pi = frequency.clamp(min=1e-6)
     factors = class_factors(hard.sum(0), balance, kind)
+    folds = fold.view(-1, len(label))
     y, rate, trust = hard, 0.0, 0.0
     for _ in range(ROUNDS):
         weight = class_weights(y, classes, balance, kind)
-        held = space.hold_out(y, classes, fold, weight, (l2,), start, limit=MAX_FITTED)
-        start = held.theta
-        log_q = held.log_probability.double() - factors.log()
-        log_q = log_q.masked_fill(~present, -torch.inf).log_softmax(1)
+        q = torch.zeros_like(hard)
+        for parts in folds:
+            held = space.hold_out(y, classes, parts, weight, (l2,), start, MAX_FITTED)
+            start = held.theta
+            of_draw = held.log_probability.double() - factors.log()
+            q += of_draw.masked_fill(~present, -torch.inf).softmax(1) / len(folds)
+        log_q = q.log()
         around = torch.from_numpy(neighbours @ y.numpy())
         support = torch.from_numpy(neighbours.sum(1))[:, None]
         around = torch.where(support > 0, around / support.clamp(min=1e-12), pi)
