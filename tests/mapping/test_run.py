@@ -16,6 +16,8 @@ from rich.console import Console
 from rio_cogeo import cog_validate
 from scipy.ndimage import gaussian_filter
 
+from torchgeo_mapsr.datasets.geo.raster import open_rasters
+from torchgeo_mapsr.datasets.geo.region import region_map
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.errors import InputError
@@ -299,15 +301,20 @@ def relabelled(scene: Scene, path: Path, codes: NDArray[np.uint8]) -> str:
 def test_no_class_is_missing_without_a_word(
     scene: Scene, job: MapJob, tmp_path: Path, kind: str
 ) -> None:
-    """A class that only cut cells have, one of two cells, and one without any."""
+    """A class of cells of which less than half is seen, one of two cells, and one without any."""
     with rasterio.open(scene.labels) as file:
         labels = file.read(1)
     coarse = Crosswalk.load('nlcd', 'land-cover-4', 'scenes')
     classes = np.where(coarse.index(labels) < 0, 0, coarse.index(labels) + 1)
     classes = np.where(classes == 1, 3, classes).astype(np.uint8)
     if kind == 'cut':
-        classes[[0, -1]] = 1
-        classes[:, [0, -1]] = 1
+        (image,), (raster,) = (
+            open_rasters([path]) for path in (scene.imagery, scene.labels)
+        )
+        seen = region_map(image.geobox, raster.geobox)
+        share = np.zeros(classes.shape)
+        share[seen.rows, seen.cols] = seen.share.reshape(seen.window[2:])
+        classes[(share > 0) & (share < 0.45)] = 1
     elif kind == 'few':
         classes[4, 4:6] = 1
     path = relabelled(scene, tmp_path / 'classes.tif', classes)
