@@ -12,7 +12,6 @@ import pytest
 import rasterio
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
@@ -31,104 +30,19 @@ from torchgeo_mapsr.models.head.fit import (
     COLOUR_L2,
     MAP_COLOUR,
     FitOptions,
-    error_ratio,
     fit_head,
-    label_weight,
     lift,
 )
-from torchgeo_mapsr.models.head.head import SCORES, Head
-from torchgeo_mapsr.models.head.probe import (
-    ABSENT,
-    STRENGTHS,
-    HeldOut,
-    LinearProbe,
-    fit_probe,
-)
+from torchgeo_mapsr.models.head.head import SCORES
+from torchgeo_mapsr.models.head.probe import ABSENT, STRENGTHS, LinearProbe, fit_probe
 from torchgeo_mapsr.models.head.prompts import cluster, within_class_discriminant
 from torchgeo_mapsr.models.tokens.tokens import Tokens
 
+from .tables import MIXED, PIXELS, SAME, TARGET, Blobs, mixed_codes, mixtures, predict
 from .test_prompts import select
-
-TARGET = Legend.load('land-cover-4')
-SAME = Crosswalk.load(TARGET, TARGET)
-PIXELS = 60  # a cell
 
 # What version 0.1.0 did.
 CLASSES = FitOptions(recipe='classes', prior=0)
-
-
-class Blobs:
-    """A landscape of Gaussian pixels in cells; each class has a mean, all a covariance.
-
-    A cell's label is its most frequent class, which has 70 % of it at least. Cells in
-    squares of *patch* share theirs.
-    """
-
-    def __init__(
-        self,
-        side: int = 15,
-        d: int = 6,
-        apart: float = 1.2,
-        classes: tuple[int, ...] = (0, 1, 2, 3),
-        wrong: float = 0.0,
-        patch: int = 1,
-        seed: int = 0,
-    ) -> None:
-        rng = np.random.default_rng(seed)
-        mix = rng.normal(size=(d, d))
-        self.means = apart * rng.normal(size=(4, d)) @ mix.T
-        self.covariance = mix @ mix.T
-        self.units = 10.0 ** rng.uniform(-2, 3, d)
-        n = side * side
-        label = rng.choice(classes, (side, side))
-        label = label.repeat(patch, 0).repeat(patch, 1)[:side, :side].ravel()
-        purity = rng.uniform(0.7, 1, n)
-        other = rng.choice(classes, (n, PIXELS))
-        own = rng.random((n, PIXELS)) < purity[:, None]
-        self.truth = np.where(own, label[:, None], other)
-        x = self.means[self.truth] + rng.normal(size=(n, PIXELS, d)) @ mix.T
-        self.x = x
-        features = torch.from_numpy(x * self.units).float()
-        said = np.where(rng.random(n) < wrong, rng.choice(classes, n), label)
-        rows, cols = np.divmod(np.arange(n), side)
-        # Codes of the legend are 1 to 4.
-        self.table = CellTable(
-            features.mean(1),
-            torch.from_numpy(said) + 1,
-            torch.ones(n).double(),
-            torch.from_numpy(np.stack([0 * rows, rows, cols], 1)),
-            features.flatten(0, 1),
-            torch.arange(n).repeat_interleave(PIXELS),
-        )
-
-    @property
-    def label(self) -> Tensor:
-        """Class index of each cell's label."""
-        return self.table.code - 1
-
-    def bayes(self) -> float:
-        """Accuracy of the classifier that knows means and covariance."""
-        x = self.x.reshape(-1, self.x.shape[-1])
-        residual = x[:, None] - self.means
-        inverse = np.linalg.inv(self.covariance)
-        distance = np.einsum('nci,ij,ncj->nc', residual, inverse, residual)
-        return float((distance.argmin(1) == self.truth.ravel()).mean())
-
-    def accuracy(self, head: Head) -> float:
-        found = predict(head, self.table.pixels).argmax(1)
-        return float((found.numpy() == self.truth.ravel()).mean())
-
-
-def mixed_codes() -> Crosswalk:
-    """A crosswalk of the same four codes, each of several classes."""
-    rows = {c + 1: tuple((0.1 + 0.6 * np.eye(4)[c]).tolist()) for c in range(4)}
-    return Crosswalk('mixed', TARGET, TARGET, {}, '', rows)
-
-
-def predict(head: Head, features: Tensor) -> Tensor:
-    """Probabilities (n, C) of features (n, D), as the pixels of a strip."""
-    strip = Tokens((features.T[None, :, None],), (1,), (1, len(features)))
-    return head.probabilities(strip)[0, :, 0].T
 
 
 @pytest.fixture(scope='module')
@@ -481,30 +395,6 @@ def test_values_out_of_range(name: str, value: str | float) -> None:
         FitOptions(**{name: value})
 
 
-# Codes of a legend whose classes are mixtures, as NLCD's developed ones are.
-MIXED = {11: (0.9, 0.1, 0, 0), 21: (0, 0.3, 0.6, 0.1), 23: (0, 0.1, 0.3, 0.6)}
-
-
-def mixtures(seed: int = 0, side: int = 24) -> tuple[CellTable, NDArray[np.int64]]:
-    """Cells of three codes whose pixels are drawn by MIXED, and the pixels' classes."""
-    rng = np.random.default_rng(seed)
-    n, d = side * side, 6
-    means = 2.5 * rng.normal(size=(4, d))
-    codes = rng.choice(list(MIXED), n)
-    truth = np.stack([rng.choice(4, PIXELS, p=MIXED[c]) for c in codes.tolist()])
-    x = torch.from_numpy(means[truth] + rng.normal(size=(n, PIXELS, d))).float()
-    rows, cols = np.divmod(np.arange(n), side)
-    table = CellTable(
-        x.mean(1),
-        torch.from_numpy(codes),
-        torch.ones(n).double(),
-        torch.from_numpy(np.stack([0 * rows, rows, cols], 1)),
-        x.flatten(0, 1),
-        torch.arange(n).repeat_interleave(PIXELS),
-    )
-    return table, truth.ravel()
-
-
 def test_codes_are_translated_by_what_they_hold() -> None:
     """Where a code is a mixture, calling all of it one class loses by far."""
     table, truth = mixtures()
@@ -589,66 +479,6 @@ def test_a_class_is_lifted_by_codes_that_have_cells() -> None:
     torch.testing.assert_close(t, torch.ones(3).double())
 
 
-def test_errors_of_imagery_and_of_neighbours() -> None:
-    """The dense form, with all pairs of cells; codes 0 and 3 are of one class."""
-    generator = torch.Generator().manual_seed(0)
-    place = F.pad(torch.cartesian_prod(torch.arange(9), torch.arange(9)), (1, 0))
-    label = (torch.rand(81, generator=generator) < 0.3).long() + place[:, 1] // 4
-    index = torch.randperm(81, generator=generator)[:70].sort().values
-    logits = torch.randn(70, 4, generator=generator) + 2 * F.one_hot(label[index], 4)
-    held = HeldOut(index, logits.log_softmax(1), 1e-3, 0.0, {}, torch.zeros(0))
-    composition = torch.tensor([[0.7, 0.2, 0.1], [0, 1, 0], [0.1, 0, 0.9], [1, 0, 0]])
-
-    offset = (place[index][:, None] - place[index][None])[..., 1:]
-    near = torch.exp(-offset.square().sum(2) / 2) * (offset.abs().amax(2) <= 2)
-    near.fill_diagonal_(0)
-    votes = near @ F.one_hot(label[index], 4).float()
-    truth = torch.tensor([0, 1, 2, 0])[label[index]]
-    imagery, neighbours = (
-        float(((p @ composition).argmax(1) != truth).float().mean())
-        for p in (logits.softmax(1), votes)
-    )
-    assert 0.1 < imagery < neighbours
-    arguments = held, label, place, composition.double()
-    ratio = error_ratio(*arguments)
-    assert ratio == pytest.approx(imagery / neighbours, rel=1e-5)
-    expected = (imagery - 0.1) / (neighbours - 0.1)
-    assert error_ratio(*arguments, 0.1) == pytest.approx(expected, rel=1e-5)
-    # Alone, a cell has no neighbour.
-    assert error_ratio(held, label, 10 * place, composition.double()) == 1
-
-
-def test_weight_of_the_labels() -> None:
-    """It is less where the imagery knows cells better than their neighbours do."""
-    weights = [label_weight(True, None, r) for r in (0.1, 0.75, 1, 1.5, 3)]
-    assert weights == pytest.approx([0.15, 0.15, 0.2, 0.45, 1.2])
-    weights = [label_weight(False, 0.0, r) for r in (0.1, 0.95, 1, 3)]
-    assert weights == pytest.approx([0.5, 1.2 * 0.95**4, 1.2, 1.8])
-    # Right ones weigh more at least than those of which one in eight or more is wrong.
-    weights = [label_weight(False, rate, 0.1) for rate in (0.05, 0.125, 0.2)]
-    assert weights == pytest.approx([0.5 * 0.6, 0.15, 0.15])
-    assert label_weight(False, 0.05, 1) == pytest.approx(0.72)
-    for rate in (0.2, None):
-        weights = [label_weight(False, rate, r) for r in (0.1, 1, 1.2, 3)]
-        assert weights == pytest.approx([0.15, 0.25, 0.25 * 1.2**4, 1.8])
-    # Cells of a few pixels hold little beside what they are labelled as.
-    sides = 30, 25, 12.5, 5, 1
-    weights = [label_weight(True, None, 0.1, side) for side in sides]
-    assert weights == pytest.approx([0.15, 0.15, 0.3, 0.75, 1.2])
-    assert label_weight(False, 0.0, 1, 5) == 1.2
-
-
-@pytest.mark.parametrize(('patch', 'apart'), [(1, 1.2), (8, 0.3)])
-def test_weight_of_the_labels_of_a_fit(patch: int, apart: float) -> None:
-    """Labels that are alike over patches are known from their neighbours."""
-    blobs = Blobs(side=16, apart=apart, patch=patch, seed=2)
-    made = fit_head(blobs.table, SAME)
-    fit = made.provenance['fit']
-    expected = label_weight(False, fit['label_errors'], fit['error_ratio'])
-    assert made.prior.weight == pytest.approx(expected, abs=5e-3)
-    assert (fit['error_ratio'] < 1) == (patch == 1)
-
-
 def test_translation_is_the_total_probability() -> None:
     """p(c) is the sum of p(k) Q[k, c] t_c, normalised, to the last digits."""
     table, _ = mixtures(side=9)
@@ -673,38 +503,6 @@ def test_cells_of_codes_that_the_crosswalk_leaves_out_are_ignored() -> None:
     assert len(made.probe.bias) == 2
 
 
-def remarks_of(
-    table: CellTable, crosswalk: Crosswalk = SAME, **options: Any
-) -> list[str]:
-    made = fit_head(table, crosswalk, FitOptions(l2=0.01, **options))
-    remarks: list[str] = made.provenance['fit']['remarks']
-    return remarks
-
-
-def test_classes_that_are_not_mapped_are_named() -> None:
-    blobs = Blobs(side=15, classes=(0, 2))
-    code = blobs.table.code.clone()
-    share = blobs.table.share.clone()
-    code[:3], share[:3] = 4, 0.4  # impervious: three cells that are cut
-    made = fit_head(replace(blobs.table, code=code, share=share), SAME)
-    remarks = made.provenance['fit']['remarks']
-    cut = 'Impervious is not mapped: of none of its 3 cells was half or more seen'
-    assert any(r.startswith(cut) for r in remarks)
-    unseen = 'not mapped: no label that the fit has seen stands for'
-    assert f'Forest is {unseen} it.' in remarks
-    assert made.provenance['fit']['unmapped'] == ['Forest', 'Impervious']
-    assert made.provenance['fit']['unlabelled'] == ['Forest']
-    one = Blobs(side=15, classes=(0, 0, 3)).table
-    assert f'Forest, Field are {unseen} them.' in remarks_of(one)
-    with pytest.raises(InputError, match='half or more lies in the imagery, its data'):
-        remarks_of(replace(one, share=0.4 * one.share))
-    code[3], share[3] = 4, 1
-    made = fit_head(replace(blobs.table, code=code, share=share), SAME)
-    remarks = made.provenance['fit']['remarks']
-    assert any(r.startswith('Impervious has 1 cell:') for r in remarks)
-    assert made.provenance['fit']['uncertain'] == ['Impervious']
-
-
 def test_cells_of_which_half_is_seen_are_learned_from() -> None:
     """A class of the edge alone is found; cells of less than a half change nothing."""
     blobs = Blobs(side=15)
@@ -723,67 +521,6 @@ def test_cells_of_which_half_is_seen_are_learned_from() -> None:
     code = torch.where(forest, -1, table.code)
     without = fit_head(replace(table, code=code), SAME, FitOptions(prior=0))
     torch.testing.assert_close(made.probe.weight, without.probe.weight)
-
-
-def test_reason_of_a_class_that_mixed_codes_may_hold() -> None:
-    """Cells of 90 hold some water, but none is called so, which is all that counts
-    where classes are learned; where the one cell of 90 is cut, that is the reason.
-    """
-    blobs = Blobs(side=9, classes=(1, 2))
-    code = torch.where(blobs.table.code == 2, 90, 81)
-    walk = Crosswalk.load('nlcd', TARGET)
-    table = replace(blobs.table, code=code)
-    (reason,) = (
-        r for r in remarks_of(table, walk, recipe='classes') if r.startswith('Water')
-    )
-    assert reason.startswith('Water, Impervious are not mapped: no label')
-    assert any('known from mixed codes' in r for r in remarks_of(table, walk))
-    code = torch.where(blobs.table.code == 2, 41, 81)
-    share = blobs.table.share.clone()
-    code[0], share[0] = 90, 0.4
-    (reason,) = (
-        r
-        for r in remarks_of(replace(table, code=code, share=share), walk)
-        if r.startswith('Water')
-    )
-    assert (
-        'of none of the cells that may hold some of it was half or more seen' in reason
-    )
-
-
-def test_codes_that_the_crosswalk_leaves_out_are_named() -> None:
-    table, _ = mixtures(side=12)
-    code = table.code.clone()
-    code[:7], code[7:9] = 12, 60  # ice and snow; and what the legend does not have
-    walk = Crosswalk.load('nlcd', TARGET)
-    (told,) = (r for r in remarks_of(replace(table, code=code), walk) if 'Left' in r)
-    assert '7 cells of 12 (Perennial Ice/Snow); the ground' in told
-    assert '60' not in told
-
-
-def test_doubts_about_labels_are_told() -> None:
-    """Errors that neighbours share, and classes that look alike; not labels that are
-    right, whose outlines are contradicted side by side, nor errors one by one.
-    """
-    blobs = Blobs(side=18, classes=(0, 2, 3), patch=4, apart=2.0)
-    alone = Blobs(side=18, classes=(0, 2, 3), patch=4, apart=2.0, wrong=0.3)
-    code, place = blobs.table.code, blobs.table.place[:, 1:]
-    shared = code.clone()
-    for corner in ((1, 1), (10, 9)):
-        inside = ((place - torch.tensor(corner)) // 5 == 0).all(1)
-        shared[inside] = torch.tensor([0, 4, 0, 1, 3])[code[inside]]
-    split = code.clone()
-    draw = torch.rand(len(code), generator=torch.Generator().manual_seed(0)) < 0.5
-    split[(code == 1) & draw] = 2
-    right, errors, alike = (
-        ' '.join(remarks_of(replace(blobs.table, code=codes)))
-        for codes in (code, shared, split)
-    )
-    for said in (right, ' '.join(remarks_of(alone.table))):
-        assert 'share errors' not in said
-        assert ' apart' not in said
-    assert 'share errors' in errors
-    assert 'cells labelled Water and Forest apart' in alike
 
 
 def scene_table(scene: Scene) -> tuple[CellTable, Tokens, Tensor]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from tests.models.head.test_fit import SAME, Blobs
 from torchgeo_mapsr.losses import SymmetricCrossEntropy
 from torchgeo_mapsr.models.head.fit import FitOptions, fit_head
+from torchgeo_mapsr.models.head.neighbours import neighbour_weights
 from torchgeo_mapsr.models.head.noise import REVERSE, denoise, label_trust
-from torchgeo_mapsr.models.head.prior import neighbour_weights
 from torchgeo_mapsr.models.head.probe import CellSpace, class_weights, folds_of
 
 

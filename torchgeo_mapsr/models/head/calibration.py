@@ -18,8 +18,9 @@ from ...process import give_back
 from .cells import ROWS, CellTable, spread
 from .fit import fit_head
 from .head import Head
+from .neighbours import row_of
 from .options import FitOptions
-from .prior import LabelPrior, evidence, reach_of, row_of
+from .prior import LabelPrior, evidence, reach_of
 from .probe import folds_of
 
 # Least probability, so that powers of 0 and products of it stay numbers.

@@ -3,9 +3,7 @@
 
 """From LR cells to a head: probe, translation, prompts and the labels as a prior."""
 
-import math
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,12 @@ from ...errors import InputError
 from ...process import give_back
 from .cells import ROWS, CellTable
 from .head import Head
+from .label_weight import SIGMA, SIGMAS, choose_prior, error_ratio, label_weight
+from .labelled import Labelled
+from .neighbours import neighbour_weights
 from .noise import FEWEST_CELLS, DenoisedLabels, denoise, label_trust
 from .options import FitOptions
-from .prior import SIGMAS, LabelPrior, choose_prior, neighbour_weights
+from .prior import LabelPrior
 from .probe import (
     ABSENT,
     MAX_FITTED,
@@ -34,6 +35,7 @@ from .probe import (
     one_hot,
 )
 from .prompts import CosinePrompts, cluster, confident, within_class_discriminant
+from .remarks import class_counts, remarks_of
 
 # L2 strength where there are too few cells to choose one: on real, noisy labels held-out
 # cells choose one that is too weak rather than too strong, so it is one of the strong ones.
@@ -52,28 +54,6 @@ COLOUR_L2, COLOUR_PIXELS = 1e-4, 10_000
 # probe with a quarter were .01 below on nearly every scene. But prompts know colours
 # themselves: a quarter in the map gained .003, and keeps classes that few cells stand for.
 COLOUR, MAP_COLOUR = 0.5, 0.25
-
-# Weight of the labels at prediction, and their smoothing in cells, see label_weight: of
-# codes that are several classes, of single ones that are clean, and that are noisy.
-SOFT, CLEAN, NOISY, SIGMA = 0.2, 1.2, 0.25, 0.5
-
-# Power of the ratio of errors that the weight follows, and the most that the weight is:
-# for codes that are several classes, and for single ones. Powers of 3 to 5 are alike for
-# single ones (.003); a fourth power where errors may be shared would trust r too much.
-SOFT_POWER, SOFT_MOST = 2, 1.2
-HARD_POWER, HARD_MOST = 4, 1.8
-
-# The least weight, where the imagery knows more than neighbours do. It hardly matters
-# for cells of FINE pixels along a side or more. Smaller ones hold less beside their class,
-# and are worth more: see label_weight.
-LEAST_WEIGHT, FINE = 0.15, 25
-
-# The least weight of single classes that denoising finds right. Where truth is sharp it
-# costs .000 and .002 (two columns of OpenEarthMap); of seven of clean labels of coarse
-# truth it gains .007 in the mean and .023 at most (.7: .003, .010 and .03). The fourth
-# power of r alone is a gamble: the errors of four hundred cells give r to a tenth or a
-# fifth, and its power to a factor of two.
-RIGHT = 0.5
 
 # Agreeing pixels that the prompts and their covariance are made from, at most. The
 # covariance takes D² products a pixel: sixty thousand gave the same maps.
@@ -97,114 +77,7 @@ ESTIMATED = 0.25
 # gains .002, from -.015 to .024.
 LEADING, KNOWN, LEAD = 10, 5, 1.25
 
-# Pixels that features are standardised by: their deviations are known to a percent.
-MOMENT_PIXELS = 10_000
-
-# Cells below which a class is reported as uncertain: of ten such on our scenes two
-# had an IoU below .1, of fourteen of 10 to 30 cells one, whose labels are noisy.
-FEW_CELLS = 10
-
-# Labels are said to share errors where the imagery contradicts at least this part of
-# them, so many times as often side by side as by chance, and this part of what lies
-# beside them with their label, too; see _doubts.
-CONTRADICTED, CLUSTERED, SHARED = 0.05, 1.5, 0.4
-
-# Share of the pairs of held-out cells of two classes, one of each, that the imagery ranks
-# as labelled, below which it does not tell them apart. With labels that are right the
-# least of any two classes of our scenes was .74, and by noisy ones .49 to .60 were seen.
-TOLD_APART = 0.6
-
 TEMPERATURES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
-
-
-@dataclass(frozen=True, eq=False)
-class _Labelled:
-    """What a fit learns from: cells with a label, and pixels of them and of others.
-
-    Args:
-        table: Everything that was seen.
-        label: Index of the label of each cell of the table, (N,); -1 if it has none.
-        composition: Shares of the classes in what each label stands for, (K, C) double.
-        mean: Mean of the features over pixels, (D,).
-        scale: Their standard deviation, (D,).
-        used: Cells with a label of which enough was seen, as indices, (n,).
-    """
-
-    table: CellTable
-    label: Tensor
-    composition: Tensor
-    mean: Tensor
-    scale: Tensor
-    used: Tensor
-
-    @classmethod
-    def of(cls, table: CellTable, crosswalk: Crosswalk, codes: bool) -> '_Labelled':
-        """Find the labels, and what standardises the features.
-
-        Features are scaled by the standard deviation of pixels, not of region means:
-        fine channels average out over a cell, and would come back as noise.
-        """
-        if codes:
-            seen = table.code[table.seen].unique().numpy()
-            matrix = crosswalk.matrix(seen)
-            occurs = matrix.sum(1) > 0
-            composition = torch.from_numpy(matrix[occurs])
-            label = _index_of(table.code, torch.from_numpy(seen[occurs]))
-        else:
-            composition = torch.eye(len(crosswalk.target)).double()
-            label = torch.from_numpy(crosswalk.index(table.code.numpy()))
-        scale, mean = _moments(table.pixels)
-        # A constant feature's deviation is rounding, whatever the units of the others.
-        scale = torch.where(scale > 1e-6 * mean.abs(), scale, 1.0)
-        mean, scale = mean.float(), scale.float()
-        used = (table.seen & (label >= 0)).nonzero()[:, 0]
-        return cls(table, label, composition, mean, scale, used)
-
-    @property
-    def features(self) -> Tensor:
-        """Standardised features of the cells used, (n, D); made anew each time."""
-        return self.table.features[self.used].sub_(self.mean).div_(self.scale)
-
-    @property
-    def cell_label(self) -> Tensor:
-        """Label of each cell used, (n,)."""
-        return self.label[self.used]
-
-    @property
-    def pixel_label(self) -> Tensor:
-        """Label of the cell of each pixel, (N,); -1 if none."""
-        return self.label[self.table.owner]
-
-    def cell_of(self, pixels: Tensor) -> Tensor:
-        """Which of the cells used each of some pixels lies in, (m,); -1 if in none.
-
-        Args:
-            pixels: Which, (m,).
-        """
-        row = torch.full((len(self.table),), -1)
-        row[self.used] = torch.arange(len(self.used))
-        return row[self.table.owner[pixels]]
-
-    @property
-    def place(self) -> Tensor:
-        """Place of each cell used, (n, 3)."""
-        return self.table.place[self.used]
-
-    @property
-    def block(self) -> Tensor:
-        """Block of each cell used, (n,)."""
-        return self.table.block[self.used]
-
-    def standard(self, rows: Tensor, features: int | None = None) -> Tensor:
-        """Standardised features of some pixels.
-
-        Args:
-            rows: Which, (m,).
-            features: Leading features that are wanted; all by default.
-        """
-        part = slice(features)
-        chosen = self.table.pixels[rows, part]
-        return chosen.sub_(self.mean[part]).div_(self.scale[part])
 
 
 def fit_head(
@@ -252,7 +125,7 @@ def fit_head(
     options = options or FitOptions()
     check_options(options, crosswalk, probe is not None)
     soft = options.recipe == 'codes' and probe is None and not crosswalk.is_hard
-    data = _Labelled.of(table, crosswalk, soft)
+    data = Labelled.of(table, crosswalk, soft)
     _check(data, crosswalk)
     label, codes = data.cell_label, len(data.composition)
     weight = class_weights(label, codes, options.balance, options.class_weight)
@@ -364,9 +237,9 @@ def fit_head(
     sigma = SIGMA if sigma is None else sigma
     report |= {'prior_weight': prior, 'prior_sigma': sigma, 'pixels': len(table.pixels)}
     composition = _compositions(data, crosswalk, pixels, cleaned)
-    report['cells'] = _class_counts(data, crosswalk)
+    report['cells'] = class_counts(data, crosswalk)
     needed = options.score in ('lda', 'cosine')
-    report |= _remarks(
+    report |= remarks_of(
         data, crosswalk, report['cells'], held, composition, present if needed else None
     )
     unprompted = (lda.bias.view(classes, -1)[:, 0] <= ABSENT).nonzero()[:, 0]
@@ -449,108 +322,8 @@ def lift(p: Tensor, composition: Tensor, count: Tensor) -> Tensor:
     return t
 
 
-def label_weight(
-    soft: bool, rate: float | None, ratio: float, side: float = math.inf
-) -> float:
-    """What the labels weigh at prediction.
-
-    Held-out cells cannot say what is right for pixels, and errors that neighbours share
-    make labels look better than they are. So it is a fixed weight: SOFT for codes that
-    are several classes; CLEAN for single ones, less what their errors ask for, and at
-    least NOISY. It follows a power of the ratio of errors within limits: small where the
-    imagery knows cells better than their neighbours do, which is where truth is sharp,
-    and large where it is coarse. Labels that denoising finds right weigh RIGHT, at least,
-    less what their errors ask for.
-
-    The limit below grows as cells get smaller than FINE pixels along a side, with
-    1 / side, as the share of their pixels does that lie at an outline. On two scenes of
-    OpenEarthMap and one of Sentinel-2 with cells of 4 pixels that gains .04 to .08 by
-    NLCD's codes (of which two were .08 below a copy of the labels), .03 to .09 where a
-    fifth of single classes was drawn anew and .01 to .03 by clean ones, and loses up to
-    .03 where a fifth of NLCD's codes is wrong in patches. With 8 and 14 pixels it gains
-    .03 to 0, and loses .004 at most.
-
-    Args:
-        soft: Whether a code is several classes.
-        rate: Rate of errors ν among the labels; None where it was not estimated.
-        ratio: From :func:`error_ratio`.
-        side: Pixels along the side of a cell.
-
-    Returns:
-        The weight.
-    """
-    least = LEAST_WEIGHT * max(1.0, FINE / side)
-    if soft:
-        weight, most = SOFT * ratio**SOFT_POWER, SOFT_MOST
-    else:
-        right = 0.0 if rate is None else 1 - 8 * rate
-        weight, most = max(NOISY, CLEAN * right) * ratio**HARD_POWER, HARD_MOST
-        least = max(least, RIGHT * right)
-    return min(max(weight, least), most)
-
-
-def error_ratio(
-    held: HeldOut, label: Tensor, place: Tensor, composition: Tensor, rate: float = 0.0
-) -> float:
-    r"""How often the imagery is wrong about held-out cells, as against neighbours.
-
-    .. math:: (e_\mathrm{imagery} - \nu) / (e_\mathrm{neighbours} - \nu)
-
-    of the shares of cells whose main class is another: both err at least where the
-    label itself is wrong.
-
-    Args:
-        held: What probes say of cells that they were not fitted to.
-        label: Code of each cell, (n,).
-        place: Place of each, (n, 3).
-        composition: Shares of the classes in each code, (K, C).
-        rate: Rate of errors ν among the labels.
-
-    Returns:
-        The ratio, over cells that have neighbours; 1 if there are none.
-    """
-    label = label[held.index]
-    neighbours = neighbour_weights(place[held.index], 1.0, 2)
-    around = torch.from_numpy(neighbours @ one_hot(label, len(composition)).numpy())
-    beside = around.sum(1) > 0
-    if not beside.any():
-        return 1.0
-    of_class = composition[label].argmax(1)
-    wrong = [
-        (p @ composition).argmax(1)[beside] != of_class[beside]
-        for p in (held.log_probability.double().exp(), around)
-    ]
-    by_imagery, by_neighbours = (float(w.double().mean()) - rate for w in wrong)
-    return max(by_imagery, 0.0) / max(by_neighbours, 1e-3)
-
-
-def _index_of(values: Tensor, keys: Tensor) -> Tensor:
-    """Place of values among ascending keys; -1 if it is none of them."""
-    if not len(keys):
-        return torch.full_like(values, -1, dtype=torch.int64)
-    index = torch.searchsorted(keys, values).clamp(max=len(keys) - 1)
-    return torch.where(keys[index] == values, index, -1)
-
-
-def _moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviation and mean of features, (D,) float64, of evenly spread rows."""
-    some = pixels[:: max(len(pixels) // MOMENT_PIXELS, 1)]
-    # From the first pixel: squares of large values would swallow small deviations.
-    first = some[0]
-    total = torch.zeros(pixels.shape[1]).double()
-    square = torch.zeros_like(total)
-    for part in some.split(512):
-        shifted = part - first
-        total += shifted.sum(0)
-        square += shifted.square_().sum(0)
-    n = len(some)
-    mean = total / n
-    variance = (square / n - mean.square()).clamp(min=0) * (n / max(n - 1, 1))
-    return variance.sqrt(), mean + first
-
-
 def _colour_expert(
-    data: _Labelled, belief: Tensor, features: int, options: FitOptions
+    data: Labelled, belief: Tensor, features: int, options: FitOptions
 ) -> LinearProbe:
     """A probe of pixels' colours: their leading features, standardised.
 
@@ -599,7 +372,7 @@ class _Pixels:
     p: Tensor
 
 
-def _pixels(data: _Labelled, head: Head) -> _Pixels:
+def _pixels(data: Labelled, head: Head) -> _Pixels:
     """Ask the probe about all pixels."""
     parts = [
         head.decide(head.probe(part)[..., None, None])[..., 0, 0]
@@ -609,7 +382,7 @@ def _pixels(data: _Labelled, head: Head) -> _Pixels:
 
 
 def _prompts(
-    data: _Labelled,
+    data: Labelled,
     pixels: _Pixels,
     shares: Tensor,
     weight: Tensor,
@@ -687,7 +460,7 @@ def _temperature(logits: Tensor, shares: Tensor, weight: Tensor) -> float:
 
 
 def _chosen_prior(
-    data: _Labelled,
+    data: Labelled,
     held: HeldOut,
     frequency: Tensor,
     weight: Tensor,
@@ -711,7 +484,7 @@ def _chosen_prior(
 
 
 def _compositions(
-    data: _Labelled,
+    data: Labelled,
     crosswalk: Crosswalk,
     pixels: _Pixels,
     cleaned: DenoisedLabels | None,
@@ -732,154 +505,7 @@ def _compositions(
     return codes, matrix.float()
 
 
-def _class_counts(data: _Labelled, crosswalk: Crosswalk) -> dict[str, int]:
-    """Cells used of each class, as the codes are called."""
-    code = data.table.code[data.used].numpy()
-    index = torch.from_numpy(crosswalk.index(code))
-    count = torch.bincount(index[index >= 0], minlength=len(crosswalk.target))
-    return dict(zip(crosswalk.target.class_names, count.tolist(), strict=True))
-
-
-def _remarks(
-    data: _Labelled,
-    crosswalk: Crosswalk,
-    cells: dict[str, int],
-    held: HeldOut | None,
-    composition: tuple[Tensor, Tensor],
-    prompted: Tensor | None,
-) -> dict[str, list[str]]:
-    """What the map may be wrong about, one sentence each, and the classes it is of.
-
-    *prompted* is which classes have prompts, where these alone score.
-    """
-    remarks: list[str] = []
-    unmapped: list[str] = []
-    unlabelled: list[str] = []
-    uncertain: list[str] = []
-    code = data.table.code
-    index = torch.from_numpy(crosswalk.index(code.numpy()))
-    seen = data.composition[data.cell_label].sum(0) > 0
-    only_cut = ~torch.isin(composition[0], code[data.used])
-    for c, name in enumerate(crosswalk.target.class_names):
-        cut = int((index == c).sum()) - cells[name]
-        if not seen[c]:
-            unmapped.append(name)
-            if cut or (only_cut & (composition[1][:, c] > 0)).any():
-                of = f'its {cut} cells' if cut else 'the cells that may hold some of it'
-                remarks.append(
-                    f'{name} is not mapped: of none of {of} was half or more seen (the edge '
-                    'of the imagery or of the area cuts them, pixels without data do, or '
-                    'chips that the fit did not look at); give a larger area.'
-                )
-            else:
-                unlabelled.append(name)
-        elif prompted is not None and not prompted[c]:
-            unmapped.append(name)
-            remarks.append(
-                f'{name} is not mapped: it has no prompt, for too few pixels that agree '
-                'with their label; ask for fewer prompts, or another score.'
-            )
-        elif cells[name] == 0:
-            uncertain.append(name)
-            remarks.append(
-                f'{name} has no cell of its own: it is known from mixed codes alone.'
-            )
-        elif cells[name] < FEW_CELLS:
-            uncertain.append(name)
-            few = 'cell' if cells[name] == 1 else 'cells'
-            remarks.append(
-                f'{name} has {cells[name]} {few}: where it is mapped, and where it is '
-                'missed, is uncertain.'
-            )
-    listed = _left_out(code, crosswalk)
-    if listed:
-        remarks.append(
-            f'Left out by the crosswalk: {listed}; the ground there is mapped as other '
-            'classes.'
-        )
-    if unlabelled:
-        be, it = ('are', 'them') if len(unlabelled) > 1 else ('is', 'it')
-        remarks.append(
-            f'{", ".join(unlabelled)} {be} not mapped: no label that the fit has seen '
-            f'stands for {it}.'
-        )
-    if held is not None:
-        remarks += _doubts(data, crosswalk, held)
-    return {
-        'remarks': remarks,
-        'unmapped': unmapped,
-        'unlabelled': unlabelled,
-        'uncertain': uncertain,
-    }
-
-
-def _left_out(code: Tensor, crosswalk: Crosswalk) -> str:
-    """Cells of codes that the legend has and the crosswalk does not, as words."""
-    source = crosswalk.source
-    codes, counts = code.unique(return_counts=True)
-    return ', '.join(
-        f'{count} cells of {value} ({source.class_names[int(source.index(value))]})'
-        for value, count in zip(codes.tolist(), counts.tolist(), strict=True)
-        if source.index(value) >= 0 and crosswalk.index(value) < 0
-    )
-
-
-def _doubts(data: _Labelled, crosswalk: Crosswalk, held: HeldOut) -> list[str]:
-    """What held-out cells say against the labels, one sentence each.
-
-    Cells at the outline of a class are contradicted where labels are right, too, and lie
-    together. So labels share errors only where those beside a contradicted cell that
-    have its label are mostly contradicted as well. Of labels that are right .17 to .36
-    were (.45 and .56 on two scenes whose truth is coarse polygons, which imagery
-    contradicts by whole areas), and .41 to .72 of those whose errors are alike. Errors that
-    cells have by themselves may be as many, but do not lie together.
-
-    Returns:
-        Sentences; none if there is nothing to say.
-    """
-    remarks = []
-    label = data.cell_label[held.index]
-    p = held.log_probability.double().exp() @ data.composition
-    code = data.table.code[data.used][held.index]
-    called = torch.from_numpy(crosswalk.index(code.numpy()))
-    names = crosswalk.target.class_names
-    log_p = p.clamp(min=1e-12).log()
-    pairs = []
-    for a, b in combinations(range(len(names)), 2):
-        margin = (log_p[:, a] - log_p[:, b]).numpy()
-        first, second = (np.sort(margin[(called == c).numpy()]) for c in (a, b))
-        if min(len(first), len(second)) >= FEW_CELLS:
-            # Mann and Whitney's count of pairs in order; half of those that are level.
-            below, up_to = (second.searchsorted(first, s) for s in ('left', 'right'))
-            if (below + up_to).mean() < 2 * TOLD_APART * len(second):
-                pairs.append(f'{names[a]} and {names[b]}')
-    if pairs:
-        remarks.append(
-            f'The imagery hardly tells cells labelled {"; ".join(pairs)} apart: many of '
-            'these labels are wrong, or the map of these classes is.'
-        )
-    main = data.composition[label].argmax(1)
-    wrong = (p.argmax(1) != main).double().numpy()
-    if len(label) < FEWEST_CELLS or wrong.mean() < CONTRADICTED:
-        return remarks
-    around = neighbour_weights(data.place[held.index], 1.0, 1)
-    near = around @ wrong / np.maximum(around.sum(1), 1e-9)
-    ratio = float(near @ wrong / wrong.sum() / wrong.mean())
-    same = one_hot(main, len(names)).numpy()
-    # Beside each cell: those of its label, and of these those that are contradicted.
-    beside = (same * (around @ same)).sum(1)
-    shared = (same * (around @ (same * wrong[:, None]))).sum(1)
-    part = float(wrong @ shared) / max(float(wrong @ beside), 1e-9)
-    if ratio > CLUSTERED and part > SHARED:
-        remarks.append(
-            f'Cells whose label the imagery contradicts lie together ({ratio:.1f} times '
-            f'as often as by chance), and {100 * part:.0f} % of those beside them with '
-            'their label are contradicted, too: neighbouring labels seem to share errors.'
-        )
-    return remarks
-
-
-def _check(data: _Labelled, crosswalk: Crosswalk) -> None:
+def _check(data: Labelled, crosswalk: Crosswalk) -> None:
     """A map needs two classes, and two labels to learn from."""
     shares = data.composition[data.cell_label].sum(0)
     names = np.array(crosswalk.target.class_names)

@@ -137,7 +137,7 @@ def denoise(
         classes: Number of classes, C.
         fold: Part that each is held out with, (n,), or of several draws, (d, n).
         neighbours: Weights of each cell's neighbours, (n, n), see
-            :func:`~torchgeo_mapsr.models.head.prior.neighbour_weights`.
+            :func:`~torchgeo_mapsr.models.head.neighbours.neighbour_weights`.
         l2: L2 strength.
         balance: See :func:`~torchgeo_mapsr.models.head.probe.class_factors`.
         start: Probes to begin with, from
