@@ -3,7 +3,6 @@
 
 """Pixels counted by true and mapped class, and the figures that follow from them."""
 
-import csv
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -159,12 +158,12 @@ class Confusion:
         Args:
             path: CSV file to write.
         """
+        import pandas
+
         names = self.legend.class_names
-        with Path(path).open('w', newline='', encoding='utf-8') as file:
-            writer = csv.writer(file)
-            writer.writerow(['truth \\ map', *names])
-            for name, row in zip(names, self.matrix.tolist(), strict=True):
-                writer.writerow([name, *row])
+        pandas.DataFrame(self.matrix, names, names).to_csv(
+            path, index_label='truth \\ map', lineterminator='\r\n', compression=None
+        )
 
     def save_png(self, path: str | Path) -> None:
         """Draw the matrix, each row in percent of its true class.

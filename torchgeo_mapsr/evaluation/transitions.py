@@ -3,7 +3,6 @@
 
 """Areas that went from class to class between two class maps."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +39,15 @@ class Transitions:
         Args:
             path: CSV file to write.
         """
+        import pandas
+
         names = self.legend.class_names
-        with Path(path).open('w', newline='', encoding='utf-8') as file:
-            writer = csv.writer(file)
-            writer.writerow(['before \\ after (ha)', *names])
-            for name, row in zip(names, self.hectares.round(4).tolist(), strict=True):
-                writer.writerow([name, *row])
+        pandas.DataFrame(self.hectares.round(4), names, names).to_csv(
+            path,
+            index_label='before \\ after (ha)',
+            lineterminator='\r\n',
+            compression=None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types."""
