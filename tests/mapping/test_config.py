@@ -16,13 +16,8 @@ from torchgeo_mapsr.datasets import Legend
 from torchgeo_mapsr.datasets.legends import catalog
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.mapping.config import (
-    FLAGS,
-    ChipOptions,
-    MapJob,
-    PostprocessOptions,
-    value_at,
-)
+from torchgeo_mapsr.mapping.config import FLAGS, MapJob, value_at
+from torchgeo_mapsr.mapping.options import ChipOptions, PostprocessOptions
 from torchgeo_mapsr.models.head.options import FitOptions
 from torchgeo_mapsr.verbs.map import add_options, job_of
 

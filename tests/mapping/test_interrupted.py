@@ -19,8 +19,9 @@ from rasterio.features import rasterize
 
 from torchgeo_mapsr.datasets.scene.scene import make_scene
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.mapping.config import BackboneOptions, MapJob
+from torchgeo_mapsr.mapping.config import MapJob
 from torchgeo_mapsr.mapping.inputs import Inputs
+from torchgeo_mapsr.mapping.options import BackboneOptions
 from torchgeo_mapsr.mapping.outputs import Outputs
 from torchgeo_mapsr.mapping.run import map_region
 from torchgeo_mapsr.mapping.store import TileFiles

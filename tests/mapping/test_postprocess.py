@@ -18,7 +18,8 @@ from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.mapping_unit import MappingUnit
 from torchgeo_mapsr.evaluation.reweighting import class_weights
 from torchgeo_mapsr.main import main
-from torchgeo_mapsr.mapping.config import MapJob, PostprocessOptions
+from torchgeo_mapsr.mapping.config import MapJob
+from torchgeo_mapsr.mapping.options import PostprocessOptions
 from torchgeo_mapsr.mapping.run import MapResult, map_region
 from torchgeo_mapsr.mapping.store import TileFiles
 from torchgeo_mapsr.models.model import LandCoverModel

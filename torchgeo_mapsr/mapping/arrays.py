@@ -31,9 +31,9 @@ from ..models.head.options import FitOptions
 from ..models.model import ChipModel, LandCoverModel, is_intact
 from ..models.networks.files import NetworkFiles
 from .cog import map_codes
-from .config import ComputeOptions, ScoringOptions
 from .fit import fit_region
 from .inputs import Inputs, warn_of_another_scale
+from .options import ComputeOptions, ScoringOptions
 from .progress import Stopwatch
 from .tiles import ModelScores, ScoredChip, TileItem, sweep
 

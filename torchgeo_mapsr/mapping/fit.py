@@ -24,9 +24,9 @@ from ..models.head.fit import check_options
 from ..models.head.options import FitOptions
 from ..models.model import LandCoverModel, fit_model
 from ..process import give_back, pipeline, prefetch
-from .config import ComputeOptions, ScoringOptions
 from .executor import Executor, Here, Tick
 from .inputs import Inputs
+from .options import ComputeOptions, ScoringOptions
 from .progress import Stopwatch
 
 # Chips that a worker looks at in a row: it reads one while it computes another.

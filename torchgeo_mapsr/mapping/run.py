@@ -34,10 +34,11 @@ from ..models.backbones.spec import is_asked_for
 from ..models.devices import device_of, device_of_module
 from ..models.model import ChipModel, LandCoverModel, ModelFile
 from ..models.networks.files import NetworkFiles
-from .config import BackboneOptions, MapJob
+from .config import MapJob
 from .executor import Executor, Here, Tick
 from .fit import fit_region
 from .inputs import Inputs, searched, warn_of_another_scale
+from .options import BackboneOptions
 from .outputs import Outputs, check_outputs, without_outputs
 from .progress import JsonProgress, Stopwatch
 from .publish import publish, publish_polygons
