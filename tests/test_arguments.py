@@ -56,7 +56,7 @@ from torchgeo_mapsr.arguments import (
     check_range,
     construct,
 )
-from torchgeo_mapsr.tasks.segmentation import NetworkTask
+from torchgeo_mapsr.tasks.network import NetworkTask
 from torchgeo_mapsr.transforms import RandomChip
 
 # What a class needs to be made with a wrong word.

@@ -11,9 +11,10 @@ from .em import ExpectationMaximizationTask
 from .land_cover import LandCoverTask
 from .mapsr import MapSRTask
 from .masked_autoencoder import MaskedAutoencoderTask
+from .network import NetworkTask
 from .oracle import OracleTask
 from .pseudo_label import PseudoLabelTask
-from .segmentation import NetworkTask, SegmentationTask
+from .segmentation import SegmentationTask
 from .self_training import SelfTrainingTask
 from .supervision import (
     ExpectedShares,

@@ -24,8 +24,8 @@ from ..models.networks.segmentation import Network
 from ..seeds import repeatable
 from .cells import BatchCells
 from .classes import CLASSES, Classes
+from .network import NETWORK, NetworkTask
 from .schedule import CosineDecay, training_steps
-from .segmentation import NETWORK, NetworkTask
 from .supervision import RegionLabels
 
 

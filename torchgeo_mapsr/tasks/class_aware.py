@@ -20,7 +20,7 @@ from ..seeds import repeatable
 from .cells import valid_pixels
 from .classes import CLASSES, Classes
 from .land_cover import check_averages
-from .segmentation import NETWORK, NetworkTask
+from .network import NETWORK, NetworkTask
 from .supervision import PixelLabels
 
 

@@ -19,7 +19,7 @@ from ..models.propagation.superpixels import superpixels
 from ..seeds import repeatable
 from .cells import valid_pixels
 from .classes import CLASSES, Classes
-from .segmentation import NETWORK, NetworkTask
+from .network import NETWORK, NetworkTask
 from .supervision import MatchedStatistics, Supervision
 
 # Default of the signature; it is immutable.

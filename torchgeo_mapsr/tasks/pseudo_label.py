@@ -21,7 +21,7 @@ from ..models.networks.trained import load_networks
 from ..seeds import repeatable
 from .cells import valid_pixels
 from .classes import Classes
-from .segmentation import NetworkTask
+from .network import NetworkTask
 from .supervision import PixelLabels
 
 # Defaults of the signature: one band of SAR, and the classes of OpenEarthMap-SAR.

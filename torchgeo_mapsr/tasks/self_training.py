@@ -22,7 +22,7 @@ from ..transforms import ClassMix, ResolutionAlignment
 from .cells import valid_pixels
 from .classes import CLASSES, Classes
 from .land_cover import check_averages
-from .segmentation import NETWORK, NetworkTask
+from .network import NETWORK, NetworkTask
 from .supervision import PixelLabels
 
 

@@ -93,7 +93,7 @@ def load_networks(
 
     Args:
         paths: Checkpoints that Lightning has written for a
-            :class:`~torchgeo_mapsr.tasks.segmentation.NetworkTask`: each task of this
+            :class:`~torchgeo_mapsr.tasks.network.NetworkTask`: each task of this
             package that trains a network.
         weights: Weight of each; all alike by default.
         device: Where the networks compute.
