@@ -68,6 +68,7 @@ FURTHER = {
         'evaluation.sampling.draw_sample',
         'evaluation.sampling.write_sample',
         'evaluation.selection.select_footprints',
+        'evaluation.signal_pair.SignalPair',
         'evaluation.transitions.transitions',
     ),
     'models': (

@@ -21,13 +21,9 @@ from shapely.geometry import LineString, Polygon, box
 
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.evaluation.change import (
-    LinearCalibration,
-    PixelSample,
-    SignalPair,
-    choose_threshold,
-    detect_change,
-)
+from torchgeo_mapsr.evaluation.change import choose_threshold, detect_change
+from torchgeo_mapsr.evaluation.linear_calibration import LinearCalibration, PixelSample
+from torchgeo_mapsr.evaluation.signal_pair import SignalPair
 from torchgeo_mapsr.main import main
 
 # 1.2 km × 1 km at 2 m
@@ -140,7 +136,7 @@ def test_another_light_is_no_change(
 
 def test_without_calibration_the_light_would_be_change(folder: Path) -> None:
     pair = SignalPair(folder / 'before.tif', folder / 'dull.tif')
-    *_, before, after, _ = next(pair.blocks(1024))
+    *_, before, after, _ = next(pair.blocks())
     calibration = LinearCalibration.fit(PixelSample.draw(pair))
     raw = np.abs(before - after).mean()
     assert np.abs(calibration(before) - after).mean() < raw / 5
@@ -151,7 +147,7 @@ def test_calibration_is_least_squares(folder: Path) -> None:
     from sklearn.linear_model import LinearRegression
 
     pair = SignalPair(folder / 'before.tif', folder / 'dull.tif')
-    *_, before, after, valid = next(pair.blocks(1024))
+    *_, before, after, valid = next(pair.blocks())
     x, y = (values[:, valid].T.astype(float) for values in (before, after))
     model = LinearRegression().fit(x, y)
     calibration = LinearCalibration.least_squares(PixelSample.draw(pair).moments)
@@ -159,17 +155,13 @@ def test_calibration_is_least_squares(folder: Path) -> None:
     np.testing.assert_allclose(calibration.offset, model.intercept_, rtol=1e-6)
 
 
-def test_windows_are_means_whatever_the_blocks(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from torchgeo_mapsr.evaluation import change
-
+def test_windows_are_means_whatever_the_blocks(folder: Path) -> None:
     pair = SignalPair(folder / 'before.tif', folder / 'after.tif')
     whole = detect_change(pair, 130)
-    *_, before, after, _ = next(pair.blocks(1024))
+    *_, before, after, _ = next(pair.blocks())
     apart = np.abs(whole.calibration(before) - after).mean(0)
     np.testing.assert_allclose(whole.difference[1, 2], apart[65:130, 130:195].mean())
-    monkeypatch.setattr(change, '_BLOCK', 97)
+    pair.block = 97
     difference = detect_change(pair, 130).difference
     # the median that leaves pixels out is of a sample, which is drawn by block
     np.testing.assert_allclose(difference, whole.difference, rtol=1e-4)
@@ -373,7 +365,7 @@ def test_the_first_raster_may_be_of_the_whole_earth(tmp_path: Path) -> None:
     ) as dataset:
         dataset.write(longitude.astype(np.float32))
     county = write(tmp_path / 'c.tif', np.ones((1, *SHAPE)), nodata=None)
-    *_, before, _, valid = next(SignalPair(tmp_path / 'w.tif', county).blocks(1024))
+    *_, before, _, valid = next(SignalPair(tmp_path / 'w.tif', county).blocks())
     assert valid.all()
     rows, cols = np.indices(SHAPE) + 0.5
     transformer = Transformer.from_crs('EPSG:26917', 'EPSG:4326', always_xy=True)
@@ -401,7 +393,7 @@ def test_beyond_one_edge_of_the_earth_is_the_other(
         return tmp_path / name
 
     pair = SignalPair(made('a.tif', -180, 1, 360), made('b.tif', west, pixel, width))
-    for _, _, before, after, valid in pair.blocks(1024):
+    for _, _, before, after, valid in pair.blocks():
         assert valid.all()
         # between pixels values are on chords
         np.testing.assert_allclose(before, after, atol=1e-3 if pixel == 1 else 1)
@@ -413,8 +405,9 @@ def test_a_finer_first_raster_is_averaged(folder: Path, tmp_path: Path) -> None:
     means = values.reshape(3, 125, 4, 150, 4).mean((2, 4))
     coarse = Affine(8, 0, 5e5, 0, -8, 4e6)
     other = write(tmp_path / 'c.tif', means.round(), transform=coarse)
-    blocks = SignalPair(folder / 'before.tif', other).blocks(200)
-    for rows, cols, before, _, valid in blocks:
+    pair = SignalPair(folder / 'before.tif', other)
+    pair.block = 200
+    for rows, cols, before, _, valid in pair.blocks():
         assert before.shape[1] <= 50
         assert valid.all()
         np.testing.assert_allclose(before, means[:, rows, cols], atol=1e-3)

@@ -102,8 +102,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do it; returns the exit code."""
-    from ..evaluation.change import SignalPair, detect_change
+    from ..evaluation.change import detect_change
     from ..evaluation.class_maps import layer_path, map_legend, without_layers
+    from ..evaluation.signal_pair import SignalPair
     from ..evaluation.transitions import transitions
     from ..geopackage import write_geopackage
     from ..mapping.style import drop_sidecars
