@@ -31,7 +31,8 @@ from torchgeo_mapsr.models.features import (
     extract,
 )
 from torchgeo_mapsr.models.head.cells import Cells
-from torchgeo_mapsr.models.model import ModelFile, fit_model
+from torchgeo_mapsr.models.model import fit_model
+from torchgeo_mapsr.models.model_file import ModelFile
 from torchgeo_mapsr.models.tokens.bilateral import JointBilateral
 from torchgeo_mapsr.samplers import FitSampler
 from torchgeo_mapsr.samplers.lattice import LatticeSampler

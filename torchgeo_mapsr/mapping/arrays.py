@@ -26,9 +26,10 @@ from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError, InputWarning
 from ..models.backbones.create import create_backbone
+from ..models.chip_model import ChipModel
 from ..models.devices import device_of
 from ..models.head.options import FitOptions
-from ..models.model import ChipModel, LandCoverModel, is_intact
+from ..models.model import LandCoverModel, is_intact
 from ..models.networks.files import NetworkFiles
 from .cog import map_codes
 from .fit import fit_region

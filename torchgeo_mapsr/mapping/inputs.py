@@ -22,7 +22,8 @@ from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError, InputWarning
 from ..models.backbones.spec import parse_spec
-from ..models.model import ChipModel, LandCoverModel
+from ..models.chip_model import ChipModel
+from ..models.model import LandCoverModel
 from ..versions import versions
 from .cog import map_codes
 from .config import MapJob, may_be_search

@@ -31,8 +31,10 @@ from ..evaluation.reweighting import class_weights
 from ..models.backbones.backbone import Backbone
 from ..models.backbones.create import create_backbone
 from ..models.backbones.spec import is_asked_for
+from ..models.chip_model import ChipModel
 from ..models.devices import device_of, device_of_module
-from ..models.model import ChipModel, LandCoverModel, ModelFile
+from ..models.model import LandCoverModel
+from ..models.model_file import ModelFile
 from ..models.networks.files import NetworkFiles
 from .config import MapJob
 from .executor import Executor, Here, Tick

@@ -24,9 +24,10 @@ from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from ..evaluation.class_maps import NO_PERCENT
 from ..evaluation.reweighting import reweighted
+from ..models.chip_model import ChipModel
 from ..models.devices import chips_at_once
 from ..models.head.calibration import Calibration
-from ..models.model import ChipModel, ModelFile
+from ..models.model_file import ModelFile
 from ..models.networks.files import NetworkFiles
 from ..process import give_back, pipeline
 from .cog import map_codes

@@ -1,17 +1,16 @@
 # Copyright (c) torchgeo-mapsr contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""From a chip to class probabilities: the one way, whoever drives it."""
+"""A frozen backbone with a fitted head: from a chip to class probabilities."""
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from ..arguments import check_choice, check_range
-from ..atomic import file_digest, replacing
+from ..atomic import replacing
 from ..datasets.chip import Chip
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
@@ -29,7 +28,8 @@ from ..errors import InputError
 from ..process import give_back, torch_threads
 from ..versions import versions
 from .backbones.backbone import Backbone
-from .devices import device_of, device_of_module
+from .chip_model import Timer, no_timer
+from .devices import device_of_module
 from .features import HALF, FrozenBackbone, extract
 from .head.calibration import Calibration, CalibrationSample
 from .head.cells import CellTable
@@ -48,69 +48,8 @@ FORMAT = 'torchgeo-mapsr model 2'
 
 UPSAMPLERS = ('bilinear', 'bilateral')
 
-
 # Cells below which a head is fitted in one thread.
 _FEW = 2000
-
-
-#: Counts the time of a block to a stage.
-Timer = Callable[[str], AbstractContextManager[None]]
-
-
-def no_timer(stage: str) -> AbstractContextManager[None]:
-    """Count nothing.
-
-    Args:
-        stage: Not used.
-    """
-    return nullcontext()
-
-
-class ChipModel(Protocol):
-    """What makes class probabilities of chips: a fit, or trained networks."""
-
-    @property
-    def target(self) -> Legend:
-        """Legend of the classes, C."""
-
-    @property
-    def bands(self) -> int | None:
-        """Bands of the imagery; None for any number."""
-
-    @property
-    def halo(self) -> int:
-        """Pixels at a chip's border that lack context."""
-
-    @property
-    def stride(self) -> int:
-        """Pixels that chips start at multiples of."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-
-    @property
-    def uses_labels(self) -> bool:
-        """Whether the LR labels of a chip change its probabilities."""
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Where it comes from, as JSON types."""
-
-    @property
-    def calibration(self) -> Calibration:
-        """What makes the probabilities of a map, when chips are blended, sure enough."""
-
-    def probabilities(self, chip: Chip, timer: Timer = no_timer) -> Tensor:
-        """Probabilities of the classes of the pixels of a chip's core.
-
-        Args:
-            chip: The chip.
-            timer: Counts the time of each stage.
-
-        Returns:
-            (C, h, w) float32, of the core's size.
-        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,9 +180,16 @@ class LandCoverModel:
 
     @torch.no_grad()
     def probabilities(self, chip: Chip, timer: Timer = no_timer) -> Tensor:
-        """Probabilities of the classes; see :meth:`ChipModel.probabilities`.
+        """Probabilities of the classes of the pixels of a chip's core.
 
         A chip is scored by itself: the numbers do not depend on what else is in a batch.
+
+        Args:
+            chip: The chip.
+            timer: Counts the time of each stage.
+
+        Returns:
+            (C, h, w) float32, of the core's size.
         """
         rows, cols = chip.core or tuple(slice(0, n) for n in chip.valid.shape)
         with timer('read'):
@@ -544,56 +490,6 @@ def _label_counts(table: CellTable, crosswalk: Crosswalk) -> dict[str, Any]:
         },
         'unknown_codes': {str(code): count for code, count in unknown.items()},
     }
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """A saved model by its file: what is sent to other processes.
-
-    Args:
-        path: The file, on a file system that all of them see.
-        digest: SHA-256 of the file.
-        device: Name of the device, looked for where it is opened.
-        precision: Arithmetic of the backbone.
-        weights: Weight file of the backbone, where it is not where it was.
-        compiled: Whether networks are compiled.
-        options: How the fit is used, see :meth:`LandCoverModel.with_options`.
-    """
-
-    path: Path
-    digest: str
-    device: str = 'auto'
-    precision: str = 'fp32'
-    weights: str | None = None
-    compiled: bool = False
-    options: tuple[tuple[str, Any], ...] = ()
-
-    def open(self, backbone: Backbone | None = None) -> LandCoverModel:
-        """Load the model, once in this process.
-
-        Args:
-            backbone: The backbone, where it is there already.
-
-        Raises:
-            InputError: If it cannot be loaded here.
-            OSError: If the file is not the one that is meant, or not there.
-        """
-        return self._load(backbone) if backbone is not None else _opened(self)
-
-    def _load(self, backbone: Backbone | None) -> LandCoverModel:
-        if file_digest(self.path) != self.digest:
-            raise OSError(None, 'The fit is another one', str(self.path))
-        model = LandCoverModel.load(
-            self.path, device_of(self.device), self.weights, backbone, self.precision
-        )
-        if self.compiled and backbone is None:
-            model.backbone.compile()
-        return model.with_options(**dict(self.options))
-
-
-@lru_cache(maxsize=1)
-def _opened(file: ModelFile) -> LandCoverModel:
-    return file._load(None)
 
 
 def _propagation(spec: str) -> 'Propagation | None':

@@ -18,9 +18,9 @@ from ...atomic import file_digest
 from ...datasets.chip import Chip
 from ...datasets.legends.legend import Legend
 from ...errors import InputError
+from ..chip_model import Timer, no_timer
 from ..features import HALF
 from ..head.calibration import Calibration
-from ..model import Timer, no_timer
 from .ensemble import Ensemble
 from .segmentation import Network, SegmentationNetwork
 
@@ -66,7 +66,12 @@ class NetworkModel:
 
     @torch.no_grad()
     def probabilities(self, chip: Chip, timer: Timer = no_timer) -> Tensor:
-        """Class probabilities of a chip's core; see :class:`~..model.ChipModel`."""
+        """Class probabilities of a chip's core, (C, h, w) float32.
+
+        Args:
+            chip: The chip.
+            timer: Counts the time of each stage.
+        """
         half = HALF.get(self.precision)
         with timer('network'):
             image = chip.image[None].to(self.device)
