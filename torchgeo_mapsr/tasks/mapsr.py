@@ -4,7 +4,7 @@
 """MapSR as a LightningModule."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, replace
 from math import inf
@@ -13,12 +13,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
-from torch.utils.data.distributed import DistributedSampler
 
 from .._compat import Sample
 from ..arguments import check_arguments, construct
@@ -257,9 +257,14 @@ class MapSRTask(LandCoverTask):
                 seed=self.hparams['seed'],
             )
             self._sampled = len(sampler)
+            data.train_sampler = sampler
             world, rank = self.trainer.world_size, self.trainer.global_rank
-            share: Any = sampler if world == 1 else _Share(sampler, world, rank)
-            data.train_sampler = share
+            if world > 1:
+                # Lightning would shuffle them among the processes: then the first chips
+                # that all have seen together were not those that one process sees first.
+                data.train_sampler = DistributedSamplerWrapper(  # type: ignore[assignment]
+                    sampler, world, rank, shuffle=False
+                )
 
     def on_train_start(self) -> None:
         """Begin to look at chips.
@@ -685,23 +690,6 @@ class MapSRTask(LandCoverTask):
             if calibration:
                 self.backbone.load_calibration(calibration)
         self._calibrated = True
-
-
-class _Share(DistributedSampler[Any]):
-    """One process's chips of a fit.
-
-    Lightning would shuffle them among the processes: then the first chips that all have
-    seen together were not those that one process sees first.
-    """
-
-    def __init__(self, sampler: FitSampler, world: int, rank: int) -> None:
-        self.queries = list(sampler)
-        super().__init__(self.queries, world, rank, shuffle=False)  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[Any]:
-        """Yield every world-th chip."""
-        for index in super().__iter__():
-            yield self.queries[index]
 
 
 class _FitWhenInterrupted(Callback):
