@@ -61,7 +61,7 @@ LAYERS = [
 DATASETS = [
     {'chip'},
     {'imagery', 'labels'},
-    {'layer', 'removed', 'transparency'},
+    {'layer', 'removed', 'stack', 'transparency'},
     {'legends'},
     {'geo'},
 ]
