@@ -3,6 +3,7 @@
 
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,14 @@ def shared() -> Path:
 def made_scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """A made scene of 384 × 448 pixels with NLCD labels; not to be written to."""
     return make_scene(tmp_path_factory.mktemp('scene'), seed=0, size=(384, 448))
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In a module's ``folder``, as torchgeo's own command."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, 'argv', ['torchgeo'])
+    return folder
 
 
 @pytest.fixture

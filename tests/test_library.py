@@ -6,7 +6,6 @@
 import re
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -36,14 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scene.truth.rename(folder / 'truth.tif')
     for config in (DOCS / 'configs').glob('*.yaml'):
         shutil.copy(config, folder)
-    return folder
-
-
-@pytest.fixture
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """In that folder, as torchgeo's own command."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', ['torchgeo'])
     return folder
 
 

@@ -4,7 +4,6 @@
 """The configurations of Low2High run, with torchgeo's own command."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,14 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     MaskedAutoencoderTask(
         size=64, dim=16, depth=1, heads=2, decoder_dim=16, decoder_heads=2
     ).save_encoder(folder / 'encoder.safetensors')
-    return folder
-
-
-@pytest.fixture
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """In that folder, as torchgeo's own command."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', ['torchgeo'])
     return folder
 
 

@@ -29,24 +29,6 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Scene]:
     ]
 
 
-def test_help_is_fast_and_complete() -> None:
-    """Neither torch nor rasterio is imported for it."""
-    script = (
-        'import sys\n'
-        'from torchgeo_mapsr.main import main\n'
-        'try:\n'
-        "    main(['map', '--help'])\n"
-        'except SystemExit as stop:\n'
-        "    sys.exit(stop.code or 3 * bool({'torch', 'rasterio'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, '-c', script], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    for option in ('--labels', '--no-confidence', '--backbone', '--propagate'):
-        assert option in done.stdout
-
-
 def test_module_runs() -> None:
     done = subprocess.run(
         [sys.executable, '-m', 'torchgeo_mapsr', '--version'],

@@ -4,7 +4,6 @@
 """Configurations of label super-resolution and its baselines run for a step."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,14 +26,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(scene.truth, folder / 'here_lc.tif')
     for name in ('here', 'there'):
         shutil.copy(scene.imagery, folder / f'{name}.tif')
-    return folder
-
-
-@pytest.fixture
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """In that folder, as torchgeo's own command."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', ['torchgeo'])
     return folder
 
 

@@ -157,24 +157,6 @@ def test_files_beside_the_area_get_no_map(
     assert [Path(m['map']).name for m in report['maps']] == ['west.tif']
 
 
-@pytest.mark.parametrize(
-    ('more', 'message'),
-    [
-        (['--aoi', 'none.gpkg'], 'no such file'),
-        (['--bbox', '10', '50', '11', '51'], 'outside the imagery'),
-        (['--bbox', '10', '50'], 'west, south, east and north'),
-        (['--aoi', 'a.gpkg', '--bbox', '1', '2', '3', '4'], 'not both'),
-        (['--polygons', 'a.shp'], 'give one of these suffixes'),
-    ],
-)
-def test_mistakes_are_one_line(
-    job: MapJob, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*arguments(job), *more]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
-
-
 def test_a_search_needs_a_place(capsys: pytest.CaptureFixture[str]) -> None:
     args = ['map', '--imagery', 'naip', '--labels', 'worldcover', '--date', '2021']
     assert main([*args, '--output', 'a.tif']) == 2

@@ -123,6 +123,29 @@ def test_mistake(
     assert [path.name for path in tmp_path.iterdir()] == ['given']
 
 
+@pytest.mark.parametrize(
+    ('more', 'message'),
+    [
+        (['--aoi', 'none.gpkg'], 'no such file'),
+        (['--bbox', '10', '50', '11', '51'], 'outside the imagery'),
+        (['--bbox', '10', '50'], 'west, south, east and north'),
+        (['--aoi', 'a.gpkg', '--bbox', '1', '2', '3', '4'], 'not both'),
+        (['--polygons', 'a.shp'], 'give one of these suffixes'),
+        (['--reweight', 'sea=2'], 'no class'),
+        (['--reweight', 'water'], 'CLASS=NUMBER'),
+        (['--reweight', 'water=-1'], '0 or more'),
+        (['--min-area', '-1'], 'at least 0'),
+    ],
+)
+def test_mistaken_options(
+    job: MapJob, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(job), *more]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not Path(f'{job.output}.parts').exists()
+
+
 def test_existing_output_is_kept(
     job: MapJob, capsys: pytest.CaptureFixture[str]
 ) -> None:

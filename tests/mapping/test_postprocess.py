@@ -182,24 +182,6 @@ def test_a_page_is_not_written_over(
     assert page.read_text() == 'mine'
 
 
-@pytest.mark.parametrize(
-    ('more', 'message'),
-    [
-        (['--reweight', 'sea=2'], 'no class'),
-        (['--reweight', 'water'], 'CLASS=NUMBER'),
-        (['--reweight', 'water=-1'], '0 or more'),
-        (['--min-area', '-1'], 'at least 0'),
-    ],
-)
-def test_mistakes_are_one_line(
-    job: MapJob, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*arguments(job), *more]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
-    assert not Path(f'{job.output}.parts').exists()
-
-
 def test_a_mapping_of_weights_will_do() -> None:
     options = PostprocessOptions(reweight={'impervious': 2})  # type: ignore[arg-type]
     assert options.reweight == ('impervious=2',)
