@@ -23,13 +23,12 @@ from torchgeo_mapsr.main import main
 SHAPE = (400, 300)
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, np.ndarray]:
+def make_pair(folder: Path) -> tuple[Path, np.ndarray]:
     """A map with mistakes, and the truth."""
     rng = np.random.default_rng(0)
     truth = rng.choice([1, 2, 3, 4], SHAPE, p=[0.1, 0.5, 0.3, 0.1])
     mapped = np.where(rng.random(SHAPE) < 0.8, truth, rng.integers(1, 5, SHAPE))
-    path = tmp_path / 'map.tif'
+    path = folder / 'map.tif'
     profile = {'driver': 'GTiff', 'dtype': 'uint8', 'count': 1, 'nodata': 0}
     affine = Affine(10, 0, 5e5, 0, -10, 4e6)
     with rasterio.open(
@@ -45,6 +44,11 @@ def pair(tmp_path: Path) -> tuple[Path, np.ndarray]:
     return path, truth
 
 
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    return make_pair(tmp_path)
+
+
 def label(
     points: Path, truth: np.ndarray, output: Path, limit: int | None = None
 ) -> None:
@@ -55,6 +59,17 @@ def label(
     if limit is not None:
         table.loc[limit:, 'reference'] = None
     table.to_file(output, layer='points', driver='GPKG')
+
+
+@pytest.fixture(scope='module')
+def surveyed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A map, and 200 points of it with their true classes; not to be written to."""
+    folder = tmp_path_factory.mktemp('surveyed')
+    (path, truth), labelled = make_pair(folder), folder / 'labelled.gpkg'
+    points = folder / 'points.gpkg'
+    assert main(['sample', str(path), '--output', str(points), '--size', '200']) == 0
+    label(points, truth, labelled)
+    return path, labelled
 
 
 def test_sample_and_area(
@@ -194,15 +209,12 @@ def multipoints(table: Frame) -> Frame:
     ],
 )
 def test_points_as_programs_write_them(
-    pair: tuple[Path, np.ndarray],
+    surveyed: tuple[Path, Path],
     tmp_path: Path,
     name: str,
     change: Callable[[Frame], Frame],
 ) -> None:
-    path, truth = pair
-    points, labelled = tmp_path / 'points.gpkg', tmp_path / 'labelled.gpkg'
-    assert main(['sample', str(path), '--output', str(points), '--size', '200']) == 0
-    label(points, truth, labelled)
+    path, labelled = surveyed
     table = geopandas.read_file(labelled, layer='points')
     table['reference'] = table['reference'].astype(str)
     table = change(table)
@@ -243,16 +255,13 @@ def test_points_as_programs_write_them(
 )  # fmt: skip
 @pytest.mark.filterwarnings('ignore:.crs. was not provided')
 def test_points_that_cannot_be_used(
-    pair: tuple[Path, np.ndarray],
+    surveyed: tuple[Path, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     change: Callable[[Frame], pandas.DataFrame],
     message: str,
 ) -> None:
-    path, truth = pair
-    points, labelled = tmp_path / 'points.gpkg', tmp_path / 'labelled.gpkg'
-    assert main(['sample', str(path), '--output', str(points), '--size', '200']) == 0
-    label(points, truth, labelled)
+    path, labelled = surveyed
     table = change(geopandas.read_file(labelled, layer='points'))
     if isinstance(table, Frame):
         damaged = tmp_path / 'damaged.gpkg'
@@ -449,12 +458,9 @@ def test_points_of_another_meridian(origin: int, tmp_path: Path) -> None:
 
 
 def test_a_layer_of_points_is_named(
-    pair: tuple[Path, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    surveyed: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, truth = pair
-    points, labelled = tmp_path / 'points.gpkg', tmp_path / 'labelled.gpkg'
-    assert main(['sample', str(path), '--output', str(points), '--size', '200']) == 0
-    label(points, truth, labelled)
+    path, labelled = surveyed
     table, both = geopandas.read_file(labelled, layer='points'), tmp_path / 'two.gpkg'
     table.to_file(both, layer='survey_2013')
     table.assign(reference=1).to_file(both, layer='survey_2019')
