@@ -75,7 +75,8 @@ def test_learns_the_labels_it_is_given(
 ) -> None:
     torch.manual_seed(0)
     task = SegmentationTask(**ARGUMENTS, supervision=supervision)  # type: ignore[arg-type]
-    run = trainer(tmp_path, max_epochs=8, enable_checkpointing=False)
+    quick = {'num_sanity_val_steps': 0, 'check_val_every_n_epoch': 8}
+    run = trainer(tmp_path, max_epochs=8, enable_checkpointing=False, **quick)
     before = run.validate(task, data, verbose=False)[0]
     run.fit(task, data)
     after = run.validate(task, data, verbose=False)[0]
@@ -539,11 +540,19 @@ def test_arguments_of_numpy_are_kept_as_plain_values(
     legend.write_text(yaml.safe_dump(Legend.load('nlcd').to_dict()))
     weights = np.array([1.0, 2.0, 1.0, 1.0])
     for arguments in (
-        {'lr': np.float64(1e-3), 'class_weights': list(weights)},
-        {'in_channels': np.int64(4), 'class_weights': weights},
-        {'mean': np.float32(100), 'std': torch.tensor(50.0)},
-        {'mean': np.full(4, 100.0), 'std': torch.full((4,), 50.0)},
-        {'classes': Classes(legend=legend)},  # type: ignore[arg-type]
+        {
+            'lr': np.float64(1e-3),
+            'class_weights': list(weights),
+            'mean': np.float32(100),
+            'std': torch.tensor(50.0),
+            'classes': Classes(legend=legend),  # type: ignore[arg-type]
+        },
+        {
+            'in_channels': np.int64(4),
+            'class_weights': weights,
+            'mean': np.full(4, 100.0),
+            'std': torch.full((4,), 50.0),
+        },
     ):
         task = SegmentationTask(**{'backbone': SMALL, 'in_channels': 4, **arguments})
         run = trainer(tmp_path, fast_dev_run=1)
