@@ -312,7 +312,8 @@ trainer.fit(Task(**arguments), SourceTargetDataModule(*parts))
 def test_two_processes(tmp_path: Path) -> None:
     """They see other chips, and have one student and one teacher."""
     make(tmp_path)
-    done = run_forked(TWO_PROCESSES, tmp_path, repr(ARGUMENTS))
+    small = Network(backbone='tu-test_resnet', in_channels=3)
+    done = run_forked(TWO_PROCESSES, tmp_path, repr(ARGUMENTS | {'network': small}))
     assert done.returncode == 0, done.stderr[-2000:]
 
 

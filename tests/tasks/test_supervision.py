@@ -143,7 +143,8 @@ def test_joint_training_is_a_weighted_sum(batch: dict[str, Any]) -> None:
 def test_learns_and_maps(data: PairDataModule, tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = matching()
-    run = trainer(tmp_path, max_epochs=6)
+    quick = {'num_sanity_val_steps': 0, 'check_val_every_n_epoch': 6}
+    run = trainer(tmp_path, max_epochs=6, **quick)
     before = run.validate(task, data, verbose=False)[0]
     run.fit(task, data)
     after = run.validate(task, data, verbose=False)[0]
