@@ -432,8 +432,8 @@ class ChipDataset(GeoDataset):
         Args:
             geometry: In the CRS of the dataset.
             grid: Pixels in any CRS.
-            row: Row of each place in pixels of *grid*, from the upper edge.
-            col: Its column, likewise.
+            row: Row of each place in pixels of *grid*, from the upper edge; any shape.
+            col: Its column, likewise; the same shape.
 
         Returns:
             True where a place lies in it, of the shape of *row*.
@@ -577,7 +577,11 @@ class ChipDataset(GeoDataset):
 
 
 def most_valid(samples: Sequence[Sample]) -> Sample:
-    """The sample that has the most pixels with data, the first of equals."""
+    """The sample that has the most pixels with data, the first of equals.
+
+    Args:
+        samples: Samples of one place, with ``mask_valid`` (H, W).
+    """
     return max(samples, key=lambda sample: int(sample['mask_valid'].sum()))
 
 

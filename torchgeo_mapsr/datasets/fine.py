@@ -89,13 +89,18 @@ class FineLabelPair(ImageryChips):
                 )
 
     def sample(self, query: ChipQuery | GeoBox) -> Sample:
-        """Read a chip.
+        """Read a chip and count the labels in its pixels.
 
         Args:
             query: Pixels of the imagery's grid, or beyond it.
 
         Returns:
-            The sample, not transformed.
+            What :class:`~torchgeo_mapsr.datasets.imagery_chips.ImageryChips` has, with
+            ``mask`` (H, W), and ``mask_share`` (classes, H, W) if there are *shares*;
+            not transformed.
+
+        Raises:
+            InputError: A file cannot be read.
         """
         query = chip_query(query)
         votes = self._votes(query.geobox)
@@ -138,7 +143,11 @@ class Votes:
         return voted
 
     def where_none(self, other: 'Votes') -> 'Votes':
-        """The same, with the votes of another where there are none."""
+        """The same, with the votes of another where there are none.
+
+        Args:
+            other: Votes in the same pixels.
+        """
         none = self.voted == 0
         return Votes(
             np.where(none, other.count, self.count),
@@ -158,6 +167,9 @@ def count_votes(geobox: GeoBox, labels: LabelRaster, crosswalk: Crosswalk) -> Vo
         geobox: Grid of the chip.
         labels: Labels, in any CRS.
         crosswalk: From their codes to classes.
+
+    Returns:
+        The votes, (classes, H, W).
     """
     classes, (height, width) = len(crosswalk.target), geobox.shape
     count = np.zeros((classes, height, width), np.int32)

@@ -116,7 +116,11 @@ class ImageryChips(ChipDataset):
             query: Pixels of the imagery's grid, or beyond it.
 
         Returns:
-            The sample, not transformed.
+            ``image`` (C, H, W) and ``mask_valid`` (H, W), what there is of LR labels,
+            and the georeference; not transformed.
+
+        Raises:
+            InputError: A file cannot be read.
         """
         query = chip_query(query)
         sample = self.read(query).sample()
@@ -126,6 +130,10 @@ class ImageryChips(ChipDataset):
         self, raster: int, geobox: GeoBox
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Find the LR cells whose centres lie in a grid: here there are none.
+
+        Args:
+            raster: Number of the raster.
+            geobox: Pixels of its grid.
 
         Raises:
             InputError: Always.

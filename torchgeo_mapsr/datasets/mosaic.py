@@ -173,10 +173,16 @@ class LRHRPairs(ChipDataset):
         )
 
     def sample(self, query: ChipQuery | GeoBox) -> Sample:
-        """Read a chip of one of the pairs, not transformed.
+        """Read a chip of one of the pairs.
 
         Args:
             query: Pixels of a pair's imagery, or beyond it.
+
+        Returns:
+            The pair's sample, not transformed.
+
+        Raises:
+            InputError: A file cannot be read.
         """
         query = chip_query(query)
         return self.pairs[query.raster].sample(query)
@@ -184,7 +190,16 @@ class LRHRPairs(ChipDataset):
     def cells(
         self, raster: int, geobox: GeoBox
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Find the LR cells whose centres lie in a grid, without its imagery."""
+        """Find the LR cells whose centres lie in a grid, without its imagery.
+
+        Args:
+            raster: Number of the pair.
+            geobox: Pixels of its imagery's grid.
+
+        Returns:
+            Raw codes, (n,), and row and column of the centres in pixels of the grid,
+            (2, n).
+        """
         return self.pairs[raster].cells(raster, geobox)
 
     @property

@@ -118,13 +118,16 @@ class LRHRPair(ImageryChips):
         return self._lr_labels
 
     def sample(self, query: ChipQuery | GeoBox) -> Sample:
-        """Read a chip.
+        """Read a chip, and the HR labels of its pixels where there are any.
 
         Args:
             query: Pixels of the imagery's grid, or beyond it.
 
         Returns:
-            The sample, not transformed.
+            The sample that the class describes, not transformed.
+
+        Raises:
+            InputError: A file cannot be read.
         """
         query = chip_query(query)
         sample = super().sample(query)
@@ -135,7 +138,18 @@ class LRHRPair(ImageryChips):
     def cells(
         self, raster: int, geobox: GeoBox
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Find the LR cells whose centres lie in a grid, without its imagery."""
+        """Find the LR cells whose centres lie in a grid, without its imagery.
+
+        Where several label rasters have a label, those of the first count.
+
+        Args:
+            raster: Number of the raster; not used, since there is one.
+            geobox: Pixels of its grid.
+
+        Returns:
+            Raw codes, (n,), and row and column of the centres in pixels of the grid,
+            (2, n).
+        """
         found = [
             self._cells_of(number, geobox) for number in range(len(self._lr_labels))
         ]
