@@ -128,7 +128,7 @@ def assess(
         )
         # Nothing is further off than the other end.
         margin = int(min(boundary_width / min(pixel), max(grid.shape))) + 1
-    total, odd = Assessment(empty), Counter[int]()
+    total, unlisted = Assessment(empty), Counter[int]()
     for rows, cols in blocks_of(grid, _BLOCK):
         block = crop(grid, (rows.start, cols.start, rows.stop, cols.stop))
         wide = block.pad(margin) if margin else block
@@ -137,7 +137,7 @@ def assess(
             slice(margin, wide.height - margin),
             slice(margin, wide.width - margin),
         )
-        odd.update(map_crosswalk.unknown(mapped_codes[inner]))
+        unlisted.update(map_crosswalk.unknown(mapped_codes[inner]))
         unknown = Counter(truth_crosswalk.unknown(true_codes[inner]))
         true = truth_crosswalk.index(true_codes)
         predicted = map_crosswalk.index(mapped_codes)
@@ -158,9 +158,9 @@ def assess(
                 for g in present.tolist()
             }
         total += Assessment(replace(compared.count(), unknown=unknown), by_kind)
-    if odd:
+    if unlisted:
         raise InputError(
-            f'{map_path} has codes {sorted(odd)} that are not in the legend '
+            f'{map_path} has codes {sorted(unlisted)} that are not in the legend '
             f'{map_crosswalk.source.name!r}; give the legend of the map with --legend.'
         )
     if not total.total.matrix.any() and not total.total.unmapped:

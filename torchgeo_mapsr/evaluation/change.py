@@ -204,12 +204,12 @@ def detect_change(
     metres = PixelAreas(grid)
     for rows, cols, before, after, valid in pair.blocks():
         expected = before if calibration is None else calibration(before)
-        apart = pair.difference(expected, after)
+        pixel_difference = pair.difference(expected, after)[valid]
         row = np.arange(rows.start, rows.stop) // high
         col = np.arange(cols.start, cols.stop) // wide
         place = (row[:, None] * width + col)[valid]
         area = metres(rows, cols)[valid]
-        for total, values in ((sums, apart[valid]), (counts, None), (areas, area)):
+        for total, values in ((sums, pixel_difference), (counts, None), (areas, area)):
             total += np.bincount(place, values, total.size).reshape(total.shape)
         place = place + pair.class_of(before)[valid] * sums.size
         members += np.bincount(place, minlength=members.size).reshape(members.shape)
@@ -254,7 +254,7 @@ def choose_threshold(difference: NDArray[np.float64], least: float = 1e-9) -> fl
     is above the median by less than *least* is never reported.
 
     Args:
-        difference: Differences of windows; NaN is left out.
+        difference: Differences of windows, of any shape; NaN is left out.
         least: Least difference that counts, in the units of the signal.
 
     >>> round(choose_threshold(np.array([0.10, 0.11, 0.12, 0.10, 0.90])), 3)

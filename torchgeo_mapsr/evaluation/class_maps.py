@@ -73,8 +73,8 @@ def without_layers(paths: Iterable[PathLike]) -> list[str]:
     >>> without_layers(['maps/a.tif', 'maps/a_confidence.tif', 'maps/a_scores.tif'])
     ['maps/a.tif']
     """
-    given = list(paths)
-    names = list_rasters(given) if given else []
+    files = list(paths)
+    names = list_rasters(files) if files else []
     listed = set(names)
 
     def belongs(name: str) -> bool:
@@ -168,11 +168,11 @@ def common_legend(
     first, *others = without_layers(paths) or list_rasters(paths)
     common = map_legend(first, legend)
     for path in others if legend is None else ():
-        found = map_legend(path)
-        if found.words != common.words:
+        other = map_legend(path)
+        if other.words != common.words:
             raise InputError(
                 f'{first} and {path} are maps of different legends ({common.name!r}, '
-                f'{found.name!r}): make them of one (map --target), or take them apart.'
+                f'{other.name!r}): make them of one (map --target), or take them apart.'
             )
     return common
 
@@ -194,8 +194,8 @@ def known_index(
         InputError: If a code is not in the legend: it would be no data without a word.
     """
     index = legend.index(codes)
-    odd = codes[(index < 0) & (codes >= 0)]
-    unknown = sorted(set(np.unique(odd).tolist()) - {legend.nodata})
+    unlisted = np.unique(codes[(index < 0) & (codes >= 0)]).tolist()
+    unknown = sorted(set(unlisted) - {legend.nodata})
     if unknown:
         raise InputError(
             f'{path} has codes {unknown[:5]} that are not in the legend '

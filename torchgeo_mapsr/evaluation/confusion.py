@@ -83,14 +83,14 @@ class Confusion:
     @cached_property
     def iou(self) -> NDArray[np.float64]:
         """Intersection over union of each class, (C,); NaN if in neither."""
-        hit = np.diag(self.matrix)
-        return _ratio(hit, self.matrix.sum(0) + self.matrix.sum(1) - hit)
+        right = np.diag(self.matrix)
+        return _ratio(right, self.matrix.sum(0) + self.matrix.sum(1) - right)
 
     @cached_property
     def f1(self) -> NDArray[np.float64]:
         """F1 score of each class, (C,); NaN if in neither."""
-        hit = 2 * np.diag(self.matrix)
-        return _ratio(hit, self.matrix.sum(0) + self.matrix.sum(1))
+        twice = 2 * np.diag(self.matrix)
+        return _ratio(twice, self.matrix.sum(0) + self.matrix.sum(1))
 
     @cached_property
     def recall(self) -> NDArray[np.float64]:

@@ -195,14 +195,14 @@ class Composition:
         Raises:
             InputError: If the statistics are for other legends.
         """
-        for ours, theirs in (
+        for legend, expected in (
             (self.source, statistics.source),
             (self.target, statistics.target),
         ):
-            if ours.words != theirs.words:
+            if legend.words != expected.words:
                 raise InputError(
                     f'The statistics {statistics.name!r} are for the legend '
-                    f'{theirs.name!r}, not {ours.name!r}; give others with --statistics.'
+                    f'{expected.name!r}, not {legend.name!r}; give others with --statistics.'
                 )
         deviation = np.maximum(statistics.std, _FLOOR)
         offset = self.mean - statistics.mean

@@ -75,8 +75,8 @@ class PixelSample:
             if share < 1:
                 # the same in every run
                 rng = np.random.default_rng([rows.start, cols.start])
-                some = rng.random(x.shape[1]) < share
-                x, y = x[:, some], y[:, some]
+                taken = rng.random(x.shape[1]) < share
+                x, y = x[:, taken], y[:, taken]
             drawn.append((x, y))
             tick()
         if moments[-1, len(pair.bands)] == 0:
@@ -91,10 +91,10 @@ class PixelSample:
             return LEAST_SCORES
         if not self.after.size:
             return 1e-9
-        away = np.abs(self.after - np.median(self.after, axis=1, keepdims=True))
-        spread = np.median(away, axis=1)
+        deviation = np.abs(self.after - np.median(self.after, axis=1, keepdims=True))
+        spread = np.median(deviation, axis=1)
         # the median is 0 where most pixels are equal, as in a mask: then the mean serves
-        spread = np.where(spread > 0, spread, away.mean(1))
+        spread = np.where(spread > 0, spread, deviation.mean(1))
         return LEAST_IMAGERY * float(spread.mean()) + 1e-9
 
 
@@ -133,22 +133,22 @@ class LinearCalibration:
         result = cls.least_squares(pixels.moments)
         x, y = pixels.before, pixels.after
         x_one = np.concatenate([x, np.ones((1, x.shape[1]))])
-        apart = y - result(x)
-        for far in (np.inf, _FAR) if apart.size else ():
+        residual = y - result(x)
+        for far in (np.inf, _FAR) if residual.size else ():
             for _ in range(_ROUNDS):
-                size = np.abs(apart).mean(0)
+                size = np.abs(residual).mean(0)
                 # not far below what counts: weights of 1e-6 leave nothing to solve with
                 most = max(_OUTLIER * float(np.median(size)), 0.1 * pixels.least)
                 weight = most / np.maximum(size, most)
                 weight *= np.minimum(far * weight, 1)
                 weighted = x_one * weight
-                more = cls.least_squares(
-                    np.concatenate([weighted @ x_one.T, weighted @ apart.T], 1)
+                step = cls.least_squares(
+                    np.concatenate([weighted @ x_one.T, weighted @ residual.T], 1)
                 )
-                result = cls(result.matrix + more.matrix, result.offset + more.offset)
-                moved = more(x)
-                apart -= moved
-                if np.abs(moved).mean() < 0.01 * pixels.least:
+                result = cls(result.matrix + step.matrix, result.offset + step.offset)
+                change = step(x)
+                residual -= change
+                if np.abs(change).mean() < 0.01 * pixels.least:
                     break
         return result
 

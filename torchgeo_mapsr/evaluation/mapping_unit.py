@@ -206,11 +206,11 @@ def _lengths(
     ones = np.ones(height, np.int64), np.ones(height, np.int64)
     if sides is None:
         return ones
-    known = [np.where(np.isfinite(side), side, 0) for side in sides]
-    if (np.abs(known[0] - known[1]) <= _SQUARE * np.maximum(*known)).all():
+    finite = [np.where(np.isfinite(side), side, 0) for side in sides]
+    if (np.abs(finite[0] - finite[1]) <= _SQUARE * np.maximum(*finite)).all():
         return ones
-    unit = np.max(known) / _UNITS
-    upright, level = (np.round(side / unit).astype(np.int64) for side in known)
+    unit = np.max(finite) / _UNITS
+    upright, level = (np.round(side / unit).astype(np.int64) for side in finite)
     return upright, level
 
 

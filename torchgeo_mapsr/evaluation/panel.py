@@ -182,10 +182,10 @@ def imagery_picture(
         read = _read(path, grid, [band for band, _ in channels], how)
         fresh = np.isfinite(read).all(0) & ~covered
         for channel, (_, table), band in zip(values, channels, read, strict=True):
-            known = band[fresh]
+            colors = band[fresh]
             if table is not None:
-                known = table[known.astype(int).clip(max=len(table) - 1)]
-            channel[fresh] = known
+                colors = table[colors.astype(int).clip(max=len(table) - 1)]
+            channel[fresh] = colors
         covered |= fresh
     covered &= mapped
     picture = np.empty((*grid.shape, 3))

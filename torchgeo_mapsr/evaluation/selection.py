@@ -57,10 +57,10 @@ def select_footprints(
     if patch_size < 1:
         raise InputError('--patch-size must be at least 1.')
     check_footprints(output)
-    found = without_layers(maps)
-    if not found:
+    files = without_layers(maps)
+    if not files:
         raise InputError('There is no class map among the files; name one.')
-    patches = class_shares(found, patch_size)
+    patches = class_shares(files, patch_size)
     codes = [column for column in patches.columns if isinstance(column, int)]
     if minority is None:
         rare = list(minority_classes(labels))
@@ -80,10 +80,10 @@ def _codes(
     maps: Sequence[str], minority: Sequence[int | str], legend: str | None
 ) -> list[int]:
     """Codes of classes; only names need a legend."""
-    given = [str(name) for name in minority]
-    if all(name.isdecimal() for name in given):
-        return [int(name) for name in given]
+    names = [str(name) for name in minority]
+    if all(name.isdecimal() for name in names):
+        return [int(name) for name in names]
     classes = common_legend(maps, legend)
-    found = [class_index(name, classes, f'--minority {name}') for name in given]
-    codes: list[int] = classes.codes[found].tolist()
+    indices = [class_index(name, classes, f'--minority {name}') for name in names]
+    codes: list[int] = classes.codes[indices].tolist()
     return codes

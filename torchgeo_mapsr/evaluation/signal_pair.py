@@ -142,18 +142,18 @@ class SignalPair:
         grid, turn = raster.geobox, columns_round(raster.geobox)
         offset = pixel_offset(block, grid)
         if offset is not None:
-            beyond = offset[1] < 0 or offset[1] + block.width > grid.width
-            if turn is None or not beyond:
+            crosses_edge = offset[1] < 0 or offset[1] + block.width > grid.width
+            if turn is None or not crosses_edge:
                 return raster.read(block)
         place = lr_coordinates(block.zoom_out(1 / points), grid) - 0.5
         image, valid = self._between(place, block.shape.yx)
         # A raster of the whole Earth goes on beyond its left edge with its right one.
         for turned in () if turn is None else (-turn, turn):
-            other, there = self._between(
+            wrapped, wrapped_valid = self._between(
                 place + np.array([0, turned])[:, None, None], block.shape.yx
             )
-            np.copyto(image, other, where=there & ~valid)
-            valid |= there
+            np.copyto(image, wrapped, where=wrapped_valid & ~valid)
+            valid |= wrapped_valid
         return image, valid
 
     def _between(

@@ -50,7 +50,7 @@ class IntervalConstraintLoss(nn.Module):
             The loss; 0 if no cell has a label and a pixel.
         """
         middle, radius = (rows_of(t, label, counts) for t in (self.mean, self.radius))
-        beyond = (counts.mean - middle).abs() - radius
+        excess = (counts.mean - middle).abs() - radius
         # the norm's gradient at 0 is 0 in PyTorch, not NaN
-        distance = torch.linalg.vector_norm(beyond.clamp(min=0), dim=-1)
+        distance = torch.linalg.vector_norm(excess.clamp(min=0), dim=-1)
         return mean_over_cells(distance, counts, label, weight)

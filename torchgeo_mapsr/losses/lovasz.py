@@ -40,9 +40,9 @@ class LovaszLoss(nn.Module):
             The loss; 0, with a gradient of 0, where no pixel counts.
         """
         # images without a label would be the library's empty tensors when per_image
-        some = (label != self.ignore_index).flatten(1).any(1)
-        if not some.any():
+        labelled = (label != self.ignore_index).flatten(1).any(1)
+        if not labelled.any():
             return logits[:0].float().sum()
         with torch.autocast(logits.device.type, enabled=False):
-            loss: Tensor = self.lovasz(logits[some].float(), label[some])
+            loss: Tensor = self.lovasz(logits[labelled].float(), label[labelled])
         return loss

@@ -120,12 +120,12 @@ def pseudo_labels(
         Class index, (B, H, W), −1 where not valid; and λ, (B,) float.
     """
     confidence, label = _single(logits).softmax(1).max(1)
-    sure = (confidence >= threshold).to(confidence.dtype)
+    confident = (confidence >= threshold).to(confidence.dtype)
     if valid is None:
-        return label, sure.mean((1, 2))
+        return label, confident.mean((1, 2))
     valid = valid > 0
     pixels = valid.sum((1, 2)).clamp(min=1)
-    return torch.where(valid, label, -1), (sure * valid).sum((1, 2)) / pixels
+    return torch.where(valid, label, -1), (confident * valid).sum((1, 2)) / pixels
 
 
 def agreement(*labels: Tensor) -> Tensor:

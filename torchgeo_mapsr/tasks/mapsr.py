@@ -506,8 +506,8 @@ class MapSRTask(LandCoverTask):
         Raises:
             InputError: If there is such an option; a default cannot be told from none.
         """
-        given = asdict(self.fit_options)
-        names = [n for n, v in asdict(FitOptions()).items() if given[n] != v]
+        options = asdict(self.fit_options)
+        names = [n for n, v in asdict(FitOptions()).items() if options[n] != v]
         # these decide the map, and the seed is that of the backbone as well
         names = [f'fit.{n}' for n in names if n not in ('score', 'prior', 'seed')]
         if self.hparams['solver'] != 'lbfgs':

@@ -133,8 +133,8 @@ def mix_samples(source: Sample, target: Sample, paste: Tensor) -> Sample:
     for key in source.keys() & target.keys():
         if key.startswith(('image', 'mask')) and key not in of_cells:
             # augmentations may give masks a channel axis
-            where = paste if target[key].dim() == 3 else paste[:, None]
-            mixed[key] = torch.where(where, source[key], target[key])
+            pasted = paste if target[key].dim() == 3 else paste[:, None]
+            mixed[key] = torch.where(pasted, source[key], target[key])
     return mixed
 
 

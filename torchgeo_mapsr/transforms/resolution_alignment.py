@@ -93,12 +93,12 @@ def _aligned(image: Tensor, ratio: float, antialias: bool) -> Tensor:
     def both_ways(values: Tensor) -> Tensor:
         return _resize(_resize(values, small, antialias), size, False)
 
-    known = image.isfinite()
-    if known.all():
+    finite = image.isfinite()
+    if finite.all():
         return both_ways(image)
-    total = both_ways(torch.where(known, image, 0))
-    share = both_ways(known.to(image))
-    return torch.where(known & (share > 0), total / share, image)
+    total = both_ways(torch.where(finite, image, 0))
+    share = both_ways(finite.to(image))
+    return torch.where(finite & (share > 0), total / share, image)
 
 
 def _resize(image: Tensor, size: list[int], antialias: bool) -> Tensor:

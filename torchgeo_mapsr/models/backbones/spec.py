@@ -141,12 +141,12 @@ def is_asked_for(spec: str, fitted: str) -> bool:
         spec: What is asked for.
         fitted: Spec of the fit's backbone, in which seeds are written out.
     """
-    asked, members = parse_spec(spec), parse_spec(fitted)
-    if len(asked) != len(members):
+    wanted, members = parse_spec(spec), parse_spec(fitted)
+    if len(wanted) != len(members):
         return False
     return all(
         one in (other, replace(other, options=_without_seed(other)))
-        for one, other in zip(asked, members, strict=True)
+        for one, other in zip(wanted, members, strict=True)
     )
 
 

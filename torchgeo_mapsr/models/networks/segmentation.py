@@ -258,9 +258,9 @@ def _named(encoder: Any, backbone: str) -> tuple[nn.Module, dict[str, str]]:
     ``stages.0.`` is ``stages_0.`` then. Files have the names of the whole network.
     """
     module: nn.Module = encoder.model if backbone.startswith('tu-') else encoder
-    apart = re.compile(r'^([a-z]+)_(\d+)\.') if module is not encoder else None
+    stage = re.compile(r'^([a-z]+)_(\d+)\.') if module is not encoder else None
     return module, {
-        name: apart.sub(r'\1.\2.', name) if apart else name
+        name: stage.sub(r'\1.\2.', name) if stage else name
         for name in module.state_dict()
     }
 
@@ -327,9 +327,9 @@ class _Observed(nn.Module):
         self.num_batches_tracked += 1
         share = 1 / self.num_batches_tracked
         var, mean = torch.var_mean(values, (0, 2, 3), correction=0)
-        apart = mean - self.running_mean
-        self.running_mean += share * apart
-        between = share * (1 - share) * apart**2
+        difference = mean - self.running_mean
+        self.running_mean += share * difference
+        between = share * (1 - share) * difference**2
         self.running_var += share * (var - self.running_var) + between
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
