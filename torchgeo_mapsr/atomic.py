@@ -109,7 +109,7 @@ def sync(path: Path) -> None:
     Args:
         path: The file.
     """
-    # Windows refuses this for a file that is open for reading alone.
+    # Windows refuses fsync for a file that is open for reading only.
     with path.open('r+b') as file:
         os.fsync(file.fileno())
 

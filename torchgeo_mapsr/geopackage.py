@@ -97,7 +97,7 @@ def add_style(
     (geometry,) = database.execute(
         'SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?', (layer,)
     ).fetchone()
-    # As QGIS makes it; whoever adds a style there does not say when.
+    # The table as QGIS makes it, where the time has a default.
     database.execute(
         'CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, '
         'f_table_catalog TEXT, f_table_schema TEXT, f_table_name TEXT, '
@@ -105,7 +105,7 @@ def add_style(
         'useAsDefault BOOLEAN, description TEXT, owner TEXT, ui TEXT, '
         'update_time DATETIME DEFAULT CURRENT_TIMESTAMP)'
     )
-    # Of no time, or every file of the same features would be another.
+    # A fixed time, so that the same features give the same file.
     time = '1970-01-01T00:00:00.000Z'
     database.execute(
         "INSERT INTO layer_styles VALUES (1, '', '', ?, ?, ?, ?, '', 1, ?, '', '', ?)",

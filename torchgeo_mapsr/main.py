@@ -81,7 +81,9 @@ def main(args: Sequence[str] | None = None) -> int:
             return _lightning([text for text in argv if text != OFFLINE])
         verb = next((text for text in argv if not text.startswith('-')), None)
         options = _parser(verb).parse_args(argv)
-        vars(options).pop('offline', None)  # heeded above, before anything is imported
+        vars(options).pop(
+            'offline', None
+        )  # acted on above, before anything is imported
         resumes = _KEPT if getattr(options, 'resumes', False) else ''
         return int(options.run(options))
     except InputError as error:
@@ -135,7 +137,7 @@ def _lightning(args: list[str]) -> int:
     from . import datamodules, tasks  # noqa: F401
     from .models.networks.trained import read_checkpoint
 
-    # Its arguments are those of this process without our own, which Lightning warns of.
+    # Lightning warns that it is given arguments other than those of the process.
     message = "LightningCLI's args parameter"
     warnings.filterwarnings('ignore', message=message)
     try:
@@ -255,12 +257,12 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
             description=module.DESCRIPTION,
             epilog=module.EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            # or what begins like --offline would be taken for it, and not act like it
+            # Otherwise --off would be taken for --offline here, too late to have its effect.
             allow_abbrev=False,
         )
         module.add_options(own)
         own.set_defaults(run=module.run)
-        # It may be handed an address, or a backbone of a hub.
+        # For any verb: it may be given an address, or the backbone of a hub.
         own.add_argument(
             OFFLINE,
             action='store_true',

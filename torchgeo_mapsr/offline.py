@@ -16,8 +16,8 @@ from .errors import InputError
 #: Set to 1, this process and its children use no network.
 VARIABLE = 'TORCHGEO_MAPSR_OFFLINE'
 
-# What keeps libraries from trying. GDAL has no switch of its own: no file name is allowed
-# behind /vsicurl, and whatever else asks goes to a proxy where nobody listens.
+# What keeps libraries from trying. GDAL has no switch for it: no file name is allowed
+# behind /vsicurl, and other requests go to a proxy where nothing listens.
 _SETTINGS = {
     VARIABLE: '1',
     'HF_HUB_OFFLINE': '1',
@@ -36,7 +36,7 @@ _REMOTE = re.compile(
     re.IGNORECASE,
 )
 
-# A proxy on this machine leads to the network, and the guard would let it be asked.
+# A proxy on this machine leads to the network, and the guard allows local addresses.
 _PROXIES = ('http_proxy', 'https_proxy', 'ftp_proxy', 'all_proxy')
 
 _guarded = False
@@ -63,7 +63,7 @@ def forbid_network() -> None:
     for name in _PROXIES:
         os.environ.pop(name, None)
         os.environ.pop(name.upper(), None)
-    # What urllib keeps for later calls knows the proxies of the first one.
+    # urllib keeps an opener for later calls, with the proxies of the first one.
     urllib.request.install_opener(None)  # type: ignore[arg-type]
     constants: Any = sys.modules.get('huggingface_hub.constants')
     if constants is not None:

@@ -128,7 +128,7 @@ def frugal() -> None:
     thread uses.
     """
     os.environ.setdefault('GDAL_CACHEMAX', '16')
-    # Elsewhere there is no such function.
+    # Other C libraries than glibc lack the function.
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).mallopt(_ARENAS, 1)
 

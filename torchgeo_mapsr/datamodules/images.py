@@ -90,7 +90,7 @@ class ImageChipsDataModule(RepeatableDataModule, NonGeoDataModule, ABC):
         seed = seed_at('images', self.stream)
         sampler = _EachImage(len(parts), seed)
         if self.trainer is not None:
-            # processes share one order
+            # Processes share one order.
             sampler.seed = self.trainer.strategy.broadcast(seed)
             sampler.set_epoch(self.epoch)
         return DataLoader(

@@ -133,7 +133,7 @@ class ChipDataModule(RepeatableDataModule, GeoDataModule, ABC):
         """
         sampler = self._valid_attribute('train_sampler')
         if isinstance(sampler, RandomSampler) and self.trainer is not None:
-            # Lightning tells the epoch when processes that read have begun to draw.
+            # Lightning sets the epoch only after the reading processes have begun to draw.
             sampler.stream = self.stream
             sampler.set_epoch(self.epoch)
         return DataLoader(

@@ -49,11 +49,11 @@ class SourceTargetDataModule(RepeatableDataModule):
     ) -> None:
         words = {'mode': mode, 'evaluate': evaluate}
         check_arguments(type(self).__init__, words)
-        # torchgeo's command line takes its own data modules only; there is no dataset
+        # torchgeo's command line takes only its own data modules, which name a dataset class.
         super().__init__(Dataset)
         self.source, self.target = source, target
         if isinstance(target, RepeatableDataModule):
-            # or both would draw the same chips and turns
+            # Otherwise both would draw the same chips and turns.
             target.stream = 1
         self.mode = mode
         self.evaluated = source if evaluate == 'source' else target
@@ -71,7 +71,7 @@ class SourceTargetDataModule(RepeatableDataModule):
         """
         both = self.source, self.target
         for part in both if stage == 'fit' else (self.evaluated,):
-            # their augmentations go by what the trainer is doing
+            # Their augmentations depend on the trainer's state.
             part.trainer = self.trainer
             part.setup(stage)
 

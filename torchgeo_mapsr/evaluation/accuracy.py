@@ -126,7 +126,7 @@ def assess(
             boundary=np.zeros((2, len(legend)), np.int64),
             boundary_width=boundary_width,
         )
-        # Nothing is further off than the other end.
+        # No pixel of the map is further away than its other end.
         margin = int(min(boundary_width / min(pixel), max(grid.shape))) + 1
     total, unlisted = Assessment(empty), Counter[int]()
     for rows, cols in blocks_of(grid, _BLOCK):
@@ -208,7 +208,7 @@ def near_boundary(
         other = valid & (index != c)
         if other.any():
             distance = distance_transform_edt(~other, sampling=pixel)
-            # a millionth for what the pixel size in floating point leaves
+            # A millionth more, for rounding of the pixel size.
             result[c] = valid & (index == c) & (distance <= width * (1 + 1e-6))
     return result
 

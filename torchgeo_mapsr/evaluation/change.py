@@ -42,7 +42,7 @@ DEVIATIONS = 6.0
 #: 240 m).
 LEAST_CLASSES = 0.05
 
-# Windows that a class must have most of, to have a threshold of its own.
+# A class has a threshold of its own if at least so many windows are mostly of it.
 _WINDOWS = 12
 
 
@@ -115,7 +115,7 @@ class ChangeMap:
                     THRESHOLD=repr(float(self.threshold)),
                     LARGEST_THRESHOLD=repr(float(self.thresholds.max())),
                 )
-            # In memory too: GDAL hides writes of a full disk that fail.
+            # The COG is made in memory, too: GDAL does not report failed writes to a full disk.
             with MemoryFile() as content:
                 rasterio.shutil.copy(
                     memory.name, content.name, driver='COG', compress='deflate'
@@ -140,7 +140,7 @@ class ChangeMap:
             x, y = self.grid.pix2wld(*np.minimum(edge, size).T)
             return np.stack([x, y], 1)
 
-        # By edges: an outline that meets itself at a corner would be no valid polygon.
+        # Neighbours share an edge: an outline that touches itself at a corner is not valid.
         places, _ = ndimage.label(self.changed)
         boxes = ndimage.find_objects(places)
         outlines = shapes(places.astype(np.int32), self.changed, connectivity=4)
@@ -226,11 +226,12 @@ def detect_change(
         raise InputError('No window has data in both rasters over half of its area.')
     windows = GeoBox((height, width), grid.affine * Affine.scale(wide, high), grid.crs)
     if threshold is None:
-        # Where most windows have changed, their median says nothing of those that have not.
+        # Where most windows have changed, the threshold that they give is too high: no more
+        # than the difference of a window of which half has changed.
         threshold = min(choose_threshold(difference, least), pair.half)
         thresholds = np.full(difference.shape, threshold)
-        # One class may differ more than the others everywhere: one that is confused more
-        # often, say. As a whole it has not changed for it.
+        # A class that is confused more often than others differs more everywhere, which is
+        # no change: it has a higher threshold of its own.
         for number in range(pair.classes):
             own = enough & (members.argmax(0) == number)
             if own.sum() >= _WINDOWS:

@@ -78,10 +78,10 @@ def without_layers(paths: Iterable[PathLike]) -> list[str]:
     listed = set(names)
 
     def belongs(name: str) -> bool:
-        # As text: pathlib takes a slash from https://.
+        # As text: pathlib drops a slash of https://.
         stem, suffix = os.path.splitext(name)
         for layer in LAYERS:
-            # layers of a .tiff are .tif
+            # Layers of a .tiff are .tif.
             owners = {stem.removesuffix(layer) + end for end in (suffix, '.tiff')}
             if stem.endswith(layer) and (
                 owners & listed or any(map(os.path.exists, owners))
@@ -138,7 +138,7 @@ def map_legend(
             ) from None
         title = name or PurePosixPath(file.path).stem
         own = Legend.load({'name': title, 'classes': rows})
-        # A legend of the user's may have the name of one that ships.
+        # A user's legend may have the name of one that ships.
         if shipped is None or not own.words.items() <= shipped.words.items():
             return own
     if shipped is not None:

@@ -244,7 +244,7 @@ def confusion(
     Returns:
         The counts over pixels that have both.
     """
-    # It takes longer to import than torch, and maps are reported without it.
+    # It takes longer to import than torch, and the report of a map does not need it.
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     labelled = truth >= 0

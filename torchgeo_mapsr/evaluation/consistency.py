@@ -319,7 +319,8 @@ class _Part:
             return np.zeros(0, np.int64), np.zeros((0, classes), np.int64)
 
         cell = region.mask_region.ravel() - 1
-        # The last assignment counts: that of the first pixel. Cell -1 is none.
+        # In reversed order, so that the first pixel of a cell is assigned last and stays;
+        # cell -1 (outside) goes to the last place.
         first = np.full(size + 1, -1)
         first[cell[::-1]] = np.arange(cell.size)[::-1]
         row, col = np.divmod(first[:-1], region.mask_region.shape[1])

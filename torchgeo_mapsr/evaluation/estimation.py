@@ -59,7 +59,7 @@ class Estimate:
     @property
     def _deviations(self) -> float:
         """Standard deviations of a normal variable within which the confidence is."""
-        # 1.96 for 95 %, as in the papers' examples: their last digits depend on it.
+        # 1.96 for 95 %, which the last digits of the papers' examples depend on.
         return float(round(norm.ppf(0.5 + self.confidence / 2), 2))
 
     @property
@@ -135,7 +135,7 @@ class Accuracy(Estimate):
         shrink = z**2 / size
         centre = (p + shrink / 2) / (1 + shrink)
         half = z * np.sqrt(p * (1 - p) / size + shrink / size / 4) / (1 + shrink)
-        # Rounding must not leave out what is estimated, where that is 0 or 1.
+        # Rounding must not put an estimate of 0 or 1 outside of its interval.
         low, high = p - min(centre - half, p), max(centre + half, p) - p
         low, high = np.hypot(low, self.below), np.hypot(high, self.above)
         return float(max(p - low, 0)), float(min(p + high, 1))
@@ -185,7 +185,7 @@ class StratifiedSample:
         object.__setattr__(self, 'strata_areas', areas)
         lacking = (self._count < 2) & (areas > 0)
         if self.strata_pixels is not None:
-            # a stratum of one pixel is known when that is labelled
+            # A stratum whose every pixel is labelled is known.
             lacking &= (self._count == 0) | (self._count < self.strata_pixels)
         few = np.flatnonzero(lacking)
         if few.size:
@@ -309,8 +309,8 @@ class StratifiedSample:
         if elsewhere is None:
             rests_on = x
         else:
-            # It rests on what was found to be another class, too: with the points of
-            # the class alone 98 % of the intervals of a common class covered, of 95.
+            # Points that turned out to be of another class count too: with those of the
+            # class alone, 98 % of the "95 %" intervals of a common class covered.
             among = np.asarray(elsewhere, np.float64)
             rests_on = np.maximum(x, among)
             unseen = self._unseen(x * among, among)
@@ -450,7 +450,7 @@ def allocate(
             break
         free &= ~fixed
     points = np.floor(result + 1e-9).astype(np.int64)
-    # Largest remainders get what rounding down has left.
+    # What rounding down leaves goes to the largest remainders.
     left = round(result.sum()) - int(points.sum())
     order = np.argsort(points - result, kind='stable')
     for i in order[: max(left, 0)]:

@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .signal_pair import SignalPair
 
-# Values that the robust fit holds: all of a scene up to 600 000 pixels of three bands, an
-# even share of the pixels of a larger one. 64 MB, half of it copies.
+# Values that the robust fit holds in memory (64 MB with copies): all of a scene up to
+# 600 000 pixels of three bands, an even share of the pixels of a larger one.
 _SAMPLE = 4_000_000
 
-# Pixels further off than so many medians count for less in the calibration, in inverse
-# proportion. Of normal errors in one band one in six is.
+# Residuals above so many medians weigh less, in inverse proportion to their size (Huber).
+# Of normal errors in one band one in six is.
 _OUTLIER = 2.0
 
-# Those further off than so many times that, in inverse proportion to the square, at last.
+# In the last fits residuals above so many times that weigh in inverse proportion to their
+# square.
 _FAR = 4.0
 
 # Fits with new weights, at most. Where a share c of a class has changed, each leaves
-# c / (1 − c) of the error: 0.4 of a class needs 20 of them, a tenth three.
+# c / (1 − c) of the error: 20 fits if 0.4 of a class has changed, three if a tenth has.
 _ROUNDS = 30
 
 #: Least difference that counts: of imagery as a share of its median absolute deviation
@@ -73,7 +74,7 @@ class PixelSample:
             x_one = np.concatenate([x, np.ones((1, x.shape[1]))])
             moments = moments + np.concatenate([x_one @ x_one.T, x_one @ y.T], 1)
             if share < 1:
-                # the same in every run
+                # The same pixels in every run.
                 rng = np.random.default_rng([rows.start, cols.start])
                 taken = rng.random(x.shape[1]) < share
                 x, y = x[:, taken], y[:, taken]
@@ -93,7 +94,7 @@ class PixelSample:
             return 1e-9
         deviation = np.abs(self.after - np.median(self.after, axis=1, keepdims=True))
         spread = np.median(deviation, axis=1)
-        # the median is 0 where most pixels are equal, as in a mask: then the mean serves
+        # The median is 0 where most pixels are equal, as in a mask: the mean is taken then.
         spread = np.where(spread > 0, spread, deviation.mean(1))
         return LEAST_IMAGERY * float(spread.mean()) + 1e-9
 
@@ -137,7 +138,7 @@ class LinearCalibration:
         for far in (np.inf, _FAR) if residual.size else ():
             for _ in range(_ROUNDS):
                 size = np.abs(residual).mean(0)
-                # not far below what counts: weights of 1e-6 leave nothing to solve with
+                # Bounded below: weights of 1e-6 would leave a singular system.
                 most = max(_OUTLIER * float(np.median(size)), 0.1 * pixels.least)
                 weight = most / np.maximum(size, most)
                 weight *= np.minimum(far * weight, 1)
@@ -164,11 +165,11 @@ class LinearCalibration:
         products = moments[:count] / moments[-1, count]
         covariance = products[:, :count] - np.outer(mean[:count], mean[:count])
         crossed = products[:, count + 1 :] - np.outer(mean[:count], mean[count + 1 :])
-        # In units of their spread, for bands may be of 1 and of 10 000; below rounding of
-        # the products there is none.
+        # Bands are scaled by their spread, since one may be of 1 and another of 10 000; a
+        # spread below the rounding of the products is none.
         spread = np.sqrt(np.diag(covariance).clip(0))
         spread[spread**2 <= 1e-12 * np.diag(products)] = np.inf
-        # Scores add up to 100: the least of the solutions is taken.
+        # Scores add up to 100, so that there are many solutions: lstsq takes the smallest.
         solution = np.linalg.lstsq(
             covariance / np.outer(spread, spread), crossed / spread[:, None], rcond=1e-9
         )[0]

@@ -20,12 +20,13 @@ from ..datasets.geo.areas import Sides
 #: Gives the class indices of a window, (h, w); -1 = no data.
 ReadWindow = Callable[[slice, slice], NDArray[np.int64]]
 
-# Areas are whole numbers: their sums do not depend on the order of tiles. The middle pixel
-# has so many; sums over 10^11 of them are exact.
+# Areas and lengths are whole numbers, so that sums do not depend on the order of tiles: the
+# area of the middle pixel and the longest side have so many units. Sums over 10^11 pixels
+# are exact.
 _UNITS = 1 << 16
 
-# Pixels whose sides on the ground differ by less count as squares: what map projections
-# leave of squares should not decide between edges of as many pixels.
+# Pixels whose sides on the ground differ by less count as squares: the distortion of a map
+# projection should not decide between edges of equally many pixels.
 _SQUARE = 0.01
 
 
@@ -185,7 +186,7 @@ class MappingUnit:
         """
         arrays = {name: np.asarray(value) for name, value in vars(self).items()}
         with replacing(Path(path)) as part:
-            part.write_bytes(save(arrays))  # unlike save_file it raises OSError
+            part.write_bytes(save(arrays))  # save_file raises no OSError
 
     @classmethod
     def load(cls, path: str | Path) -> 'MappingUnit':

@@ -209,7 +209,7 @@ def _setting(report: Mapping[str, Any], name: str) -> Any:
 def _locate(report: Path, name: str) -> str | Path:
     """A file of a report: where it says, or beside the report if both were moved."""
     if '://' in name or name.startswith(('/vsi', CATALOGUED)):
-        # An address, or the name of a file in a catalogue: it is where it is.
+        # An address, or the name of a file in a catalogue: it cannot have moved.
         return name
     path = Path(name)
     for place in (path, report.parent / path, report.parent / path.name):
@@ -222,7 +222,7 @@ def _legend(path: Path, report: dict[str, Any]) -> Legend:
     """The legend of a run: the one that it names, or that of its first map."""
     target = _setting(report, 'target')
     if target:
-        # A file of the user's may be gone; the map has its classes.
+        # The user's file may be gone; the map itself names its classes.
         with suppress(InputError):
             return Legend.load(target)
     return map_legend(_locate(path, report['maps'][0]['map']))
@@ -265,7 +265,7 @@ def _view(
         ],
         'classes': _png(np.where(index < 0, _NOTHING, index)),
         'hectares': _hectares(entry, legend),
-        # hectares of a pixel of each row of the picture
+        # Hectares of a pixel of each row of the picture.
         'rows': (areas.mean(1) / 1e4).tolist(),
         'whole': grid == full,
         'pixels': [full.width, full.height],
@@ -372,7 +372,7 @@ def _run(path: Path, report: dict[str, Any]) -> dict[str, Any]:
     """What the page says about a run."""
     seconds = next(_all(report.get('timings', {}), 'total'), None)
     settings = report['settings']
-    # what maps is asked for after the fit, and is the fit's otherwise
+    # Options of scoring go before those of the fit.
     scoring = {part: settings.get(part, {}) for part in ('scoring', 'fit')}
     facts = {
         'report': path.name,

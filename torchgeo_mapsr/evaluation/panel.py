@@ -66,7 +66,7 @@ def save_panel(
     if labels and crosswalk is not None:
         codes = np.full(grid.shape, -1)
         for file in (path for raster in labels for path in raster.paths):
-            # the first raster with a label counts, as in class_maps.first_code
+            # The first raster with a label counts, as in class_maps.first_code.
             codes = np.where(codes < 0, _codes(file, grid), codes)
         pictures.append(('coarse labels', colors[crosswalk.index(codes)]))
     pictures.append(('map', colors[mapped]))
@@ -82,7 +82,7 @@ def save_panel(
         sheet.colorbar(scale)
     names = [legend.class_names[i] for i in present]
     font = _font_of(''.join(names))
-    if font is None:  # boxes would not tell classes apart
+    if font is None:  # names would be boxes, all alike
         names = [str(legend.classes[i].code) for i in present]
     handles = [
         Patch(color=legend.colors[i] / 255, label=name)
@@ -143,7 +143,7 @@ def _font_of(text: str) -> FontProperties | None:
     """
     size = rcParams['legend.fontsize']
     default = FontProperties(size=size)
-    # That of last resort, which matplotlib ships, has a box for each character.
+    # The "last resort" font that matplotlib ships draws a box for each character.
     others = {
         entry.fname
         for entry in fontManager.ttflist
@@ -216,8 +216,8 @@ def _read(
             source = source.dataset
         full = GeoBox.from_rio(source)
         if full.zoom_out(max(1.0, max(full.shape) / max(grid.shape))) == grid:
-            # A fraction of the time of warping. Each by itself: rasterio reads bands of one
-            # type together, and no others.
+            # Reading takes a fraction of the time of warping. Band by band: rasterio reads
+            # only bands of one type together.
             read = []
             for band in bands:
                 values: NDArray[np.float32] = source.read(

@@ -26,12 +26,12 @@ from .points import LAYER
 # Percent at which the bands of confidence begin.
 _BANDS = (0, 50, 70, 90)
 
-# Pixels whose areas differ by less are alike: the mean of all of them is the mean over the
-# ground to a part of this.
+# Pixels whose areas differ by a smaller share count as equal: a mean over pixels is the mean
+# over the ground, to less than this share.
 _ALIKE = 0.01
 
-# Makes the stream of random numbers this module's own: [0, 0, 0, 0] is the stream of
-# seed 0, and a map that was simulated with that seed was sampled by its own noise.
+# Gives this module a stream of random numbers of its own: without it seed 0 had the stream
+# that NumPy gives for it, and a map simulated with seed 0 was sampled by its own noise.
 _STREAM = 30807
 
 

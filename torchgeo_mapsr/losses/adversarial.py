@@ -30,7 +30,7 @@ def sargmax(logits: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     """
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
     scores = scores - scores.amax(1, keepdim=True).detach()
-    # autocast leaves neither the product nor the sum in half precision
+    # Neither the product nor the sum may be in half precision under autocast.
     with torch.autocast(logits.device.type, enabled=False):
         probability = (temperature * scores).softmax(1)
         number = torch.arange(1, logits.shape[1] + 1, device=logits.device)

@@ -51,7 +51,7 @@ def class_centres(features: Tensor, probabilities: Tensor, label: Tensor) -> Cen
     p = probabilities.detach().float()[image, y, row, col]
     group = image * classes + y
     count = torch.bincount(group, minlength=images * classes).to(p)
-    # in double precision: equal probabilities shall not be told apart by rounding
+    # In double precision, so that rounding does not order equal probabilities.
     sums = torch.zeros_like(count, dtype=torch.float64)
     mean = sums.index_add(0, group, p.double()) / count.clamp(min=1)
     easy = p > mean.float()[group]

@@ -51,6 +51,6 @@ class IntervalConstraintLoss(nn.Module):
         """
         middle, radius = (rows_of(t, label, counts) for t in (self.mean, self.radius))
         excess = (counts.mean - middle).abs() - radius
-        # the norm's gradient at 0 is 0 in PyTorch, not NaN
+        # At 0 PyTorch's gradient of the norm is 0, not NaN.
         distance = torch.linalg.vector_norm(excess.clamp(min=0), dim=-1)
         return mean_over_cells(distance, counts, label, weight)

@@ -83,10 +83,10 @@ def box_counts(
     counted = torch.ones_like(p[:, :1])
     if valid is not None:
         counted = (valid > 0).to(p)[:, None]
-    # not even the NaNs of pixels that do not count may stay
+    # Pixels that do not count may be NaN, and 0 · NaN is NaN.
     p = torch.where(counted > 0, p, 0)
     every = torch.cat([p, p * (1 - p), counted], 1)
-    # In half precision 10 000 pixels are 9984.
+    # In half precision (bfloat16) 10 000 pixels would be 9984.
     with torch.autocast(p.device.type, enabled=False):
         sums = torch.einsum('bny,bcyx,bnx->bnc', rows, every, columns)
     shares, variance, pixels = sums.tensor_split((p.shape[1], -1), dim=-1)

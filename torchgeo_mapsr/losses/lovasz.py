@@ -39,7 +39,7 @@ class LovaszLoss(nn.Module):
         Returns:
             The loss; 0, with a gradient of 0, where no pixel counts.
         """
-        # images without a label would be the library's empty tensors when per_image
+        # With per_image, the library's loss of an image without labels is an empty tensor.
         labelled = (label != self.ignore_index).flatten(1).any(1)
         if not labelled.any():
             return logits[:0].float().sum()

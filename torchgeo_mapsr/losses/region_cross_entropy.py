@@ -76,7 +76,7 @@ class RegionCrossEntropy(nn.Module):
         scores = aggregate_regions(
             logits, mask_region, label.shape[1], self.reduction, valid
         )
-        # precisions '64-true' and 'bf16-true' convert buffers, and scores may be given in any
+        # Precisions '64-true' and 'bf16-true' convert buffers; scores may be of any type.
         weight = None if self.weight is None else self.weight.to(scores.dtype)
         each = F.cross_entropy(
             scores.transpose(1, 2),

@@ -85,7 +85,7 @@ def weighted_cross_entropy(
     """
     scores = _single(logits)
     if class_weights is not None:
-        # which the precisions '64-true' and 'bf16-true' convert, as other buffers
+        # Precisions '64-true' and 'bf16-true' convert it, as other buffers.
         class_weights = class_weights.to(scores)
     loss = F.cross_entropy(
         scores, label, class_weights, ignore_index=-1, reduction='none'

@@ -84,7 +84,7 @@ class StatisticsMatchingLoss(nn.Module):
         self.criterion: Criterion = criterion
         self.variance_weight = variance_weight
         self.least_variance = least_variance
-        # They come from a file, so checkpoints need not have them.
+        # They come from a file, so that checkpoints need not hold them.
         self.register_buffer('mean', mean, persistent=False)
         variance = std.clamp(min=least_std) ** 2
         self.register_buffer('variance', variance, persistent=False)

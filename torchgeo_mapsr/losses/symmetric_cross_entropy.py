@@ -85,7 +85,7 @@ class SymmetricCrossEntropy(nn.Module):
         counts = label != self.ignore_index
         index = torch.where(counts, label, 0)
         log_p = log_softmax(logits, 1).gather(1, index[:, None])[:, 0]
-        # 1 − p where p is nearly 1 would lose all digits
+        # 1 − p would lose all digits where p is nearly 1.
         other = -torch.expm1(log_p)
         reverse = -(1 - other) * math.log1p(self.epsilon)
         reverse = reverse - other * math.log(self.epsilon)

@@ -18,10 +18,11 @@ from .backbones.rcf import MAX_BANDS
 from .tokens.bilateral import JointBilateral
 from .tokens.tokens import Tokens
 
-# Standard deviation of a guide's bands: that of a photograph with values of 0 to 1.
+# Standard deviation that a guide's bands are scaled to: about that of a photograph with
+# values of 0 to 1.
 _CONTRAST = 0.2
 
-# Values of all chips that a calibration looks at, at most, where bands are many.
+# Most values, over all chips, that a calibration looks at where there are many bands.
 CALIBRATION_VALUES = 2**28
 
 #: Types of lower precision by their names.
@@ -142,7 +143,7 @@ def extract(
         guide = (batch / scale * _CONTRAST).nan_to_num(nan=0, posinf=0, neginf=0)
         tokens = tokens.with_upsampler(JointBilateral(guide))
     if image.device.type == 'cuda':
-        # Or the GPU's time is counted to what comes next.
+        # Wait, or the GPU's time would be counted to the next stage.
         torch.cuda.synchronize(image.device)
     return tokens
 
@@ -171,7 +172,7 @@ def calibration_part(image: Tensor, valid: Tensor, chips: int) -> tuple[Tensor, 
     )
     if not valid[rows, cols].any():
         return image, valid
-    # A copy, so that the whole chip is not kept for it.
+    # A copy: a view would keep the whole chip in memory.
     return image[:, rows, cols].clone(), valid[rows, cols].clone()
 
 
@@ -189,7 +190,7 @@ def band_spread(images: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, ...]:
     if not chosen:
         return ()
     if len(chosen[0]) > MAX_BANDS:
-        # Band by band, or hundreds of them would be held twice.
+        # Band by band, so that hundreds of bands are not held twice.
         bands = zip(*chosen, strict=True)
         spread = torch.stack([torch.cat(parts).std() for parts in bands])
         return tuple(spread.nan_to_num(nan=1.0).clamp(min=1e-6).tolist())

@@ -92,7 +92,7 @@ class LandCoverModel:
     def __post_init__(self) -> None:
         check_choice('upsampler', self.upsampler, UPSAMPLERS)
         check_choice('precision', self.precision, ('fp32', *HALF))
-        _propagation(self.propagate)  # refused here
+        _propagation(self.propagate)  # refuses what does not exist
 
     @property
     def target(self) -> Legend:
@@ -197,7 +197,7 @@ class LandCoverModel:
         with timer('backbone'):
             tokens = self.tokens(chip.image)
             if self._refines is not None:
-                # Features are needed anyway: scores come from them, too.
+                # The refinement needs features in any case, so that scores are taken from them.
                 _ = tokens.levels
         with timer('match'), torch.autocast(self.device.type, enabled=False):
             scores = self.head.probabilities(
@@ -222,9 +222,8 @@ class LandCoverModel:
         Args:
             device: Where chips are to be scored.
         """
-        device = torch.empty(
-            0, device=device
-        ).device  # with a number, as tensors have it
+        # With its number, as tensors have it: 'cuda' is 'cuda:0' there.
+        device = torch.empty(0, device=device).device
         backbone = self.backbone
         if device_of_module(backbone) != device:
             backbone = deepcopy(backbone).to(device)  # modules are moved in place
@@ -437,8 +436,8 @@ def fit_model(
         InputError: If the labels cannot be fitted to.
     """
     options = options or FitOptions()
-    # Steps of a small problem take a millisecond, and threads that wait for one another
-    # at each took seven times the CPU's time.
+    # A step of a small problem takes a millisecond; threads that wait for one another at
+    # each step took seven times the CPU time.
     with torch_threads(1 if len(table) < _FEW else torch.get_num_threads()):
         pixel_features = backbone.channels[0] if backbone.strides[0] == 1 else 0
         head = fit_head(table, crosswalk, options, probe, pixel_features)

@@ -113,7 +113,7 @@ class ChipSampler(RandomSampler):
         self.length = length
         self.generator = generator
         self.crs = dataset.crs
-        # The part of the dataset to whose pixels queries are snapped, if it has one.
+        # The part of the dataset whose pixels queries are snapped to, if there is one.
         self._dataset = _chip_dataset(dataset)
         self._exact = isinstance(dataset, ChipDataset)
         self.tiles = tiles_of(dataset, roi, toi, length)
@@ -245,8 +245,8 @@ def meets(dataset: ChipDataset | None, chip: GeoBox, tile: Tile, crs: CRS) -> bo
         return bool(common.area > 0)
     left, bottom, right, top = outline.bounds
     pixel = max((right - left) / chip.width, (top - bottom) / chip.height)
-    # Any circle of a pixel's size holds a centre: spares most chips the search for one,
-    # which takes 30 ms.
+    # A circle with the radius of a pixel holds a centre: so most chips need no search for
+    # one, which takes 30 ms.
     if not common.buffer(-pixel).is_empty:
         return True
     centres = np.indices(chip.shape) + 0.5
@@ -282,7 +282,7 @@ def _rows(
         step = Affine.scale(dataset.res[0], -dataset.res[1])
         corner = Affine.translation(*geometry.bounds[0::3])
         if part is not None:
-            # Of an intersection too: whole pixels of the part that is never resampled.
+            # Of an intersection, too, the part that is never resampled decides the pixels.
             corner = Affine.translation(*(part.origin * (0, 0)))
         col, row = ~(corner * step) * (left, top)
         last_col, last_row = ~(corner * step) * (right, bottom)

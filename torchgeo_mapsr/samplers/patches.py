@@ -72,14 +72,14 @@ class PatchSampler(RandomSampler):
         if not isinstance(table, geopandas.GeoDataFrame):
             table = read_footprints(table)
         outlines = table.geometry.to_crs(dataset.crs).to_numpy()
-        # By shapely: geopandas warns of planar operations on degrees.
+        # By shapely, since geopandas warns of planar operations on degrees.
         centroids = shapely.centroid(table.geometry.to_numpy())
         centres = geopandas.GeoSeries(centroids, crs=table.crs).to_crs(dataset.crs)
         index = dataset.index if roi is None else dataset.index.clip(roi)
         if toi is not None:
             index = index[index.index.overlaps(toi)]
         patch, row = index.sindex.query(centres, predicate='intersects')
-        # The first row of the index that holds it says when.
+        # A patch has the time of the first row of the index that holds it.
         inside, first = np.unique(patch, return_index=True)
         times = index.index[row[first]]
         if not len(inside):
@@ -160,7 +160,7 @@ def _chips(
     shapes = np.array([tile.geometry for tile in tiles], object)
     held = shapely.area(shapely.intersection(shapes[of], outlines[patch]))
     areas = shapely.area(outlines)
-    # Rounding leaves areas that are one apart.
+    # Rounded, since equal areas differ in their last bits.
     order = np.lexsort((of, -np.round(held / areas[patch], 6), patch))
     patch, of, held = patch[order], of[order], held[order]
     patch, first, count = np.unique(patch, return_index=True, return_counts=True)

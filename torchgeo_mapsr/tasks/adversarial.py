@@ -120,7 +120,7 @@ class AdversarialTask(NetworkTask):
             )
         self._exemplars: ExemplarLabels | None = None
         self._exemplar_legend = h['exemplar_legend'] or self._classes.target
-        # refused here, before any data is read
+        # An exemplar crosswalk that does not exist is refused before any data is read.
         Crosswalk.load(self._exemplar_legend, target, h['exemplar_crosswalk'])
         self.discriminator = LabelDiscriminator(len(target))
         self.automatic_optimization = False
@@ -140,7 +140,7 @@ class AdversarialTask(NetworkTask):
         )
         steps = training_steps(self.trainer)
         if self.trainer.max_steps > 0:
-            # which counts both players
+            # max_steps counts the steps of both optimisers.
             steps = min(steps, -(-self.trainer.max_steps // 2))
         return [
             {'optimizer': one, 'lr_scheduler': CosineDecay(one, steps)}
@@ -180,7 +180,7 @@ class AdversarialTask(NetworkTask):
             (B, 1, H, W).
         """
         if self.hparams['reduction'] == 'mean':
-            # the sum is more than half precision holds
+            # Half precision cannot hold the sum.
             pixels = batch['lr_pixels'].float()
             cells_of = (pixels > 0).sum().clamp(min=1)
             logits = logits.float() / pixels.sum().clamp(min=1) * cells_of

@@ -57,7 +57,7 @@ class BatchCells:
         height, width = batch['mask_region'].shape[-2:]
         region = batch['mask_region'].reshape(-1, height, width).long()
         valid = valid_pixels(batch, 'mask_region')
-        # of single precision, whatever the trainer makes of it: bfloat16 ends at 256
+        # In single precision, whatever the trainer uses: bfloat16 counts only up to 256.
         codes, whole = batch['lr_label'], batch['lr_pixels'].float()
         if whole.isinf().any():
             raise InputError(
@@ -97,6 +97,6 @@ def valid_pixels(batch: Sample, key: str = 'image') -> Tensor:
     if 'mask_valid' not in batch:
         shape = len(image), height, width
         return torch.ones(shape, dtype=torch.bool, device=image.device)
-    # augmentations may give masks a channel axis, and another type
+    # Augmentations may give masks a channel axis, and another type.
     valid: Tensor = batch['mask_valid'].reshape(-1, height, width) > 0
     return valid

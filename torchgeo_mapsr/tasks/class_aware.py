@@ -130,7 +130,7 @@ class ClassAwareTask(NetworkTask):
         super().on_train_start()
         steps = self.trainer.num_training_batches
         if self.hparams['momentum'] is None:
-            # B / N is one over the steps of an epoch, which may be endless
+            # B / N is 1 / (steps of an epoch); an epoch may have no end.
             self.prior.momentum = 1 - 1 / max(float(steps), 1.0)
 
     def on_fit_start(self) -> None:
@@ -181,7 +181,7 @@ class ClassAwareTask(NetworkTask):
         if self.hparams['contrast'] > 0:
             pseudo = torch.where(valid[n:], logits[n:].argmax(1), -1)
             label = torch.cat([index, pseudo])
-            # classes of weight 0 are none here either
+            # Classes of weight 0 take no part in the contrast either.
             label = torch.where(self.trains(label), label, -1)
             contrast = self._contrast(features, padded, label)
             parts |= {'train_cross_entropy': loss, 'train_contrast': contrast}

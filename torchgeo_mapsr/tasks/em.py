@@ -90,7 +90,7 @@ class ExpectationMaximizationTask(NetworkTask):
     def configure_models(self) -> None:
         """Make the network, and the copy of it that labels."""
         super().configure_models()
-        # part of checkpoints, so that a resumed round goes on with its own labels
+        # Part of checkpoints, so that a resumed round goes on with its own labels.
         self.teacher = deepcopy(self.model).requires_grad_(False)
 
     def on_train_batch_start(self, batch: Sample, batch_idx: int) -> None:
@@ -143,10 +143,10 @@ class ExpectationMaximizationTask(NetworkTask):
         """
         image = batch['image']
         p = self.teacher.eval()(image).float().softmax(1)
-        # superpixels have no place for a value that is none
+        # Superpixels cannot be made of values that are not finite.
         valid = valid_pixels(batch) & image.isfinite().all(1)
         h = self.hparams
-        # colours are compared in single precision
+        # Colours are compared in single precision.
         with torch.autocast(image.device.type, enabled=False):
             segments = torch.stack(
                 [
@@ -155,6 +155,6 @@ class ExpectationMaximizationTask(NetworkTask):
                 ]
             )
         means = label_counts(p, segments, int(segments.max()), valid).mean
-        # segment 0 is where there are no data
+        # Segment 0 holds the pixels without data.
         best = F.pad(means.argmax(-1), (1, 0), value=-1)
         return best.gather(1, segments.flatten(1)).view_as(segments)

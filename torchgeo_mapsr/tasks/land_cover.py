@@ -176,7 +176,7 @@ class LandCoverTask(BaseTask):
             ('HR', self.truth, f'{stage}_loss, {stage}_mIoU and others'),
         ):
             some = self._compared.pop((stage, kind), None)
-            # the few batches of a sanity check may well be without
+            # The few batches of a sanity check may lack labels by chance.
             if some is None or self.trainer.sanity_checking:
                 continue
             if not self.trainer.strategy.reduce_boolean_decision(some, all=False):
@@ -279,10 +279,10 @@ class LandCoverTask(BaseTask):
                 metrics = first.clone()
                 metrics.reset()
             setattr(self, name, metrics)
-            # Lightning looks at a task's metrics once.
+            # Lightning collects a task's metrics once; None makes it look again.
             self._metric_attributes = None
-        found: MetricCollection = getattr(self, name)
-        return found
+        metrics: MetricCollection = getattr(self, name)
+        return metrics
 
     def _evaluate(self, batch: Sample, stage: str, dataloader_idx: int) -> Tensor:
         """Log metrics of a batch, and return predicted classes (B, H, W)."""
@@ -329,7 +329,7 @@ class LandCoverTask(BaseTask):
                 f'{stage}_LRAgreement': (agreeing * visible).sum() / least,
                 f'{stage}_loss': (loss * visible).sum() / least,
             },
-            # the weight of the batch, which need not be an integer
+            # The weight of the batch in the mean; it need not be an integer.
             batch_size=float(weight),  # type: ignore[arg-type]
             sync_dist=True,
         )

@@ -36,9 +36,9 @@ from ..models.head.calibration import Calibration
 from ..models.networks.segmentation import SegmentationNetwork
 from ..samplers.lattice import LatticeQuery, LatticeSampler, pairs_of
 
-# Of networks that are not of this package, so that their strides and context are unknown:
-# the largest stride of common encoders, and the part of a chip's side that is left out at
-# its border (an eighth).
+# For networks from elsewhere, whose strides and context are unknown: the largest stride
+# of common encoders, and the part of a chip's side that is left out at its border (an
+# eighth).
 _STRIDE = 32
 _BORDER = 8
 
@@ -132,7 +132,7 @@ class MapWriter(BasePredictionWriter):
             halo, align = backbone.halo, max(backbone.strides)
         elif isinstance(network, SegmentationNetwork):
             align = network.stride
-            # As `map --checkpoint`, which refuses chips that are smaller.
+            # As with `map --checkpoint`, which refuses smaller chips.
             if 2 * network.halo < data.size - align:
                 halo = network.halo
         data.predict_sampler = LatticeSampler(
@@ -282,7 +282,7 @@ class MapWriter(BasePredictionWriter):
         inputs = self._predictions.run.inputs
         images = [image.paths for image in inputs.images]
         settings: dict[str, Any] = {
-            # as map has them: all files of one map, or one of each
+            # As the verb map reports them: all files of one map, or the first of each.
             'imagery': list(images[0]) if len(images) == 1 else [i[0] for i in images],
             'labels': [path for raster in inputs.labels for path in raster.paths],
             **inputs.images[0].options,

@@ -43,7 +43,7 @@ _BACKBONE = 'backbone.'
 # Learning rate of ``sgd``.
 _LR = 1e-2
 
-# L2 strength of a probe that is trained by SGD, where none is given.
+# L2 strength of a probe that is trained by SGD, unless one is given.
 _CAUTIOUS = 1e-2
 
 
@@ -143,7 +143,7 @@ class MapSRTask(LandCoverTask):
             raise InputError('Give the seed of a task as seed, not in fit.')
         self.fit_options.check_together()
         super().__init__()
-        # Plain values, which a checkpoint can be loaded with as nothing but data.
+        # Plain values, so that a checkpoint is read without running code.
         self.hparams['fit'] = asdict(self.fit_options)
         options = self.fit_options
         plain = options.noise in ('auto', 'none') and options.class_weight == 'power'
@@ -176,7 +176,7 @@ class MapSRTask(LandCoverTask):
         self._is_fitted = False
         self._trains = h['solver'] == 'sgd'
         self.register_load_state_dict_post_hook(_ignore_backbone)
-        # Of standardised features, as the buffers say. Only sgd trains it.
+        # It takes features standardised by the buffers; only sgd trains it.
         features, classes = sum(self.backbone.channels), len(self.crosswalk.target)
         self.probe = nn.Linear(features, classes)
         nn.init.zeros_(self.probe.weight)
@@ -234,7 +234,7 @@ class MapSRTask(LandCoverTask):
             )
         if stage == 'fit' and not self._trains:
             interval = self.trainer.val_check_interval
-            # 1 is every batch, 1.0 the end of the epoch
+            # An integer counts batches; 1.0 is the end of the epoch.
             if isinstance(interval, int) or interval != 1:
                 raise InputError(
                     'val_check_interval would validate before the fit, which is made at '
@@ -354,7 +354,12 @@ class MapSRTask(LandCoverTask):
 
     @torch.no_grad()
     def _look(self, chip: Chip, size: int) -> Cells:
-        """What a chip shows of LR cells."""
+        """Feature sums of the LR cells that a chip shows.
+
+        Args:
+            chip: The chip.
+            size: Chips in a batch, by which those of the epoch are counted.
+        """
         image = chip.image.to(self.device)
         spread = self._spread if self.hparams['upsampler'] == 'bilateral' else None
         with torch.autocast(self.device.type, enabled=False):
@@ -400,7 +405,7 @@ class MapSRTask(LandCoverTask):
         first = sorted(self._gather(local), key=lambda chip: int(chip[0]))[:enough]
         images = [(image.cpu(), valid) for _, image, valid in first]
         self.backbone.calibrate(images)
-        # Whatever the upsampler: a map with this fit may choose the bilateral one later.
+        # For any upsampler: a later map with this fit may choose the bilateral one.
         self._spread = band_spread(images)
         self._calibrated = True
         return True
@@ -433,7 +438,7 @@ class MapSRTask(LandCoverTask):
         features = (cells.sums / cells.count[:, None])[seen][label >= 0]
         label = label[label >= 0].to(self.device)
         self.count += torch.bincount(label, minlength=len(self.count))
-        # The weights of the classes go by the cells seen so far.
+        # Classes weigh by the number of their cells seen so far.
         weight = self.count.clamp(min=1) ** -self.fit_options.balance
         weight = weight * self.count.sum() / (self.count * weight).sum().clamp(min=1)
         logits = self.probe((features.to(self.device) - self.mean) / self.scale).float()
@@ -453,7 +458,7 @@ class MapSRTask(LandCoverTask):
     def _fit(self) -> None:
         """Fit the model to what all processes have seen."""
         if self._waiting and not self._calibrated:
-            # Ended before there were enough chips to calibrate: with those there are.
+            # The epoch ended early: calibrate with the chips that there are.
             self._calibrate(last=True)
             chips, self._waiting = self._waiting, []
             parts = [(order, self._look(chip, 1)) for order, chip in chips]
@@ -486,7 +491,7 @@ class MapSRTask(LandCoverTask):
         )
         if self._trains:
             fitted = replace(fitted, report={**fitted.report, 'solver': 'sgd'})
-        # On another machine the last bits may differ: all take those of the first.
+        # Another machine may differ in the last bits: all take the first one's.
         content = self.trainer.strategy.broadcast(fitted.to_bytes())
         self._take_over(LandCoverModel.from_bytes(content, backbone=self.backbone))
         self._is_fitted = True
@@ -508,7 +513,7 @@ class MapSRTask(LandCoverTask):
         """
         options = asdict(self.fit_options)
         names = [n for n, v in asdict(FitOptions()).items() if options[n] != v]
-        # these decide the map, and the seed is that of the backbone as well
+        # Score and prior act on the map, and the seed on the backbone too.
         names = [f'fit.{n}' for n in names if n not in ('score', 'prior', 'seed')]
         if self.hparams['solver'] != 'lbfgs':
             names.append('solver')
@@ -663,7 +668,7 @@ class MapSRTask(LandCoverTask):
         return state
 
     def get_extra_state(self) -> Tensor:
-        """What was fitted, or what the backbone has learned; the bytes of a file."""
+        """What was fitted, or else the backbone's calibration, as bytes (n,) uint8."""
         content = b''
         if self.land_cover is not None:
             content = self.land_cover.to_bytes()
@@ -676,7 +681,7 @@ class MapSRTask(LandCoverTask):
         """Take over what :meth:`get_extra_state` returned.
 
         Args:
-            state: That.
+            state: The bytes, (n,) uint8.
         """
         content = state.cpu().numpy().tobytes()
         if len(content) <= 1:

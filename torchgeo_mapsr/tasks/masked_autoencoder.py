@@ -228,10 +228,10 @@ class MaskedAutoencoderTask(BaseTask):
         state = self.autoencoder.encoder.state_dict()
         with replacing(path) as part:
             content = save({name: value.contiguous() for name, value in state.items()})
-            part.write_bytes(content)  # unlike save_file it raises OSError
+            part.write_bytes(content)  # save_file raises no OSError
 
     def _evaluate(self, batch: Sample, batch_idx: int, stage: str) -> None:
-        # the same masks in each epoch
+        # The same masks in each epoch.
         seed = seed_at('masks', self.global_rank, batch_idx)
         with seeded(seed, self.device):
             self._loss(batch, stage)

@@ -58,7 +58,7 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         patience: Epochs of the plateau.
     """
 
-    # What a checkpoint does not need to make the network again; files may be gone.
+    # Not needed to make the network from a checkpoint, and the file may be gone by then.
     ignore = 'weights'
 
     #: Range of each argument that is a number.
@@ -90,8 +90,8 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         self._network = Network.of(network)
         self._classes = Classes.of(classes)
         self.supervision = Supervision.of(supervision)
-        # Plain values, so that a checkpoint is read without running code; and whatever
-        # torchgeo's methods look up.
+        # What torchgeo's methods look up in hparams, as plain values: so a checkpoint is
+        # read without running code.
         settings: dict[str, Any] = {
             'network': self._network.to_dict(),
             'classes': asdict(self._classes),
@@ -110,8 +110,8 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         names = _parameters(type(self))
         for name in [n for n in self.hparams if n not in names and n[0] != '_']:
             del self.hparams[name]
-        # What loggers are told. Lightning's own way to it compares values, and arrays have
-        # no truth.
+        # What loggers get. Lightning would compare old and new values to find it, and
+        # arrays cannot be compared so.
         self._hparams_initial = deepcopy(self.hparams)
 
     def configure_models(self) -> None:
@@ -173,11 +173,12 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
                 'leave it out'
             )
         super().configure_losses()
-        if loss == 'dice':  # which torchgeo 0.8 lacks
+        if loss == 'dice':  # torchgeo 0.8 lacks it
             self.criterion = smp.losses.DiceLoss('multiclass')
         elif loss == 'focal':
-            # Torchgeo takes the mean of what is normalised already: of a chip of 512 × 512
-            # pixels the loss is 5e-6, and 99.9 % of its gradients are below AdamW's epsilon.
+            # Torchgeo divides by the number of pixels what is normalised already: for a
+            # chip of 512 × 512 pixels the loss is 5e-6, and 99.9 % of its gradients are
+            # below AdamW's epsilon.
             self.criterion = smp.losses.FocalLoss(
                 'multiclass', reduction='sum', normalized=True
             )
@@ -212,7 +213,7 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         Returns:
             AdamW, and the schedule of its learning rate.
         """
-        # what a learning rate finder has put there counts
+        # A learning rate finder writes into hparams.
         settings = self._settings | self.hparams
         optimizer = AdamW(
             [p for p in self.model.parameters() if p.requires_grad],
@@ -227,7 +228,7 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
                         optimizer, patience=settings['patience']
                     ),
                     'monitor': self.monitor,
-                    # without validation the rate stays, with a warning of Lightning
+                    # Without validation the rate stays, and Lightning warns.
                     'strict': False,
                 },
             }
@@ -347,9 +348,9 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         labelled = self.trains(index)
         if not labelled.any():
             return (logits.float() * 0).sum()
-        # Losses are sums or means over pixels, whose places do not matter.
+        # Losses are sums or means over pixels: their order does not matter.
         scores = logits.float().movedim(1, 0)[:, labelled]
-        # precisions '64-true' and 'bf16-true' convert its weights
+        # Precisions '64-true' and 'bf16-true' have converted its weights.
         self.criterion.to(scores.dtype)
         loss: Tensor = self.criterion(
             scores[None, :, :, None], index[labelled][None, :, None]

@@ -33,7 +33,7 @@ class OracleTask(LandCoverTask):
     def __init__(self, classes: Classes = CLASSES) -> None:
         self._classes = Classes.of(classes)
         super().__init__()
-        # plain values, so that a checkpoint is read without running code
+        # Plain values, so that a checkpoint is read without running code.
         self.hparams['classes'] = asdict(self._classes)
 
     def configure_models(self) -> None:

@@ -100,7 +100,7 @@ class PseudoLabelTask(NetworkTask):
         super().configure_losses()
         h = self.hparams
         if not h['teachers']:
-            # without their agreement all labels would train
+            # Without teachers all labels train: what selects among them has no effect.
             names = 'selection', 'teacher_weights', 'teacher_image'
             self.refuse('teachers=None', *names)
         elif h['selection'] == 'agreement':
@@ -110,7 +110,7 @@ class PseudoLabelTask(NetworkTask):
             h['epsilon'], sce_weight=h['sce_weight'], class_weights=self.class_weights
         )
         self.lovasz = LovaszLoss()
-        # In a tuple, so that it is no submodule: no teacher in checkpoints.
+        # In a tuple, so that it is no submodule, and checkpoints hold no teacher.
         self._teachers: tuple[Ensemble, ...] = ()
 
     def on_fit_start(self) -> None:
@@ -154,7 +154,7 @@ class PseudoLabelTask(NetworkTask):
             The loss tensor: equation 11, and the Lovász term.
         """
         label = self.pseudo_index(batch)
-        # not in the Lovász loss either
+        # Labels of weight 0 train by neither loss.
         label = torch.where(self.trains(label), label, -1)
         logits = self(batch['image'])
         symmetric = self.symmetric(logits, label)
@@ -191,7 +191,7 @@ class PseudoLabelTask(NetworkTask):
                 'teacher_image'
             )
         (ensemble,), image = self._teachers, batch[key]
-        # the trainer's precision is not theirs
+        # Teachers keep their own precision, whatever the trainer's.
         image = image.to(next(ensemble.parameters()).dtype)
         if self.hparams['selection'] == 'all':
             label: Tensor = ensemble(image).argmax(1)

@@ -333,7 +333,7 @@ class ExpectedShares(StatisticalSupervision):
         """
         cells = reader.cells(batch)
         rows = cells.of_pixels(self.rows(cells).view_as(cells.codes), -1)
-        # published tables are rounded: rows are made to sum to one
+        # Published tables are rounded: rows are scaled to sum to one.
         table = self.table.proportions(self.table.source.codes)
         shares = torch.from_numpy(table).float().to(rows.device)[rows.clamp(min=0)]
         return torch.where(rows[..., None] >= 0, shares, 0).movedim(-1, 1)

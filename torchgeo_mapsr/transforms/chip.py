@@ -13,7 +13,7 @@ from .._compat import Sample
 from ..arguments import check_range
 from ..datasets.base import OUTSIDE
 
-# Where a mask holds something else than -1 beyond the sample.
+# What masks hold beyond the sample, where it is not -1.
 _PADDING = OUTSIDE | {'mask_coordinates': torch.nan}
 
 
@@ -65,7 +65,7 @@ class RandomChip(nn.Module):
 
         chip = {key: cut(key, value) for key, value in sample.items()}
         if 'chip' in sample:
-            # A fit counts chips of one place once.
+            # A fit counts chips of one place once, so each needs its own place.
             raster, row, col, partition = sample['chip'].tolist()
             whole = height <= self.size and width <= self.size
             place = raster, row + top, col + left, partition * whole

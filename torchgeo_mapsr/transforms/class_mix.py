@@ -132,7 +132,7 @@ def mix_samples(source: Sample, target: Sample, paste: Tensor) -> Sample:
     of_cells = () if regions else ('mask_region', 'mask_coordinates')
     for key in source.keys() & target.keys():
         if key.startswith(('image', 'mask')) and key not in of_cells:
-            # augmentations may give masks a channel axis
+            # Augmentations may give masks a channel axis.
             pasted = paste if target[key].dim() == 3 else paste[:, None]
             mixed[key] = torch.where(pasted, source[key], target[key])
     return mixed

@@ -76,7 +76,7 @@ class RegionAggregation(nn.Module):
         if 'lr_pixels' in batch:
             full = batch['lr_pixels'].flatten(1)
         else:
-            # a whole cell has about as many pixels as the fullest one
+            # A whole cell has about as many pixels as the fullest one.
             full = pixels.amax().expand_as(pixels) if pixels.numel() else pixels
         weight = (pixels / full.clamp(min=1)).clamp(max=1)
         return batch | {
@@ -115,8 +115,8 @@ def aggregate_regions(
     check_choice('reduction', reduction, get_args(Reduction))
     if values.dtype in (torch.float16, torch.bfloat16):
         values = values.float()
-    # pixels that do not count go to cell 0, which is dropped: not even their NaNs stay
-    # which augmentations may have made floating-point numbers, with a channel axis
+    # Pixels that do not count go to cell 0, which is dropped together with their NaNs.
+    # Augmentations may have made the mask floating-point, with a channel axis.
     region = mask_region.long().flatten(1)
     if valid is not None:
         region = region * (valid.flatten(1) > 0)

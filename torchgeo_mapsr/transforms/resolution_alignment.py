@@ -75,7 +75,7 @@ class ResolutionAlignment(K.IntensityAugmentationBase2D):
         Returns:
             (B, C, H, W).
         """
-        # the small images differ in size, so one by one
+        # One by one, since the small images differ in size.
         ratios = params['ratio'].tolist()
         return torch.cat(
             [

@@ -81,10 +81,10 @@ class FrozenNetwork(Backbone):
         if self._needs_calibration and not self._calibrated:
             raise RuntimeError(f'{self.label} must be calibrated before it is used')
         size = image.shape[-2], image.shape[-1]
-        # Not by a list: a GPU would wait for it.
+        # Not by a list as an index: a GPU would have to wait for it.
         image = torch.stack([image[:, band] for band in self.select], dim=1)
         image = (image - self.mean[:, None, None]) / self.std[:, None, None]
-        # What is not finite has no value: the mean does least harm.
+        # Values that are not finite become the mean, which does least harm.
         image = image.nan_to_num(nan=0, posinf=0, neginf=0)
         return Tokens(tuple(self._run(image)), self.strides, size)
 
@@ -151,7 +151,7 @@ class FrozenNetwork(Backbone):
             square += values.square().sum(1)
         mean = total / count.clamp(min=1)
         std = (square / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
-        # A constant band tells nothing: it is centred and left at its scale.
+        # A constant band says nothing: it is centred, and keeps its scale.
         std = torch.where(std > 0, std, torch.ones_like(std))
         self.load_calibration({'mean': mean.float(), 'std': std.float()})
 

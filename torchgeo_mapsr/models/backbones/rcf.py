@@ -31,7 +31,7 @@ MAX_BANDS = 32
 # Pixels of a chip that statistics are made from, and rows that are reduced at once.
 PIXELS, ROWS = 50_000, 32
 
-# Responses below this do not count.
+# Responses whose magnitude is below this become 0.
 THRESHOLD = 0.5
 
 # Pixels whose features are held at once on a CPU: a megabyte or two, which its cache
@@ -172,7 +172,7 @@ class RCF(Backbone):
         # In single precision and on the CPU, so that every device draws the same.
         mean, std = mean.float()[:, None], std.float()[:, None]
         sample = (sample - mean) / std
-        # What noise is compared with is the variance of a band, of components too.
+        # Noise is compared with the variance of a band, also where there are components.
         floor = self.kept / len(self.std)
         if self.reduced:
             self.axes.copy_(_principal_axes(sample, self.kept))
@@ -359,7 +359,7 @@ class RCF(Backbone):
         padded = mirrored(image, self.kernel // 2)
         padded = by_tokens(padded[..., left : right + self.kernel - 1])
         image, weight = by_tokens(image), by_tokens(weight)
-        # Of fewer rows than this the two more that means look at cost too much.
+        # Means need two more rows, which cost too much where a part has few rows.
         step = max(_pixels(image) // (right - left), LEAST_ROWS)
         step = min(step, rows.stop - rows.start)
         rings = _tokens_first(image, (batch, channels, step + 2, across + 2))
@@ -434,7 +434,7 @@ class _FilterTokens(LazyTokens):
         self, weight: Tensor, bias: Tensor | None = None, window: Window | None = None
     ) -> Tensor:
         """Scores while features are in the cache; see :meth:`Tokens.project`."""
-        # A compiler makes its own order of what would be done in parts here.
+        # A compiler orders the work itself, without parts.
         if torch.compiler.is_compiling() or '_levels' in vars(self):
             return super().project(weight, bias, window)
         scores: Tensor = self._backbone.project(self._image, weight, bias, window)  # type: ignore[attr-defined]

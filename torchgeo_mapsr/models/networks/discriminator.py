@@ -63,7 +63,7 @@ class LabelDiscriminator(nn.Module):
                 'a larger patch_size'
             )
         blurred = gaussian_blur2d(index_map.float(), (3, 3), (0.6, 0.6))
-        # precisions '64-true' and 'bf16-true' convert the weights
+        # Precisions '64-true' and 'bf16-true' convert the weights.
         kind = next(self.parameters()).dtype
         scores: Tensor = self.layers((2 * blurred / self.classes - 1).to(kind))
         return scores

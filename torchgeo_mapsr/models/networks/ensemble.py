@@ -48,7 +48,7 @@ class Ensemble(nn.Module):
                 f'weights of an ensemble are 0 or more, and not all 0: {shares.tolist()}'
             )
         self.networks = nn.ModuleList(networks)
-        # not in checkpoints: weights are given anew with the networks
+        # Not in checkpoints: weights are given together with the networks.
         self.register_buffer('share', shares / shares.sum(), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:

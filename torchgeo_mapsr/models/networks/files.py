@@ -83,7 +83,7 @@ def _opened(files: NetworkFiles) -> 'NetworkModel':
     for path, digest in zip(files.paths, files.digests, strict=True):
         if not path.is_file() or file_digest(path) != digest:
             raise InputError(f'Checkpoint {path} is not there or is another one.')
-    # timm and others, which a map by frozen features needs not.
+    # It imports timm and others, which a map by frozen features does not need.
     from .trained import load_networks
 
     return load_networks(

@@ -141,7 +141,7 @@ class SegmentationNetwork(nn.Module):
             if isinstance(module, _BatchNorm):
                 module.register_forward_pre_hook(_pause_for_one_value)
                 module.register_forward_hook(_resume, always_call=True)
-        # A Trainer takes the modes as they are.
+        # A Trainer does not change the modes of modules.
         self.train()
 
     @property
@@ -230,7 +230,7 @@ class SegmentationNetwork(nn.Module):
                 'of the imagery'
             )
         image = self.normalise(image.nan_to_num(nan=0, posinf=0, neginf=0))
-        # which torch.set_default_dtype makes double, and files do not
+        # torch.set_default_dtype may have made the weights double precision.
         image = image.to(next(self.network.parameters()).dtype)
         height, width = (
             max(-(-n // self.stride) * self.stride, self.least)
@@ -387,7 +387,7 @@ def _create(arguments: Network, num_classes: int) -> Any:
             f'Unknown model {model!r}{suggest(model, _ARCHITECTURES)} '
             f'(models: {", ".join(_ARCHITECTURES)})'
         )
-    # Transformers of timm insist on the size of their pretraining images unless they are told
+    # Otherwise timm's transformers take only images of their pretraining size.
     options = {'strict_img_size': False} if backbone.startswith('tu-swin') else {}
     if arch == 'dpt':
         options['dynamic_img_size'] = True

@@ -78,7 +78,7 @@ class NetworkModel:
             with torch.autocast(self.device.type, half, enabled=half is not None):
                 probabilities: Tensor = self.ensemble(image)[0]
             if self.device.type == 'cuda':
-                # Or the GPU's time is counted to what comes next.
+                # Wait, or the GPU's time would be counted to the next stage.
                 torch.cuda.synchronize(self.device)
         rows, cols = chip.core or (slice(None), slice(None))
         return probabilities[:, rows, cols]
@@ -245,7 +245,7 @@ def read_checkpoint(path: Path) -> Any:
             'harmful, or is damaged; it is not read'
         ) from error
     except Exception as error:
-        # what a damaged archive raises depends on where it is damaged
+        # What a damaged archive raises depends on where the damage is.
         raise InputError(
             f'Checkpoint {path} cannot be read: {_first_line(error)}'
         ) from error

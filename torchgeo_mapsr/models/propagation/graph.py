@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ..tokens.tokens import narrow
 
-# Affinities that are held at a time while neighbours are sought.
+# Affinities that are held at once in the search for neighbours.
 BLOCK = 2**18
 
-# Nodes further apart than where the Gaussian falls to this are not connected.
+# Nodes are not connected at distances where the Gaussian is below this.
 FAINT = 1e-2
 
-# Cosines up to this are none. (Logarithms of zero take a CPU several times as long.)
+# Cosines below this count as zero. (Logarithms of zero take a CPU several times as long.)
 NOTHING = 1e-30
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..backbones.local import block_mean
 
-# Values outside these quantiles of a band are as bright or dark as these.
+# Values are clipped to these quantiles of their band.
 RANGE = 0.01, 0.99
 
 # Bands, or principal components of more.

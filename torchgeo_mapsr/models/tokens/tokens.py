@@ -16,11 +16,11 @@ from torch import Tensor
 from ...datasets.geo.grid import Window
 from .upsample import Bilinear, Upsampler, seen, whole
 
-# Rows of a level of stride 1 that are made at once where a part is enough: memory of
-# more than 32 MB is new memory each time, which takes as long as a level itself.
+# Rows of a level of stride 1 that are made at once where a part is enough: the allocator
+# asks the system for blocks above 32 MB each time, which takes as long as the level itself.
 PART = 64
 
-# One for all: torch.compile cannot follow the making of objects.
+# Made once: torch.compile cannot trace the making of objects.
 BILINEAR = Bilinear()
 
 
@@ -240,7 +240,7 @@ class Tokens:
             )
             # A neighbour beyond the grid has weight zero: any valid index serves.
             index = (base[:, None] + offsets).clamp(0, h * w - 1)
-            # Into its place: parts that are put together at the end are held twice.
+            # Written into its place: joining parts at the end would hold them twice.
             features[:, first : first + level.shape[1]] = F.embedding_bag(
                 index + (batch * (h * w))[:, None],
                 _rows(level),
@@ -373,7 +373,7 @@ class LazyTokens(Tokens):
         size: tuple[int, int],
         device: torch.device,
     ) -> None:
-        # The parent is frozen, and checks grids that are not there yet.
+        # Not by the parent's __init__: it is frozen, and checks grids that are not made yet.
         fields = {
             '_channels': tuple(channels),
             '_device': device,
@@ -424,7 +424,7 @@ class LazyTokens(Tokens):
                 )
                 size = below.stop - below.start, right.stop - right.start
                 tokens = Tokens((level,), (stride,), size, self.upsampler)
-                del level  # or it would be there beside the next
+                del level  # so that it is not held beside the next
                 yield Part(columns, (below, right), tokens)
                 del tokens
 
