@@ -257,7 +257,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
             description=module.DESCRIPTION,
             epilog=module.EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            # Otherwise --off would be taken for --offline here, too late to have its effect.
+            # Otherwise --off would be taken for --offline, too late to have its effect.
             allow_abbrev=False,
         )
         module.add_options(own)

@@ -49,7 +49,7 @@ class SourceTargetDataModule(RepeatableDataModule):
     ) -> None:
         words = {'mode': mode, 'evaluate': evaluate}
         check_arguments(type(self).__init__, words)
-        # torchgeo's command line takes only its own data modules, which name a dataset class.
+        # torchgeo's command line takes only its own data modules; those have a dataset class.
         super().__init__(Dataset)
         self.source, self.target = source, target
         if isinstance(target, RepeatableDataModule):

@@ -115,7 +115,7 @@ class ChangeMap:
                     THRESHOLD=repr(float(self.threshold)),
                     LARGEST_THRESHOLD=repr(float(self.thresholds.max())),
                 )
-            # The COG is made in memory, too: GDAL does not report failed writes to a full disk.
+            # The COG is made in memory, too: of a full disk GDAL does not tell.
             with MemoryFile() as content:
                 rasterio.shutil.copy(
                     memory.name, content.name, driver='COG', compress='deflate'

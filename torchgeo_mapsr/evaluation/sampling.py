@@ -26,7 +26,7 @@ from .points import LAYER
 # Percent at which the bands of confidence begin.
 _BANDS = (0, 50, 70, 90)
 
-# Pixels whose areas differ by a smaller share count as equal: a mean over pixels is the mean
+# Pixels whose areas differ by a smaller share count as equal: a mean over pixels is that
 # over the ground, to less than this share.
 _ALIKE = 0.01
 

@@ -197,7 +197,7 @@ class LandCoverModel:
         with timer('backbone'):
             tokens = self.tokens(chip.image)
             if self._refines is not None:
-                # The refinement needs features in any case, so that scores are taken from them.
+                # The refinement needs features in any case: scores are taken from them.
                 _ = tokens.levels
         with timer('match'), torch.autocast(self.device.type, enabled=False):
             scores = self.head.probabilities(

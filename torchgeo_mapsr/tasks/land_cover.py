@@ -281,8 +281,8 @@ class LandCoverTask(BaseTask):
             setattr(self, name, metrics)
             # Lightning collects a task's metrics once; None makes it look again.
             self._metric_attributes = None
-        metrics: MetricCollection = getattr(self, name)
-        return metrics
+        later: MetricCollection = getattr(self, name)
+        return later
 
     def _evaluate(self, batch: Sample, stage: str, dataloader_idx: int) -> Tensor:
         """Log metrics of a batch, and return predicted classes (B, H, W)."""

@@ -31,7 +31,7 @@ class _WithoutIgnored:
         counted, ignored = self.fp, self.ignore_index
         assert isinstance(counted, Tensor)
         if ignored is not None and 0 <= ignored < len(counted):
-            # The truth has no pixel of the ignored class: without false positives it is absent.
+            # The truth has no pixel of this class; without false positives it is absent.
             kept = counted.clone()
             kept[ignored] = 0
             self.fp = kept

@@ -188,7 +188,7 @@ class Propagation:
             added = _interpolated(change, count, side, size)
         else:
             added = _painted(change, regions)
-        # Adding the differences within a node may give negative numbers: they become tiny ones.
+        # Adding the differences within a node may give negative numbers, made tiny ones.
         refined = added.add_(before_spread, alpha=self.detail)
         refined = refined.clamp_(min=torch.finfo(before_spread.dtype).tiny)
         refined /= refined.sum(1, keepdim=True)

@@ -373,7 +373,7 @@ class LazyTokens(Tokens):
         size: tuple[int, int],
         device: torch.device,
     ) -> None:
-        # Not by the parent's __init__: it is frozen, and checks grids that are not made yet.
+        # Not by the parent's __init__, which checks grids that are not made yet.
         fields = {
             '_channels': tuple(channels),
             '_device': device,
