@@ -29,14 +29,7 @@ KINDS = {'nlcd': 'NLCD-like', REAL: 'NLCD', 'noisy': 'noisy', 'clean': 'clean'}
 
 def measure(region: Region, work: Path, seed: int, backbone: str) -> Row:
     """Map a region with and without calibration."""
-    imagery = []
-    for scene in region.scenes:
-        # maps of a folder have the names of the imagery
-        link = work / 'imagery' / f'{scene.name}.tif'
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to((scene / 'imagery.tif').absolute())
-        imagery.append(link)
+    imagery = region.links(work)
     fit = work / 'fit.safetensors'
     common = {'seed': seed, 'backbone': backbone}
     report = run_job(

@@ -132,17 +132,20 @@ class Region:
             total += confusion_matrix(truth, predicted, self.classes)
         return total
 
-    def map(self, work: Path, **settings: object) -> Maps:
-        """Map the scenes as the command does."""
+    def links(self, work: Path) -> list[Path]:
+        """Links to the imagery by the scenes' names, which maps of a folder have then."""
         links = []
         for scene in self.scenes:
-            # maps of a folder have the names of the imagery
             link = work / 'imagery' / f'{scene.name}.tif'
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
             link.symlink_to((scene / 'imagery.tif').absolute())
             links.append(link)
-        folder = work / 'maps'
+        return links
+
+    def map(self, work: Path, **settings: object) -> Maps:
+        """Map the scenes as the command does."""
+        links, folder = self.links(work), work / 'maps'
         run_job(links, self.label_files, self.legend, f'{folder}/', **settings)
         return [read_map(folder / link.name) for link in links]
 
