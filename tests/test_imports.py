@@ -61,7 +61,7 @@ LAYERS = [
 DATASETS = [
     {'chip'},
     {'imagery', 'labels'},
-    {'layer', 'removed', 'stack', 'transparency'},
+    {'bands', 'layer', 'removed', 'stack', 'transparency'},
     {'legends'},
     {'geo'},
 ]

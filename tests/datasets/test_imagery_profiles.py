@@ -541,6 +541,14 @@ class TestMosaicUnits:
         ]
         with pytest.raises(InputError, match=r'b\.tif has its bands in the order blue'):
             Imagery(paths)
+        for path, names in zip(
+            paths, (('B2', 'B3', 'B4'), ('B04', 'B03', 'B02')), strict=True
+        ):
+            with rasterio.open(path, 'r+') as file:
+                file.colorinterp = RGB
+                file.descriptions = names
+        with pytest.raises(InputError, match=r'b\.tif has its bands in the order b4'):
+            Imagery(paths)
 
 
 class TestMosaicPlaces:

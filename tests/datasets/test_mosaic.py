@@ -140,7 +140,7 @@ def test_bands_must_be_as_many_everywhere(root: Path) -> None:
         LRHRPair(first, root / 'nlcd', bands=[1, 2, 3]),
         LRHRPair(second, root / 'nlcd'),
     ]
-    with pytest.raises(InputError, match=r'has 4 bands and .* has 3; choose bands'):
+    with pytest.raises(InputError, match=r'has 4 bands but .* has 3; choose common'):
         LRHRPairs(pairs)
 
 

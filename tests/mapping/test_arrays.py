@@ -4,6 +4,7 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,8 @@ def test_same_as_the_command(scene: Scene, model: LandCoverModel, mapped: Path) 
 def test_arrays_are_like_files(scene: Scene, model: LandCoverModel) -> None:
     image, labels = arrays(scene.imagery), arrays(scene.labels)
     again = fit(image, labels, 'nlcd', backbone=BACKBONE, chip_size=128, device='cpu')
-    assert again.to_bytes() == model.to_bytes()
+    unnamed = replace(model.origin, descriptions=again.origin.descriptions)
+    assert again.to_bytes() == replace(model, origin=unnamed).to_bytes()
     of_files = map_array(model, scene.imagery, chip_size=128)
     np.testing.assert_array_equal(map_array(again, image, chip_size=128), of_files)
     percent = map_array(model, image, chip_size=128, probabilities=True)
@@ -389,6 +391,28 @@ def test_a_crosswalk_may_be_an_object(scene: Scene, model: LandCoverModel) -> No
     assert again.to_bytes() == model.to_bytes()
     with pytest.raises(InputError, match='not from'):
         fit(scene.imagery, scene.labels, 'worldcover', crosswalk=walk, **options)
+
+
+def test_bands_that_are_not_those_of_the_fit(
+    scene: Scene, model: LandCoverModel
+) -> None:
+    """By what the fit's files and others say of them; without a word nothing is said."""
+    values, grid = arrays(scene.imagery)
+    array = wrap_xr(values, grid, dims=('band', 'y', 'x'), axis=1)
+
+    def named(*names: str) -> Any:
+        return map_array(model, array.assign_coords(band=list(names)), chip_size=128)
+
+    with pytest.raises(
+        InputError, match=r'order blue, .* of the fit .* --bands 3 2 1 4'
+    ):
+        named('Blue', 'green', 'red', 'nir')
+    with pytest.warns(InputWarning, match='calls its bands coastal, green, .* the fit'):
+        named('coastal', 'green', 'blue', 'nir')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', InputWarning)
+        named('RED 2021-07-01', 'green', 'blue', '')
+        named('Band 1', 'Band 2', 'Band 3', 'Band 4')
 
 
 def test_scaled_values_are_warned_of(scene: Scene, model: LandCoverModel) -> None:

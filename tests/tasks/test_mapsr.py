@@ -26,11 +26,12 @@ from torchgeo import samplers
 from torchgeo_mapsr import FitOptions, LandCoverModel, MapJob, map_region
 from torchgeo_mapsr.datamodules import PairDataModule
 from torchgeo_mapsr.datasets import Crosswalk, LRHRPair, collate_pairs, make_scene
+from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.scene.scene import Scene
-from torchgeo_mapsr.errors import InputError
+from torchgeo_mapsr.errors import InputError, InputWarning
 from torchgeo_mapsr.evaluation.accuracy import compare
 from torchgeo_mapsr.models.head.probe import LinearProbe, class_weights
-from torchgeo_mapsr.tasks import MapSRTask
+from torchgeo_mapsr.tasks import MapSRTask, SegmentationTask
 
 from ..forked import run_forked
 
@@ -790,6 +791,35 @@ def test_labels_of_another_legend(made_scene: Scene) -> None:
     data = PairDataModule(*paths, batch_size=2, patch_size=224)
     with pytest.raises(InputError, match="'nlcd' has them"):
         trainer().fit(MapSRTask('identity', legend='worldcover', **QUICK), data)
+
+
+def test_imagery_and_labels_are_looked_at(made_scene: Scene, tmp_path: Path) -> None:
+    """As the command does: a copy of labels, and bands that are not those of the fit."""
+    grid = LRHRPair(made_scene.imagery, made_scene.labels).imagery.geobox
+    with rasterio.open(made_scene.labels) as file:
+        profile, codes = file.profile, LabelRaster.open(made_scene.labels)[0].at(grid)
+    profile |= {'transform': grid.affine, 'crs': str(grid.crs)}
+    copy, turned = tmp_path / 'copy.tif', tmp_path / 'turned.tif'
+    profile |= {'height': grid.height, 'width': grid.width}
+    with rasterio.open(copy, 'w', **profile) as file:
+        file.write(np.where(codes < 0, 0, codes).astype(np.uint8), 1)
+    with rasterio.open(made_scene.imagery) as file:
+        values, names, options = file.read(), file.descriptions, file.profile
+    with rasterio.open(turned, 'w', **options) as file:
+        file.write(values[[2, 1, 0, 3]])
+        file.descriptions = [names[i] for i in (2, 1, 0, 3)]
+    data = PairDataModule(str(made_scene.imagery), str(copy), patch_size=224)
+    task = MapSRTask('identity', **QUICK)
+    with pytest.warns(InputWarning, match=r'copy\.tif: .* look resampled'):
+        trainer(limit_val_batches=0).fit(task, data)
+    other = PairDataModule(str(turned), str(copy), patch_size=224)
+    with pytest.raises(
+        InputError, match=r'turned\.tif has its bands in the order blue'
+    ):
+        trainer().predict(task, other)
+    network = SegmentationTask(backbone='resnet18', in_channels=4)
+    with pytest.warns(InputWarning, match=r'copy\.tif: .* look resampled'):
+        trainer(limit_train_batches=1, limit_val_batches=0).fit(network, data)
 
 
 def test_a_checkpoint_from_within_the_fit(chips: Chips, tmp_path: Path) -> None:

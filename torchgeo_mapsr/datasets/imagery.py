@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from ..errors import InputError, InputWarning
+from .bands import BandDescriptions
 from .geo.aoi import AreaOfInterest, AreaOnGrid
 from .geo.grid import (
     Box,
@@ -184,6 +185,43 @@ class Imagery:
         """Name of each band that is read."""
         names = self.all_bands
         return tuple(names[i] for i in self.band_indexes)
+
+    @property
+    def descriptions(self) -> BandDescriptions:
+        """What the first file of each image says of the bands that are read."""
+        layers = [self._layers[image[0]] for image in self._images]
+        return BandDescriptions.joined([layer.descriptions for layer in layers])
+
+    def check_bands(
+        self,
+        bands: int,
+        descriptions: BandDescriptions,
+        reference: str,
+        choose: bool = False,
+    ) -> None:
+        """Make sure that the bands are those of a reference, as far as both say.
+
+        Args:
+            bands: Number of the reference's bands.
+            descriptions: What is said of them.
+            reference: What the reference is, for the message.
+            choose: Whether a choice of bands would be of this imagery alone.
+
+        Raises:
+            InputError: They are of another number, or in another order.
+
+        Warns:
+            InputWarning: They have other names.
+        """
+        path = self.paths[0]
+        if self.bands != bands:
+            raise InputError(
+                f'{path} has {self.bands} bands but {reference} has {bands}; choose '
+                'common ones (--bands)'
+            )
+        # of a stack they are numbered in each file
+        indexes = self.band_indexes if choose and len(self._images) == 1 else ()
+        self.descriptions.check(descriptions, path, reference, indexes)
 
     @property
     def rgb_bands(self) -> tuple[str, ...]:
@@ -390,7 +428,6 @@ class Imagery:
 def _check_bands(layers: Sequence[Layer]) -> None:
     """The files of a mosaic have as many bands as its first, in one order."""
     first = layers[0]
-    order = _color_order(first)
     for layer in layers:
         if len(layer.picks) != len(first.picks):
             raise InputError(
@@ -398,21 +435,7 @@ def _check_bands(layers: Sequence[Layer]) -> None:
                 f'{first.file.path} has {len(first.picks)}; '
                 'choose common ones with bands'
             )
-        other = _color_order(layer)
-        if order and other and order != other:
-            raise InputError(
-                f'{layer.file.path} has its bands in the order {", ".join(other)} but '
-                f'{first.file.path} in the order {", ".join(order)}; bring them into one '
-                'order (gdal_translate -b)'
-            )
-
-
-def _color_order(layer: Layer) -> tuple[str, ...]:
-    """Red, green and blue in the order of the channels; empty unless there are all."""
-    colors = list(layer.channels.values())
-    names = [colors[i] for i in layer.indexes]
-    order = tuple(name for name in names if name in ('red', 'green', 'blue'))
-    return order if sorted(order) == ['blue', 'green', 'red'] else ()
+        layer.descriptions.check(first.descriptions, layer.file.path, first.file.path)
 
 
 def _check_sparse(files: Sequence[RasterFile], boxes: Sequence[Box]) -> None:

@@ -18,6 +18,7 @@ from scipy.ndimage import (
 )
 
 from ..errors import InputError
+from .bands import BandDescriptions
 from .geo.grid import pixel_offset, pixel_ratio, sample_windows
 from .geo.raster import MAX_BANDS, RasterFile
 from .geo.region import bilinear_mean, lr_coordinates
@@ -143,6 +144,20 @@ class Layer:
             else:
                 channels[name] = file.colors[i] if file.colors else ''
         return channels
+
+    @property
+    def descriptions(self) -> BandDescriptions:
+        """What the file says of the bands that are read."""
+        bands = [(self.bands[i] - 1, component) for i, component in self.picks]
+        return BandDescriptions(
+            tuple(self.file.names[i] if self.file.names else '' for i, _ in bands),
+            tuple(
+                ('red', 'green', 'blue')[component]
+                if component is not None
+                else (self.file.colors[i] if self.file.colors else '')
+                for i, component in bands
+            ),
+        )
 
     def channel(self, pick: tuple[int, int | None]) -> Channel:
         """Band of one of *picks*, and the values of its palette."""

@@ -36,7 +36,7 @@ class LRHRPairs(ChipDataset):
         transforms: Takes a sample and returns it transformed.
 
     Raises:
-        InputError: There is none, or their imagery differs in its number of bands.
+        InputError: There is none, or their imagery differs in the number or the order of bands.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -65,12 +65,7 @@ class LRHRPairs(ChipDataset):
             raise InputError('there is no imagery')
         first = self.pairs[0].imagery
         for pair in self.pairs:
-            if pair.imagery.bands != first.bands:
-                raise InputError(
-                    f'{pair.imagery.paths[0]}: has {pair.imagery.bands} bands and '
-                    f'{first.paths[0]} has {first.bands}; choose bands that all files '
-                    'have (bands)'
-                )
+            pair.imagery.check_bands(first.bands, first.descriptions, first.paths[0])
             if pair.transforms is not None:
                 raise InputError(
                     f'{pair.imagery.paths[0]}: its pair has transforms, which would not '

@@ -99,6 +99,7 @@ class SignalPair:
         first, second = self._images
         before, after = first.paths[0], second.paths[0]
         if first.band_indexes == second.band_indexes:
+            second.descriptions.check(first.descriptions, after, before)
             return [index + 1 for index in second.band_indexes]
         if self.scores:
             raise InputError(

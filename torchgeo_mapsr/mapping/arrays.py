@@ -33,7 +33,7 @@ from ..models.model import LandCoverModel, is_intact
 from ..models.networks.files import NetworkFiles
 from .cog import map_codes
 from .fit import fit_region
-from .inputs import Inputs, warn_of_another_scale
+from .inputs import Inputs, check_imagery
 from .options import ComputeOptions, ScoringOptions
 from .progress import Stopwatch
 from .tiles import ModelScores, ScoredChip, TileItem, sweep
@@ -172,12 +172,7 @@ def map_array(
         rasters: tuple[LabelRaster, ...] = ()
         if labels is not None:
             rasters = opened.enter_context(_labels(labels))
-        if model.bands is not None and model.bands != images.bands:
-            raise InputError(
-                f'The model was made for imagery of {model.bands} bands, this has '
-                f'{images.bands}; choose the bands of the array.'
-            )
-        warn_of_another_scale(model, images)
+        check_imagery(model, images)
         plan = _plan(images, chip_size, model.halo, model.stride)
         values = _scored(model, images, rasters, plan, probabilities)
     return _like(values, imagery, model.target)
@@ -333,6 +328,7 @@ def _labels(source: Any) -> Iterator[tuple[LabelRaster, ...]]:
 @contextmanager
 def _raster(source: Any, opened: Callable[[Any], T]) -> Iterator[T]:
     """What opens files, on an array too: it is a file in memory meanwhile."""
+    names: list[str] = []
     if hasattr(source, 'coords') and hasattr(source, 'dims'):
         if hasattr(source, 'data_vars'):  # a dataset: a band a variable
             places = set(source.odc.spatial_dims or ())
@@ -340,9 +336,13 @@ def _raster(source: Any, opened: Callable[[Any], T]) -> Iterator[T]:
             source = source[bands].to_dataarray('band')
         grid = _grid(source)
         values = source.transpose(..., *source.odc.spatial_dims).values
+        bands = [dim for dim in source.dims if dim not in source.odc.spatial_dims]
+        if len(bands) == 1 and bands[0] in source.coords:
+            words = source.coords[bands[0]].values.tolist()
+            names = words if all(isinstance(word, str) for word in words) else []
         nodata = getattr(source.odc, 'nodata', None)
-        names = {'nodata', '_FillValue', 'missing_value'}
-        if values.dtype.kind == 'f' and not names & set(source.attrs):
+        tags = {'nodata', '_FillValue', 'missing_value'}
+        if values.dtype.kind == 'f' and not tags & set(source.attrs):
             # What an encoding says is of the numbers in the file; where they were
             # decoded, no data is NaN.
             nodata = None
@@ -392,6 +392,8 @@ def _raster(source: Any, opened: Callable[[Any], T]) -> Iterator[T]:
             photometric='MINISBLACK',
         ) as file:
             file.write(np.ma.getdata(values))
+            for band, name in enumerate(names, 1):
+                file.set_band_description(band, name)
             if np.ma.is_masked(values):
                 # as no-data values count: integers in all bands, floats in any
                 hidden = np.ma.getmaskarray(values)

@@ -172,7 +172,9 @@ def fit_region(
             backbone.calibrate(some)
         # Whatever the upsampler: a map with this fit may choose the bilateral one later.
         spread = band_spread(some)
-    origin = FrozenBackbone.of(backbone, inputs.bands, inputs.integers)
+    origin = FrozenBackbone.of(
+        backbone, inputs.bands, inputs.integers, inputs.images[0].descriptions
+    )
     executor = executor or Here()
     expected = min(len(chips), options.max_chips)
     work = FitPass(

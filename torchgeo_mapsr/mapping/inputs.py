@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..atomic import file_digest
+from ..datasets.bands import UNNAMED
 from ..datasets.geo.aoi import AreaOfInterest
 from ..datasets.geo.grid import crop
 from ..datasets.geo.vector import split_layer
@@ -81,13 +82,9 @@ class Inputs:
         if area is not None:
             images, touched = _within(images, area)
             outputs = outputs.only(touched)
-        for image in images:
-            if image.bands != images[0].bands:
-                raise InputError(
-                    f'{image.paths[0]} has {image.bands} bands but '
-                    f'{images[0].paths[0]} has {images[0].bands}; choose common ones '
-                    'with --bands.'
-                )
+        first = images[0]
+        for image in images[1:]:
+            image.check_bands(first.bands, first.descriptions, first.paths[0])
         labels = LabelRaster.open(job.labels) if job.labels else ()
         if crosswalk is not None and labels:
             grids = [image.geobox for image in images]
@@ -252,18 +249,27 @@ def searched(job: MapJob) -> MapJob:
     )
 
 
-def warn_of_another_scale(model: ChipModel, images: Imagery) -> None:
-    """Warn where the imagery's values are not of the unit of those of a fit.
+def check_imagery(model: ChipModel, images: Imagery) -> None:
+    """Make sure that imagery is of the kind that a model was made for.
 
     Args:
         model: What maps the imagery.
         images: The imagery, of which the middle is looked at.
 
+    Raises:
+        InputError: It has bands of another number, or in another order.
+
     Warns:
-        InputWarning: The values are scaled: the map would be of one class or two.
+        InputWarning: Bands have other names than those of the fit, or the values are of
+            another unit: the map would be of one class or two.
     """
     if not isinstance(model, LandCoverModel):
+        if model.bands is not None:
+            images.check_bands(model.bands, UNNAMED, 'the model')
         return
+    images.check_bands(
+        model.bands, model.origin.descriptions, 'the imagery of the fit', choose=True
+    )
     row, col = (max(size // 2 - _LOOKED_AT // 2, 0) for size in images.geobox.shape)
     box = row, col, row + _LOOKED_AT, col + _LOOKED_AT
     values, valid = images.read(crop(images.geobox, box))

@@ -39,7 +39,7 @@ from ..models.networks.files import NetworkFiles
 from .config import MapJob
 from .executor import Executor, Here, Tick
 from .fit import fit_region
-from .inputs import Inputs, searched, warn_of_another_scale
+from .inputs import Inputs, check_imagery, searched
 from .options import BackboneOptions
 from .outputs import Outputs, check_outputs, without_outputs
 from .progress import JsonProgress, Stopwatch
@@ -479,13 +479,8 @@ def check_model(model: ChipModel, inputs: Inputs, target: str) -> None:
             f"The model maps the classes of '{model.target.name}', not of "
             f"'{target}'; give --target {model.target.name}."
         )
-    if model.bands is not None and model.bands != inputs.bands:
-        raise InputError(
-            f'The model was made for imagery of {model.bands} bands, this has '
-            f'{inputs.bands}; choose bands with --bands.'
-        )
     for image in inputs.images[:8]:  # of thousands of files it would take minutes
-        warn_of_another_scale(model, image)
+        check_imagery(model, image)
 
 
 def _bar(console: Console, kind: str) -> Progress | JsonProgress:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..datasets.bands import UNNAMED, BandDescriptions
 from ..errors import InputError
 from .backbones.backbone import Backbone
 from .backbones.create import create_backbone
@@ -40,6 +41,7 @@ class FrozenBackbone:
         digest: Fingerprint of all weights, so that another machine's file under the
             same name, or a file that has changed, is noticed.
         calibration: What it has learned from the imagery.
+        descriptions: What the imagery's files say of the bands.
     """
 
     spec: str
@@ -47,19 +49,27 @@ class FrozenBackbone:
     dtype: str | None
     digest: str
     calibration: Mapping[str, Tensor]
+    descriptions: BandDescriptions = UNNAMED
 
     @classmethod
-    def of(cls, backbone: Backbone, bands: int, dtype: str | None) -> Self:
+    def of(
+        cls,
+        backbone: Backbone,
+        bands: int,
+        dtype: str | None,
+        descriptions: BandDescriptions = UNNAMED,
+    ) -> Self:
         """Describe a backbone.
 
         Args:
             backbone: The backbone, calibrated.
             bands: Bands of the imagery.
             dtype: Data type of its files, if they hold integers.
+            descriptions: What they say of the bands.
         """
         calibration = {name: t.cpu() for name, t in backbone.calibration().items()}
         digest = backbone.weights_digest()
-        return cls(backbone.spec, bands, dtype, digest, calibration)
+        return cls(backbone.spec, bands, dtype, digest, calibration, descriptions)
 
     def make(self, weights: str | None = None) -> Backbone:
         """Make the backbone.
@@ -110,6 +120,7 @@ class FrozenBackbone:
             'bands': self.bands,
             'dtype': self.dtype,
             'weights': self.digest,
+            'descriptions': self.descriptions.to_dict(),
         }
 
 

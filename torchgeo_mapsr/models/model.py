@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..arguments import check_choice, check_range
 from ..atomic import replacing
+from ..datasets.bands import BandDescriptions
 from ..datasets.chip import Chip
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
@@ -363,6 +364,7 @@ class LandCoverModel:
                 made['dtype'],
                 made['weights'],
                 _part(tensors, 'backbone.'),
+                BandDescriptions.from_dict(made.get('descriptions', {})),
             )
             head = Head.from_state(_part(tensors, 'head.'), fields['head'])
             sample = fields.get('calibration')

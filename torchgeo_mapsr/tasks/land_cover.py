@@ -20,9 +20,14 @@ from torchmetrics import MetricCollection
 
 from .._compat import BaseTask, Sample
 from ..arguments import plain
+from ..datasets.imagery_chips import ImageryChips
+from ..datasets.labels import check_codes
 from ..datasets.legends.crosswalk import Crosswalk
+from ..datasets.legends.legend import Legend
+from ..datasets.mosaic import LRHRPairs
 from ..datasets.plot import check_single, plot_sample
 from ..errors import InputError
+from ..samplers.lattice import pairs_of
 from ..transforms import aggregate_regions
 from .cells import BatchCells, valid_pixels
 from .classes import Classes
@@ -338,6 +343,36 @@ class LandCoverTask(BaseTask):
 
     def _note_compared(self, stage: str, kind: str, some: bool) -> None:
         self._compared[stage, kind] = self._compared.get((stage, kind), False) or some
+
+
+def pairs_of_loader(loader: Any) -> tuple[ImageryChips, ...]:
+    """Imagery that a loader of this package's chips reads; none of others.
+
+    Args:
+        loader: A loader of a trainer.
+    """
+    dataset = getattr(loader, 'dataset', None)
+    return pairs_of(dataset) if isinstance(dataset, ImageryChips | LRHRPairs) else ()
+
+
+def check_labels(loader: Any, legend: Legend) -> None:
+    """Check the labels that a loader's chips have as ``torchgeo-mapsr map`` does.
+
+    Args:
+        loader: A loader of a trainer; nothing is known of other datasets' labels.
+        legend: What the codes mean.
+
+    Raises:
+        InputError: The legend has few of the codes.
+
+    Warns:
+        InputWarning: Labels look resampled, or a class is their no-data value.
+    """
+    pairs = pairs_of_loader(loader)
+    labels = {raster.number: raster for pair in pairs for raster in pair.lr_labels}
+    if labels:
+        grids = [pair.imagery.geobox for pair in pairs]
+        check_codes(tuple(labels.values()), legend, grids)
 
 
 def check_domains(task: object, batch: Sample) -> None:

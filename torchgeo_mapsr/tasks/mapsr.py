@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from .._compat import Sample
 from ..arguments import check_arguments, construct
 from ..datamodules import ChipDataModule
+from ..datasets.bands import UNNAMED
 from ..datasets.chip import Chip
 from ..datasets.labels import check_fits
 from ..errors import InputError
+from ..mapping.inputs import check_imagery
 from ..models.backbones.backbone import Backbone
 from ..models.backbones.create import create_backbone
 from ..models.backbones.spec import map_option
@@ -36,7 +38,12 @@ from ..models.head.probe import ABSENT, LinearProbe
 from ..models.model import LandCoverModel, fit_model
 from ..models.propagation.propagation import parse_propagation
 from ..samplers.lattice import FitSampler
-from .land_cover import LandCoverTask, warn_of_scaled_values
+from .land_cover import (
+    LandCoverTask,
+    check_labels,
+    pairs_of_loader,
+    warn_of_scaled_values,
+)
 
 _BACKBONE = 'backbone.'
 
@@ -280,10 +287,32 @@ class MapSRTask(LandCoverTask):
                 'This checkpoint was written before the fit was done, and what it has seen '
                 'is not kept: begin anew, without ckpt_path'
             )
+        loader = self.trainer.train_dataloader
+        check_labels(loader, self.crosswalk.source)
+        pairs = pairs_of_loader(loader)
+        self._descriptions = pairs[0].imagery.descriptions if pairs else UNNAMED
         self._waiting, self._parts = [], []
         self._chips_here = 0
         self._first_epoch = self.current_epoch
         self._is_fitted = False
+
+    def on_validation_start(self) -> None:
+        """Look whether a fit that is kept was made from such imagery."""
+        if self.trainer.state.fn == 'validate':
+            self._check_imagery(self.trainer.val_dataloaders)
+
+    def on_test_start(self) -> None:
+        """Look whether the fit was made from such imagery."""
+        self._check_imagery(self.trainer.test_dataloaders)
+
+    def on_predict_start(self) -> None:
+        """Look whether the fit was made from such imagery."""
+        self._check_imagery(self.trainer.predict_dataloaders)
+
+    def _check_imagery(self, loader: Any) -> None:
+        if self.land_cover is not None:
+            for pair in pairs_of_loader(loader)[:8]:  # as the command
+                check_imagery(self.land_cover, pair.imagery)
 
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
@@ -481,7 +510,9 @@ class MapSRTask(LandCoverTask):
             table,
             self.crosswalk,
             self.backbone,
-            FrozenBackbone.of(self.backbone, h['bands'], h['image_dtype']),
+            FrozenBackbone.of(
+                self.backbone, h['bands'], h['image_dtype'], self._descriptions
+            ),
             options,
             h['upsampler'],
             self._spread,

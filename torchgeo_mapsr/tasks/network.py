@@ -26,7 +26,7 @@ from ..models.networks.trained import describe, verify
 from ..seeds import repeatable
 from .cells import BatchCells
 from .classes import CLASSES, Classes
-from .land_cover import LandCoverTask, warn_of_scaled_values
+from .land_cover import LandCoverTask, check_labels, warn_of_scaled_values
 from .schedule import CosineDecay, training_steps
 from .supervision import PixelLabels, Supervision
 
@@ -365,6 +365,8 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         """
         loader: Any = self.trainer.train_dataloader
         dataset = getattr(loader, 'dataset', None)
+        if self.supervision.takes_cells:
+            check_labels(loader, self.crosswalk.source)
         checks = type(self.supervision).check_codes is not Supervision.check_codes
         if checks and isinstance(dataset, ChipDataset):
             for tile in range(len(dataset.tiles)):

@@ -82,6 +82,11 @@ class Supervision(ABC):
         return False
 
     @property
+    def takes_cells(self) -> bool:
+        """Whether LR labels train."""
+        return True
+
+    @property
     def weighs_classes(self) -> bool:
         """Whether weights of classes (``class_weights``) change the loss."""
         return True
@@ -184,6 +189,11 @@ class PixelLabels(Supervision):
     def labels_pixels(self) -> bool:
         """Whether pixels have labels of their own."""
         return True
+
+    @property
+    def takes_cells(self) -> bool:
+        """Whether LR labels train, and not HR labels."""
+        return self.source == 'lr'
 
     def index(self, batch: Sample, reader: LabelReader) -> Tensor:
         """Class of each pixel, (B, H, W), -1 = none.
