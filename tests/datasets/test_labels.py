@@ -11,7 +11,9 @@ import rasterio.warp
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp
+from rasterio.features import sieve
 from rasterio.transform import Affine
+from scipy import ndimage
 
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster, check_codes
@@ -249,7 +251,7 @@ class TestLegend:
         )
         legend = Legend.load('nlcd')
         own = write('own.tif', cells, turned * Affine.scale(10))
-        # labels that are as fine as the imagery, and imagery that is finer than a copy
+        # labels that are as fine as the imagery
         copies = LabelRaster.open(write('copy.tif', copy))
         noisy = np.where(np.random.default_rng(1).random(copy.shape) < 0.01, 21, copy)
         fine = LabelRaster.open(write('fine.tif', noisy))
@@ -257,9 +259,45 @@ class TestLegend:
             warnings.simplefilter('error', InputWarning)
             check_codes(LabelRaster.open(own), legend, [grid])
             check_codes(fine, legend, [grid])
-            check_codes(copies, legend, [grid.zoom_out(0.4)])
-        with pytest.warns(InputWarning, match=r'copy\.tif: .* look resampled'):
+        with pytest.warns(
+            InputWarning, match=r'copy\.tif: its cells .* look resampled'
+        ):
             check_codes(copies, legend, [grid])
+        with pytest.warns(InputWarning, match='whole blocks of 100 cells'):
+            check_codes(copies, legend, [grid.zoom_out(0.4)])
+
+    @pytest.mark.parametrize('degrees', [0, 12.7])
+    def test_a_copy_in_cells_that_are_finer(self, write: Write, degrees: float) -> None:
+        """Cells of 30 m in cells of 10 m under pixels of 1 m: as of NLCD in UTM."""
+        cells = np.random.default_rng(0).choice(
+            [11, 41, 81], (60, 60), p=[0.1, 0.2, 0.7]
+        )
+        turned = HR * Affine.rotation(degrees) * Affine.scale(30)
+        copy = np.zeros((120, 120), 'uint8')
+        rasterio.warp.reproject(
+            cells.astype('uint8'),
+            copy,
+            src_transform=turned,
+            src_crs=UTM,
+            dst_transform=(
+                fine := HR * Affine.translation(300, 300) * Affine.scale(10)
+            ),
+            dst_crs=UTM,
+        )
+        grid, legend = GeoBox((1200, 1200), HR, UTM), Legend.load('nlcd')
+        grid = grid.translate_pix(300, 300)
+        copies = LabelRaster.open(write('copy.tif', copy, fine))
+        with pytest.warns(InputWarning, match='whole blocks of 9 cells: they'):
+            check_codes(copies, legend, [grid])
+        own = LabelRaster.open(write('own.tif', cells.astype('uint8'), turned))
+        # a map that was cleaned of small patches, but in its own cells
+        smooth = ndimage.gaussian_filter(np.random.default_rng(1).random((300, 300)), 2)
+        clean = sieve((smooth > smooth.mean()).astype('uint8') * 30 + 11, 9)
+        cleaned = LabelRaster.open(write('clean.tif', clean, HR * Affine.scale(10)))
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', InputWarning)
+            check_codes(own, legend, [grid])
+            check_codes(cleaned, legend, [grid])
 
     def test_many_cells_are_sampled(self, write: Write) -> None:
         (labels,) = LabelRaster.open(write('a.tif', np.full((3000, 9000), 41, 'uint8')))
