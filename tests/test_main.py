@@ -39,6 +39,19 @@ def test_module_runs() -> None:
     assert done.stdout.strip() == __version__
 
 
+def test_what_the_terminal_has_no_character_for() -> None:
+    """It was a traceback; this help has a quotation mark, and names may have any letter."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'torchgeo_mapsr', 'map', '--help'],
+        env=os.environ | {'PYTHONIOENCODING': 'ascii'},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert r'labels\u2019 classes' in done.stdout
+
+
 # While libraries take themselves down, and while they are imported.
 AT_EXIT = 'import atexit\natexit.register(interrupt)\n'
 AT_IMPORT = """

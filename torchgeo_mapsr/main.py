@@ -5,6 +5,7 @@
 
 import argparse
 import errno
+import io
 import itertools
 import os
 import signal
@@ -45,6 +46,7 @@ _EXAMPLES = """examples:
 """
 
 _KEPT = 'What is finished is kept: the same command again goes on from there.'
+_NO_NAMES = 'embedded null byte', 'Symlink loop', "'utf-8' codec can't encode"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -52,8 +54,11 @@ def command() -> NoReturn:
     """The process of the command line: :func:`main`, and its exit code.
 
     What is done is done: for the tenths of a second in which libraries take themselves
-    down, Ctrl-C would end it by its signal or with a traceback.
+    down, Ctrl-C would end it by its signal or with a traceback. And what a terminal or a
+    pipe has no character for (of Windows, or of ``LANG=C``) is printed by its number.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         code = main()
     finally:
@@ -99,8 +104,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(f'{what}{where}. {resumes}')
     except (ValueError, RuntimeError) as error:
         # What pathlib raises for names that no file can have, and, before Python 3.13,
-        # for links in a circle.
-        if not str(error).startswith(('embedded null byte', 'Symlink loop')):
+        # for links in a circle; GDAL takes names in UTF-8 alone.
+        if not str(error).startswith(_NO_NAMES):
             raise
         return _fail(f'A file cannot be named so: {error}')
 
