@@ -605,3 +605,13 @@ def test_masks_in_archives_where_gdal_looks_for_none(
     for name in (path, archive):
         imagery = Imagery(name)
         assert imagery.read(imagery.geobox)[1].mean() == 0.5
+
+
+def test_points_that_place_nothing(tmp_path: Path) -> None:
+    path = tmp_path / 'one.tif'
+    profile = {'driver': 'GTiff', 'count': 1, 'height': 9, 'width': 9, 'dtype': 'uint8'}
+    with rasterio.open(path, 'w', **profile) as file:
+        point = GroundControlPoint(0, 0, 360000, 4348000)
+        file.gcps = [point], rasterio.crs.CRS.from_epsg(26918)
+    with pytest.raises(InputError, match=r'one\.tif: cannot be read as a raster'):
+        Imagery(path)

@@ -615,6 +615,7 @@ def test_one_line_errors(
         ([before, new, *out], 'is a class map, and'),
         ([str(bare), new, *out], 'bare.tif does not say that it is one'),
         ([str(named), new, *out], 'maps of different legends'),
+        ([str(bare), str(bare), *out], 'hold few whole numbers, as class maps do'),
         ([before, after, *out, '--matrix', 'm.csv'], 'two class maps'),
         ([before, after, *out, '--signal', 'scores'], 'NAME_scores.tif'),
         ([before, after, *out, '--signal', 'classes'], 'of one band'),

@@ -4,7 +4,7 @@
 """Find change between two dates."""
 
 import argparse
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,9 @@ from .console import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..datasets.geo.raster import RasterFile
     from ..evaluation.transitions import Transitions
 
 DESCRIPTION = (
@@ -42,6 +45,10 @@ Two maps made with `map --scores` are compared by their scores (NAME_scores.tif)
 what two class maps hide; without scores, by their classes. Maps serve better than imagery
 (Malkin et al. 2019): seasons and sensors change what land looks like, not what it is.
 """
+
+# Values of a raster that looks like a class map, at most: NLCD has 20, one band of a
+# photograph a hundred.
+_FEW_CODES = 24
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -209,6 +216,12 @@ def _signal(options: argparse.Namespace, paths: list[str]) -> tuple[str, bool]:
         if named:
             common_legend(paths)
     is_map = one_band and (not others or options.legend is not None)
+    undecided = options.signal == 'auto' and not options.bands
+    if one_band and undecided and not is_map and _hold_codes(files):
+        raise InputError(
+            f'{paths[0]} and {paths[-1]} hold few whole numbers, as class maps do, and do '
+            'not say of which classes; give their --legend, or --signal imagery.'
+        )
     if options.signal == 'classes' and one_band:
         is_map = True
     scored = all(layer_path(path, 'scores').exists() for path in paths)
@@ -224,6 +237,19 @@ def _signal(options: argparse.Namespace, paths: list[str]) -> tuple[str, bool]:
     if options.bands and signal != 'imagery':
         raise InputError('--bands are for imagery; give --signal imagery.')
     return signal, is_map
+
+
+def _hold_codes(files: 'Sequence[RasterFile]') -> bool:
+    """Whether rasters of one band, of which some are looked at, look like class maps."""
+    from ..datasets.labels import LabelRaster
+
+    with suppress(InputError):  # fractions, losses or a scale
+        return all(
+            any(file.palettes)
+            or len(LabelRaster([file]).count_codes()[0]) <= _FEW_CODES
+            for file in (*files[:4], *files[-4:])
+        )
+    return False
 
 
 def _show(console: Any, transitions: 'Transitions') -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
@@ -114,7 +115,8 @@ class RasterFile:
                     return file
         except InputError:
             raise
-        except (RasterioError, OSError, ValueError) as error:
+        # what GDAL says of points that place nothing is none of rasterio's errors
+        except (RasterioError, CPLE_BaseError, OSError, ValueError) as error:
             missing = missing_source(name)
             if missing:
                 raise InputError(_without_source(name, missing)) from None
