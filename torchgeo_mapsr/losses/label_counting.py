@@ -50,7 +50,7 @@ def label_counts(
     Returns:
         Counts of the sets.
     """
-    p = _at_least_single(probabilities)
+    p = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
     both = torch.cat([p, p * (1 - p)], 1)
     mean, variance = aggregate_regions(both, region, n, 'mean', valid).chunk(2, -1)
     pixels = aggregate_regions(torch.ones_like(p[:, :1]), region, n, 'sum', valid)
@@ -75,7 +75,7 @@ def box_counts(
     Returns:
         Counts of the boxes.
     """
-    p = _at_least_single(probabilities)
+    p = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
     left, top, right, bottom = boxes.to(p).unbind(-1)
     height, width = p.shape[-2:]
     rows = _between(top, bottom, height)
@@ -117,7 +117,3 @@ def _between(low: Tensor, high: Tensor, size: int) -> Tensor:
     centre = torch.arange(size, device=low.device, dtype=low.dtype) + 0.5
     inside = (centre >= low[..., None]) & (centre < high[..., None])
     return inside.to(low)
-
-
-def _at_least_single(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()

@@ -83,7 +83,7 @@ def weighted_cross_entropy(
     Returns:
         The loss; 0, with a gradient of 0, where no pixel has a label.
     """
-    scores = _single(logits)
+    scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if class_weights is not None:
         # Precisions '64-true' and 'bf16-true' convert it, as other buffers.
         class_weights = class_weights.to(scores)
@@ -119,7 +119,8 @@ def pseudo_labels(
     Returns:
         Class index, (B, H, W), −1 where not valid; and λ, (B,) float.
     """
-    confidence, label = _single(logits).softmax(1).max(1)
+    scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    confidence, label = scores.softmax(1).max(1)
     confident = (confidence >= threshold).to(confidence.dtype)
     if valid is None:
         return label, confident.mean((1, 2))
@@ -144,8 +145,3 @@ def agreement(*labels: Tensor) -> Tensor:
     most = torch.stack(labels).amax(0)
     same = [(label == most) | (label < 0) for label in labels]
     return torch.where(torch.stack(same).all(0), most, -1)
-
-
-def _single(logits: Tensor) -> Tensor:
-    half = logits.dtype in (torch.float16, torch.bfloat16)
-    return logits.float() if half else logits

@@ -80,8 +80,7 @@ class SymmetricCrossEntropy(nn.Module):
         Returns:
             The loss; 0, with a gradient of 0, where no pixel counts.
         """
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         counts = label != self.ignore_index
         index = torch.where(counts, label, 0)
         log_p = log_softmax(logits, 1).gather(1, index[:, None])[:, 0]

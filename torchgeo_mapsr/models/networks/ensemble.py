@@ -66,8 +66,7 @@ class Ensemble(nn.Module):
         total: Tensor | None = None
         for network, share in zip(self.networks, self.share, strict=True):
             logits = network(image)
-            if logits.dtype in (torch.float16, torch.bfloat16):
-                logits = logits.float()
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             part = share * logits.softmax(1)
             if total is not None and total.shape != part.shape:
                 raise InputError(
