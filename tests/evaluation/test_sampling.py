@@ -14,14 +14,13 @@ from affine import Affine
 from pyproj import Geod
 
 from torchgeo_mapsr.datasets.geo.names import distinct_names
-from torchgeo_mapsr.datasets.labels import LabelRaster
+from torchgeo_mapsr.datasets.labels import LabelRaster, first_code
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
 from torchgeo_mapsr.evaluation.class_maps import (
     ClassMaps,
     common_legend,
-    first_code,
     map_legend,
     parse_named,
     without_layers,

@@ -14,7 +14,7 @@ from .._compat import Sample
 from ..errors import InputError
 from .geo.grid import crop, project, window_in
 from .imagery_chips import ImageryChips
-from .labels import LabelRaster
+from .labels import LabelRaster, first_code
 from .legends.legend import Legend
 from .query import ChipQuery, chip_query
 from .sources import ImagerySource, LabelSource, label_rasters
@@ -132,7 +132,8 @@ class LRHRPair(ImageryChips):
         query = chip_query(query)
         sample = super().sample(query)
         if self.truth:
-            sample['mask'] = torch.from_numpy(self._truth(query.geobox))
+            codes = first_code(self.truth, query.geobox)
+            sample['mask'] = torch.from_numpy(codes)
         return sample
 
     def cells(
@@ -173,11 +174,3 @@ class LRHRPair(ImageryChips):
         for earlier in self._lr_labels[:number]:
             inside &= earlier.at(crop(labels.geobox, box)) < 0
         return codes[inside], centres[:, inside]
-
-    def _truth(self, geobox: GeoBox) -> NDArray[np.int64]:
-        """HR label of each pixel, from the first raster that has one."""
-        codes = self.truth[0].at(geobox)
-        for raster in self.truth[1:]:
-            if (codes == -1).any():
-                codes = np.where(codes == -1, raster.at(geobox), codes)
-        return codes

@@ -355,28 +355,6 @@ class ClassMaps:
         return result
 
 
-def first_code(rasters: Sequence[LabelRaster], grid: GeoBox) -> NDArray[np.int64]:
-    """Look up codes in several label rasters: the first that has one at a pixel counts.
-
-    Any code counts, as in chips: one that the legend does not have is a label that says
-    nothing, and is not looked for in the next raster.
-
-    Args:
-        rasters: Label rasters, in any grids and CRSs.
-        grid: Where they are looked up, at the centres of its pixels.
-
-    Returns:
-        Raw codes, (H, W); -1 = no raster has one.
-    """
-    codes = np.full(grid.shape, -1, np.int64)
-    for raster in rasters:
-        missing = codes < 0
-        if not missing.any():
-            break
-        codes = np.where(missing, raster.at(grid), codes)
-    return codes
-
-
 def parse_named(
     values: Iterable[str], legend: Legend, option: str
 ) -> Mapping[int, float]:

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from ..datasets.geo.names import PathLike
-from ..datasets.labels import LabelRaster
+from ..datasets.labels import LabelRaster, first_code
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from .class_maps import first_code
 
 #: Gives the number of the group of each pixel of a grid, (H, W); -1 = none.
 Grouping = Callable[[GeoBox], NDArray[np.int64]]

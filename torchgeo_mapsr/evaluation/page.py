@@ -24,11 +24,11 @@ from ..datasets.geo.areas import PixelAreas
 from ..datasets.geo.assets import CATALOGUED, address_of
 from ..datasets.geo.names import distinct_names
 from ..datasets.imagery import Imagery
-from ..datasets.labels import LabelRaster
+from ..datasets.labels import LabelRaster, first_code
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from .class_maps import first_code, layer_path, map_legend
+from .class_maps import layer_path, map_legend
 from .reweighting import class_weights
 
 #: Pixels of a picture's longer side.

@@ -66,7 +66,7 @@ def save_panel(
     if labels and crosswalk is not None:
         codes = np.full(grid.shape, -1)
         for file in (path for raster in labels for path in raster.paths):
-            # The first raster with a label counts, as in class_maps.first_code.
+            # The first raster with a label counts, as in labels.first_code.
             codes = np.where(codes < 0, _codes(file, grid), codes)
         pictures.append(('coarse labels', colors[crosswalk.index(codes)]))
     pictures.append(('map', colors[mapped]))

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.geo.grid import blocks_of, crop
-from ..datasets.labels import LabelRaster
+from ..datasets.labels import LabelRaster, first_code
 from ..datasets.legends.crosswalk import Crosswalk
 from ..errors import InputError
-from .class_maps import first_code, one_grid
+from .class_maps import one_grid
 
 _BLOCK = 1024
 
@@ -139,7 +139,7 @@ def map_reliability(
         map_path: The map.
         confidence_path: Its confidence in percent, on the same grid.
         reference: Labels, HR or LR; see
-            :func:`~torchgeo_mapsr.evaluation.class_maps.first_code`.
+            :func:`~torchgeo_mapsr.datasets.labels.first_code`.
         map_crosswalk: From the map's legend to the one that is compared.
         crosswalk: From the labels' legend to the same.
         bins: Number of bins.

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 
 from ..datasets.geo.names import distinct_names
-from ..datasets.labels import LabelRaster
+from ..datasets.labels import LabelRaster, first_code
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from ..geopackage import add_style, open_geopackage, write_geopackage
-from .class_maps import ClassMaps, MapBlock, first_code, layer_path
+from .class_maps import ClassMaps, MapBlock, layer_path
 from .points import LAYER
 
 # Percent at which the bands of confidence begin.
