@@ -37,7 +37,7 @@ OUTSIDE: dict[str, int] = {
     'mask_share': 0,
 }
 
-# Rows of an index among which those near a chip are looked for in its tree.
+# Rows of an index above which those near a chip are looked up in its spatial index.
 MANY_ROWS = 16
 
 
@@ -96,8 +96,8 @@ class ChipDataset(GeoDataset):
     ) -> None:
         self.transforms = transforms
         self.legend, self.truth_legend = legend, truth_legend
-        # Of every tile that there ever was: its grid, file, raster and footprint. A row
-        # of the index is a part of one of them.
+        # Grid, file, raster and footprint of each tile as given here: a row of the index,
+        # after splits, is a part of one of them.
         self._grids = tuple(tiles)
         self._files = tuple(paths)
         self._rasters = tuple(rasters or [0] * len(self._grids))
@@ -375,7 +375,7 @@ class ChipDataset(GeoDataset):
         rows = rows[times.overlaps(pandas.Interval(t.start, t.stop, 'both'))]
         covered = shapely.area(self.index.geometry.to_numpy()[rows] & box)
         if box.area:
-            # An edge alone is no pixel.
+            # A query that only touches the edge of a row has no pixel of it.
             rows, covered = rows[covered > 0], covered[covered > 0]
         return rows, covered
 
@@ -512,7 +512,7 @@ class ChipDataset(GeoDataset):
 
     @crs.setter
     def crs(self, new_crs: CRS) -> None:
-        # torchgeo's & and | set it; here it would have to warp
+        # torchgeo's & and | set the CRS, which would mean to warp.
         if new_crs != self.crs:
             raise InputError(f'chips keep the CRS of their imagery; {_ELSEWHERE}')
 

@@ -206,7 +206,7 @@ def _median(
     if np.dtype(dtype).kind in 'iu':
         limits = np.iinfo(dtype)
         median = np.clip(np.rint(median), limits.min, limits.max)
-        median[median == nodata] += 1  # between two dates, or less than the offset
+        median[median == nodata] += 1  # a median may fall on it, and so may values below the offset
     return np.where(valid, median, nodata).astype(dtype)
 
 

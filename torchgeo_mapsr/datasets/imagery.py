@@ -35,7 +35,7 @@ from .removed import OUTSIDE, RemovedPixels
 from .stack import stacked
 from .transparency import transparency
 
-# Smallest share of a mosaic's pixels that must lie in its files, from a million on.
+# Smallest share of a mosaic's pixels that must lie in its files, from so many pixels on.
 SPARSE, SPARSE_PIXELS = 0.01, 10**6
 
 # What a second file of a footprint must add to the first's pixels to be a part of a mosaic.
@@ -44,7 +44,8 @@ WORTH_KEEPING = 0.2
 # Part of the way round the Earth, at most, that a mosaic may show at both of its ends.
 ROUND_AGAIN = 0.01
 
-# Levels of two files in one unit are at most so far apart; of two data types, less.
+# Mean levels of files in one unit differ by at most this factor; by the smaller one if
+# their data types differ.
 SAME_UNIT, SAME_UNIT_OF_TYPES = 64.0, 4.0
 
 # In how many files a collar is looked for.
@@ -445,7 +446,7 @@ def _check_sparse(files: Sequence[RasterFile], boxes: Sequence[Box]) -> None:
     if height * width < SPARSE_PIXELS or data >= SPARSE * height * width:
         return
     edges = np.array(boxes, float)
-    # the file that lies furthest from the middle of most
+    # The file that lies furthest from the median of all.
     distance = np.abs(edges - np.median(edges, axis=0)).max(axis=1)
     if len(files) == 2:
         distance[0] = -1  # of two, the second is named: the first one's grid is taken
@@ -507,7 +508,7 @@ def _tell_collars(layers: Sequence[Layer]) -> None:
     for layer in layers[:: max(1, len(layers) // COLLAR_FILES)]:
         if layer.tells_nodata:
             continue
-        # What is damaged is told where it is read.
+        # A damaged file is reported when it is read.
         with suppress(InputError):
             value = layer.collar()
             if value is not None:

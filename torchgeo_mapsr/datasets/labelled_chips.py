@@ -318,7 +318,7 @@ def _over(
         )
     )
     points = project(plan.geobox, raster.geobox, row, col)
-    # Of a chip at the edge of the Earth some points are in the sky.
+    # Some points of a chip at the edge of the Earth have no place on it.
     finite = np.isfinite(points).all(axis=0)
     low = np.where(finite, points, np.inf).min(2)
     high = np.where(finite, points, -np.inf).max(2)

@@ -350,11 +350,11 @@ def _signs_of_a_copy(raster: LabelRaster, areas: Sequence[GeoBox]) -> str:
             slice(max(col, left), min(col + COUNTED, right)),
         )
         for code in np.unique(codes[codes >= 0]):
-            # with corners: those of a cell that was turned may be single pixels
+            # Corners connect, too: cells of a rotated grid may meet only there.
             patches, _ = ndimage.label(codes == code, np.ones((3, 3)))
             cells = np.bincount(patches.ravel())
             for edge in (patches[0], patches[-1], patches[:, 0], patches[:, -1]):
-                cells[edge] = 0  # cut, or no patch
+                cells[edge] = 0  # patches that the block cuts
             cells[0] = 0
             sizes += cells[cells > 0].tolist()
     if fine and len(sizes) >= COPY_PATCHES and min(sizes) >= COPY_CELLS:
@@ -503,7 +503,7 @@ def _codes(file: RasterFile, box: Box) -> NDArray[np.int64]:
     values = file.read([band], rows, cols)[0]
     valid = np.ones(values.shape, bool)
     if file.alpha is not None:
-        # not by GDAL's mask: it takes 255 of 16 bits for transparent
+        # Not by GDAL's mask, which takes 255 of 16 bits for transparent.
         valid &= file.read([file.alpha], rows, cols)[0] > 0
     if file.masked or band in file.band_masks:
         valid &= file.read([band], rows, cols, mask=True)[0] > 0

@@ -324,7 +324,7 @@ class Layer:
         if absent is not None:
             remove(absent, NODATA)
         if values.dtype.kind == 'f':
-            with np.errstate(over='ignore'):  # of 16 bits no number is
+            with np.errstate(over='ignore'):  # float16 holds no such number
                 huge = np.abs(values) > LARGEST
             remove(huge.any(axis=0), NOT_FINITE)
         image = self._channels(values, remove)
@@ -346,13 +346,13 @@ class Layer:
         if len(declared) < len(values):
             values = values[declared]
         if floats:
-            # as the file would store it: 0.1 is another number in float32
+            # As the file would store it: 0.1 is another number in float32.
             with np.errstate(over='ignore', invalid='ignore'):
                 nodata = nodata.astype(values.dtype)
                 absent = values == nodata[:, None, None]
                 huge = np.abs(nodata) > 1e30
                 if huge.any():
-                    # the lowest number of float32 is written with 6 to 17 digits
+                    # Files give the lowest number of float32 with 6 to 17 digits.
                     ratio = values / nodata[:, None, None]
                     absent |= huge[:, None, None] & (np.abs(ratio - 1) < 1e-6)
             return absent.any(axis=0)
@@ -434,17 +434,17 @@ def _rim(
     exact = error == 0
     if not exact.any():
         return exact
-    # beyond the file is collar, as it would be if the file were larger
+    # What lies beyond the file counts as collar.
     square = np.ones((8, 8), bool)
     core = binary_erosion(exact, square, border_value=1)
     core = binary_dilation(core, square, origin=-1) & exact
     if not core.any():
         return core
-    # and what the numbers' type rounds away
+    # The error, and rounding of the numbers' type.
     near = error <= largest + np.spacing(np.abs(nodata).max().astype(np.float32))
     step = np.ones((3, 3), bool)
     rim: NDArray[np.bool_] = binary_dilation(core, step, RIM_DEPTH, mask=near)
-    # single pixels among them with a larger error
+    # Close gaps of single pixels with a larger error.
     return rim | binary_closing(rim, step)
 
 
@@ -453,6 +453,6 @@ def _holds(dtype: str, number: float) -> bool:
     if np.dtype(dtype).kind not in 'iu' or np.isnan(number):
         return True
     range_ = np.iinfo(dtype)
-    # as floats: of 64 bits they have no number for the largest one, but the next
+    # As floats, which round the largest integer of 64 bits up to the next power of two.
     low, high = float(range_.min), float(range_.max)
     return low <= number <= high and number == int(number)

@@ -101,7 +101,7 @@ class RemovedPixels:
         return {name: count for name, count in counts if count}
 
 
-# Of all imagery: a lock of its own could not be pickled.
+# One lock for all imagery: an object that holds one could not be pickled.
 _counting = threading.Lock()
 
 
