@@ -41,7 +41,7 @@ EXECUTORS = ('process', 'dask')
 # Far more than any raster or machine has, and far below where integers overflow.
 _MOST = 2**31 - 1
 
-# What says how labels are read, and what they weigh.
+# Fields that say how labels are read and weighed: of no effect without labels.
 _OF_LABELS = {'legend', 'crosswalk', 'scoring.prior'}
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -164,7 +164,7 @@ class MapJob:
             object.__setattr__(self, name, options)
 
     def _check_together(self) -> None:
-        """What is said together makes sense together."""
+        """Refuse fields that contradict one another, or have no effect."""
         compute = self.compute
         if compute.executor != 'dask' and (compute.scheduler or compute.workers):
             raise InputError('--scheduler and --workers need --executor dask.')
@@ -350,7 +350,7 @@ class Flag:
         metavar: Name of its value.
         choices: Allowed values.
         result: Whether its value decides what the map is. Files do by their content.
-        of_fits: Whether it says something of fits, which trained networks have not.
+        of_fits: Whether it is about a fit, which trained networks do not have.
     """
 
     name: str
@@ -595,7 +595,7 @@ def may_be_search(text: str) -> bool:
     """
     if text.startswith('stac:'):
         return True
-    # A path, by far the most frequent, is told without importing anything.
+    # Most texts are paths, which are recognised without an import.
     if os.path.exists(text) or {'.', '/', os.sep} & set(text.partition('?')[0]):
         return False
     from ..datasets.stac import is_search

@@ -36,7 +36,7 @@ _AHEAD = 3
 # .allowed-failures).
 _RETRIES = 2
 
-# A cluster on this machine whose workers are gone stays without.
+# How long work waits for a worker: a cluster on this machine does not get new ones.
 _ALONE = '60s'
 
 
@@ -234,7 +234,7 @@ def _local(workers: int, security: Security) -> LocalCluster:
             security=security,
             host='127.0.0.1',
             threads_per_worker=1,
-            # Tasks take what they take, and leave nothing that Dask could move out.
+            # No limit: tasks keep nothing that Dask could move out of memory.
             memory_limit=0,
             dashboard_address=None,
             silence_logs=logging.CRITICAL,

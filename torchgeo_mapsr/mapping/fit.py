@@ -170,7 +170,7 @@ def fit_region(
                 image.check_data()
         if backbone.needs_calibration:
             backbone.calibrate(some)
-        # Whatever the upsampler: a map with this fit may choose the bilateral one later.
+        # For any upsampler: a later map with this fit may choose the bilateral one.
         spread = band_spread(some)
     origin = FrozenBackbone.of(
         backbone, inputs.bands, inputs.integers, inputs.images[0].descriptions
@@ -197,7 +197,7 @@ def fit_region(
             'and their place.'
         )
     with watch('probe'):
-        # The sums of pieces are not needed any more, and as large as the pixels.
+        # The sums of pieces are as large as the pixels, and not needed any more.
         table = Cells.merge(parts).table()
         give_back()
         model = fit_model(
@@ -239,7 +239,7 @@ def look(
     cells = 0
     rest = iter(items)
     while len(parts) < chips and cells < MAX_CELLS:
-        # Some may show none: then as many again are looked at as are missing.
+        # Some chips may show no cell: then as many more are looked at as are missing.
         some = list(islice(rest, chips - len(parts)))
         if not some:
             break

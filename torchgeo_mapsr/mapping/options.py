@@ -48,7 +48,7 @@ class ScoringOptions:
         """Check the words, before a fit takes its time."""
         if self.score is not None:
             check_choice('score', self.score, SCORES)
-        # What knows them takes seconds to import.
+        # The modules that know these words take seconds to import.
         if self.upsampler is not None:
             from ..models.model import UPSAMPLERS
 

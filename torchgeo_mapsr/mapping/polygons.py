@@ -230,7 +230,7 @@ def _write_vector(
             raise
 
     # GeoPackages have the time of their making, which would make every file another.
-    # It brings geopandas and pandas, which a map without polygons needs not.
+    # It imports geopandas and pandas, which a map without polygons does not need.
     import pyogrio
 
     previous = pyogrio.get_gdal_config_option('OGR_CURRENT_DATE')

@@ -269,7 +269,7 @@ class Run:
             if number in store.finished:
                 with self.watch('report'):
                     summary = self._summary(output.map)
-                # They may have been asked for only now.
+                # A run that goes on may ask for them for the first time.
                 if self.outputs.polygons is not None:
                     publish_polygons(
                         store,

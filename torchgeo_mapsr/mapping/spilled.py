@@ -68,7 +68,7 @@ class SpilledScores:
         """
         arrays = {'probabilities': probabilities, 'valid': valid}
         contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-        # unlike save_file it raises OSError, of a full disk
+        # save_file raises no OSError when the disk is full
         self.path(image, chip).write_bytes(save(contiguous))
 
     def read(self, item: TileItem, chip: ChipIndex, watch: Stopwatch) -> Arrays:

@@ -152,7 +152,7 @@ def _blend(
                 recent[chip] = scored
         with watch('blend'):
             handed, made = recent, canvas.finish()
-        del canvas  # or it would be there beside the next
+        del canvas  # so that it is not held beside the next
         yield tile, made
         del made
 

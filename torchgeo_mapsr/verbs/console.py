@@ -153,7 +153,7 @@ def check_output(path: Path, inputs: Iterable[object], overwrite: bool | None) -
     if not path.parent.is_dir():
         raise InputError(f'{path.parent} is not a folder; make it first.')
     if any(mark in str(path) for mark in ';!'):
-        # which takes seconds to import
+        # It takes seconds to import.
         from ..datasets.geo.vector import check_vector_name
 
         check_vector_name(path)
