@@ -206,7 +206,8 @@ def _median(
     if np.dtype(dtype).kind in 'iu':
         limits = np.iinfo(dtype)
         median = np.clip(np.rint(median), limits.min, limits.max)
-        median[median == nodata] += 1  # a median may fall on it, and so may values below the offset
+        # A median of two dates may fall on it, and so may a value below the offset.
+        median[median == nodata] += 1
     return np.where(valid, median, nodata).astype(dtype)
 
 
