@@ -15,6 +15,7 @@ from ..arguments import check_local
 from ..atomic import replacing
 from ..errors import InputError
 from ..geopackage import check_closed
+from ..models.head.options import RANGES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 # Options that are a name, or a file of the user's.
 _NAMED = 'legend', 'truth_legend', 'labels_legend', 'target', 'crosswalk', 'statistics'
-
-# What a fit takes for a seed.
-_LARGEST_SEED = 2**32 - 1
 
 
 def finite(text: str) -> float:
@@ -50,11 +48,12 @@ def seed_option(parser: argparse.ArgumentParser, what: str = '') -> None:
         parser: The parser to add it to.
         what: What it is the seed of.
     """
+    least, largest = RANGES['seed']
 
     def seed(text: str) -> int:
-        if not text.isdecimal() or int(text) > _LARGEST_SEED:
+        if not text.isdecimal() or int(text) > largest:
             raise argparse.ArgumentTypeError(
-                f'{text!r} is not a whole number from 0 to {_LARGEST_SEED}'
+                f'{text!r} is not a whole number from {least} to {largest}'
             )
         return int(text)
 
