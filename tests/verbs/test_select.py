@@ -3,8 +3,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,15 +115,6 @@ def test_nothing_is_written_over(
     assert run(maps, tmp_path / 'other.gpkg', *more) == 2
     # there is no --overwrite to be named
     assert 'exists; name another file.\n' in capsys.readouterr().err
-
-
-def test_help_needs_no_torch() -> None:
-    script = (
-        'import sys\nfrom torchgeo_mapsr.main import main\n'
-        "try:\n    main(['select', '--help'])\nexcept SystemExit:\n"
-        "    sys.exit(3 * bool({'torch', 'rasterio', 'geopandas'} & set(sys.modules)))"
-    )
-    subprocess.run([sys.executable, '-c', script], capture_output=True, check=True)
 
 
 def test_layers_beside_the_maps_are_left_out(maps: list[str], tmp_path: Path) -> None:
