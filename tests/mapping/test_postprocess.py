@@ -15,10 +15,10 @@ from skimage.measure import label
 from torchgeo_mapsr.datasets.geo.areas import PixelAreas
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.errors import InputError
-from torchgeo_mapsr.evaluation.mapping_unit import MappingUnit
 from torchgeo_mapsr.evaluation.reweighting import class_weights
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.config import MapJob
+from torchgeo_mapsr.mapping.mapping_unit import MappingUnit
 from torchgeo_mapsr.mapping.options import PostprocessOptions
 from torchgeo_mapsr.mapping.run import MapResult, map_region
 from torchgeo_mapsr.mapping.store import TileFiles

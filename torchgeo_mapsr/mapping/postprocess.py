@@ -24,9 +24,9 @@ from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from ..evaluation.class_maps import known_index, layer_path
-from ..evaluation.mapping_unit import MappingUnit
 from ..evaluation.reweighting import check_weights, reweighted
 from .cog import Layer, map_codes, map_nodata, write_cog
+from .mapping_unit import MappingUnit
 from .style import drop_sidecars, sidecar_of
 
 # Height and width of what is read at a time; the result does not depend on it.

@@ -16,9 +16,9 @@ from ..datasets.geo.areas import PixelAreas, pixel_sides
 from ..datasets.geo.plan import Plan, Tile
 from ..datasets.legends.legend import Legend
 from ..evaluation.consistency import MapSummary, summarise
-from ..evaluation.mapping_unit import MappingUnit
 from .cog import Layer, map_codes, map_nodata, write_cog
 from .inputs import Inputs
+from .mapping_unit import MappingUnit
 from .outputs import Outputs
 from .polygons import polygonise
 from .progress import Stopwatch

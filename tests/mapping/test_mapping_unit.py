@@ -15,7 +15,7 @@ from scipy import ndimage
 from shapely.geometry import LineString
 
 from torchgeo_mapsr.datasets.geo.areas import Sides, pixel_sides
-from torchgeo_mapsr.evaluation.mapping_unit import MappingUnit
+from torchgeo_mapsr.mapping.mapping_unit import MappingUnit
 
 
 def sieve(
