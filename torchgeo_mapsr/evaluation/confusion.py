@@ -127,7 +127,7 @@ class Confusion:
 
     @cached_property
     def kappa(self) -> float:
-        """Cohen's kappa, (p_o − p_e) / (1 − p_e); NaN if all is one class."""
+        """Kappa (Cohen 1960), (p_o − p_e) / (1 − p_e); NaN if all is one class."""
         total = self.matrix.sum()
         if total == 0:
             return np.nan

@@ -16,6 +16,8 @@ from ..errors import InputError
 class CosineDecay(LambdaLR):
     """A learning rate that falls to zero along a cosine.
 
+    Loshchilov and Hutter 2017 (SGDR), eq. 5, without restarts.
+
     The end is no part of its state, unlike that of torch's: a training that goes on from
     a checkpoint ends where its own trainer says.
 
