@@ -33,7 +33,7 @@ from torchgeo_mapsr.evaluation.confusion import Confusion
 from torchgeo_mapsr.evaluation.reliability import Reliability, map_reliability
 from torchgeo_mapsr.main import main as command
 from torchgeo_mapsr.mapping.progress import Stopwatch
-from torchgeo_mapsr.mapping.store import TileFiles
+from torchgeo_mapsr.mapping.tile_files import TileFiles
 from torchgeo_mapsr.mapping.tiles import ModelScores, TileItem
 from torchgeo_mapsr.models.backbones.backbone import Backbone
 from torchgeo_mapsr.models.backbones.rcf import RCF

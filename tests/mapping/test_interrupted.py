@@ -24,7 +24,7 @@ from torchgeo_mapsr.mapping.inputs import Inputs
 from torchgeo_mapsr.mapping.options import BackboneOptions
 from torchgeo_mapsr.mapping.outputs import Outputs
 from torchgeo_mapsr.mapping.run import map_region
-from torchgeo_mapsr.mapping.store import TileFiles
+from torchgeo_mapsr.mapping.tile_files import TileFiles
 
 from ..forked import Forked
 from .conftest import arguments, changed

@@ -21,7 +21,7 @@ from torchgeo_mapsr.mapping.config import MapJob
 from torchgeo_mapsr.mapping.mapping_unit import MappingUnit
 from torchgeo_mapsr.mapping.options import PostprocessOptions
 from torchgeo_mapsr.mapping.run import MapResult, map_region
-from torchgeo_mapsr.mapping.store import TileFiles
+from torchgeo_mapsr.mapping.tile_files import TileFiles
 from torchgeo_mapsr.models.model import LandCoverModel
 
 from .conftest import arguments, changed

@@ -15,7 +15,7 @@ from torchgeo_mapsr.datasets.scene.scene import Scene
 from torchgeo_mapsr.main import main
 from torchgeo_mapsr.mapping.config import MapJob
 from torchgeo_mapsr.mapping.run import map_region
-from torchgeo_mapsr.mapping.store import TileFiles
+from torchgeo_mapsr.mapping.tile_files import TileFiles
 
 from .conftest import arguments, changed
 

@@ -36,7 +36,8 @@ from .fit import fit_region
 from .inputs import Inputs, check_imagery
 from .options import ComputeOptions, ScoringOptions
 from .progress import Stopwatch
-from .tiles import ModelScores, ScoredChip, TileItem, sweep
+from .sweep import ScoredChip, sweep
+from .tiles import ModelScores, TileItem
 
 # No data in arrays of codes and of percent: an array has no tag that says another.
 _NODATA = 255

@@ -29,7 +29,7 @@ from .style import (
     write_class_styles,
     write_confidence_styles,
 )
-from .tiles import score_of
+from .sweep import score_of
 
 
 def publish(

@@ -44,7 +44,8 @@ from .options import BackboneOptions
 from .outputs import Outputs, check_outputs, without_outputs
 from .progress import JsonProgress, Stopwatch
 from .publish import publish, publish_polygons
-from .store import TileFiles, WorkStore
+from .store import WorkStore
+from .tile_files import TileFiles
 from .tiles import ChipScores, MapPass, MapTiles, ModelScores, TileItems
 
 # Tiles that a worker makes in a row: each hands chips on to the next.

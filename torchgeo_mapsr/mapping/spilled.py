@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save
 from ..datasets.geo.plan import ChipIndex
 from ..models.head.calibration import Calibration
 from .progress import Stopwatch
-from .tiles import ScoredChip, TileItem
+from .sweep import ScoredChip
+from .tiles import TileItem
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.bool_]]
 

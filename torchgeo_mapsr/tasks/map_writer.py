@@ -30,7 +30,8 @@ from ..mapping.outputs import Outputs, check_outputs
 from ..mapping.progress import Stopwatch
 from ..mapping.run import Run
 from ..mapping.spilled import SpilledScores
-from ..mapping.store import TileFiles, WorkStore
+from ..mapping.store import WorkStore
+from ..mapping.tile_files import TileFiles
 from ..models.backbones.backbone import Backbone
 from ..models.head.calibration import Calibration
 from ..models.networks.segmentation import SegmentationNetwork

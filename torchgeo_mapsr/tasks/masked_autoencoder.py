@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..mapping.outputs import check_outputs
 from ..models.backbones.spec import suggest
 from ..models.networks.masked_autoencoder import STRIDE, MaskedAutoencoder
-from ..models.networks.segmentation import normalisation
+from ..models.networks.normalisation import normalisation
 from ..seeds import repeatable, seed_at, seeded
 from .land_cover import check_domains, warn_of_scaled_values
 from .schedule import CosineDecay, training_steps
