@@ -69,7 +69,10 @@ def test_command(
     mapped += ['--chip-size', '128', '--tile-size', '100', '--labels', *job.labels]
     mapped += ['--legend', str(job.legend)]
     assert main([*mapped, '--imagery', dates['may']]) == 2
-    assert 'imagery of 8 bands, this has 4' in capsys.readouterr().err
+    assert (
+        'may.tif has 4 bands but the imagery of the fit has 8'
+        in capsys.readouterr().err
+    )
     assert main([*mapped, '--stack', '--imagery', dates['may'], dates['july']]) == 0
     assert Path(again).read_bytes() == (tmp_path / 'cover.tif').read_bytes()
 
