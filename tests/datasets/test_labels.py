@@ -215,6 +215,16 @@ class TestLegend:
         classes = (LegendClass(1, 'a', (0, 0, 0)), LegendClass(2, 'b', (9, 9, 9)))
         check_codes(labels, Legend('two', classes))
 
+    def test_negative_numbers_are_no_codes(self, write: Write) -> None:
+        """Above half of the cells, and still of the legend."""
+        values = np.full((20, 20), -9999, 'int16')
+        values[:8] = 41
+        labels = LabelRaster.open(write('a.tif', values))
+        with pytest.warns(
+            InputWarning, match=r'240 of 400 cells hold .* such as -9999'
+        ):
+            check_codes(labels, Legend.load('nlcd'))
+
     def test_other_legend_is_named(self, write: Write) -> None:
         codes = np.random.default_rng(0).choice([11, 21, 41, 82, 95], (20, 20))
         labels = LabelRaster.open(write('a.tif', codes.astype('uint8')))

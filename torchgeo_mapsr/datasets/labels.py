@@ -300,7 +300,7 @@ def check_codes(
 
     Warns:
         InputWarning: A class of the legend is the no-data value of a file, and some cells
-            hold it: they count as unlabelled. Or labels look as if they were resampled, to
+            hold it, or cells hold negative numbers: they count as unlabelled. Or labels look as if they were resampled, to
             the areas' pixels or to any cells.
     """
     codes: Counter[int] = Counter()
@@ -308,6 +308,15 @@ def check_codes(
     names = dict(zip(legend.codes.tolist(), legend.class_names, strict=True))
     for raster in labels:
         present, absent = raster.count_codes(areas)
+        negative = Counter({code: n for code, n in present.items() if code < 0})
+        if negative:
+            notes.append(
+                f'{raster.paths[0]}: {negative.total()} of {present.total()} cells hold '
+                f'negative numbers such as {min(negative)}, which are no class codes: '
+                'they were left out; declare them as no data (gdal_edit -a_nodata), or '
+                'convert them if they are codes above 127 (int8)'
+            )
+        present -= negative
         codes.update(present)
         for code in sorted(absent.keys() & names.keys()):
             total = present.total() + absent.total()
