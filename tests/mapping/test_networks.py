@@ -189,7 +189,7 @@ def test_another_file_is_noticed(checkpoints: list[Path], tmp_path: Path) -> Non
     ('changes', 'message'),
     [
         (['--target', 'worldcover'], 'give --target land-cover-4'),
-        (['--bands', '1', '2', '3'], 'made for imagery of 4 bands, this has 3'),
+        (['--bands', '1', '2', '3'], 'has 3 bands but the imagery of the fit has 4'),
         (['--model', 'fit.safetensors'], 'leave out --model'),
         (['--save-model', 'fit.safetensors'], 'leave out --model and --save-model'),
         (['--ensemble-weights', '1', '2'], '2 weights for 1 networks'),

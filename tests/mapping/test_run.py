@@ -198,7 +198,9 @@ def test_saved_fit_maps_without_labels(
     ).maps[0]
     same = Crosswalk.load(scene.target, scene.target)
     assert compare(other, scene.truth, same, same).accuracy > 0.6
-    with pytest.raises(InputError, match='4 bands, this has 3'):
+    with pytest.raises(
+        InputError, match='has 3 bands but the imagery of the fit has 4'
+    ):
         map_region(changed(reuse, bands=(1, 2, 3), output=tmp_path / 'b.tif'))
     with pytest.raises(InputError, match='--target land-cover-4'):
         map_region(changed(reuse, target='worldcover', output=tmp_path / 'b.tif'))

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchgeo import samplers
 
-from torchgeo_mapsr import FitOptions, LandCoverModel, MapJob, map_region
+from torchgeo_mapsr import FitOptions, LandCoverModel, MapJob, map_array, map_region
 from torchgeo_mapsr.datamodules import PairDataModule
 from torchgeo_mapsr.datasets import Crosswalk, LRHRPair, collate_pairs, make_scene
 from torchgeo_mapsr.datasets.labels import LabelRaster
@@ -818,8 +818,14 @@ def test_imagery_and_labels_are_looked_at(made_scene: Scene, tmp_path: Path) -> 
     ):
         trainer().predict(task, other)
     network = SegmentationTask(backbone='resnet18', in_channels=4)
+    run = trainer(limit_train_batches=1, limit_val_batches=0)
     with pytest.warns(InputWarning, match=r'copy\.tif: .* look resampled'):
-        trainer(limit_train_batches=1, limit_val_batches=0).fit(network, data)
+        run.fit(network, data)
+    run.save_checkpoint(checkpoint := tmp_path / 'network.ckpt')
+    with pytest.raises(InputError, match=r'order blue, .* of the fit .*3 2 1 4'):
+        map_array(checkpoint, turned)
+    with pytest.raises(InputError, match=r'order blue, .* of the fit'):
+        trainer().predict(network, other)
 
 
 def test_a_checkpoint_from_within_the_fit(chips: Chips, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ..atomic import file_digest
-from ..datasets.bands import UNNAMED
 from ..datasets.geo.aoi import AreaOfInterest
 from ..datasets.geo.grid import crop
 from ..datasets.geo.vector import split_layer
@@ -263,13 +262,12 @@ def check_imagery(model: ChipModel, images: Imagery) -> None:
         InputWarning: Bands have other names than those of the fit, or the values are of
             another unit: the map would be of one class or two.
     """
+    if model.bands is not None:
+        images.check_bands(
+            model.bands, model.descriptions, 'the imagery of the fit', choose=True
+        )
     if not isinstance(model, LandCoverModel):
-        if model.bands is not None:
-            images.check_bands(model.bands, UNNAMED, 'the model')
         return
-    images.check_bands(
-        model.bands, model.origin.descriptions, 'the imagery of the fit', choose=True
-    )
     row, col = (max(size // 2 - _LOOKED_AT // 2, 0) for size in images.geobox.shape)
     box = row, col, row + _LOOKED_AT, col + _LOOKED_AT
     values, valid = images.read(crop(images.geobox, box))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..datasets.bands import BandDescriptions
 from ..datasets.chip import Chip
 from ..datasets.legends.legend import Legend
 from .head.calibration import Calibration
@@ -37,6 +38,10 @@ class ChipModel(Protocol):
     @property
     def bands(self) -> int | None:
         """Bands of the imagery; None for any number."""
+
+    @property
+    def descriptions(self) -> BandDescriptions:
+        """What is said of these bands; nothing where they are not known."""
 
     @property
     def halo(self) -> int:

@@ -106,6 +106,11 @@ class LandCoverModel:
         return self.origin.bands
 
     @property
+    def descriptions(self) -> BandDescriptions:
+        """What the imagery of the fit said of them."""
+        return self.origin.descriptions
+
+    @property
     def halo(self) -> int:
         """Pixels at a chip's border that lack context."""
         return self.backbone.halo

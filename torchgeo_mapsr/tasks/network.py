@@ -19,14 +19,20 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .._compat import Sample, SemanticSegmentationTask
 from ..arguments import Range, check_arguments, check_numbers, check_range, plain
+from ..datasets.bands import UNNAMED, BandDescriptions
 from ..datasets.base import ChipDataset
 from ..errors import InputError
 from ..models.networks.segmentation import Network, SegmentationNetwork
-from ..models.networks.trained import describe, verify
+from ..models.networks.trained import ABOUT, describe, verify
 from ..seeds import repeatable
 from .cells import BatchCells
 from .classes import CLASSES, Classes
-from .land_cover import LandCoverTask, check_labels, warn_of_scaled_values
+from .land_cover import (
+    LandCoverTask,
+    check_labels,
+    pairs_of_loader,
+    warn_of_scaled_values,
+)
 from .schedule import CosineDecay, training_steps
 from .supervision import PixelLabels, Supervision
 
@@ -123,6 +129,7 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         self.supervision.check(self.crosswalk)
         self.hparams.update(plain(self.hparams))
         self.hparams.update(self._settings | {'num_classes': len(target)})
+        self._descriptions = UNNAMED
         self._labelled: dict[str, Tensor] = {}
         self._scored = False
         self.model = SegmentationNetwork(self._network, len(target))
@@ -365,12 +372,27 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         """
         loader: Any = self.trainer.train_dataloader
         dataset = getattr(loader, 'dataset', None)
+        pairs = pairs_of_loader(loader)
+        if pairs:
+            self._descriptions = pairs[0].imagery.descriptions
         if self.supervision.takes_cells:
             check_labels(loader, self.crosswalk.source)
         checks = type(self.supervision).check_codes is not Supervision.check_codes
         if checks and isinstance(dataset, ChipDataset):
             for tile in range(len(dataset.tiles)):
                 self.supervision.check_codes(dataset.lr_cells(tile)[0])
+
+    def on_predict_start(self) -> None:
+        """Look whether the imagery has the bands that the network was trained on.
+
+        Raises:
+            InputError: It has them in another order.
+        """
+        for pair in pairs_of_loader(self.trainer.predict_dataloaders):
+            bands = self._network.in_channels
+            pair.imagery.check_bands(
+                bands, self._descriptions, 'the imagery of the fit'
+            )
 
     @repeatable
     def training_step(
@@ -431,7 +453,9 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
             checkpoint: What will be saved.
         """
         target = self.crosswalk.target.to_dict()
-        describe(checkpoint, type(self).__name__, target, self._network)
+        describe(
+            checkpoint, type(self).__name__, target, self._network, self._descriptions
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make sure that a checkpoint is what was saved.
@@ -443,6 +467,8 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
             InputError: If it is not.
         """
         verify(checkpoint)
+        said = checkpoint.get(ABOUT, {}).get('descriptions', {})
+        self._descriptions = BandDescriptions.from_dict(said)
 
 
 def _parameters(task: type) -> dict[str, inspect.Parameter]:

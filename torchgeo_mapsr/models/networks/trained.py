@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...atomic import file_digest
+from ...datasets.bands import UNNAMED, BandDescriptions
 from ...datasets.chip import Chip
 from ...datasets.legends.legend import Legend
 from ...errors import InputError
@@ -47,6 +48,7 @@ class NetworkModel:
         provenance: Where they come from, as JSON types.
         device: Where they compute.
         precision: fp32, bf16 or fp16.
+        descriptions: What is said of the bands that they were trained on.
     """
 
     ensemble: Ensemble
@@ -57,6 +59,7 @@ class NetworkModel:
     provenance: dict[str, Any]
     device: torch.device
     precision: str = 'fp32'
+    descriptions: BandDescriptions = UNNAMED
 
     #: Networks see the imagery alone.
     uses_labels = False
@@ -112,6 +115,7 @@ def load_networks(
             fit together.
     """
     networks, targets, members = [], [], []
+    descriptions = UNNAMED
     for path in map(Path, paths):
         content = _read(path)
         try:
@@ -122,6 +126,8 @@ def load_networks(
             raise InputError(
                 f'{path} does not fit its own hyperparameters: {_first_line(error)}'
             ) from error
+        said = content[ABOUT].get('descriptions', {})
+        descriptions = BandDescriptions.from_dict(said) if said else descriptions
         networks.append(network.eval().requires_grad_(False))
         targets.append(target)
         members.append(
@@ -148,11 +154,16 @@ def load_networks(
         {'checkpoints': members, 'shares': ensemble.share.tolist()},
         torch.device(device),
         precision,
+        descriptions,
     )
 
 
 def describe(
-    checkpoint: dict[str, Any], task: str, target: dict[str, Any], network: Network
+    checkpoint: dict[str, Any],
+    task: str,
+    target: dict[str, Any],
+    network: Network,
+    descriptions: BandDescriptions = UNNAMED,
 ) -> None:
     """Add to a checkpoint what :func:`load_networks` needs, and a digest.
 
@@ -161,8 +172,14 @@ def describe(
         task: Name of the task.
         target: Legend of the map, as plain values.
         network: What the network is made from.
+        descriptions: What is said of the bands that it is trained on.
     """
-    about = {'task': task, 'target': target, 'network': network.to_dict()}
+    about = {
+        'task': task,
+        'target': target,
+        'network': network.to_dict(),
+        'descriptions': descriptions.to_dict(),
+    }
     checkpoint[ABOUT] = about
     if 'state_dict' in checkpoint:  # sharded strategies save it elsewhere
         about['digest'] = _state_digest(about, checkpoint['state_dict'])
