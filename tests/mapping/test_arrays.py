@@ -90,7 +90,7 @@ def test_save_and_load(scene: Scene, model: LandCoverModel, tmp_path: Path) -> N
 
 def test_other_bands(scene: Scene, model: LandCoverModel) -> None:
     values, grid = arrays(scene.imagery)
-    with pytest.raises(InputError, match='4 bands'):
+    with pytest.raises(InputError, match='3 bands but the imagery of the fit has 4'):
         map_array(model, (values[:3], grid))
     with pytest.raises(InputError, match='does not lie'):
         map_array(model, (values[:, 1:], grid))
