@@ -22,11 +22,11 @@ from torchgeo_mapsr.evaluation.class_maps import (
     ClassMaps,
     common_legend,
     map_legend,
-    parse_named,
     without_layers,
 )
 from torchgeo_mapsr.evaluation.estimation import allocate
-from torchgeo_mapsr.evaluation.points import class_of, read_sample
+from torchgeo_mapsr.evaluation.named_classes import class_of, parse_named
+from torchgeo_mapsr.evaluation.points import read_sample
 from torchgeo_mapsr.evaluation.reliability import map_reliability
 from torchgeo_mapsr.evaluation.sampling import (
     Strata,

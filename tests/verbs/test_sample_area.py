@@ -17,7 +17,7 @@ from affine import Affine
 
 from torchgeo_mapsr.datasets.legends.legend import Legend
 from torchgeo_mapsr.evaluation.class_maps import ClassMaps
-from torchgeo_mapsr.evaluation.points import class_of
+from torchgeo_mapsr.evaluation.named_classes import class_of
 from torchgeo_mapsr.main import main
 
 SHAPE = (400, 300)

@@ -5,7 +5,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -353,62 +353,3 @@ class ClassMaps:
                 code = raster.read(slice(r, r + 1), slice(c, c + 1))
                 result[i] = known_index(code, self.legend, raster.paths[0])[0, 0]
         return result
-
-
-def parse_named(
-    values: Iterable[str], legend: Legend, option: str
-) -> Mapping[int, float]:
-    """Read numbers for classes: ``impervious=2``, ``4=2`` or ``'open water=0.5'``.
-
-    Args:
-        values: What was given on the command line.
-        legend: The classes; names are compared without regard to case.
-        option: Name of the option, for the error.
-
-    Returns:
-        Numbers by class index.
-
-    Raises:
-        InputError: If one is not NAME=NUMBER, no class of the legend, or given twice.
-    """
-    result: dict[int, float] = {}
-    for value in values:
-        name, separator, number = value.rpartition('=')
-        try:
-            amount = float(number)
-        except ValueError:
-            separator = ''
-        if not separator:
-            raise InputError(f'{option} {value} is not CLASS=NUMBER, like forest=2.')
-        index = class_index(name, legend, f'{option} {value}')
-        if index in result:
-            raise InputError(
-                f'{option} {value}: {legend.class_names[index]} has a number already; '
-                'give one.'
-            )
-        result[index] = amount
-    return result
-
-
-def class_index(name: str, legend: Legend, option: str) -> int:
-    """Find a class by its name or code.
-
-    Args:
-        name: The name, without regard to case, or the code.
-        legend: The classes.
-        option: Name of the option and what it was given, for the error.
-
-    Returns:
-        Its index.
-
-    Raises:
-        InputError: If the legend has no such class.
-    """
-    key = name.strip().casefold()
-    for index, item in enumerate(legend.classes):
-        if key in (item.name.casefold(), str(item.code)):
-            return index
-    names = ', '.join(legend.class_names)
-    raise InputError(
-        f'{option}: the legend {legend.name!r} has no class {name!r}; it has {names}.'
-    )

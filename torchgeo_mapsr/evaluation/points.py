@@ -3,7 +3,6 @@
 
 """Points that people have labelled, on the class maps that they were drawn from."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +14,10 @@ import pandas
 from numpy.typing import NDArray
 
 from ..datasets.geo.vector import layers_of, read_vector, split_layer
-from ..datasets.legends.legend import Legend
 from ..errors import InputError
 from .class_maps import ClassMaps
 from .estimation import StratifiedSample
+from .named_classes import class_of
 
 #: Layer of points in the files of :func:`~torchgeo_mapsr.evaluation.sampling.write_sample`.
 LAYER = 'points'
@@ -257,36 +256,3 @@ def read_sample(path: Path, column: str = 'reference') -> geopandas.GeoDataFrame
             f'{", ".join(map(str, points.columns))}. Give its name with --reference.'
         )
     return points
-
-
-def class_of(values: Sequence[object], legend: Legend, where: str) -> NDArray[np.int64]:
-    """Class indices of a column of codes or names.
-
-    Args:
-        values: Codes, names (without regard to case), or nothing.
-        legend: The classes.
-        where: The column, for the error.
-
-    Returns:
-        Class index of each, (n,); -1 where there is nothing.
-
-    Raises:
-        InputError: If a value is neither.
-    """
-    by_name = {item.name.casefold(): i for i, item in enumerate(legend.classes)}
-    by_name |= {str(item.code): i for i, item in enumerate(legend.classes)}
-    result = np.full(len(values), -1, np.int64)
-    for i, value in enumerate(values):
-        if value is None or value is pandas.NA or value != value:  # noqa: PLR0124
-            continue
-        text = str(value).strip().casefold()
-        if text not in by_name:  # codes in a column of numbers
-            text = text.removesuffix('.0')
-        if text and text not in by_name:
-            names = ', '.join(f'{c.code} {c.name}' for c in legend.classes)
-            raise InputError(
-                f'{where} has {value!r}, which the legend {legend.name!r} does not have '
-                f'({names}); put it right, or give the legend with --legend.'
-            )
-        result[i] = by_name.get(text, -1)
-    return result

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from ..arguments import check_numbers
 from ..datasets.legends.legend import Legend
 from ..errors import InputError
-from .class_maps import NO_PERCENT, parse_named
+from .class_maps import NO_PERCENT
+from .named_classes import parse_named
 
 
 def class_weights(values: Iterable[str], legend: Legend) -> tuple[float, ...]:

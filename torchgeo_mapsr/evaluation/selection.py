@@ -16,7 +16,8 @@ from ..datasets.patches import (
     write_footprints,
 )
 from ..errors import InputError
-from .class_maps import class_index, common_legend, without_layers
+from .class_maps import common_legend, without_layers
+from .named_classes import class_index
 
 
 def select_footprints(

@@ -220,7 +220,7 @@ def _accuracy(
     import numpy as np
 
     from ..errors import InputError
-    from ..evaluation.class_maps import parse_named
+    from ..evaluation.named_classes import parse_named
 
     common = next((text for text in expected if '=' not in text), str(_EXPECTED))
     named = [text for text in expected if '=' in text]

@@ -191,6 +191,24 @@ class Legend:
         table[self.codes] = np.arange(len(self))
         return _frozen(table)
 
+    @cached_property
+    def _by_word(self) -> dict[str, int]:
+        """Class index by name, without regard to case, and by code as text."""
+        names = {item.name.casefold(): i for i, item in enumerate(self.classes)}
+        return names | {str(item.code): i for i, item in enumerate(self.classes)}
+
+    def find(self, word: str) -> int | None:
+        """Index of the class that a person means.
+
+        Args:
+            word: Its code, or its name without regard to case; a name that is the code
+                of another class means that class.
+
+        Returns:
+            The index; None if there is no such class.
+        """
+        return self._by_word.get(word.strip().casefold())
+
     def index(self, codes: ArrayLike) -> NDArray[np.int64]:
         """Class indices of codes.
 
