@@ -24,8 +24,8 @@ from rasterio.enums import ColorInterp
 from rasterio.shutil import copy as copy_raster
 from rasterio.transform import Affine
 
-from torchgeo_mapsr.datasets.geo.grid import bring_together
 from torchgeo_mapsr.datasets.geo.raster import RasterFile
+from torchgeo_mapsr.datasets.geo.round_earth import bring_together
 from torchgeo_mapsr.datasets.imagery import Imagery
 from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.errors import InputError, InputWarning

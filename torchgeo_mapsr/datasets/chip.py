@@ -16,17 +16,9 @@ from odc.geo.geobox import GeoBox
 from torch import Tensor
 
 from ..errors import InputError
-from .geo.grid import (
-    Window,
-    box_in,
-    clip,
-    columns_round,
-    coverage,
-    crop,
-    pixel_offset,
-    project,
-)
+from .geo.grid import Window, box_in, clip, coverage, crop, pixel_offset, project
 from .geo.region import RegionMap, cell_diameter, region_map
+from .geo.round_earth import columns_round
 from .imagery import Imagery
 from .labels import LabelRaster
 

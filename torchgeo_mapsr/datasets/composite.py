@@ -20,7 +20,7 @@ from ..atomic import replacing
 from ..errors import InputError
 from .geo.aoi import AreaOfInterest
 from .geo.assets import address_of, etag, name_of, signed, unreachable
-from .geo.grid import circumference, span
+from .geo.round_earth import circumference, span
 
 # Pixels of a composite that are loaded at once, for all dates.
 _TILE = 1024

@@ -13,8 +13,9 @@ from odc.geo.geobox import GeoBox
 
 from .._compat import Sample
 from ..errors import InputError
-from .geo.grid import box_in, columns_round, coverage, crop
+from .geo.grid import box_in, coverage, crop
 from .geo.region import TIE, lr_coordinates
+from .geo.round_earth import columns_round
 from .imagery_chips import ImageryChips
 from .labels import LabelRaster
 from .legends.crosswalk import Crosswalk

@@ -21,7 +21,6 @@ from .geo.grid import (
     Box,
     box_in,
     clip,
-    columns_round,
     crop,
     hull,
     pixel_offset,
@@ -30,6 +29,7 @@ from .geo.grid import (
 )
 from .geo.names import PathLike, distinct_names
 from .geo.raster import RasterFile, open_rasters, side_by_side
+from .geo.round_earth import columns_round
 from .layer import Channel, Layer
 from .removed import OUTSIDE, RemovedPixels
 from .stack import stacked

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .geo.grid import columns_round, pixel_ratio, project
+from .geo.grid import pixel_ratio, project
 from .geo.plan import ChipIndex, Plan
+from .geo.round_earth import columns_round
 from .labels import LabelRaster
 
 _GOLDEN = (5**0.5 - 1) / 2

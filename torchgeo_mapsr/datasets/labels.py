@@ -20,7 +20,6 @@ from .geo.grid import (
     Box,
     box_in,
     clip,
-    columns_round,
     crop,
     hull,
     pixel_offset,
@@ -30,6 +29,7 @@ from .geo.grid import (
 from .geo.names import PathLike
 from .geo.raster import RasterFile, open_rasters, side_by_side
 from .geo.region import region_map
+from .geo.round_earth import columns_round
 from .legends.legend import Legend
 
 # Cells along a side of the blocks in which codes are counted, and how many blocks.

@@ -15,17 +15,11 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from ..datasets.geo.areas import PixelAreas
-from ..datasets.geo.grid import (
-    blocks_of,
-    circumference,
-    crop,
-    same_place,
-    span,
-    window_in,
-)
+from ..datasets.geo.grid import blocks_of, crop, same_place, window_in
 from ..datasets.geo.names import PathLike, list_rasters
 from ..datasets.geo.opened import open_raster
 from ..datasets.geo.raster import open_rasters
+from ..datasets.geo.round_earth import circumference, span
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError

@@ -13,7 +13,6 @@ from odc.geo.geobox import GeoBox
 from ..datasets.geo.grid import (
     blocks_of,
     clip,
-    columns_round,
     coverage,
     crop,
     pixel_offset,
@@ -22,6 +21,7 @@ from ..datasets.geo.grid import (
 from ..datasets.geo.names import PathLike
 from ..datasets.geo.raster import open_rasters
 from ..datasets.geo.region import bilinear_mean, lr_coordinates
+from ..datasets.geo.round_earth import columns_round
 from ..datasets.imagery import Imagery
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend

@@ -24,8 +24,9 @@ from pyproj.exceptions import CRSError
 
 from ..atomic import replacing
 from ..datasets.geo.degrees import outline, within_180
-from ..datasets.geo.grid import circumference, pixel_offset
+from ..datasets.geo.grid import pixel_offset
 from ..datasets.geo.raster import RasterFile, open_rasters
+from ..datasets.geo.round_earth import circumference
 from ..datasets.labels import LabelRaster
 from ..datasets.legends.legend import Legend
 from ..errors import InputError, incomplete

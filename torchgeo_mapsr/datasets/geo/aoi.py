@@ -24,17 +24,9 @@ from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
 from .degrees import DEGREES, narrowest_bounds, within_180
-from .grid import (
-    Box,
-    circumference,
-    clip,
-    crop,
-    pixel_offset,
-    project,
-    span,
-    transformer_of,
-)
+from .grid import Box, clip, crop, pixel_offset, project, transformer_of
 from .region import lr_coordinates
+from .round_earth import circumference, span
 from .vector import layers_of, read_vector, split_layer
 
 # What shapely calls a polygon among its types.

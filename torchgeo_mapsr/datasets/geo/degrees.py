@@ -11,7 +11,8 @@ from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from ...errors import InputError
-from .grid import transformer_of, turns_together
+from .grid import transformer_of
+from .round_earth import turns_together
 
 #: Longitude and latitude (WGS 84), of GeoJSON and of catalogues.
 DEGREES = CRS('EPSG:4326')

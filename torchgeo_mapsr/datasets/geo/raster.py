@@ -26,9 +26,9 @@ from ...errors import InputError, InputWarning
 from ...offline import check_file
 from .assets import CATALOGUED, etag
 from .crs import check_proj, crs_of
-from .grid import bring_together
 from .names import PathLike, list_rasters, local_file, text_of
 from .opened import WarpedRaster, gdal_environment, handle_of, open_raster, renewed
+from .round_earth import bring_together
 
 #: Bands that are read at once: a chip of 448 pixels of so many takes 0.8 GB.
 MAX_BANDS = 1024

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from scipy.ndimage import map_coordinates
 
-from .grid import columns_round, project
+from .grid import project
+from .round_earth import columns_round
 
 # Largest error of an interpolated coordinate, in metres on the ground.
 TOLERANCE = 1e-3
