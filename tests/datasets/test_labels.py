@@ -16,7 +16,8 @@ from rasterio.transform import Affine
 from scipy import ndimage
 
 from torchgeo_mapsr.datasets.imagery import Imagery
-from torchgeo_mapsr.datasets.labels import LabelRaster, check_codes
+from torchgeo_mapsr.datasets.label_check import check_codes
+from torchgeo_mapsr.datasets.labels import LabelRaster
 from torchgeo_mapsr.datasets.legends.crosswalk import Crosswalk
 from torchgeo_mapsr.datasets.legends.legend import Legend, LegendClass
 from torchgeo_mapsr.datasets.pair import LRHRPair

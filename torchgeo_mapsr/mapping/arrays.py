@@ -21,7 +21,8 @@ from ..arguments import check_range, construct
 from ..datasets.geo.opened import close_handles
 from ..datasets.geo.plan import ChipIndex, Plan, default_overlap
 from ..datasets.imagery import Imagery
-from ..datasets.labels import LabelRaster, check_codes
+from ..datasets.label_check import check_codes
+from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError, InputWarning

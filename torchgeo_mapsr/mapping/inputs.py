@@ -17,7 +17,8 @@ from ..datasets.geo.aoi import AreaOfInterest
 from ..datasets.geo.grid import crop
 from ..datasets.geo.vector import split_layer
 from ..datasets.imagery import Imagery
-from ..datasets.labels import LabelRaster, check_codes
+from ..datasets.label_check import check_codes
+from ..datasets.labels import LabelRaster
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..errors import InputError, InputWarning

@@ -21,7 +21,7 @@ from torchmetrics import MetricCollection
 from .._compat import BaseTask, Sample
 from ..arguments import plain
 from ..datasets.imagery_chips import ImageryChips
-from ..datasets.labels import check_codes
+from ..datasets.label_check import check_codes
 from ..datasets.legends.crosswalk import Crosswalk
 from ..datasets.legends.legend import Legend
 from ..datasets.mosaic import LRHRPairs

@@ -25,7 +25,7 @@ from ..arguments import check_arguments, construct
 from ..datamodules import ChipDataModule
 from ..datasets.bands import UNNAMED
 from ..datasets.chip import Chip
-from ..datasets.labels import check_fits
+from ..datasets.label_check import check_fits
 from ..errors import InputError
 from ..mapping.inputs import check_imagery
 from ..models.backbones.backbone import Backbone
