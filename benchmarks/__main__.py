@@ -20,6 +20,7 @@ from . import (
     large,
     noisy,
     scenes,
+    small,
     speed,
     training,
 )
@@ -32,7 +33,7 @@ from .table import Table
 TABLES: dict[str, Table] = {
     module.TABLE.name: module.TABLE
     for module in (
-        scenes, training, speed, chesapeake, noisy, frozen_noise, calibration, coverage, faults,
+        scenes, small, training, speed, chesapeake, noisy, frozen_noise, calibration, coverage, faults,
         large,
     )
 }  # fmt: skip

@@ -4,14 +4,16 @@
 """The real scenes: what is fitted together, and how maps of it are scored."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.windows import Window
 
 from .package import TARGET, mapsr, read_codes, read_labels, read_map, run_job
 from .scores import Matrix, confusion_matrix
@@ -107,6 +109,27 @@ class Region:
         pairs = zip(self.scenes, self.imagery, strict=True)
         return [read_labels(scene / 'hr.tif', like, walk) for scene, like in pairs]
 
+    def parts(self, cut: int, work: Path) -> Iterator['Region']:
+        """Its scenes one by one, each cut into areas with a fit of their own.
+
+        Args:
+            cut: Areas along a side.
+            work: Folder for the areas; the labels are links, a fit reads its own.
+
+        Yields:
+            A region for each area, called by scene, row and column.
+        """
+        for scene, (row, col) in product(self.scenes, np.ndindex(cut, cut)):
+            folder = work / self.set / f'{scene.name}-{row}-{col}'
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ('imagery.tif', 'hr.tif'):
+                if not (folder / name).exists():
+                    _crop(scene / name, folder / name, cut, row, col)
+            link = folder / _FILES[self.labels]
+            link.unlink(missing_ok=True)
+            link.symlink_to((scene / link.name).absolute())
+            yield replace(self, scenes=(folder,))
+
     def score(self, maps: Sequence[Matrix]) -> dict[str, Matrix]:
         """Confusion matrices of maps and HR labels, by the names of sound scenes."""
         parts = zip(self.scenes, self.truth, maps, strict=True)
@@ -148,6 +171,25 @@ class Region:
         links, folder = self.links(work), work / 'maps'
         run_job(links, self.label_files, self.legend, f'{folder}/', **settings)
         return [read_map(folder / link.name) for link in links]
+
+
+def _crop(source: Path, target: Path, cut: int, row: int, col: int) -> None:
+    """Write one of the cut × cut parts of a raster."""
+    with rasterio.open(source) as file:
+        height, width = (size // cut for size in file.shape)
+        window = Window(col * width, row * height, width, height)
+        profile = {
+            'driver': 'GTiff',
+            'height': height,
+            'width': width,
+            'count': file.count,
+            'dtype': file.dtypes[0],
+            'crs': file.crs,
+            'transform': file.window_transform(window),
+            'nodata': file.nodata,
+        }
+        with rasterio.open(target, 'w', **profile) as part:
+            part.write(file.read(window=window))
 
 
 def find_regions(data: Path, sets: Sequence[str] | None = None) -> Iterator[Region]:
