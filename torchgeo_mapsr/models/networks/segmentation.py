@@ -119,6 +119,7 @@ class SegmentationNetwork(nn.Module):
     Raises:
         InputError: If an argument does not fit.
 
+    >>> import torch
     >>> network = SegmentationNetwork(Network('unet', 'resnet18', in_channels=3), 5)
     >>> network(torch.zeros(1, 3, 50, 70)).shape
     torch.Size([1, 5, 50, 70])
