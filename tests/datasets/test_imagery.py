@@ -223,6 +223,7 @@ class TestMosaic:
         np.testing.assert_array_equal(image, np.where(first == 0, 255, first))
         assert valid.all()
 
+    @pytest.mark.filterwarnings('ignore::torchgeo_mapsr.errors.InputWarning')
     @pytest.mark.parametrize('res', [0.6, 1.0, 2.0])
     def test_other_grids_are_warped_to_the_first(
         self, write: Write, res: float

@@ -163,6 +163,7 @@ def one_place(write: Write) -> LRHRPairs:
     return LRHRPairs.from_files([coarse, *tiles], labels)
 
 
+@pytest.mark.filterwarnings('ignore::torchgeo_mapsr.errors.InputWarning')
 @pytest.mark.parametrize('length', [None, 40])
 def test_chips_are_of_the_raster_that_they_are_drawn_from(
     one_place: LRHRPairs, length: int | None

@@ -269,6 +269,7 @@ def test_bad_input(tmp_path: Path) -> None:
         (a, far, 'no pixels in common'),
         (a, bare, 'coordinate reference'),
         (nlcd, a, r'codes \[41\].*--legend'),
+        (a, nlcd, r'nlcd.*none of its codes .41.*--truth-legend'),
         (a, broken, 'cannot be read'),
         (tmp_path / 'none.tif', a, 'cannot be read'),
     ]:

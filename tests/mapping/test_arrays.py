@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import wrap_xr
+from rasterio.transform import Affine
 from xarray import DataArray, Dataset
 
 from torchgeo_mapsr import (
@@ -160,6 +161,7 @@ def test_arrays_that_are_no_rasters(
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.filterwarnings('ignore::torchgeo_mapsr.errors.InputWarning')
 @pytest.mark.parametrize('pixel', [0.6, 1 / 3, 1.0])
 def test_coordinates_are_those_of_the_source(
     scene: Scene, model: LandCoverModel, pixel: float
@@ -412,7 +414,37 @@ def test_bands_that_are_not_those_of_the_fit(
     with warnings.catch_warnings():
         warnings.simplefilter('error', InputWarning)
         named('RED 2021-07-01', 'green', 'blue', '')
-        named('Band 1', 'Band 2', 'Band 3', 'Band 4')
+        named('Band 1', 'Band 2', 'Band 3', 'B04')
+
+
+@pytest.mark.filterwarnings('ignore:.* hardly tells')
+@pytest.mark.parametrize('backbone', [BACKBONE, 'identity'])
+def test_pixels_of_another_size(scene: Scene, backbone: str) -> None:
+    """Textures look otherwise in them; single pixels have none."""
+    options = {'backbone': backbone, 'chip_size': 128, 'device': 'cpu'}
+    model = fit(scene.imagery, scene.labels, 'nlcd', **options)
+    values, grid = arrays(scene.imagery)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', InputWarning)
+        map_array(model, (values[:, :80, :80], grid[:80, :80]), chip_size=128)
+        if backbone == 'identity':
+            map_array(model, (values, grid * Affine.scale(2)), chip_size=128)
+            return
+    with pytest.warns(InputWarning, match='has pixels of 2 m and .* the fit of 1 m'):
+        map_array(model, (values, grid * Affine.scale(2)), chip_size=128)
+
+
+def test_labels_that_say_nothing_to_the_fit(
+    scene: Scene, model: LandCoverModel
+) -> None:
+    """Of another legend, or of another place: they had no effect, or a wrong one."""
+    codes, grid = arrays(scene.labels)
+    with pytest.raises(
+        InputError, match='no cell in the imagery with a code that the fit'
+    ):
+        map_array(model, scene.imagery, (np.full_like(codes, 10), grid), chip_size=128)
+    plain = model.with_options(prior=0)
+    map_array(plain, scene.imagery, (np.full_like(codes, 10), grid), chip_size=128)
 
 
 def test_scaled_values_are_warned_of(scene: Scene, model: LandCoverModel) -> None:

@@ -177,6 +177,7 @@ def test_folder_and_mosaic(
     assert (left == whole[:, :170]).mean() > 0.9
 
 
+@pytest.mark.filterwarnings('ignore:.* look resampled')
 def test_saved_fit_maps_without_labels(
     scene: Scene, job: MapJob, tmp_path: Path
 ) -> None:
@@ -204,6 +205,9 @@ def test_saved_fit_maps_without_labels(
         map_region(changed(reuse, bands=(1, 2, 3), output=tmp_path / 'b.tif'))
     with pytest.raises(InputError, match='--target land-cover-4'):
         map_region(changed(reuse, target='worldcover', output=tmp_path / 'b.tif'))
+    labelled = changed(reuse, labels=(str(scene.truth),), legend='land-cover-4')
+    with pytest.raises(InputError, match="codes of 'nlcd', and these labels are of 'l"):
+        map_region(changed(labelled, prior=1.0, output=tmp_path / 'b.tif'))
 
 
 def test_labels_over_a_part(

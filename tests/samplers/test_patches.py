@@ -133,6 +133,7 @@ def test_numbers_are_checked(
         PatchSampler(dataset, table, **{name: number})  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings('ignore::torchgeo_mapsr.errors.InputWarning')
 def test_rasters_of_other_pixels(tmp_path: Path) -> None:
     """A patch has its own size on the ground, whatever the first raster's pixels are."""
     scenes = [make_scene(tmp_path / str(i), seed=i, size=(64, 64)) for i in (1, 2)]

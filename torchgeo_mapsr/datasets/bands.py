@@ -149,8 +149,8 @@ def _name_of_color(color: str) -> str:
 
 
 def _kinds(names: Sequence[str]) -> set[bool]:
-    """Whether names are mere numbers: ``Band 1`` says nothing of ``red``."""
-    return {bool(re.fullmatch(r'(band )?(band)?\d+', name)) for name in names if name}
+    """Whether names are numbers: ``Band 1`` and ``B04`` say nothing of ``red``."""
+    return {bool(re.fullmatch(r'(b|band)? ?\d+a?', name)) for name in names if name}
 
 
 def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:

@@ -66,6 +66,7 @@ class LRHRPairs(ChipDataset):
         first = self.pairs[0].imagery
         for pair in self.pairs:
             pair.imagery.check_bands(first.bands, first.descriptions, first.paths[0])
+            pair.imagery.check_pixels(first.pixel_size, first.paths[0])
             if pair.transforms is not None:
                 raise InputError(
                     f'{pair.imagery.paths[0]}: its pair has transforms, which would not '

@@ -164,6 +164,13 @@ def assess(
             f'{map_crosswalk.source.name!r}; give the legend of the map with --legend.'
         )
     if not total.total.matrix.any() and not total.total.unmapped:
+        if total.total.unknown:
+            codes = ', '.join(map(str, sorted(total.total.unknown)[:12]))
+            raise InputError(
+                f'{truth_path}: none of its codes ({codes}) is in the legend '
+                f'{truth_crosswalk.source.name!r}; give the legend of the truth with '
+                '--truth-legend.'
+            )
         raise InputError(
             f'{map_path} and {truth_path} have no pixels in common that have labels.'
         )

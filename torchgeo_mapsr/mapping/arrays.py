@@ -34,7 +34,7 @@ from ..models.model import LandCoverModel, is_intact
 from ..models.networks.files import NetworkFiles
 from .cog import map_codes
 from .fit import fit_region
-from .inputs import Inputs, check_imagery
+from .inputs import Inputs, check_imagery, check_prior
 from .options import ComputeOptions, ScoringOptions
 from .progress import Stopwatch
 from .sweep import ScoredChip, sweep
@@ -175,6 +175,7 @@ def map_array(
         if labels is not None:
             rasters = opened.enter_context(_labels(labels))
         check_imagery(model, images)
+        check_prior(model, rasters, [images])
         plan = _plan(images, chip_size, model.halo, model.stride)
         values = _scored(model, images, rasters, plan, probabilities)
     return _like(values, imagery, model.target)

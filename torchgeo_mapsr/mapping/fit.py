@@ -172,8 +172,9 @@ def fit_region(
             backbone.calibrate(some)
         # For any upsampler: a later map with this fit may choose the bilateral one.
         spread = band_spread(some)
+    first = inputs.images[0]
     origin = FrozenBackbone.of(
-        backbone, inputs.bands, inputs.integers, inputs.images[0].descriptions
+        backbone, inputs.bands, inputs.integers, first.descriptions, first.pixel_size
     )
     executor = executor or Here()
     expected = min(len(chips), options.max_chips)

@@ -85,6 +85,7 @@ class Inputs:
         first = images[0]
         for image in images[1:]:
             image.check_bands(first.bands, first.descriptions, first.paths[0])
+            image.check_pixels(first.pixel_size, first.paths[0])
         labels = LabelRaster.open(job.labels) if job.labels else ()
         if crosswalk is not None and labels:
             grids = [image.geobox for image in images]
@@ -260,13 +261,16 @@ def check_imagery(model: ChipModel, images: Imagery) -> None:
         InputError: It has bands of another number, or in another order.
 
     Warns:
-        InputWarning: Bands have other names than those of the fit, or the values are of
-            another unit: the map would be of one class or two.
+        InputWarning: Bands have other names than those of the fit, pixels are much larger
+            or smaller, or the values are of another unit: the map would be of one class
+            or two.
     """
     if model.bands is not None:
         images.check_bands(
             model.bands, model.descriptions, 'the imagery of the fit', choose=True
         )
+    if model.halo:  # what looks at single pixels sees no texture
+        images.check_pixels(model.pixel_size, 'the imagery of the fit')
     if not isinstance(model, LandCoverModel):
         return
     row, col = (max(size // 2 - _LOOKED_AT // 2, 0) for size in images.geobox.shape)
@@ -298,4 +302,41 @@ def check_imagery(model: ChipModel, images: Imagery) -> None:
             f'{what}: give it as the fit had it, or the map is wrong',
             InputWarning,
             stacklevel=2,
+        )
+
+
+def check_prior(
+    model: ChipModel,
+    labels: Sequence[LabelRaster],
+    images: Sequence[Imagery],
+    legend: Legend | None = None,
+) -> None:
+    """Make sure that labels say something to a fit that uses them.
+
+    Args:
+        model: What maps the imagery.
+        labels: Labels of the imagery, if there are any.
+        images: The imagery.
+        legend: What their codes mean, where that is known.
+
+    Raises:
+        InputError: They have no cell there whose code the fit knows, or are of another
+            legend.
+    """
+    if not labels or not model.uses_labels or not isinstance(model, LandCoverModel):
+        return
+    path = labels[0].paths[0]
+    advice = 'leave --labels (labels) out, or give --prior 0 to compare with them alone'
+    fitted = model.report.get('labels', {}).get('legend')
+    if legend is not None and fitted not in (None, legend.name):
+        raise InputError(
+            f"{path}: the fit learned the codes of '{fitted}', and these labels are of "
+            f"'{legend.name}'; {advice}"
+        )
+    known = set(model.head.prior.codes.tolist())
+    grids = [image.geobox for image in images]
+    if not any(known & raster.count_codes(grids)[0].keys() for raster in labels):
+        raise InputError(
+            f'{path}: has no cell in the imagery with a code that the fit knows, so that '
+            f'labels would have no effect; {advice}'
         )

@@ -39,7 +39,7 @@ from ..models.networks.files import NetworkFiles
 from .config import MapJob
 from .executor import Executor, Here, Tick
 from .fit import fit_region
-from .inputs import Inputs, check_imagery, searched
+from .inputs import Inputs, check_imagery, check_prior, searched
 from .options import BackboneOptions
 from .outputs import Outputs, check_outputs, without_outputs
 from .progress import JsonProgress, Stopwatch
@@ -342,7 +342,8 @@ def _source(
     with run.watch('backbone'):
         if job.model is not None:
             model = LandCoverModel.load(job.model, device, weights)
-            check_model(model, inputs, job.target)
+            used = model.with_options(**asdict(job.scoring))
+            check_model(used, inputs, job.target)
             spec = job.backbone.spec
             if spec != BackboneOptions.spec and not is_asked_for(
                 spec, model.origin.spec
@@ -473,7 +474,7 @@ def check_model(model: ChipModel, inputs: Inputs, target: str) -> None:
         target: How the map's legend was called.
 
     Raises:
-        InputError: If its classes or bands are others.
+        InputError: If its classes, bands or labels are others.
     """
     if model.target != inputs.target:
         raise InputError(
@@ -482,6 +483,8 @@ def check_model(model: ChipModel, inputs: Inputs, target: str) -> None:
         )
     for image in inputs.images[:8]:  # of thousands of files it would take minutes
         check_imagery(model, image)
+    legend = None if inputs.crosswalk is None else inputs.crosswalk.source
+    check_prior(model, inputs.labels, inputs.images, legend)
 
 
 def _bar(console: Console, kind: str) -> Progress | JsonProgress:

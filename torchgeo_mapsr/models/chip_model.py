@@ -44,6 +44,10 @@ class ChipModel(Protocol):
         """What is said of these bands; nothing where they are not known."""
 
     @property
+    def pixel_size(self) -> float:
+        """Side of the imagery's pixels in metres; 0 where it is not known."""
+
+    @property
     def halo(self) -> int:
         """Pixels at a chip's border that lack context."""
 

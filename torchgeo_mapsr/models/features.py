@@ -42,6 +42,7 @@ class FrozenBackbone:
             same name, or a file that has changed, is noticed.
         calibration: What it has learned from the imagery.
         descriptions: What the imagery's files say of the bands.
+        pixel_size: Side of their pixels in metres; 0 where it is not known.
     """
 
     spec: str
@@ -50,6 +51,7 @@ class FrozenBackbone:
     digest: str
     calibration: Mapping[str, Tensor]
     descriptions: BandDescriptions = UNNAMED
+    pixel_size: float = 0.0
 
     @classmethod
     def of(
@@ -58,6 +60,7 @@ class FrozenBackbone:
         bands: int,
         dtype: str | None,
         descriptions: BandDescriptions = UNNAMED,
+        pixel_size: float = 0.0,
     ) -> Self:
         """Describe a backbone.
 
@@ -66,10 +69,13 @@ class FrozenBackbone:
             bands: Bands of the imagery.
             dtype: Data type of its files, if they hold integers.
             descriptions: What they say of the bands.
+            pixel_size: Side of their pixels in metres; 0 where it is not known.
         """
         calibration = {name: t.cpu() for name, t in backbone.calibration().items()}
         digest = backbone.weights_digest()
-        return cls(backbone.spec, bands, dtype, digest, calibration, descriptions)
+        return cls(
+            backbone.spec, bands, dtype, digest, calibration, descriptions, pixel_size
+        )
 
     def make(self, weights: str | None = None) -> Backbone:
         """Make the backbone.
@@ -121,6 +127,7 @@ class FrozenBackbone:
             'dtype': self.dtype,
             'weights': self.digest,
             'descriptions': self.descriptions.to_dict(),
+            'pixel_size': self.pixel_size,
         }
 
 

@@ -111,6 +111,11 @@ class LandCoverModel:
         return self.origin.descriptions
 
     @property
+    def pixel_size(self) -> float:
+        """Side of the pixels of that imagery in metres; 0 where it is not known."""
+        return self.origin.pixel_size
+
+    @property
     def halo(self) -> int:
         """Pixels at a chip's border that lack context."""
         return self.backbone.halo
@@ -370,6 +375,7 @@ class LandCoverModel:
                 made['weights'],
                 _part(tensors, 'backbone.'),
                 BandDescriptions.from_dict(made.get('descriptions', {})),
+                made.get('pixel_size', 0.0),
             )
             head = Head.from_state(_part(tensors, 'head.'), fields['head'])
             sample = fields.get('calibration')

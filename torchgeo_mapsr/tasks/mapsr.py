@@ -27,7 +27,7 @@ from ..datasets.bands import UNNAMED
 from ..datasets.chip import Chip
 from ..datasets.label_check import check_fits
 from ..errors import InputError
-from ..mapping.inputs import check_imagery
+from ..mapping.inputs import check_imagery, check_prior
 from ..models.backbones.backbone import Backbone
 from ..models.backbones.create import create_backbone
 from ..models.backbones.spec import map_option
@@ -291,6 +291,7 @@ class MapSRTask(LandCoverTask):
         check_labels(loader, self.crosswalk.source)
         pairs = pairs_of_loader(loader)
         self._descriptions = pairs[0].imagery.descriptions if pairs else UNNAMED
+        self._pixel_size = pairs[0].imagery.pixel_size if pairs else 0.0
         self._waiting, self._parts = [], []
         self._chips_here = 0
         self._first_epoch = self.current_epoch
@@ -310,9 +311,15 @@ class MapSRTask(LandCoverTask):
         self._check_imagery(self.trainer.predict_dataloaders)
 
     def _check_imagery(self, loader: Any) -> None:
-        if self.land_cover is not None:
-            for pair in pairs_of_loader(loader)[:8]:  # as the command
-                check_imagery(self.land_cover, pair.imagery)
+        pairs = pairs_of_loader(loader)
+        if self.land_cover is None or not pairs:
+            return
+        images = [pair.imagery for pair in pairs]
+        for image in images[:8]:  # as the command
+            check_imagery(self.land_cover, image)
+        labels = {raster.number: raster for pair in pairs for raster in pair.lr_labels}
+        legend = self.crosswalk.source
+        check_prior(self.land_cover, tuple(labels.values()), images, legend)
 
     def training_step(
         self, batch: Sample, batch_idx: int, dataloader_idx: int = 0
@@ -511,7 +518,11 @@ class MapSRTask(LandCoverTask):
             self.crosswalk,
             self.backbone,
             FrozenBackbone.of(
-                self.backbone, h['bands'], h['image_dtype'], self._descriptions
+                self.backbone,
+                h['bands'],
+                h['image_dtype'],
+                self._descriptions,
+                self._pixel_size,
             ),
             options,
             h['upsampler'],

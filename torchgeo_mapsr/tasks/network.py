@@ -129,7 +129,7 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         self.supervision.check(self.crosswalk)
         self.hparams.update(plain(self.hparams))
         self.hparams.update(self._settings | {'num_classes': len(target)})
-        self._descriptions = UNNAMED
+        self._descriptions, self._pixel_size = UNNAMED, 0.0
         self._labelled: dict[str, Tensor] = {}
         self._scored = False
         self.model = SegmentationNetwork(self._network, len(target))
@@ -375,6 +375,7 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         pairs = pairs_of_loader(loader)
         if pairs:
             self._descriptions = pairs[0].imagery.descriptions
+            self._pixel_size = pairs[0].imagery.pixel_size
         if self.supervision.takes_cells:
             check_labels(loader, self.crosswalk.source)
         checks = type(self.supervision).check_codes is not Supervision.check_codes
@@ -387,12 +388,15 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
 
         Raises:
             InputError: It has them in another order.
+
+        Warns:
+            InputWarning: They have other names, or its pixels are of another size.
         """
         for pair in pairs_of_loader(self.trainer.predict_dataloaders):
             bands = self._network.in_channels
-            pair.imagery.check_bands(
-                bands, self._descriptions, 'the imagery of the fit'
-            )
+            reference = 'the imagery of the fit'
+            pair.imagery.check_bands(bands, self._descriptions, reference)
+            pair.imagery.check_pixels(self._pixel_size, reference)
 
     @repeatable
     def training_step(
@@ -454,7 +458,12 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
         """
         target = self.crosswalk.target.to_dict()
         describe(
-            checkpoint, type(self).__name__, target, self._network, self._descriptions
+            checkpoint,
+            type(self).__name__,
+            target,
+            self._network,
+            self._descriptions,
+            self._pixel_size,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -467,8 +476,10 @@ class NetworkTask(LandCoverTask, SemanticSegmentationTask):
             InputError: If it is not.
         """
         verify(checkpoint)
-        said = checkpoint.get(ABOUT, {}).get('descriptions', {})
+        about = checkpoint.get(ABOUT, {})
+        said = about.get('descriptions', {})
         self._descriptions = BandDescriptions.from_dict(said)
+        self._pixel_size = about.get('pixel_size', 0.0)
 
 
 def _parameters(task: type) -> dict[str, inspect.Parameter]:

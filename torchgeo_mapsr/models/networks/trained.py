@@ -49,6 +49,7 @@ class NetworkModel:
         device: Where they compute.
         precision: fp32, bf16 or fp16.
         descriptions: What is said of the bands that they were trained on.
+        pixel_size: Side of the pixels of that imagery in metres; 0 where it is not known.
     """
 
     ensemble: Ensemble
@@ -60,6 +61,7 @@ class NetworkModel:
     device: torch.device
     precision: str = 'fp32'
     descriptions: BandDescriptions = UNNAMED
+    pixel_size: float = 0.0
 
     #: Networks see the imagery alone.
     uses_labels = False
@@ -115,7 +117,7 @@ def load_networks(
             fit together.
     """
     networks, targets, members = [], [], []
-    descriptions = UNNAMED
+    descriptions, pixel_size = UNNAMED, 0.0
     for path in map(Path, paths):
         content = _read(path)
         try:
@@ -128,6 +130,7 @@ def load_networks(
             ) from error
         said = content[ABOUT].get('descriptions', {})
         descriptions = BandDescriptions.from_dict(said) if said else descriptions
+        pixel_size = content[ABOUT].get('pixel_size', pixel_size)
         networks.append(network.eval().requires_grad_(False))
         targets.append(target)
         members.append(
@@ -155,6 +158,7 @@ def load_networks(
         torch.device(device),
         precision,
         descriptions,
+        pixel_size,
     )
 
 
@@ -164,6 +168,7 @@ def describe(
     target: dict[str, Any],
     network: Network,
     descriptions: BandDescriptions = UNNAMED,
+    pixel_size: float = 0.0,
 ) -> None:
     """Add to a checkpoint what :func:`load_networks` needs, and a digest.
 
@@ -173,12 +178,14 @@ def describe(
         target: Legend of the map, as plain values.
         network: What the network is made from.
         descriptions: What is said of the bands that it is trained on.
+        pixel_size: Side of the pixels of that imagery in metres; 0 where it is not known.
     """
     about = {
         'task': task,
         'target': target,
         'network': network.to_dict(),
         'descriptions': descriptions.to_dict(),
+        'pixel_size': pixel_size,
     }
     checkpoint[ABOUT] = about
     if 'state_dict' in checkpoint:  # sharded strategies save it elsewhere
