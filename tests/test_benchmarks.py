@@ -13,7 +13,7 @@ import rasterio
 from scipy.stats import t as student
 from sklearn.metrics import f1_score, jaccard_score, recall_score
 
-from benchmarks import chesapeake, regions, rivals, scenes
+from benchmarks import chesapeake, regions, rivals, scenes, small
 from benchmarks.__main__ import TABLES, fill_pages, main, parse
 from benchmarks.regions import Region
 from benchmarks.scores import (
@@ -250,6 +250,52 @@ class TestScenes:
             ('openearthmap', 'nlcd', 'a', 'nlcd'),
             ('chesapeake_wv', 'real', 'all', 'nlcd'),
         ]
+
+    def test_parts_are_areas_of_the_scene(
+        self, made_scene: Scene, tmp_path: Path
+    ) -> None:
+        folder = Path(made_scene.imagery).parent
+        region = Region('deepglobe', 'clean', (folder,), 'nlcd', regions.TARGET)
+        (image,), (truth,), (coarse,) = region.images, region.truth, region.coarse
+        height, width = truth.shape[0] // 2, truth.shape[1] // 2
+        names = []
+        for part in region.parts(2, tmp_path):
+            names.append(part.name)
+            row, col = map(int, part.name.split('-')[-2:])
+            rows = slice(row * height, (row + 1) * height)
+            cols = slice(col * width, (col + 1) * width)
+            np.testing.assert_array_equal(part.images[0], image[:, rows, cols])
+            np.testing.assert_array_equal(part.truth[0], truth[rows, cols])
+            np.testing.assert_array_equal(part.coarse[0], coarse[rows, cols])
+        assert names == [f'{folder.name}-{r}-{c}' for r in (0, 1) for c in (0, 1)]
+
+
+def test_small_areas_where_a_rival_is_better_are_named() -> None:
+    figures = {
+        'a-0-0': (0.5, 0.4, 0.3, 0.2),
+        'a-0-1': (0.5, 0.6, 0.3, 0.506),
+        'a-1-0': (None, 1.0, 1.0, 1.0),
+    }
+    records = [
+        Record(
+            {
+                'set': 'deepglobe',
+                'labels': 'clean',
+                'area': area,
+                'row': row,
+                'seed': 0,
+            },
+            {'miou': value, 'seconds': 1.0} if value else {'refused': '', 'seconds': 0},
+            WHERE,
+        )
+        for area, values in figures.items()
+        for row, value in zip(('default', *small.RIVALS), values, strict=True)
+    ]
+    page = small.markdown(Release.of(small.release_rows(records)))
+    assert '| deepglobe | clean | 2 | 0.500 | 0.500 | 0.300 | 0.353 |' in page
+    assert 'on 1 of 2: deepglobe a-0-1 clean -0.100' in page
+    assert page.count('on 0 of 2') == 2
+    assert '1 more' in page
 
 
 GOOD, BAD = (
