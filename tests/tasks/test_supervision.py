@@ -206,7 +206,7 @@ def test_data_without_labels_are_refused(
     wrong = PairDataModule(
         str(scene.imagery), str(scene.truth), batch_size=9, patch_size=64
     )
-    with pytest.raises(InputError, match="an LR label of a class of 'land-cover-4'"):
+    with pytest.raises(InputError, match="have a code of the legend 'nlcd'; their"):
         trainer(tmp_path, **quick).fit(matching(), wrong)
     task = matching({'classes': Classes(truth_legend='openearthmap')}, hr_weight=1.0)
     task.truth = type(task.truth)('none', task.truth.source, task.truth.target, {})
